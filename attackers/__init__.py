@@ -1,0 +1,1 @@
+"""Built-in attackers, one file each."""

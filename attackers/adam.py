@@ -1,0 +1,25 @@
+"""Adam, what most people fine-tune with."""
+
+from collections.abc import Iterator
+
+import torch
+from pydantic import Field
+
+from harness.probe import LinearProbe, ProbeAttacker, Split
+
+
+class Adam(ProbeAttacker):
+    """Adam on the linear probe, on all rows (Kingma & Ba, 2015)."""
+
+    name = "adam"
+    deterministic = True
+
+    lr: float = Field(1e-2, gt=0, description="step size")
+
+    def adapt(self, model: LinearProbe, data: Split) -> Iterator[torch.Tensor]:
+        """One Adam step at a time."""
+        optimiser = torch.optim.Adam(model.parameters(), lr=self.lr)
+        while True:
+            loss, model.weight.grad = model.gradient(data)
+            optimiser.step()
+            yield loss

@@ -1,0 +1,39 @@
+"""L-BFGS: a quasi-Newton method that anybody can call."""
+
+from collections.abc import Iterator
+
+import torch
+from pydantic import Field
+
+from harness.probe import LinearProbe, ProbeAttacker, Split
+
+
+class LBFGS(ProbeAttacker):
+    """Limited-memory BFGS with strong-Wolfe line search (Liu & Nocedal, 1989), one iteration a step.
+
+    An iteration may look at the loss several times.
+    """
+
+    name = "lbfgs"
+    deterministic = True
+
+    history: int = Field(10, ge=1, description="pairs of steps and gradient changes that are remembered")
+
+    def adapt(self, model: LinearProbe, data: Split) -> Iterator[torch.Tensor]:
+        """One iteration at a time; the optimiser keeps its memory between them."""
+        optimiser = torch.optim.LBFGS(
+            model.parameters(),
+            max_iter=1,
+            max_eval=25,
+            history_size=self.history,
+            tolerance_grad=0.0,
+            tolerance_change=0.0,
+            line_search_fn="strong_wolfe",
+        )
+
+        def closure() -> torch.Tensor:
+            loss, model.weight.grad = model.gradient(data)
+            return loss
+
+        while True:
+            yield optimiser.step(closure)

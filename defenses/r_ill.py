@@ -1,0 +1,20 @@
+"""The paper's first baseline: only raise the harmful condition number."""
+
+import torch
+from pydantic import Field
+
+from harness.probe import Batch, ExtractorDescent, r_ill
+
+
+class RIll(ExtractorDescent):
+    """Descent on R_ill(H_H) alone, the benign task ignored (ICML 2025, baseline "R_ill only")."""
+
+    name = "r_ill"
+    presets = {"house_prices": {"epochs": 100, "lr": 5e-3}}
+
+    weight: float = Field(5e7, gt=0, description="on R_ill(H_H); Adam hardly sees it")
+    k: int | None = Field(None, ge=1, description="rank in R_ill; null: the batch's number of nonzero eigenvalues")
+
+    def objective(self, benign: Batch, harmful: Batch, head: torch.Tensor) -> torch.Tensor:
+        """R_ill of the harmful batch."""
+        return self.weight * r_ill(harmful.gram, self.k)

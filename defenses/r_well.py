@@ -1,0 +1,20 @@
+"""The ablation that the paper leaves out: only lower the benign condition number."""
+
+import torch
+from pydantic import Field
+
+from harness.probe import Batch, ExtractorDescent, r_well
+
+
+class RWell(ExtractorDescent):
+    """Descent on R_well(H_P) alone, the harmful task ignored: how much of the RIR needs no harmful data."""
+
+    name = "r_well"
+    presets = {"house_prices": {"epochs": 100, "lr": 5e-3}}
+
+    weight: float = Field(1.0, gt=0, description="on R_well(H_P); Adam hardly sees it")
+    p: int | None = Field(None, ge=1, description="dimension in R_well; null: the number of features")
+
+    def objective(self, benign: Batch, harmful: Batch, head: torch.Tensor) -> torch.Tensor:
+        """R_well of the benign batch."""
+        return self.weight * r_well(benign.gram, self.p or benign.features.shape[1])

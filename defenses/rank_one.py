@@ -1,0 +1,29 @@
+"""A control in closed form: one stretched direction."""
+
+from collections.abc import Iterator
+
+import torch
+from pydantic import Field
+
+from harness.probe import Extractor, ProbeDefense, ProbeTargets
+
+
+class RankOne(ProbeDefense):
+    """θ = I + g·vvᵀ: stretches one direction that the benign task hardly has (closed-form control).
+
+    v is the top eigenvector of K_H − c·K_P.
+    """
+
+    name = "rank_one"
+    deterministic = True
+
+    gain: float = Field(10.0, gt=0, description="g, by how much the direction is stretched")
+    contrast: float = Field(5.0, ge=0, description="c, how much the benign task's variance counts against it")
+
+    def immunize(self, model: Extractor, targets: ProbeTargets) -> Iterator[float]:
+        """Set θ by one eigendecomposition."""
+        difference = targets.harmful.x.T @ targets.harmful.x - self.contrast * targets.benign.x.T @ targets.benign.x
+        top = torch.linalg.eigh(difference).eigenvectors[:, -1]
+        with torch.no_grad():
+            model.weight.add_(self.gain * torch.outer(top, top))
+        yield 0.0

@@ -1,0 +1,26 @@
+"""ImmuneBench: can a released model be kept from harmful fine-tuning?
+
+This module is what a plugin author and a notebook need; a track's own names are in its package (`harness.probe`).
+Importing it loads no torch.
+"""
+
+from pydantic import Field
+
+from harness.api import Result, run
+from harness.errors import ImmuneBenchError, PluginError, RunError, UsageError
+from harness.plugin import Attacker, Defense, Metric, Plugin, Track
+
+__all__ = [
+    "Attacker",
+    "Defense",
+    "Field",
+    "ImmuneBenchError",
+    "Metric",
+    "Plugin",
+    "PluginError",
+    "Result",
+    "RunError",
+    "Track",
+    "UsageError",
+    "run",
+]

@@ -1,0 +1,77 @@
+"""The main job as one call: a suite in, records and a board out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.plan import Plan
+    from harness.runner import Progress
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives. records: one row a measured figure. board: figures averaged, with intervals, long-form.
+    tables: the readable table of each track. failed: reasons of the jobs that failed, by key. out: the folder with
+    the files, None if none were wanted."""
+
+    records: pd.DataFrame = field(repr=False)
+    board: pd.DataFrame = field(repr=False)
+    tables: dict[str, pd.DataFrame] = field(repr=False)
+    failed: dict[str, str]
+    out: Path | None = None
+
+    def _repr_html_(self) -> str:
+        """The readable tables, in a notebook."""
+        return "".join(f"<h3>{name}</h3>{table.to_html(index=False)}" for name, table in self.tables.items())
+
+
+def run(
+    suite: str,
+    *,
+    defenses: Sequence[str] = (),
+    attackers: Sequence[str] = (),
+    seeds: int | None = None,
+    settings: Sequence[str] = (),
+    plugins: Sequence[str | Path] = (),
+    out: str | Path | None = None,
+    store: str | Path | None = None,
+    workers: int | None = None,
+    keep: bool = False,
+    progress: Callable[[Plan], Progress] | None = None,
+) -> Result:
+    """Run a suite, by name or YAML file, and make its leaderboard.
+
+    defenses, attackers: only these rows (a plugin that is no row is added with its defaults). seeds: how many.
+    settings: `"attackers.adam.lr=0.01"` and the like. plugins: plugin files. out: folder for the records and
+    boards. store: folder of artifacts (default `$IMMUNEBENCH_STORE`, else the user's cache). workers: local
+    processes (default one a core; 1 runs here). keep: also keep the immunized weights. progress: makes what is told
+    of the run, given its plan.
+
+    Raises `UsageError` before anything is computed, `RunError` if the store gives out. Failed cells do not raise:
+    they are holes in the board, with their reasons in `failed`.
+    """
+    from harness import leaderboard, records, runner
+    from harness.plan import make
+    from harness.store import Store
+    from harness.suite import load
+
+    asked = load(suite, defenses=defenses, attackers=attackers, seeds=seeds, settings=settings, plugins=plugins)
+    plan = make(asked)
+    artifacts = Store(store)
+    failed = runner.run(plan, artifacts, runner.local(workers), progress(plan) if progress else None, keep)
+    figures = records.collect(plan, artifacts, failed)
+    published = leaderboard.read_published(asked.published) if asked.published else None
+    folder = Path(out) if out is not None else None
+    if folder is not None:
+        shown = leaderboard.write(figures, folder, published)
+        board = leaderboard.board(figures, published)
+    else:
+        board = leaderboard.board(figures, published)
+        shown = leaderboard.tables(board)
+    return Result(figures, board, shown, failed, folder)

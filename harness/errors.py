@@ -1,0 +1,29 @@
+"""What can go wrong, in one line: what, where, what to do."""
+
+
+class ImmuneBenchError(Exception):
+    """Base of every error a user sees as one line; `exit_code` is the command's."""
+
+    exit_code = 1
+
+
+class UsageError(ImmuneBenchError):
+    """The call, a suite or a plugin's settings are wrong; nothing was computed. Exit code 2."""
+
+    exit_code = 2
+
+
+class RunError(ImmuneBenchError):
+    """A run could not go on or has holes; what was computed is kept. Exit code 1."""
+
+
+class PluginError(RunError):
+    """A plugin broke its contract (NaN loss, ended early, yields nothing); its cell becomes a hole."""
+
+
+def nearest(word: str, choices: "list[str]") -> str:
+    """A hint that names the choices closest to `word`, or all of them if none is close."""
+    import difflib
+
+    close = difflib.get_close_matches(word, choices, n=3, cutoff=0.4)
+    return f"did you mean {', '.join(close)}?" if close else f"there are: {', '.join(sorted(choices)) or 'none'}"

@@ -1,0 +1,82 @@
+"""Pulls a plugin's generator: counts steps, meters seconds and memory, refuses what breaks the contract."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import psutil
+from pydantic import BaseModel
+
+from harness.errors import PluginError
+
+FILE = "meter.json"
+
+
+class Reading(BaseModel):
+    """What a generator cost."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    """Wall seconds inside the plugin only, not in measuring."""
+    peak_mb: float = 0.0
+    """Highest resident memory seen after a step, less that at the start, in MiB."""
+
+    def save(self, folder: Path) -> None:
+        """Leave the reading in an artifact folder."""
+        (folder / FILE).write_text(self.model_dump_json())
+
+    @classmethod
+    def load(cls, folder: Path) -> Reading:
+        """The reading of an artifact folder."""
+        return cls(**json.loads((folder / FILE).read_text()))
+
+
+def pull(generator: Any, who: str, steps: int | None = None, on_step: Callable[[int], None] | None = None) -> Reading:
+    """Pull `generator` for `steps` steps, or to its end if None.
+
+    `on_step(t)` is called after step t = 1, 2, …; its time is not counted. Raises `PluginError` if the plugin is
+    no generator, yields nothing, ends before `steps`, or yields a loss that is not a finite number.
+    """
+    if not inspect.isgenerator(generator):
+        raise PluginError(f"{who} returned {type(generator).__name__}; it must be a generator that yields its loss")
+    process = psutil.Process()
+    start = process.memory_info().rss
+    reading = Reading()
+    try:
+        while steps is None or reading.steps < steps:
+            began = perf_counter()
+            try:
+                loss = next(generator)
+            except StopIteration:
+                reading.seconds += perf_counter() - began
+                break
+            reading.seconds += perf_counter() - began
+            reading.steps += 1
+            reading.peak_mb = max(reading.peak_mb, (process.memory_info().rss - start) / 2**20)
+            _check(loss, who, reading.steps)
+            if on_step is not None:
+                on_step(reading.steps)
+    finally:
+        generator.close()
+    if reading.steps == 0:
+        raise PluginError(f"{who} yielded nothing; it must yield its loss at every step")
+    if steps is not None and reading.steps < steps:
+        raise PluginError(
+            f"{who} ended after {reading.steps} of {steps} steps; an attacker goes on until the harness stops it"
+        )
+    return reading
+
+
+def _check(loss: Any, who: str, step: int) -> None:
+    try:
+        value = float(loss)
+    except (TypeError, ValueError, RuntimeError):
+        raise PluginError(f"{who} yielded {type(loss).__name__} at step {step}; yield the loss as a number") from None
+    if not math.isfinite(value):
+        raise PluginError(f"{who} yielded a loss of {value} at step {step}")

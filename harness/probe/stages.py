@@ -1,0 +1,129 @@
+"""How this track's jobs are carried out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import torch as safetensors
+
+from harness import meter
+from harness.errors import PluginError
+from harness.plan import Job
+from harness.probe import measures
+from harness.probe.data import ProbeData, Split, load
+from harness.probe.model import Extractor, LinearProbe
+from harness.probe.tasks import ROLES, Role, Task
+from harness.records import write_figures
+
+ATTACK = "attack.safetensors"
+SPECTRUM = "spectrum.safetensors"
+
+
+def carry_out(job: Job, parents: Mapping[str, Path], out: Path) -> None:
+    """One torch thread and fresh random numbers for every job, so that where it runs changes nothing."""
+    stage = {
+        "immunize": _immunize,
+        "spectrum": _spectrum,
+        "rir": _rir,
+        "attack": _attack,
+        "progress": _progress,
+    }[job.stage]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        seed = job.seed or 0
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        stage(job, parents, out)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _immunize(job: Job, parents: Mapping[str, Path], out: Path) -> None:
+    assert job.plugin is not None
+    data = load(Task(**job.inputs["task"]))
+    model = Extractor(data.train.benign.x.shape[1])
+    who = f"defense {job.plugin.name}"
+    reading = meter.pull(job.plugin.build().immunize(model, data.train), who)
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise PluginError(f"{who} left weights that are not finite")
+    model.save(out)
+    reading.save(out)
+
+
+def _spectrum(job: Job, parents: Mapping[str, Path], out: Path) -> None:
+    data = load(Task(**job.inputs["task"]))
+    model = Extractor.load(parents["model"])
+    tensors: dict[str, torch.Tensor] = {}
+    for role in ROLES:
+        found = measures.optimum(*_features(model, data, role), job.inputs["loss"], data.score)
+        tensors |= {f"{role}.{name}": value for name, value in found.items()}
+    _save(tensors, out / SPECTRUM)
+    meter.Reading.load(parents["model"]).save(out)
+
+
+def _rir(job: Job, parents: Mapping[str, Path], out: Path) -> None:
+    spectrum, reference = (_load(parents[role] / SPECTRUM) for role in ("spectrum", "reference"))
+    reading = meter.Reading.load(parents["spectrum"])
+    settings = {name: job.inputs[name] for name in ("policies", "much", "kept")}
+    write_figures(measures.rir_figures(spectrum, reference, reading, **settings), out)
+
+
+def _attack(job: Job, parents: Mapping[str, Path], out: Path) -> None:
+    assert job.plugin is not None
+    data = load(Task(**job.inputs["task"]))
+    train, heldout = _features(Extractor.load(parents["model"]), data, job.inputs["role"])
+    probe = LinearProbe(train.x.shape[1], job.inputs["loss"])
+    losses = [float(probe.loss(train).detach())]
+    steps = list(job.inputs["measure_at"])
+    heads = [probe.weight.detach().clone()] if 0 in steps else []
+
+    def measure(step: int) -> None:
+        losses.append(float(probe.loss(train).detach()))
+        if step in steps:
+            heads.append(probe.weight.detach().clone())
+
+    generator = job.plugin.build().adapt(probe, train)
+    reading = meter.pull(generator, f"attacker {job.plugin.name}", job.inputs["steps"], measure)
+    weights = torch.stack(heads, 1)
+    if not weights.isfinite().all():
+        raise PluginError(f"attacker {job.plugin.name} left weights that are not finite")
+    tensors = {
+        "losses": torch.tensor(losses, dtype=torch.float64),
+        "steps": torch.tensor(steps),
+        "heads": weights,
+    }
+    if data.score:
+        tensors["scores"] = measures.score(heldout.x @ weights, heldout.y, data.score)
+    _save(tensors, out / ATTACK)
+    reading.save(out)
+
+
+def _progress(job: Job, parents: Mapping[str, Path], out: Path) -> None:
+    attack, reference = (_load(parents[side + "attack"] / ATTACK) for side in ("", "reference_"))
+    spectra = (_load(parents[side + "spectrum"] / SPECTRUM) for side in ("", "reference_"))
+    role = job.inputs["role"]
+    optimum, best = ({name: s[f"{role}.{name}"] for name in ("optimum", "best_loss")} for s in spectra)
+    write_figures(measures.progress_figures(attack, optimum, reference, best, job.inputs["gap"]), out)
+
+
+@torch.no_grad()
+def _features(model: Extractor, data: ProbeData, role: Role) -> tuple[Split, Split]:
+    """The training and the held-out rows of one side, as the model's features."""
+    train, heldout = (
+        Split(model(split.x), split.y) for split in (getattr(data.train, role), getattr(data.heldout, role))
+    )
+    return train, heldout
+
+
+def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    path.write_bytes(safetensors.save({name: value.contiguous() for name, value in tensors.items()}))
+
+
+def _load(path: Path) -> dict[str, torch.Tensor]:
+    return safetensors.load(path.read_bytes())

@@ -1,0 +1,62 @@
+"""What a probe grid's `tasks` say: pairs of a benign (to keep) and a harmful (to prevent) task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Role = Literal["benign", "harmful"]
+ROLES: tuple[Role, ...] = ("benign", "harmful")
+
+
+class Task(BaseModel):
+    """One pair of a benign (to keep) and a harmful (to prevent) task."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str
+    framing: Literal["single-class", "one-vs-rest"] | None = None
+    benign: int | None = None
+    harmful: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The task's name in records: P3-H8 means digit 3 benign, digit 8 harmful."""
+        return self.data if self.benign is None else f"P{self.benign}-H{self.harmful}"
+
+
+class TaskBlock(BaseModel):
+    """An entry of a probe grid's `tasks`: a data set, and for digits the pairs and how they are framed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    data: Literal["mnist5k", "mnist", "house_prices", "house_prices_openml"]
+    framing: Literal["single-class", "one-vs-rest"] | None = Field(
+        None,
+        description="digits only. single-class: a task holds images of its digit alone (the paper's tables); "
+        "one-vs-rest: its digit (1) and as many images of the others (0)",
+    )
+    pairs: Literal["all"] | list[tuple[int, int]] | None = Field(
+        None, description="digits only: ordered pairs (benign, harmful), or all 90"
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> TaskBlock:
+        digits = self.data.startswith("mnist")
+        if digits != (self.framing is not None) or digits != (self.pairs is not None):
+            raise ValueError(f"{self.data} {'needs' if digits else 'takes no'} framing and pairs")
+        for pair in self.pairs or [] if self.pairs != "all" else []:
+            if not all(0 <= int(digit) <= 9 for digit in pair) or pair[0] == pair[1]:
+                raise ValueError(f"{pair} is no pair of two digits 0 to 9")
+        return self
+
+    def expand(self) -> Iterator[Task]:
+        """The single tasks of this block."""
+        if self.pairs is None:
+            yield Task(data=self.data)
+            return
+        pairs = [(p, h) for p in range(10) for h in range(10) if p != h] if self.pairs == "all" else self.pairs
+        for benign, harmful in pairs:
+            yield Task(data=self.data, framing=self.framing, benign=int(benign), harmful=int(harmful))

@@ -1,0 +1,83 @@
+"""The record schema: one measured figure a row; Parquet in and out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.errors import UsageError
+from harness.plan import Plan
+from harness.runner import ensure
+from harness.store import Store
+
+FILE = "records.json"
+"""What a measuring job leaves in its artifact: a list of figures."""
+
+SCHEMA: dict[str, str] = {
+    "suite": "string",
+    "suite_version": "Int64",
+    "grid": "string",
+    "track": "string",
+    "task": "string",
+    "defense": "string",
+    "attacker": "string",  # empty: measured on the model before any attack
+    "seed": "Int64",  # empty: nothing random in it, one figure stands for all seeds
+    "metric": "string",
+    "role": "string",  # the task's side: harmful, benign, or empty
+    "policy": "string",  # how the figure is defined where there are several ways: κ policy, encoder
+    "split": "string",  # train or heldout rows
+    "step": "Int64",  # optimisation steps of the attack
+    "value": "Float64",
+    "note": "string",
+    "status": "string",  # ok, or failed: a hole, with its reason in the note
+    "defense_call": "string",
+    "attacker_call": "string",
+    "key": "string",  # of the measuring job
+}
+"""Column → pandas type."""
+
+
+def figure(metric: str, value: float | None, **coordinates: Any) -> dict[str, Any]:
+    """One figure of a measuring job; `coordinates`: role, policy, split, step, note. None: not defined here."""
+    return {"metric": metric, "value": value, **coordinates}
+
+
+def write_figures(figures: Iterable[Mapping[str, Any]], out: Path) -> None:
+    """Leave a measuring job's figures in its artifact."""
+    (out / FILE).write_text(json.dumps(list(figures), allow_nan=False))
+
+
+def collect(plan: Plan, store: Store, failed: Mapping[str, str]) -> pd.DataFrame:
+    """The records of a plan; a cell whose job failed becomes one row with status `failed` and the reason."""
+    rows: list[dict[str, Any]] = []
+    for cell in plan.cells:
+        base = {**cell.coordinates, "key": cell.job.key, "status": "ok"}
+        if cell.job.key in failed:
+            rows.append({**base, "status": "failed", "note": failed[cell.job.key]})
+            continue
+        folder = ensure(cell.job, store)
+        rows.extend({**base, **row} for row in json.loads((folder / FILE).read_text()))
+    return _frame(rows)
+
+
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows).reindex(columns=list(SCHEMA)).astype(SCHEMA)
+
+
+def save(records: pd.DataFrame, path: Path) -> None:
+    """Write Parquet."""
+    records.to_parquet(path, index=False)
+
+
+def load(path: Path) -> pd.DataFrame:
+    """Read Parquet written by `save`; raises `UsageError` if it is absent or none of ours."""
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist; `immunebench run` writes it")
+    try:
+        return pd.read_parquet(path)[list(SCHEMA)].astype(SCHEMA)
+    except (KeyError, ValueError, OSError) as error:
+        raise UsageError(f"{path} holds no records of this version: {error}") from None

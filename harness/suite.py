@@ -1,0 +1,250 @@
+"""What a suite file says: versioned grids of tasks × defenses × attackers × seeds, each with a protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from harness.errors import UsageError, nearest
+from harness.plugin import KINDS, Catalogue, PluginSpec, Track, describe
+
+FORMAT = 1
+"""The newest suite file format this harness reads."""
+
+
+class Row(BaseModel):
+    """One defense or attacker of a grid: a plugin and its settings. Any further key is a hyper-parameter."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    plugin: str | None = Field(None, description="the plugin's name; by default the row's label")
+    preset: str | None = Field(None, description="one of the plugin's named settings, overridden by what follows")
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The hyper-parameters the row sets."""
+        return dict(self.model_extra or {})
+
+
+class GridFile(BaseModel):
+    """One grid as a suite file writes it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    track: str
+    tasks: list[dict[str, Any]] = Field(min_length=1)
+    protocol: dict[str, Any] = {}
+    defenses: dict[str, Row] = Field(min_length=1)
+    attackers: dict[str, Row] = {}
+    seeds: int | None = Field(None, ge=1, description="overrides the suite's")
+
+    @field_validator("defenses", "attackers", mode="before")
+    @classmethod
+    def _bare_labels(cls, rows: Any) -> Any:
+        """A row without settings may be left empty: `none:`."""
+        return {label: row or {} for label, row in rows.items()} if isinstance(rows, dict) else rows
+
+
+class SuiteFile(BaseModel):
+    """A suite file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int
+    name: str
+    version: int = Field(ge=1, description="raised with every change that moves a figure; versions never mix")
+    title: str
+    description: str = ""
+    seeds: int = Field(5, ge=1, description="seeds 1 … n of every cell")
+    plugins: list[str] = Field([], description="plugin files, relative to the suite file")
+    published: str | None = Field(None, description="a tidy CSV of published figures, relative to the suite file")
+    grids: list[GridFile] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid made ready: tasks and protocol checked by its track, rows resolved to plugins."""
+
+    name: str
+    track: Track
+    tasks: tuple[Any, ...]
+    protocol: Any
+    defenses: Mapping[str, PluginSpec]
+    attackers: Mapping[str, PluginSpec]
+    seeds: tuple[int, ...]
+    reference: PluginSpec | None = None
+    """The undefended row that a track compares with, whether or not it is among `defenses`."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite made ready."""
+
+    name: str
+    version: int
+    title: str
+    description: str
+    grids: tuple[Grid, ...]
+    published: Path | None = None
+
+    @property
+    def tracks(self) -> dict[str, Track]:
+        """The tracks of its grids, by name."""
+        return {grid.track.name: grid.track for grid in self.grids}
+
+
+def load(
+    suite: str,
+    *,
+    defenses: Sequence[str] = (),
+    attackers: Sequence[str] = (),
+    seeds: int | None = None,
+    settings: Sequence[str] = (),
+    plugins: Sequence[str | Path] = (),
+) -> Suite:
+    """Read a suite by name or file and narrow or widen it.
+
+    defenses, attackers: keep these rows only; a name that is no row but a plugin becomes a row with its defaults.
+    seeds: overrides the number of seeds. settings: `defenses.LABEL.FIELD=VALUE` or `attackers.…`.
+    plugins: plugin files; where no rows of their kind are asked for, theirs are added to the suite's.
+    Raises `UsageError`.
+    """
+    path = _find(suite, Catalogue())
+    file = _read(path)
+    files = [*(path.parent / plugin for plugin in file.plugins), *plugins]
+    catalogue = Catalogue(files)
+    added = {
+        kind: [entry.name for entry in catalogue.all(kind) if entry.file and Path(entry.file) in _resolved(plugins)]
+        for kind in KINDS
+    }
+    wanted = {"defense": list(defenses), "attacker": list(attackers)}
+    changes = [_setting(text) for text in settings]
+    used: set[tuple[str, str]] = set()
+    grids = []
+    for grid in file.grids:
+        where = f"{path.name}, grid '{grid.name}'"
+        track = catalogue.track(grid.track, where)
+        rows: dict[str, dict[str, PluginSpec]] = {}
+        for kind in KINDS:
+            given: dict[str, Row] = getattr(grid, f"{kind}s")
+            chosen = _choose(kind, given, wanted[kind], added[kind], catalogue, track)
+            used.update((kind, label) for label in chosen)
+            rows[kind] = {}
+            for label, row in chosen.items():
+                entry = catalogue.get(kind, row.plugin or label, where)
+                params = row.params | {f: v for k, at, f, v in changes if (k, at) == (kind, label)}
+                rows[kind][label] = entry.spec(params, f"{where}, {kind} '{label}'", row.preset)
+                _same_track(rows[kind][label], track, where)
+        if not rows["defense"] or (grid.attackers and not rows["attacker"]):
+            continue
+        tasks, protocol = _checked(track, grid, where)
+        reference = getattr(protocol, "reference", None)
+        grids.append(
+            Grid(
+                name=grid.name,
+                track=track,
+                tasks=tasks,
+                protocol=protocol,
+                defenses=rows["defense"],
+                attackers=rows["attacker"],
+                seeds=tuple(range(1, (seeds or grid.seeds or file.seeds) + 1)),
+                reference=catalogue.get("defense", reference, where).spec({}, where) if reference else None,
+            )
+        )
+    for kind in KINDS:
+        choices = {label for grid in file.grids for label in getattr(grid, f"{kind}s")}
+        choices |= {entry.name for entry in catalogue.all(kind)}
+        for label in [*wanted[kind], *(at for k, at, _, _ in changes if k == kind)]:
+            if (kind, label) not in used:
+                raise UsageError(f"suite '{file.name}' runs no {kind} '{label}'; {nearest(label, list(choices))}")
+    if not grids:
+        raise UsageError(f"nothing is left to run of suite '{file.name}': every grid is empty after this choice")
+    published = path.parent / file.published if file.published else None
+    if published and not published.is_file():
+        raise UsageError(f"{path.name}: the published figures {published} do not exist")
+    return Suite(file.name, file.version, file.title, file.description, tuple(grids), published)
+
+
+def _find(suite: str, catalogue: Catalogue) -> Path:
+    if suite.endswith((".yaml", ".yml")):
+        if not Path(suite).is_file():
+            raise UsageError(f"suite file {suite} does not exist")
+        return Path(suite).resolve()
+    return Path(str(catalogue.get("suite", suite).file))
+
+
+def read(path: Path) -> SuiteFile:
+    """A suite file as it is written, checked in form only."""
+    return _read(path)
+
+
+def _read(path: Path) -> SuiteFile:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} is no suite: it must be a mapping with format, name, version, title and grids")
+    newest = content.get("format")
+    if isinstance(newest, int) and newest > FORMAT:
+        raise UsageError(f"{path} has suite format {newest}; this harness reads up to {FORMAT}: upgrade immunebench")
+    try:
+        return SuiteFile.model_validate(content)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {describe(error)}") from None
+
+
+def _resolved(paths: Sequence[str | Path]) -> set[Path]:
+    return {Path(path).resolve() for path in paths}
+
+
+def _choose(
+    kind: str,
+    given: Mapping[str, Row],
+    wanted: Sequence[str],
+    added: Sequence[str],
+    catalogue: Catalogue,
+    track: Track,
+) -> dict[str, Row]:
+    """The rows to run: those wanted, else the suite's and those of the added plugin files."""
+    if kind == "attacker" and not given:
+        return {}  # a grid without attackers measures the models alone
+    plugins = {entry.name for entry in catalogue.all(kind) if entry.about["track"] == track.name}
+    chosen = {}
+    for label in wanted or [*given, *(name for name in added if name not in given)]:
+        if label in given or label in plugins:
+            chosen[label] = given.get(label, Row())
+    return chosen
+
+
+def _same_track(spec: PluginSpec, track: Track, where: str) -> None:
+    found = type(spec.build()).track
+    if found != track.name:
+        raise UsageError(f"{where}: {spec.kind} '{spec.name}' is of track '{found}', the grid of '{track.name}'")
+
+
+def _checked(track: Track, grid: GridFile, where: str) -> tuple[tuple[Any, ...], Any]:
+    try:
+        blocks = [track.task_model.model_validate(task) for task in grid.tasks]
+        protocol = track.protocol_model.model_validate(grid.protocol)
+    except ValidationError as error:
+        raise UsageError(f"{where}: {describe(error)}") from None
+    tasks = tuple(task for block in blocks for task in block.expand())  # type: ignore[attr-defined]
+    if not tasks:
+        raise UsageError(f"{where}: its tasks are empty")
+    return tasks, protocol
+
+
+def _setting(text: str) -> tuple[str, str, str, Any]:
+    path, equals, value = text.partition("=")
+    parts = path.split(".")
+    kind = parts[0].removesuffix("s")
+    if not equals or len(parts) < 3 or kind not in KINDS:
+        raise UsageError(f"--set {text}: write defenses.LABEL.FIELD=VALUE or attackers.LABEL.FIELD=VALUE")
+    return kind, ".".join(parts[1:-1]), parts[-1], yaml.safe_load(value)

@@ -1,0 +1,1 @@
+"""Published figures, submissions and committed leaderboards."""
