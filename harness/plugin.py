@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated_dataclass
+from pydantic.fields import FieldInfo
 
 from harness.errors import UsageError, nearest
 
@@ -52,6 +53,9 @@ class Plugin:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        for value in vars(cls).values():
+            if isinstance(value, FieldInfo):
+                value.kw_only = True  # pydantic forgets the class's kw_only where a field is given by Field()
         config = ConfigDict(extra="forbid", allow_inf_nan=False)
         validated_dataclass(frozen=True, kw_only=True, config=config)(cls)
 

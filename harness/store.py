@@ -25,6 +25,7 @@ from harness.errors import RunError, UsageError
 
 MANIFEST = "manifest.json"
 LEDGER = "ledger.jsonl"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 def default_root() -> Path:
@@ -104,7 +105,7 @@ class Store:
             self._checked.add(key)
             self._note({"seconds": seconds, **about})
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            if error.errno in _NO_ROOM:
                 raise StoreError(
                     f"cannot write to the store {self.root}: {error.strerror}; "
                     "what is finished is kept: make room and run the same command again"

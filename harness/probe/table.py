@@ -5,13 +5,14 @@ from __future__ import annotations
 import pandas as pd
 
 CAPTION = (
-    "RIR = (i)/(ii), by κ policy (floor: the paper's; range: over the numerical rank), on training rows unless said "
-    "otherwise, geometric mean over tasks with a 95 % t interval over seeds; RIR published: the paper's. "
-    "(a)(b)(c): share of cells in which the paper's definition of an immunized model holds after scale "
-    "normalisation, under range. Gap: what is left of the harmful task's loss gap after the last step, by gradient "
-    "descent with exact line search and by the attacker that leaves least. Slow-down: steps to the stated gap "
-    "against the undefended model (≥: not reached). Score: held-out accuracy or R² of the harmful task after that "
-    "strongest attack, in parentheses undefended. Seconds: the defense's own."
+    "RIR = (i)/(ii) under the paper's κ policy `floor`, on training rows: geometric mean over tasks, with a 95 % t "
+    "interval over seeds; published: the paper's. range: RIR over the numerical rank; held-out: under floor on "
+    "held-out rows. a b c: share of cells in which each part of the paper's definition of an immunized model holds "
+    "after scale normalisation (range). Attacks on the harmful task: GD is gradient descent with exact line search, "
+    "best the attacker that leaves the smallest gap; gap: what is left of the loss gap after the last step; slow: "
+    "steps to the protocol's gap over those on the undefended model (≥: not reached); score: the best held-out "
+    "accuracy or R² that any attacker reaches at any measured step (undefended in parentheses). s, MiB: the "
+    "defense's own seconds and memory."
 )
 GRADIENT_DESCENT = "gradient_descent"
 
@@ -21,51 +22,53 @@ def table(board: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (grid, defense), cell in board.groupby(["grid", "defense"], sort=False):
         row = {"grid": grid, "defense": defense}
-        if cell["metric"].isna().all():
-            rows.append(row | {"RIR floor [95 %]": cell["note"].iloc[0]})
-            continue
-        row |= {
-            "RIR floor [95 %]": _interval(_pick(cell, "rir", policy="floor", split="train")),
-            "published": _number(_pick(cell, "rir", policy="floor", split="train").get("published")),
-            "(i)": _value(cell, "kappa_ratio", role="harmful", policy="floor", split="train"),
-            "(ii)": _value(cell, "kappa_ratio", role="benign", policy="floor", split="train"),
-            "RIR range": _value(cell, "rir", policy="range", split="train"),
-            "RIR held-out": _value(cell, "rir", policy="floor", split="heldout"),
-            "(a)(b)(c)": " ".join(_value(cell, f"definition_{part}", policy="range", split="train") for part in "abc"),
-        }
-        row |= _attacked(cell, board[(board["grid"] == grid) & (board["defense"] == "none")])
-        row["seconds"] = _value(cell, "seconds")
-        holes = cell["note"].dropna().str.extract(r"(\d+ of \d+ cells failed: [^;]*)")[0].dropna()
-        row["holes"] = holes.iloc[0] if len(holes) else ""
+        if cell["metric"].notna().any():
+            row |= _unattacked(cell)
+            row |= _attacked(cell, board[(board["grid"] == grid) & (board["defense"] == "none")])
+            row |= {"s": _value(cell, "seconds"), "MiB": _value(cell, "peak_mb")}
+        holes = cell["note"].dropna().str.extract(r"(\d+ of \d+ cells failed: .*)")[0].dropna()
+        row["missing"] = holes.iloc[0] if len(holes) else ""
         rows.append(row)
     wide = pd.DataFrame(rows).fillna("")
-    if "holes" in wide and not wide["holes"].any():
-        wide = wide.drop(columns="holes")
+    wide = wide[[name for name in wide if (wide[name] != "").any()]]
     wide.attrs["caption"] = CAPTION
     return wide
 
 
+def _unattacked(cell: pd.DataFrame) -> dict[str, str]:
+    rir = _pick(cell, "rir", policy="floor", split="train")
+    parts = [_value(cell, f"definition_{part}", policy="range", split="train") for part in "abc"]
+    return {
+        "RIR [95 %]": _interval(rir),
+        "published": _number(rir.get("published")),
+        "(i)": _value(cell, "kappa_ratio", role="harmful", policy="floor", split="train"),
+        "(ii)": _value(cell, "kappa_ratio", role="benign", policy="floor", split="train"),
+        "range": _value(cell, "rir", policy="range", split="train"),
+        "held-out": _value(cell, "rir", policy="floor", split="heldout"),
+        "a b c": " ".join(parts),
+    }
+
+
 def _attacked(cell: pd.DataFrame, undefended: pd.DataFrame) -> dict[str, str]:
-    gaps = cell[(cell["metric"] == "loss_gap") & (cell["role"] == "harmful")]
-    if gaps.empty:
-        return {}
-    last = gaps[gaps["step"] == gaps["step"].max()].dropna(subset=["value"])
+    gaps = cell[(cell["metric"] == "loss_gap") & (cell["role"] == "harmful")].dropna(subset=["value"])
+    last = gaps[gaps["step"] == gaps["step"].max()]
     if last.empty:
         return {}
     # Rounding can carry a finished attack below the optimum; that is a gap of nothing.
     strongest = str(last.loc[last["value"].abs().idxmin(), "attacker"])
-    step = int(gaps["step"].max())
     gd = last[last["attacker"] == GRADIENT_DESCENT]
-    at = {"role": "harmful", "split": "heldout", "step": step, "attacker": strongest}
-    score = _value(cell, "score", **at)
-    base = _value(undefended, "score", **at)
+    score, base = (_best_score(of) for of in (cell, undefended))
     return {
-        f"gap GD @{step}": _number(gd["value"].iloc[0]) if len(gd) else "",
-        "gap strongest": f"{_number(last['value'].abs().min())} {strongest}",
-        "slow-down GD": _slow(cell, GRADIENT_DESCENT),
-        "slow-down strongest": _slow(cell, strongest),
+        "GD gap": _number(gd["value"].iloc[0]) if len(gd) else "",
+        "best gap": f"{_number(max(last['value'].min(), 0.0))} {strongest}",
+        "GD slow": _slow(cell, GRADIENT_DESCENT),
+        "best slow": _slow(cell, strongest),
         "score": f"{score} ({base})" if score else "",
     }
+
+
+def _best_score(cell: pd.DataFrame) -> str:
+    return _number(cell.loc[(cell["metric"] == "score") & (cell["role"] == "harmful"), "value"].max())
 
 
 def _slow(cell: pd.DataFrame, attacker: str) -> str:

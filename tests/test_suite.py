@@ -1,0 +1,122 @@
+"""Suite files: what they say, and what is told of those that are wrong."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harness.errors import UsageError
+from harness.suite import load
+from tests.test_plugin import MINE
+
+
+def change(tiny: Path, **changes) -> str:
+    content = yaml.safe_load(tiny.read_text())
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        at = content
+        for parent in parents:
+            at = at[int(parent)] if isinstance(at, list) else at[parent]
+        at[last] = value
+    tiny.write_text(yaml.safe_dump(content, sort_keys=False))
+    return str(tiny)
+
+
+@pytest.mark.parametrize("name", ["quick", "digits", "house_prices"])
+def test_shipped_suites_load(name):
+    suite = load(name)
+    assert suite.name == name
+    assert suite.published is not None
+
+
+def test_standard_suites_have_all_pairs_and_five_seeds():
+    digits = {grid.name: grid for grid in load("digits").grids}
+    assert len(digits["digits"].tasks) == 90
+    assert len(digits["digits"].seeds) == 5
+    epochs = {name: spec.params.get("epochs") for name, spec in load("house_prices").grids[0].defenses.items()}
+    assert epochs["condition_number"] == 100
+    assert epochs["condition_number_10_epochs"] == 10
+
+
+def test_rows_are_plugins_with_settings(tiny):
+    (grid,) = load(str(tiny)).grids
+    assert list(grid.defenses) == ["none", "random_init", "condition_number"]
+    assert grid.defenses["condition_number"].params["epochs"] == 1
+    assert grid.defenses["condition_number"].params["lr"] == 5e-3  # the preset's
+    assert grid.attackers["adam"].params == {"lr": 0.1}
+    assert grid.seeds == (1, 2)
+
+
+def test_choosing_and_setting(tiny):
+    (grid,) = load(
+        str(tiny), defenses=["whitening"], attackers=["adam"], seeds=4, settings=["attackers.adam.lr=1e-3"]
+    ).grids
+    assert list(grid.defenses) == ["whitening"]  # no row, but a plugin of the track
+    assert grid.attackers["adam"].params == {"lr": 1e-3}
+    assert grid.seeds == (1, 2, 3, 4)
+
+
+def test_a_plugin_file_is_added_to_the_rows(tiny, tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(MINE)
+    (grid,) = load(str(tiny), plugins=[mine]).grids
+    assert list(grid.attackers) == ["gradient_descent", "adam", "my_attack"]
+    path = change(tiny, plugins=["mine.py"], grids__0__attackers={"my_attack": {"lr": 0.5}})
+    (grid,) = load(path).grids
+    assert grid.attackers["my_attack"].params == {"lr": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"format": 2}, "suite format 2; this harness reads up to 1: upgrade"),
+        ({"grids": []}, "grids: List should have at least 1 item"),
+        ({"grids__0__tasks": []}, "tasks: List should have at least 1 item"),
+        ({"grids__0__defenses": {}}, "defenses"),
+        ({"seeds": 0}, "seeds: Input should be greater than or equal to 1"),
+        ({"sedes": 3}, "sedes: Extra inputs"),
+        ({"grids__0__track": "prob"}, "unknown track 'prob'; did you mean probe"),
+        ({"grids__0__defenses__nnoe": None}, "unknown defense 'nnoe'; did you mean none"),
+        ({"grids__0__defenses__none": {"lr": 1}}, "defense 'none' has no field 'lr'"),
+        ({"grids__0__attackers__adam": {"lr": -1}}, "attacker 'adam': lr: Input should be greater than 0"),
+        ({"grids__0__protocol": {"steps": -5}}, "steps: Input should be greater than or equal to 1"),
+        ({"grids__0__protocol": {"steps": 5}}, "measure_at must lie within 0 … steps = 5"),
+        ({"grids__0__protocol": {"steps": 5, "measure_at": [3, 1]}}, "measure_at must rise"),
+        ({"grids__0__tasks": [{"data": "houses"}]}, "house_prices"),
+        ({"grids__0__tasks": [{"data": "mnist5k", "framing": "single-class", "pairs": []}]}, "its tasks are empty"),
+        ({"published": "absent.csv"}, "published figures .*absent.csv do not exist"),
+        ({"plugins": ["absent.py"]}, "plugin file .*absent.py does not exist"),
+    ],
+)
+def test_bad_suites_are_one_clear_line(tiny, changes, told):
+    path = change(tiny, **changes)
+    with pytest.raises(UsageError, match=told) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"suite": "digts"}, "unknown suite 'digts'; did you mean digits"),
+        ({"suite": "absent.yaml"}, "suite file absent.yaml does not exist"),
+        ({"defenses": ["whitning"]}, "runs no defense 'whitning'; did you mean whitening"),
+        ({"attackers": ["adams"]}, "runs no attacker 'adams'; did you mean adam"),
+        ({"settings": ["attackers.adm.lr=1"]}, "runs no attacker 'adm'; did you mean adam"),
+        ({"settings": ["attackers.adam.rl=1"]}, "no field 'rl'; did you mean lr"),
+        ({"settings": ["adam.lr=1"]}, "write defenses.LABEL.FIELD=VALUE"),
+        ({"settings": ["attackers.adam.lr"]}, "write defenses.LABEL.FIELD=VALUE"),
+    ],
+)
+def test_bad_calls_are_one_clear_line(tiny, asked, told):
+    with pytest.raises(UsageError, match=told) as caught:
+        load(**{"suite": str(tiny), **asked})
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_suite_is_refused(tmp_path):
+    for content, told in (("{", "is no YAML"), ("- 1", "is no suite"), ("format: one", "format")):
+        path = tmp_path / "s.yaml"
+        path.write_text(content)
+        with pytest.raises(UsageError, match=told):
+            load(str(path))
