@@ -72,19 +72,23 @@ def run(
 
     folder = out or Path("results/runs") / Path(suite).stem
     began = time.perf_counter()
-    with _display() as progress:
-        result = api.run(
-            suite,
-            defenses=defense,
-            attackers=attacker,
-            seeds=seeds,
-            settings=settings,
-            plugins=plugin,
-            out=folder,
-            workers=workers,
-            keep=keep_weights,
-            progress=progress,
-        )
+    try:
+        with _display() as progress:
+            result = api.run(
+                suite,
+                defenses=defense,
+                attackers=attacker,
+                seeds=seeds,
+                settings=settings,
+                plugins=plugin,
+                out=folder,
+                workers=workers,
+                keep=keep_weights,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        print("stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(130) from None
     for table in result.tables.values():
         print(f"\n{markdown(table)}\n")
         print(table.attrs.get("caption", ""))
@@ -199,15 +203,12 @@ def leaderboard(
 
 
 def main() -> None:
-    """Entry point: errors are one line; exit code 2 for wrong use, 1 for a run with holes, 130 for Ctrl-C."""
+    """Entry point: errors are one line; exit code 2 for wrong use, 1 for a run with holes, 130 after Ctrl-C."""
     try:
         app(standalone_mode=True)
     except ImmuneBenchError as error:
         print(f"immunebench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("immunebench: stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
 
 
 @contextmanager
@@ -253,3 +254,7 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+if __name__ == "__main__":
+    main()

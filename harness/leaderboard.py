@@ -42,6 +42,7 @@ def board(records: pd.DataFrame, published: pd.DataFrame | None = None) -> pd.Da
     with no value. `published` is the paper's figure for the same grid, defense and metric.
     """
     cells = records.groupby(CELL, dropna=False, sort=False).ngroup().rename("cell")
+    holes = _holes(cells, records)
     measured = records[records["status"] == "ok"]
     groups = measured.groupby([*CELL, *FIGURE], dropna=False, sort=False).ngroup().rename("group")
     metrics = {(name, m.name): m for name, track in tracks().items() for m in track.metrics}
@@ -54,10 +55,8 @@ def board(records: pd.DataFrame, published: pd.DataFrame | None = None) -> pd.Da
     long["n_tasks"] = counts["task"].nunique()
     long["n_seeds"] = counts["seed"].nunique().clip(lower=1)
     long["unit"] = pd.Series([m.unit if m else "" for m in of], index=measured.index).groupby(groups).first()
-    long["note"] = _notes(groups, measured)
-    holes = _holes(cells, records)
-    long["note"] = long["note"].str.cat(cells[measured.index].groupby(groups).first().map(holes).fillna(""))
-    long["note"] = long["note"].str.strip("; ")
+    notes, of_cell = _notes(groups, measured), cells[measured.index].groupby(groups).first()
+    long["note"] = [(notes[group] + holes.get(of_cell[group], "")).strip("; ") for group in long.index]
 
     lost = [cell for cell in holes if not (cells[measured.index] == cell).any()]
     empty = records[CELL].groupby(cells).first().loc[lost].assign(n_tasks=0, n_seeds=0, note=pd.Series(holes))
@@ -69,7 +68,7 @@ def board(records: pd.DataFrame, published: pd.DataFrame | None = None) -> pd.Da
     return long if published is None else _with_published(long, published)
 
 
-def _notes(groups: pd.Series, measured: pd.DataFrame) -> pd.Series:
+def _notes(groups: pd.Series, measured: pd.DataFrame) -> dict[int, str]:
     """What is to be said of each figure: the cells' own notes, how often it is undefined, where seeds play no
     part."""
     size = measured.groupby(groups).size()
@@ -83,7 +82,7 @@ def _notes(groups: pd.Series, measured: pd.DataFrame) -> pd.Series:
     unseeded = measured["seed"].isna().groupby(groups).all()
     for group in unseeded.index[unseeded]:
         notes[group].append("deterministic")
-    return pd.Series({group: "; ".join(texts) for group, texts in notes.items()}, dtype=str)
+    return {group: "; ".join(texts) for group, texts in notes.items()}
 
 
 def _holes(cells: pd.Series, records: pd.DataFrame) -> dict[int, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -19,7 +20,6 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, cached_property
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated_dataclass
-from pydantic.fields import FieldInfo
 
 from harness.errors import UsageError, nearest
 
@@ -53,11 +52,15 @@ class Plugin:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for value in vars(cls).values():
-            if isinstance(value, FieldInfo):
-                value.kw_only = True  # pydantic forgets the class's kw_only where a field is given by Field()
         config = ConfigDict(extra="forbid", allow_inf_nan=False)
         validated_dataclass(frozen=True, kw_only=True, config=config)(cls)
+        validate = cls.__init__
+
+        @functools.wraps(validate)
+        def keyword_only(self: Plugin, **settings: Any) -> None:  # pydantic forgets kw_only where Field() is used
+            validate(self, **settings)
+
+        cls.__init__ = keyword_only  # type: ignore[method-assign,assignment]
 
     @classmethod
     def source_digest(cls) -> str:
@@ -167,7 +170,7 @@ class Entry:
     origin: str
     file: str | None = None
 
-    @cached_property
+    @functools.cached_property
     def about(self) -> dict[str, str]:
         """`track`, `summary` and `doc`, read from the source without importing it."""
         path = Path(self.file) if self.file else _module_path(self.module)
@@ -298,7 +301,7 @@ def _import(module: str, file: str | None) -> ModuleType:
         raise UsageError(f"cannot import plugin {file or module}: {type(error).__name__}: {error}") from error
 
 
-@cache
+@functools.cache
 def _module_path(module: str) -> Path:
     """Where a module's source lies, found without importing it or its parents."""
     top, *rest = module.split(".")
@@ -321,7 +324,7 @@ def _imported_path(path: Path, statement: ast.ImportFrom) -> Path:
     return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
 
 
-@cache
+@functools.cache
 def _parse(path: Path) -> ast.Module:
     try:
         return ast.parse(path.read_text(encoding="utf-8"))

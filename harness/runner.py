@@ -157,48 +157,53 @@ def run(
     state = _State(missing)
     progress.total, progress.shared = len(missing), len(plan.jobs) - len(missing)
     running: dict[Future[Outcome], Job] = {}
+    suspects: list[Job] = []  # in hand when a worker died: run again one by one, to find whose fault it was
     failed: dict[str, str] = {}
-    retried: set[str] = set()
+
+    def end(job: Job, outcome: Outcome) -> None:
+        if outcome.reason is not None:
+            failed[job.key] = outcome.reason
+        for parent in state.done(job):
+            if parent.transient and not keep:
+                store.discard(parent.key)
+        progress.finished(job, outcome)
+
     try:
-        while state.ready or running:
-            while state.ready and len(running) < 2 * executor.workers:
-                job = state.next()
+        while state.ready or running or suspects:
+            while len(running) < _in_hand(executor, suspects) and (suspects or state.ready):
+                job = suspects.pop() if suspects else state.next()
                 reason = next((failed[p.key] for p in job.parents.values() if p.key in failed), None)
-                if reason is None:
-                    progress.started(job)
-                    running[executor.submit(perform, job, store.root)] = job
-                else:
-                    failed[job.key] = reason
-                    state.done(job)
-                    progress.finished(job, Outcome(job.key, reason))
-                if isinstance(executor, Serial):
-                    break
+                if reason is not None:
+                    end(job, Outcome(job.key, reason))
+                    continue
+                progress.started(job)
+                running[executor.submit(perform, job, store.root)] = job
+            alone = len(running) == 1
             done, _ = wait(running, return_when=FIRST_COMPLETED) if running else (set(), None)
             for future in done:
                 job = running.pop(future)
                 outcome = _outcome(future, job)
                 if outcome.fatal:
                     raise RunError(str(outcome.reason))
-                if outcome.lost and job.key not in retried:
-                    retried.add(job.key)
-                    running[executor.submit(perform, job, store.root)] = job
-                    continue
-                if outcome.reason is not None:
-                    failed[job.key] = outcome.reason
-                for parent in state.done(job):
-                    if parent.transient and not keep:
-                        store.discard(parent.key)
-                progress.finished(job, outcome)
+                if outcome.lost and not alone:
+                    suspects.append(job)
+                else:
+                    end(job, outcome)
     finally:
         executor.stop()
     return failed
+
+
+def _in_hand(executor: Executor, suspects: list[Job]) -> int:
+    """How many jobs to have submitted: one where one runs at once, else enough to keep every worker busy."""
+    return 1 if suspects or executor.workers == 1 else 2 * executor.workers
 
 
 def _outcome(future: Future[Outcome], job: Job) -> Outcome:
     try:
         return future.result()
     except Exception as error:  # the worker itself died
-        return Outcome(job.key, f"its worker process died twice ({type(error).__name__})", lost=True)
+        return Outcome(job.key, f"its worker process died ({type(error).__name__})", lost=True)
 
 
 class _State:

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 from harness.errors import UsageError
 from harness.plugin import Catalogue, Plugin, snake_case
@@ -56,7 +55,7 @@ def test_built_ins_are_documented_frozen_dataclasses(entry):
         assert cls.__pydantic_fields__[field.name].description, f"{entry.name}.{field.name} has no description"
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(plugin, field.name, 1)
-    with pytest.raises(ValidationError, match="unexpected_(positional|keyword)_argument"):
+    with pytest.raises(TypeError):
         cls(0.5)
     for preset in cls.presets:
         assert entry.spec({}, "test", preset)
