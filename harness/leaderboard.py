@@ -56,7 +56,7 @@ def board(records: pd.DataFrame, published: pd.DataFrame | None = None) -> pd.Da
     long["n_seeds"] = counts["seed"].nunique().clip(lower=1)
     long["unit"] = pd.Series([m.unit if m else "" for m in of], index=measured.index).groupby(groups).first()
     notes, of_cell = _notes(groups, measured), cells[measured.index].groupby(groups).first()
-    long["note"] = [(notes[group] + holes.get(of_cell[group], "")).strip("; ") for group in long.index]
+    long["note"] = ["; ".join(filter(None, (notes[g], holes.get(of_cell[g])))) for g in long.index]
 
     lost = [cell for cell in holes if not (cells[measured.index] == cell).any()]
     empty = records[CELL].groupby(cells).first().loc[lost].assign(n_tasks=0, n_seeds=0, note=pd.Series(holes))
@@ -92,7 +92,7 @@ def _holes(cells: pd.Series, records: pd.DataFrame) -> dict[int, str]:
     for cell, failures in failed.groupby(cells):
         total = records.loc[cells == cell, "key"].nunique()
         reason = failures["note"].iloc[0]
-        holes[int(str(cell))] = f"; {failures['key'].nunique()} of {total} cells failed: {reason}"
+        holes[int(str(cell))] = f"{failures['key'].nunique()} of {total} cells failed: {reason}"
     return holes
 
 

@@ -1,0 +1,192 @@
+"""Records to boards, by hand-made records and by a real run."""
+
+import math
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness import api, leaderboard, records
+from harness.errors import UsageError
+
+ROOT = Path(__file__).parents[1]
+
+
+def record(**fields):
+    base = {
+        "suite": "s",
+        "suite_version": 1,
+        "grid": "house_prices",
+        "track": "probe",
+        "task": "t",
+        "defense": "condition_number",
+        "seed": 1,
+        "metric": "rir",
+        "policy": "floor",
+        "split": "train",
+        "value": 1.0,
+        "status": "ok",
+        "key": "k",
+    }
+    return {**base, **fields}
+
+
+def frame(*rows):
+    return records._frame(list(rows))
+
+
+def test_long_form_columns_and_figures_by_hand():
+    """Two tasks, two seeds: logs ln 10, ln 1000 and ln 1, ln 100; seed means ln 100 and ln 10."""
+    values = {("a", 1): 10.0, ("b", 1): 1000.0, ("a", 2): 1.0, ("b", 2): 100.0}
+    board = leaderboard.board(frame(*(record(task=t, seed=s, value=v, key=t + str(s)) for (t, s), v in values.items())))
+    (row,) = board.to_dict("records")
+    asked = "suite, suite_version, track, defense, attacker, metric, policy, split, value, ci_low, ci_high, n_tasks"
+    assert {*asked.split(", "), "n_seeds", "unit", "note"} <= set(board.columns)
+    assert row["value"] == pytest.approx(10**1.5)
+    assert (row["n_tasks"], row["n_seeds"]) == (2, 2)
+    half = 12.7062 * (math.log(10) / math.sqrt(2)) / math.sqrt(2)  # t(0.975, 1)
+    assert row["ci_low"] == pytest.approx(10**1.5 * math.exp(-half), rel=1e-4)
+    assert row["ci_high"] == pytest.approx(10**1.5 * math.exp(half), rel=1e-4)
+
+
+def test_holes_are_counted_and_never_silent():
+    board = leaderboard.board(
+        frame(
+            record(seed=1, value=4.0, key="k1"),
+            record(seed=2, status="failed", note="lost", metric=None, policy=None, split=None, value=None, key="k2"),
+            record(defense="none", status="failed", note="gone", metric=None, policy=None, split=None, value=None),
+        )
+    )
+    rows = board.set_index("defense")
+    assert rows.loc["condition_number", "value"] == pytest.approx(4)
+    assert rows.loc["condition_number", "note"] == "1 of 2 cells failed: lost"
+    assert pd.isna(rows.loc["none", "value"])
+    assert rows.loc["none", "note"] == "1 of 1 cells failed: gone"
+    assert rows.loc["none", "n_tasks"] == 0
+    wide = leaderboard.tables(board)["probe"].set_index("defense")
+    assert wide.loc["none", "missing"] == "1 of 1 cells failed: gone"
+
+
+def test_a_board_of_holes_only_is_still_a_board(tmp_path):
+    failed = record(status="failed", note="gone", metric=None, policy=None, split=None, value=None)
+    leaderboard.write(frame(failed), tmp_path)
+    assert "gone" in (tmp_path / "leaderboard.md").read_text()
+
+
+def test_what_is_undefined_is_told():
+    board = leaderboard.board(frame(record(value=None, note="infinite", key="1"), record(value=3.0, seed=2, key="2")))
+    assert board.loc[0, "note"] == "infinite (1 of 2); undefined in 1 of 2 cells"
+
+
+def test_unseeded_figures_say_so():
+    board = leaderboard.board(frame(record(defense="whitening", seed=None, value=315.0)))
+    assert board.loc[0, "note"] == "deterministic"
+    assert pd.isna(board.loc[0, "ci_low"])
+
+
+def test_published_figures_stand_beside():
+    published = leaderboard.read_published(ROOT / "results/published/condition_number_icml2025.csv")
+    board = leaderboard.board(
+        frame(
+            record(),
+            record(metric="kappa_ratio", role="benign"),
+            record(policy="range"),
+            record(split="heldout"),
+            record(defense="whitening"),
+            record(grid="digits"),
+        ),
+        published,
+    )
+    assert board["published"].tolist()[:2] == [356.2, 0.053]
+    assert board["published"].isna().tolist() == [False, False, True, True, True, False]
+    assert board["published"].iloc[-1] == 70.04
+
+
+@pytest.mark.parametrize("name", ["condition_number_icml2025", "mima_aaai2025"])
+def test_published_files_share_one_tidy_schema(name):
+    published = leaderboard.read_published(ROOT / f"results/published/{name}.csv")
+    assert published["value"].notna().all()
+    for column in ("paper", "table", "setting", "defense", "metric"):
+        assert published[column].notna().all()
+    assert not published.duplicated([c for c in published.columns if c not in ("value", "note")]).any()
+
+
+def test_the_papers_map_is_whole_and_its_mean_is_its_table():
+    """Figure 2 has 90 pairs a method; the mean of exp is Table 2's RIR, as far as the printed digits go."""
+    published = leaderboard.read_published(ROOT / "results/published/condition_number_icml2025.csv")
+    maps = published[published["metric"] == "log_rir"]
+    table = published[(published["table"] == "Table 2") & (published["metric"] == "rir")].set_index("defense")["value"]
+    for defense, pairs in maps.groupby("defense"):
+        assert len(pairs) == 90
+        assert pairs["task"].str.fullmatch(r"P\d-H\d").all()
+        assert pairs["value"].map(math.exp).mean() == pytest.approx(table[defense], rel=0.02)
+
+
+def test_other_files_are_no_published_figures(tmp_path):
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UsageError, match="its columns must be paper, table"):
+        leaderboard.read_published(tmp_path / "x.csv")
+
+
+class Checked(HTMLParser):
+    """Collects what an HTML page holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+
+
+def test_files_of_a_run(tiny, tmp_path):
+    out = tmp_path / "out"
+    result = api.run(str(tiny), workers=1, out=out)
+    written = {path.name for path in out.iterdir()}
+    assert {"records.parquet", *(f"leaderboard.{suffix}" for suffix in ("md", "csv", "tex", "html"))} <= written
+    assert {"house_prices_steps.png", "house_prices_steps.svg"} <= written
+
+    back = records.load(out / "records.parquet")
+    pd.testing.assert_frame_equal(back, result.records)
+    long = pd.read_csv(out / "leaderboard.csv")
+    assert len(long) == len(result.board)
+    text = (out / "leaderboard.md").read_text()
+    assert "| house_prices | condition_number |" in " ".join(text.split())
+    assert "![house_prices_steps.png](house_prices_steps.png)" in text
+    latex = (out / "leaderboard.tex").read_text()
+    assert latex.count("\\toprule") == latex.count("\\bottomrule") == 1
+    page = Checked()
+    page.feed((out / "leaderboard.html").read_text())
+    assert page.tags.count("table") == 1
+    assert page.tags.count("tr") == 1 + 3
+    assert "img" in page.tags
+
+    # The same files again from the records alone, byte for byte.
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    leaderboard.render(out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_records_that_are_none_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="`immunebench run` writes it"):
+        records.load(tmp_path / "records.parquet")
+    (tmp_path / "records.parquet").write_text("no parquet")
+    with pytest.raises(UsageError, match="holds no records"):
+        records.load(tmp_path / "records.parquet")
+    pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "records.parquet")
+    with pytest.raises(UsageError, match="holds no records"):
+        records.load(tmp_path / "records.parquet")
+
+
+def test_the_map_is_drawn_for_all_pairs_only(tmp_path):
+    from harness.probe.figures import draw
+
+    rows = [
+        record(grid="digits", task=f"P{p}-H{h}", value=float(1 + p), key=f"{p}{h}")
+        for p in range(10)
+        for h in range(10)
+        if p != h
+    ]
+    assert {path.name for path in draw(frame(*rows), tmp_path)} == {"digits_log_rir.png", "digits_log_rir.svg"}
+    assert not draw(frame(*rows[:50]), tmp_path)
