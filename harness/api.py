@@ -69,8 +69,7 @@ def run(
     published = leaderboard.read_published(asked.published) if asked.published else None
     folder = Path(out) if out is not None else None
     if folder is not None:
-        shown = leaderboard.write(figures, folder, published)
-        board = leaderboard.board(figures, published)
+        board, shown = leaderboard.write(figures, folder, published)
     else:
         board = leaderboard.board(figures, published)
         shown = leaderboard.tables(board)

@@ -197,7 +197,7 @@ def leaderboard(
     """Make a run's boards anew from its records."""
     from harness.leaderboard import markdown, render
 
-    for table in render(folder).values():
+    for table in render(folder)[1].values():
         print(markdown(table))
         print(f"\n{table.attrs.get('caption', '')}")
 

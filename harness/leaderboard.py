@@ -120,12 +120,18 @@ def tables(long: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The readable table of each track on a board."""
     known = tracks()
     names = [str(name) for name in long["track"].unique()]
-    return {name: known[name].table(long[long["track"] == name]) for name in names}
+    parts = {name: long[long["track"] == name] for name in names}
+    # Of a track that is no longer installed the long form is what there is to read.
+    return {name: known[name].table(part) if name in known else part for name, part in parts.items()}
 
 
-def write(records: pd.DataFrame, out: Path, published: pd.DataFrame | None = None) -> dict[str, pd.DataFrame]:
-    """Write `records.parquet` and `leaderboard.{csv,md,tex,html}` with its pictures into `out`; the readable
-    tables by track. What was published is kept beside, so that `leaderboard DIR` makes the same files again."""
+def write(
+    records: pd.DataFrame, out: Path, published: pd.DataFrame | None = None
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """Write `records.parquet` and what `render` makes of it into `out`; the board and the readable tables.
+
+    What was published is kept beside, so that `leaderboard DIR` makes the same files again.
+    """
     out.mkdir(parents=True, exist_ok=True)
     record_files.save(records, out / RECORDS)
     if published is not None:
@@ -133,8 +139,9 @@ def write(records: pd.DataFrame, out: Path, published: pd.DataFrame | None = Non
     return render(out)
 
 
-def render(out: Path) -> dict[str, pd.DataFrame]:
-    """Make the board's files anew from the records in `out`; the readable tables by track."""
+def render(out: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """Make `leaderboard.{csv,md,tex,html}` and the pictures anew from the records in `out`; the board and the
+    readable table of each track."""
     records = record_files.load(out / RECORDS)
     published = read_published(out / PUBLISHED) if (out / PUBLISHED).is_file() else None
     long = board(records, published)
@@ -149,7 +156,7 @@ def render(out: Path) -> dict[str, pd.DataFrame]:
     (out / "leaderboard.md").write_text(_markdown(suite, shown, pictures))
     (out / "leaderboard.tex").write_text(_latex(suite, shown))
     (out / "leaderboard.html").write_text(_html(suite, shown, pictures))
-    return shown
+    return long, shown
 
 
 def markdown(table: pd.DataFrame) -> str:

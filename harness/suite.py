@@ -116,7 +116,7 @@ def load(
     Raises `UsageError`.
     """
     path = _find(suite, Catalogue())
-    file = _read(path)
+    file = read(path)
     files = [*(path.parent / plugin for plugin in file.plugins), *plugins]
     catalogue = Catalogue(files)
     added = {
@@ -180,11 +180,7 @@ def _find(suite: str, catalogue: Catalogue) -> Path:
 
 
 def read(path: Path) -> SuiteFile:
-    """A suite file as it is written, checked in form only."""
-    return _read(path)
-
-
-def _read(path: Path) -> SuiteFile:
+    """A suite file as it is written, checked in form only; raises `UsageError`."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

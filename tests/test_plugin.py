@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.plugin import Catalogue, Plugin, snake_case
+from harness.plugin import Catalogue, Entry, Plugin, snake_case
 
 MINE = '''
 """A plugin file."""
@@ -120,6 +120,12 @@ def test_two_plugins_under_one_name_name_both_origins(tmp_path):
     path.write_text(MINE.replace("MyAttack", "Adam"))
     with pytest.raises(UsageError, match=r"two attackers are called 'adam': attackers.adam:Adam .*clash.py:Adam"):
         Catalogue([path])
+
+
+def test_two_suites_under_one_name_name_both_origins():
+    catalogue = Catalogue()
+    with pytest.raises(UsageError, match=r"two suites are called 'quick': .*suites/quick.yaml and /else/quick.yaml"):
+        catalogue._add(Entry("suite", "quick", "elsewhere", "", "/else/quick.yaml", "/else/quick.yaml"))
 
 
 def test_files_that_are_no_plugins_are_refused(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from harness import api, runner
 from harness.errors import UsageError
@@ -173,6 +174,28 @@ def test_a_faulty_defense_is_a_hole_with_its_reason_in_the_table(tiny, faulty):
         result.tables["probe"].set_index("defense").loc["poison", "missing"]
     )
     assert set(result.records[result.records["defense"] == "none"]["status"]) == {"ok"}
+
+
+def test_a_missing_data_package_is_a_hole_and_the_rest_goes_on(tiny, monkeypatch):
+    from harness.errors import RunError
+    from harness.probe import data
+
+    content = yaml.safe_load(tiny.read_text())
+    digits = {"data": "mnist5k", "framing": "single-class", "pairs": [[3, 8]]}
+    content["grids"].append({"name": "digits", "track": "probe", "tasks": [digits], "defenses": {"none": None}})
+    tiny.write_text(yaml.safe_dump(content))
+
+    def missing():
+        raise RunError("data package is not installed; pip install it")
+
+    monkeypatch.setitem(data._TABLES, "house_prices", missing)
+    for remembered in (data._raw, data.digest, data.load):
+        remembered.cache_clear()
+    result = api.run(str(tiny), workers=1)
+    by_grid = result.records.groupby("grid")["status"].unique()
+    assert list(by_grid["house_prices"]) == ["failed"]
+    assert list(by_grid["digits"]) == ["ok"]
+    assert "pip install it" in str(result.tables["probe"]["missing"].iloc[0])
 
 
 def test_a_dying_worker_is_a_hole_and_the_rest_goes_on(tiny, faulty):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from harness.errors import RunError
 from harness.plan import Job, seed_of
 from harness.plugin import Metric, PluginSpec, Track
 from harness.probe.tasks import ROLES, Role, Task, TaskBlock
@@ -121,7 +122,11 @@ class _Jobs:
     def _inputs(task: Task) -> dict[str, Any]:
         from harness.probe.data import digest
 
-        return {"task": task.model_dump(mode="json"), "data": digest(task.data)}
+        try:
+            values = digest(task.data)
+        except RunError:  # data that cannot be had is a hole for those who need it, not the end of the run
+            values = None
+        return {"task": task.model_dump(mode="json"), "data": values}
 
 
 class ProbeTrack(Track):

@@ -1,0 +1,51 @@
+"""What the README tells people to type works."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line
+    for language, block in BLOCKS
+    if language == "sh"
+    for line in block.splitlines()
+    if line.startswith(".venv/bin/immunebench")
+]
+
+
+def python_block(start: str) -> str:
+    (block,) = [block for language, block in BLOCKS if language == "python" and block.startswith(start)]
+    return block
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(command, tmp_path):
+    (tmp_path / "signed.py").write_text(python_block('"""signed.py"""'))
+    arguments = shlex.split(command)[1:] + (["--seeds", "1", "--workers", "1"] if " run " in command else [])
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.cli", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    if "--plugin" in command:
+        assert "signed_descent" in (tmp_path / "results/runs/house_prices/leaderboard.csv").read_text()
+
+
+def test_the_python_example():
+    names: dict = {}
+    exec(python_block("import harness"), names)
+    assert set(names["result"].records["defense"]) == {"none", "whitening"}
+    assert "<table" in names["result"]._repr_html_()  # what a notebook shows
+
+
+def test_the_make_targets_exist():
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    targets = re.findall(r"^make ([\w-]+)", README, re.MULTILINE)
+    assert {"quick", "test"} <= set(targets)
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
