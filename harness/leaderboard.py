@@ -58,9 +58,10 @@ def board(records: pd.DataFrame, published: pd.DataFrame | None = None) -> pd.Da
     notes, of_cell = _notes(groups, measured), cells[measured.index].groupby(groups).first()
     long["note"] = ["; ".join(filter(None, (notes[g], holes.get(of_cell[g])))) for g in long.index]
 
-    lost = [cell for cell in holes if not (cells[measured.index] == cell).any()]
+    lost = [cell for cell in holes if not (of_cell == cell).any()]
     empty = records[CELL].groupby(cells).first().loc[lost].assign(n_tasks=0, n_seeds=0, note=pd.Series(holes))
-    long = pd.concat([long, empty]).reindex(columns=COLUMNS)
+    long = pd.concat([long.assign(cell=of_cell), empty.assign(cell=lost)])
+    long = long.sort_values("cell", kind="stable").reindex(columns=COLUMNS)  # the suite's order
     types = {name: kind for name, kind in record_files.SCHEMA.items() if name in COLUMNS}
     long = long.astype({**types, **dict.fromkeys(["ci_low", "ci_high", "published"], "Float64")})
     long["note"] = long["note"].mask(long["note"] == "")
