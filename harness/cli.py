@@ -137,7 +137,7 @@ def plan(
 @app.command("list")
 def list_(what: Annotated[Listing, typer.Argument(help="defenses, attackers, suites or metrics")]) -> None:
     """List plugins, suites or metrics."""
-    from harness.plugin import Catalogue
+    from harness.catalogue import Catalogue
 
     catalogue = Catalogue()
     if what is Listing.metrics:
@@ -170,7 +170,7 @@ def show(
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """Show a plugin: its docstring, fields with their defaults, presets and origin."""
-    from harness.plugin import Catalogue
+    from harness.catalogue import Catalogue
 
     entry = Catalogue(plugin).get(kind.value, name)
     cls = entry.load()

@@ -1,5 +1,13 @@
 """What can go wrong, in one line: what, where, what to do."""
 
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class ImmuneBenchError(Exception):
     """Base of every error a user sees as one line; `exit_code` is the command's."""
@@ -21,9 +29,15 @@ class PluginError(RunError):
     """A plugin broke its contract (NaN loss, ended early, yields nothing); its cell becomes a hole."""
 
 
-def nearest(word: str, choices: "list[str]") -> str:
+def nearest(word: str, choices: list[str]) -> str:
     """A hint that names the choices closest to `word`, or all of them if none is close."""
-    import difflib
-
     close = difflib.get_close_matches(word, choices, n=3, cutoff=0.4)
     return f"did you mean {', '.join(close)}?" if close else f"there are: {', '.join(sorted(choices)) or 'none'}"
+
+
+def describe(error: ValidationError) -> str:
+    """A pydantic error as one line."""
+    return "; ".join(
+        ".".join(str(part) for part in item["loc"]) + f": {item['msg']} (got {item['input']!r:.80})"
+        for item in error.errors()
+    )

@@ -9,8 +9,9 @@ import pandas as pd
 from tabulate import tabulate
 
 from harness import records as record_files
+from harness.catalogue import Catalogue
 from harness.errors import UsageError
-from harness.plugin import Catalogue, Track
+from harness.plugin import Track
 from harness.stats import seed_intervals
 
 RECORDS = "records.parquet"

@@ -17,9 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.catalogue import Catalogue
 from harness.errors import ImmuneBenchError, RunError
 from harness.plan import Job, Plan
-from harness.plugin import Catalogue, Track
+from harness.plugin import Track
 from harness.store import Store, StoreError
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from harness.errors import UsageError, nearest
-from harness.plugin import KINDS, Catalogue, PluginSpec, Track, describe
+from harness.catalogue import Catalogue
+from harness.errors import UsageError, describe, nearest
+from harness.plugin import KINDS, PluginSpec, Track
 
 FORMAT = 1
 """The newest suite file format this harness reads."""

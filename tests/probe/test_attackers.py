@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from harness import meter
-from harness.plugin import Catalogue
+from harness.catalogue import Catalogue
 from harness.probe import measures
 from harness.probe.data import Split, load
 from harness.probe.model import Extractor, LinearProbe, losses

@@ -1,0 +1,71 @@
+"""What a class says of itself, read from its source without importing it."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from harness.errors import UsageError
+
+
+@functools.cache
+def module_path(module: str) -> Path:
+    """Where a module's source lies, found without importing it or its parents."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    for depth in range(len(rest)):
+        if spec is None:
+            break
+        spec = PathFinder.find_spec(".".join([top, *rest[: depth + 1]]), spec.submodule_search_locations)
+    if spec is None or spec.origin is None:
+        raise UsageError(f"module {module} is registered as a plugin but cannot be found; reinstall its package")
+    return Path(spec.origin)
+
+
+def _imported_path(path: Path, statement: ast.ImportFrom) -> Path:
+    """Where the module that `statement`, in the file `path`, imports from has its source."""
+    assert statement.module is not None
+    if not statement.level:
+        return module_path(statement.module)
+    base = path.parents[statement.level - 1].joinpath(*statement.module.split("."))
+    return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+
+
+@functools.cache
+def parse(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read plugin file {path}: {error}") from None
+
+
+def read_class(path: Path, name: str) -> dict[str, str]:
+    """`doc`, `summary` and the string class attributes (`kind`, `track`, `name`) that a class has or inherits,
+    followed through its bases' imports by reading their sources only."""
+    tree = parse(path)
+    node = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name), None)
+    if node is None:
+        # Follow the import that brings the name here; a lazy package says it in the stub beside it.
+        stub = path.with_suffix(".pyi")
+        for statement in ast.walk(parse(stub) if stub.is_file() else tree):
+            if isinstance(statement, ast.ImportFrom) and statement.module:
+                for alias in statement.names:
+                    if (alias.asname or alias.name) == name:
+                        return read_class(_imported_path(path, statement), alias.name)
+        return {}
+    found: dict[str, str] = {}
+    for base in node.bases:
+        if isinstance(base, ast.Name):
+            found = {**read_class(path, base.id), **found}
+    for statement in node.body:
+        match statement:
+            case ast.AnnAssign(target=ast.Name(id=key), value=ast.Constant(value=str(value))):
+                found[key] = value
+            case ast.Assign(targets=[ast.Name(id=key)], value=ast.Constant(value=str(value))):
+                found[key] = value
+    found["doc"] = ast.get_docstring(node) or ""
+    found["summary"] = found["doc"].partition("\n")[0]
+    return found
