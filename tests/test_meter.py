@@ -84,7 +84,16 @@ def test_memory_that_a_step_takes_is_seen():
         block = torch.ones(64 * 2**20, dtype=torch.uint8)  # 64 MiB
         yield float(block[0])
 
-    assert pull(hungry(), "it").peak_mb > 50
+    for _ in range(2):  # also where an earlier job has freed as much
+        assert 50 < pull(hungry(), "it").peak_mb < 80
+
+
+def test_memory_that_is_freed_within_a_step_is_seen():
+    def fleeting():
+        yield float(torch.ones(64 * 2**20, dtype=torch.uint8)[0])
+        yield 1.0
+
+    assert 50 < pull(fleeting(), "it").peak_mb < 80
 
 
 def test_readings_are_kept(tmp_path):

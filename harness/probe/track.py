@@ -79,7 +79,7 @@ _METRICS = (
            description="steps_to_gap over that of the undefended features"),
     Metric(name="seconds", title="seconds", unit="s", description="time inside the defense"),
     Metric(name="peak_mb", title="memory", unit="MiB",
-           description="rise of resident memory while the defense ran, as seen after its steps"),
+           description="highest resident memory while the defense ran, less that at its start"),
 )  # fmt: skip
 
 
