@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ def carry_out(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     }[job.stage]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    _warm_up()
     try:
         seed = job.seed or 0
         random.seed(seed)
@@ -42,6 +44,15 @@ def carry_out(job: Job, parents: Mapping[str, Path], out: Path) -> None:
         stage(job, parents, out)
     finally:
         torch.set_num_threads(threads)
+
+
+@cache
+def _warm_up() -> None:
+    """Have torch load what it loads at first use, or its time and memory would be charged to the first plugin."""
+    x = torch.eye(2, dtype=torch.float64, requires_grad=True)
+    torch.linalg.eigvalsh(x @ x.T).sum().backward()
+    torch.optim.Adam([x], fused=True).step()
+    torch.linalg.solve(x.detach(), torch.linalg.svd(x.detach()).U)
 
 
 def _immunize(job: Job, parents: Mapping[str, Path], out: Path) -> None:

@@ -9,12 +9,18 @@ CAPTION = (
     "interval over seeds; published: the paper's. range: RIR over the numerical rank; held-out: under floor on "
     "held-out rows. a b c: share of cells in which each part of the paper's definition of an immunized model holds "
     "after scale normalisation (range). Attacks on the harmful task: GD is gradient descent with exact line search, "
-    "best the attacker that leaves the smallest gap; gap: what is left of the loss gap after the last step; slow: "
-    "steps to the protocol's gap over those on the undefended model (≥: not reached); score: the best held-out "
-    "accuracy or R² that any attacker reaches at any measured step (undefended in parentheses). s, MiB: the "
-    "defense's own seconds and memory."
+    "best the attacker that leaves the smallest gap (if several close it, the one that is first at the protocol's "
+    "gap); gap: what is left of the loss gap after the last step; slow: steps to the protocol's gap over those on "
+    "the undefended model (≥: not reached); score: the best held-out accuracy or R² that any attacker reaches at any "
+    "measured step (undefended in parentheses). s, MiB: the defense's own seconds and memory."
 )
 GRADIENT_DESCENT = "gradient_descent"
+CLOSED = 1e-9
+"""A loss gap below this is none: rounding carries finished attacks to either side of the optimum."""
+COLUMNS = [
+    "grid", "defense", "RIR [95 %]", "published", "(i)", "(ii)", "range", "held-out", "a b c",
+    "GD gap", "best gap", "GD slow", "best slow", "score", "s", "MiB", "missing",
+]  # fmt: skip
 
 
 def table(board: pd.DataFrame) -> pd.DataFrame:
@@ -29,7 +35,7 @@ def table(board: pd.DataFrame) -> pd.DataFrame:
         holes = cell["note"].dropna().str.extract(r"(\d+ of \d+ cells failed: .*)")[0].dropna()
         row["missing"] = holes.iloc[0] if len(holes) else ""
         rows.append(row)
-    wide = pd.DataFrame(rows).fillna("")
+    wide = pd.DataFrame(rows).reindex(columns=COLUMNS).fillna("")
     wide = wide[[name for name in wide if (wide[name] != "").any()]]
     wide.attrs["caption"] = CAPTION
     return wide
@@ -51,16 +57,17 @@ def _unattacked(cell: pd.DataFrame) -> dict[str, str]:
 
 def _attacked(cell: pd.DataFrame, undefended: pd.DataFrame) -> dict[str, str]:
     gaps = cell[(cell["metric"] == "loss_gap") & (cell["role"] == "harmful")].dropna(subset=["value"])
-    last = gaps[gaps["step"] == gaps["step"].max()]
+    last = gaps[gaps["step"] == gaps["step"].max()].set_index("attacker")["value"].astype(float)
     if last.empty:
         return {}
-    # Rounding can carry a finished attack below the optimum; that is a gap of nothing.
-    strongest = str(last.loc[last["value"].abs().idxmin(), "attacker"])
-    gd = last[last["attacker"] == GRADIENT_DESCENT]
+    reached = cell[(cell["metric"] == "steps_to_gap") & (cell["role"] == "harmful")].set_index("attacker")["value"]
+    ranked = pd.DataFrame({"gap": last.clip(lower=CLOSED), "steps": reached.reindex(last.index)})
+    strongest = str(ranked.sort_values(["gap", "steps"], kind="stable").index[0])
+    best = ranked["gap"].min()
     score, base = (_best_score(of) for of in (cell, undefended))
     return {
-        "GD gap": _number(gd["value"].iloc[0]) if len(gd) else "",
-        "best gap": f"{_number(max(last['value'].min(), 0.0))} {strongest}",
+        "GD gap": _number(last.get(GRADIENT_DESCENT)),
+        "best gap": f"{'0' if best == CLOSED else _number(best)} {strongest}",
         "GD slow": _slow(cell, GRADIENT_DESCENT),
         "best slow": _slow(cell, strongest),
         "score": f"{score} ({base})" if score else "",
