@@ -6,13 +6,14 @@ import pandas as pd
 
 CAPTION = (
     "RIR = (i)/(ii) under the paper's κ policy `floor`, on training rows: geometric mean over tasks, with a 95 % t "
-    "interval over seeds; published: the paper's. range: RIR over the numerical rank; held-out: under floor on "
-    "held-out rows. a b c: share of cells in which each part of the paper's definition of an immunized model holds "
-    "after scale normalisation (range). Attacks on the harmful task: GD is gradient descent with exact line search, "
-    "best the attacker that leaves the smallest gap (if several close it, the one that is first at the protocol's "
-    "gap); gap: what is left of the loss gap after the last step; slow: steps to the protocol's gap over those on "
-    "the undefended model (≥: not reached); score: the best held-out accuracy or R² that any attacker reaches at any "
-    "measured step (undefended in parentheses). s, MiB: the defense's own seconds and memory."
+    "interval over seeds; published: the paper's (over digits an arithmetic mean). range: RIR over the numerical "
+    "rank; held-out: under floor on held-out rows. a b c: share of cells in which each part of the paper's "
+    "definition of an immunized model holds after scale normalisation (range). Attacks on the harmful task: GD is "
+    "gradient descent with exact line search, best the attacker that leaves the smallest gap (if several close it, "
+    "the one that is first at the protocol's gap); gap: what is left of the loss gap after the last step; slow: "
+    "steps to the protocol's gap over those on the undefended model (≥: not reached); score: the best held-out "
+    "accuracy or R² that any attacker reaches at any measured step (undefended in parentheses). s, MiB: the "
+    "defense's own seconds and memory."
 )
 GRADIENT_DESCENT = "gradient_descent"
 CLOSED = 1e-9
