@@ -193,6 +193,7 @@ def test_openml_houses_load_from_scikit_learns_cache(fresh, tmp_path, monkeypatc
     torch.testing.assert_close(theirs.heldout.harmful.y, ours.heldout.harmful.y)
 
 
+@pytest.mark.filterwarnings("ignore:Invalid cache")  # scikit-learn tries again before it gives up
 def test_openml_without_a_network_says_what_to_do(fresh, tmp_path, monkeypatch):
     import sklearn.datasets._openml as openml
 
