@@ -36,7 +36,7 @@ def table(board: pd.DataFrame) -> pd.DataFrame:
         holes = cell["note"].dropna().str.extract(r"(\d+ of \d+ cells failed: .*)")[0].dropna()
         row["missing"] = holes.iloc[0] if len(holes) else ""
         rows.append(row)
-    wide = pd.DataFrame(rows, dtype=object).reindex(columns=COLUMNS).fillna("")
+    wide = pd.DataFrame(rows, dtype=object).reindex(columns=COLUMNS, fill_value="").fillna("")
     wide = wide[[name for name in wide if (wide[name] != "").any()]]
     wide.attrs["caption"] = CAPTION
     return wide
