@@ -192,7 +192,8 @@ def _latex(suite: str, shown: Mapping[str, pd.DataFrame]) -> str:
 def _html(suite: str, shown: Mapping[str, pd.DataFrame], pictures: Mapping[str, list[str]]) -> str:
     style = (
         "body{font:15px/1.4 system-ui,sans-serif;margin:2em;color-scheme:light dark}"
-        "table{border-collapse:collapse}th,td{padding:.3em .7em;border-bottom:1px solid #8886;text-align:right;white-space:nowrap}"
+        "table{border-collapse:collapse}"
+        "th,td{padding:.3em .7em;border-bottom:1px solid #8886;text-align:right;white-space:nowrap}"
         "th:first-child,td:first-child,td:nth-child(2),th:nth-child(2){text-align:left}"
         ".wide{overflow-x:auto}img{max-width:100%}"
     )
