@@ -57,11 +57,11 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Local processes; one a
 @app.command()
 def run(
     suite: SuiteName,
-    defense: Defenses = [],  # noqa: B006 - typer reads the default
-    attacker: Attackers = [],  # noqa: B006
+    defense: Defenses = [],
+    attacker: Attackers = [],
     seeds: Seeds = None,
-    settings: Settings = [],  # noqa: B006
-    plugin: Plugins = [],  # noqa: B006
+    settings: Settings = [],
+    plugin: Plugins = [],
     out: Annotated[Path | None, typer.Option(help="Folder for the results; results/runs/SUITE by default.")] = None,
     workers: Workers = None,
     keep_weights: Annotated[bool, typer.Option(help="Keep the immunized weights in the store.")] = False,
@@ -105,11 +105,11 @@ def run(
 @app.command()
 def plan(
     suite: SuiteName,
-    defense: Defenses = [],  # noqa: B006
-    attacker: Attackers = [],  # noqa: B006
+    defense: Defenses = [],
+    attacker: Attackers = [],
     seeds: Seeds = None,
-    settings: Settings = [],  # noqa: B006
-    plugin: Plugins = [],  # noqa: B006
+    settings: Settings = [],
+    plugin: Plugins = [],
     workers: Workers = None,
 ) -> None:
     """Show what a run would do: cells, jobs, how many are in the store already, and how long the rest takes."""
@@ -167,7 +167,7 @@ def list_(what: Annotated[Listing, typer.Argument(help="defenses, attackers, sui
 def show(
     kind: Annotated[Kind, typer.Argument(help="defense or attacker")],
     name: Annotated[str, typer.Argument(help="its name")],
-    plugin: Plugins = [],  # noqa: B006
+    plugin: Plugins = [],
 ) -> None:
     """Show a plugin: its docstring, fields with their defaults, presets and origin."""
     from harness.catalogue import Catalogue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -30,6 +31,7 @@ PUBLISHED_SCHEMA = [
 `setting` is the suite's grid, `task` is empty for a mean over all tasks."""
 
 
+@cache
 def tracks() -> dict[str, Track]:
     """Every track installed, by name."""
     return {entry.name: entry.load()() for entry in Catalogue().all("track")}
