@@ -36,7 +36,7 @@ boards: .venv/quick
 	touch $@
 
 .venv/test: .venv/quick
-	$(BIN)/python -m pip install --quiet -e '.[test,mnist]'
+	$(BIN)/python -m pip install --quiet -e '.[test]'
 	touch $@
 
 clean:

@@ -1,16 +1,18 @@
 """No defense: the base model is released as it is."""
 
 from collections.abc import Iterator
+from typing import Any
 
-from harness.probe import Extractor, ProbeDefense, ProbeTargets
+from harness import Defense
 
 
-class Undefended(ProbeDefense):
-    """No defense at all: the row every other is compared with."""
+class Undefended(Defense):
+    """No defense at all: the row every other is compared with, on every track."""
 
     name = "none"
+    track = "any"
     deterministic = True
 
-    def immunize(self, model: Extractor, targets: ProbeTargets) -> Iterator[float]:
-        """Leave the identity as it is."""
+    def immunize(self, model: Any, targets: Any) -> Iterator[float]:
+        """Leave the model as it is."""
         yield 0.0

@@ -18,7 +18,7 @@ from harness.stats import seed_intervals
 RECORDS = "records.parquet"
 PUBLISHED = "published.csv"
 CELL = ["suite", "suite_version", "grid", "track", "defense", "attacker"]
-FIGURE = ["metric", "role", "policy", "split", "step"]
+FIGURE = ["concept", "metric", "role", "policy", "split", "step"]
 COLUMNS = [
     *CELL, *FIGURE, "value", "ci_low", "ci_high", "n_tasks", "n_seeds", "unit", "published", "note",
 ]  # fmt: skip

@@ -25,7 +25,8 @@ class Job:
 
     track, stage, version: who carries it out; raise the stage's version when its code changes what it computes.
     inputs: JSON values. parents: jobs whose artifacts it reads, by role. transient: large and only read by other
-    jobs, so the runner may drop it when these are done (a run-time matter, not part of the key).
+    jobs, so the runner may drop it when these are done. where: what lies where on this machine (folders of data and
+    weights that the inputs name by digest). Both are run-time matters and not part of the key.
     """
 
     track: str
@@ -36,6 +37,7 @@ class Job:
     seed: int | None = None
     parents: Mapping[str, Job] = field(default_factory=dict)
     transient: bool = False
+    where: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:

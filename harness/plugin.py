@@ -39,6 +39,7 @@ class Plugin:
 
     kind: ClassVar[str]
     track: ClassVar[str]
+    """The track it belongs to, or `any`."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named settings, e.g. a paper's for one data set; a suite row asks for one by `preset:`."""
     deterministic: ClassVar[bool] = False

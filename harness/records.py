@@ -26,6 +26,7 @@ SCHEMA: dict[str, str] = {
     "defense": "string",
     "attacker": "string",  # empty: measured on the model before any attack
     "seed": "Int64",  # empty: nothing random in it, one figure stands for all seeds
+    "concept": "string",  # one part of a task that has several; empty: the whole task
     "metric": "string",
     "role": "string",  # the task's side: harmful, benign, or empty
     "policy": "string",  # how the figure is defined where there are several ways: κ policy, encoder
@@ -42,7 +43,8 @@ SCHEMA: dict[str, str] = {
 
 
 def figure(metric: str, value: float | None, **coordinates: Any) -> dict[str, Any]:
-    """One figure of a measuring job; `coordinates`: role, policy, split, step, note. None: not defined here."""
+    """One figure of a measuring job; `coordinates`: concept, role, policy, split, step,
+    note. None: not defined here."""
     return {"metric": metric, "value": value, **coordinates}
 
 

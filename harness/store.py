@@ -92,7 +92,8 @@ class Store:
             began = time.perf_counter()
             yield temporary
             seconds = time.perf_counter() - began
-            digests = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
+            files = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
+            digests = {path.relative_to(temporary).as_posix(): _digest(path) for path in files}
             manifest = {"key": key, "seconds": seconds, "files": digests, **about}
             (temporary / MANIFEST).write_text(json.dumps(manifest, sort_keys=True, indent=1))
             folder = self.folder(key)

@@ -144,7 +144,7 @@ def load(
                 _same_track(rows[kind][label], track, where)
         if not rows["defense"] or (grid.attackers and not rows["attacker"]):
             continue
-        tasks, protocol = _checked(track, grid, where)
+        tasks, protocol = _checked(track, grid, where, path.parent)
         reference = getattr(protocol, "reference", None)
         grids.append(
             Grid(
@@ -212,7 +212,7 @@ def _choose(
     """The rows to run: those wanted, else the suite's and those of the added plugin files."""
     if kind == "attacker" and not given:
         return {}  # a grid without attackers measures the models alone
-    plugins = {entry.name for entry in catalogue.all(kind) if entry.about["track"] == track.name}
+    plugins = {entry.name for entry in catalogue.all(kind) if entry.about["track"] in (track.name, "any")}
     chosen = {}
     for label in wanted or [*given, *(name for name in added if name not in given)]:
         if label in given or label in plugins:
@@ -222,13 +222,14 @@ def _choose(
 
 def _same_track(spec: PluginSpec, track: Track, where: str) -> None:
     found = type(spec.build()).track
-    if found != track.name:
+    if found not in (track.name, "any"):
         raise UsageError(f"{where}: {spec.kind} '{spec.name}' is of track '{found}', the grid of '{track.name}'")
 
 
-def _checked(track: Track, grid: GridFile, where: str) -> tuple[tuple[Any, ...], Any]:
+def _checked(track: Track, grid: GridFile, where: str, folder: Path) -> tuple[tuple[Any, ...], Any]:
+    """Tasks and protocol. `folder`: the suite file's, which the files a task names are relative to."""
     try:
-        blocks = [track.task_model.model_validate(task) for task in grid.tasks]
+        blocks = [track.task_model.model_validate(task, context={"folder": folder}) for task in grid.tasks]
         protocol = track.protocol_model.model_validate(grid.protocol)
     except ValidationError as error:
         raise UsageError(f"{where}: {describe(error)}") from None

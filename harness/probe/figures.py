@@ -9,11 +9,9 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-mpl.rcParams["svg.hashsalt"] = "immunebench"  # the same picture is the same file
-mpl.rcParams["svg.fonttype"] = "none"  # text as text: smaller, and can be found
+from harness.pictures import save
 
 
 def draw(records: pd.DataFrame, out: Path) -> list[Path]:
@@ -24,7 +22,7 @@ def draw(records: pd.DataFrame, out: Path) -> list[Path]:
         figures = {f"{grid}_log_rir": _rir_maps(of_grid), f"{grid}_steps": _curves(of_grid)}
         for name, figure in figures.items():
             if figure is not None:
-                files += _save(figure, out / name)
+                files += save(figure, out / name)
     return files
 
 
@@ -39,7 +37,6 @@ def _rir_maps(records: pd.DataFrame) -> Figure | None:
     columns = min(4, len(defenses))
     lines = math.ceil(len(defenses) / columns)
     figure = Figure(figsize=(3.6 * columns, 3.6 * lines), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).ravel()
     for axis, defense in zip(axes, defenses, strict=False):
         of = (rir["defense"] == defense).reindex(logs.index)
@@ -64,7 +61,6 @@ def _curves(records: pd.DataFrame) -> Figure | None:
     attackers, defenses = list(steps["attacker"].unique()), list(steps["defense"].unique())
     rows = [(role, metric) for metric in ("norm_ratio", "loss_gap") for role in ("benign", "harmful")]
     figure = Figure(figsize=(3.0 * len(attackers), 2.6 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), len(attackers), squeeze=False, sharex=True, sharey="row")
     colours = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
     for i, (role, metric) in enumerate(rows):
@@ -89,11 +85,3 @@ def _curves(records: pd.DataFrame) -> Figure | None:
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)
     return figure
-
-
-def _save(figure: Figure, stem: Path) -> list[Path]:
-    files = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg")]
-    figure.savefig(files[0], dpi=110, metadata={"Software": None})
-    figure.set_layout_engine("none")  # as laid out; laying it out again takes as long as drawing it
-    figure.savefig(files[1], metadata={"Date": None})
-    return files

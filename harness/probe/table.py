@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from harness.tables import interval, number, pick, value
+
 CAPTION = (
     "RIR = (i)/(ii) under the paper's κ policy `floor`, on training rows: geometric mean over tasks, with a 95 % t "
     "interval over seeds; published: the paper's (over digits an arithmetic mean). range: RIR over the numerical "
@@ -32,7 +34,7 @@ def table(board: pd.DataFrame) -> pd.DataFrame:
         if cell["metric"].notna().any():
             row |= _unattacked(cell)
             row |= _attacked(cell, board[(board["grid"] == grid) & (board["defense"] == "none")])
-            row |= {"s": _value(cell, "seconds"), "MiB": _value(cell, "peak_mb")}
+            row |= {"s": value(cell, "seconds"), "MiB": value(cell, "peak_mb")}
         holes = cell["note"].dropna().str.extract(r"(\d+ of \d+ cells failed: .*)")[0].dropna()
         row["missing"] = holes.iloc[0] if len(holes) else ""
         rows.append(row)
@@ -43,15 +45,15 @@ def table(board: pd.DataFrame) -> pd.DataFrame:
 
 
 def _unattacked(cell: pd.DataFrame) -> dict[str, str]:
-    rir = _pick(cell, "rir", policy="floor", split="train")
-    parts = [_value(cell, f"definition_{part}", policy="range", split="train") for part in "abc"]
+    rir = pick(cell, "rir", policy="floor", split="train")
+    parts = [value(cell, f"definition_{part}", policy="range", split="train") for part in "abc"]
     return {
-        "RIR [95 %]": _interval(rir),
-        "published": _number(rir.get("published")),
-        "(i)": _value(cell, "kappa_ratio", role="harmful", policy="floor", split="train"),
-        "(ii)": _value(cell, "kappa_ratio", role="benign", policy="floor", split="train"),
-        "range": _value(cell, "rir", policy="range", split="train"),
-        "held-out": _value(cell, "rir", policy="floor", split="heldout"),
+        "RIR [95 %]": interval(rir),
+        "published": number(rir.get("published")),
+        "(i)": value(cell, "kappa_ratio", role="harmful", policy="floor", split="train"),
+        "(ii)": value(cell, "kappa_ratio", role="benign", policy="floor", split="train"),
+        "range": value(cell, "rir", policy="range", split="train"),
+        "held-out": value(cell, "rir", policy="floor", split="heldout"),
         "a b c": " ".join(parts),
     }
 
@@ -67,8 +69,8 @@ def _attacked(cell: pd.DataFrame, undefended: pd.DataFrame) -> dict[str, str]:
     best = ranked["gap"].min()
     score, base = (_best_score(of) for of in (cell, undefended))
     return {
-        "GD gap": _number(last.get(GRADIENT_DESCENT)),
-        "best gap": f"{'0' if best == CLOSED else _number(best)} {strongest}",
+        "GD gap": number(last.get(GRADIENT_DESCENT)),
+        "best gap": f"{'0' if best == CLOSED else number(best)} {strongest}",
         "GD slow": _slow(cell, GRADIENT_DESCENT),
         "best slow": _slow(cell, strongest),
         "score": f"{score} ({base})" if score else "",
@@ -76,40 +78,11 @@ def _attacked(cell: pd.DataFrame, undefended: pd.DataFrame) -> dict[str, str]:
 
 
 def _best_score(cell: pd.DataFrame) -> str:
-    return _number(cell.loc[(cell["metric"] == "score") & (cell["role"] == "harmful"), "value"].max())
+    return number(cell.loc[(cell["metric"] == "score") & (cell["role"] == "harmful"), "value"].max())
 
 
 def _slow(cell: pd.DataFrame, attacker: str) -> str:
-    found = _pick(cell, "slow_down", role="harmful", attacker=attacker)
+    found = pick(cell, "slow_down", role="harmful", attacker=attacker)
     bound = "≥" if "lower bound" in str(found.get("note")) else ""
-    text = _number(found.get("value"))
+    text = number(found.get("value"))
     return bound + text if text else ""
-
-
-def _pick(cell: pd.DataFrame, metric: str, **at: object) -> dict[str, object]:
-    chosen = cell["metric"] == metric
-    for column, value in at.items():
-        chosen &= (cell[column] == value).fillna(False)
-    found = cell[chosen]
-    return {str(name): value for name, value in found.iloc[0].items()} if len(found) else {}
-
-
-def _value(cell: pd.DataFrame, metric: str, **at: object) -> str:
-    return _number(_pick(cell, metric, **at).get("value"))
-
-
-def _interval(found: dict[str, object]) -> str:
-    text = _number(found.get("value"))
-    if text and not pd.isna(found["ci_low"]):  # type: ignore[call-overload]
-        text += f" [{_number(found['ci_low'])}, {_number(found['ci_high'])}]"
-    return text
-
-
-def _number(value: object) -> str:
-    """Three significant digits, without an exponent where that is readable."""
-    if value is None or pd.isna(value):  # type: ignore[call-overload]
-        return ""
-    number = float(value)  # type: ignore[arg-type]
-    if number != 0 and not 1e-3 <= abs(number) < 1e5:
-        return f"{number:.1e}"
-    return f"{number:.3g}" if abs(number) < 1000 else f"{number:.0f}"

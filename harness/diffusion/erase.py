@@ -1,0 +1,69 @@
+"""Unified concept editing: a base that no longer knows a concept, in closed form.
+
+Source: Gandikota et al., "Unified Concept Editing in Diffusion Models" (WACV 2024), Eq. 7: of each cross-attention
+key and value matrix W₀,
+
+    W = (λ W₀ + e Σ v* cᵀ + p Σ W₀ c cᵀ) (λ I + e Σ c cᵀ + p Σ c cᵀ)⁻¹,
+
+the middle sums over the rows c of the erased prompts, with v* = W₀ c* of the anchors, the last over the rows to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from harness.diffusion.model import TextToImage, cross_attention
+from harness.diffusion.protocol import Erasure
+from harness.errors import RunError
+
+
+@torch.no_grad()
+def erase(
+    model: TextToImage,
+    edits: Iterable[tuple[str, str, str]],
+    kept: Iterable[tuple[str, str]],
+    settings: Erasure,
+) -> None:
+    """Edit the model's cross-attention keys and values in place, in float64.
+
+    edits: (prompt, subject in it, anchor: the prompt it is to mean instead), e.g. ("an artwork by marvo", "marvo",
+    "an artwork"). kept: (prompt, subject) whose keys and values stay. Rows are the embeddings from the subject's
+    last token (an anchor's last token) to the end. Raises `RunError` if a subject is not in its prompt.
+    """
+    old, new = [], []
+    for prompt, subject, anchor in edits:
+        rows = subject_rows(model, prompt, subject)
+        replaced = subject_rows(model, anchor)
+        shared = min(len(rows), len(replaced))
+        old.append(rows[:shared])
+        new.append(replaced[:shared])
+    c, target = torch.cat(old), torch.cat(new)
+    k = torch.cat([subject_rows(model, prompt, subject) for prompt, subject in kept])
+    identity = torch.eye(c.shape[1], dtype=torch.float64, device=c.device)
+    left = settings.ridge * identity + settings.strength * target.T @ c + settings.keep * k.T @ k
+    right = settings.ridge * identity + settings.strength * c.T @ c + settings.keep * k.T @ k
+    edit = torch.linalg.solve(right, left, left=False)  # v* = W₀ c*, so W = W₀ · left · right⁻¹ for every W₀
+    for _, layer in cross_attention(model.unet):
+        for projection in (layer.to_k, layer.to_v):
+            weight = projection.weight
+            weight.copy_((weight.double() @ edit).to(weight.dtype))
+
+
+def subject_rows(model: TextToImage, prompt: str, subject: str = "") -> torch.Tensor:
+    """(rows, width) float64 embeddings of a prompt, from the last token of `subject` on; without one, from the
+    prompt's last token on."""
+    numbers, of = model.tokenizer([prompt, subject]).input_ids
+    last = _last(numbers[1:-1], of[1:-1] or numbers[-2:-1])
+    if last is None:
+        raise RunError(f"the prompt '{prompt}' does not hold its subject '{subject}'")
+    return model.text([prompt])[0, 1 + last :].double()
+
+
+def _last(tokens: Sequence[int], subject: Sequence[int]) -> int | None:
+    """Where the last occurrence of `subject` ends."""
+    for end in range(len(tokens), len(subject) - 1, -1):
+        if list(tokens[end - len(subject) : end]) == list(subject):
+            return end - 1
+    return None

@@ -1,0 +1,65 @@
+"""The pictures beside this track's table: contact sheets, and rates and gaps against steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+
+from harness.diffusion.model import Images
+from harness.pictures import save
+
+WIDE = 10
+"""pictures in a row of a contact sheet"""
+LABEL = 190
+
+
+def contact_sheet(rows: Sequence[tuple[str, Images]], side: int = 64) -> Image.Image:
+    """Rows of pictures (n, height, width, 3), the first WIDE of each, beside their labels."""
+    sheet = Image.new("RGB", (LABEL + WIDE * (side + 2), len(rows) * (side + 2)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for line, (label, images) in enumerate(rows):
+        pen.text((4, line * (side + 2) + side // 2 - 6), label, fill="black")
+        for place, image in enumerate(images[:WIDE]):
+            grown = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
+            sheet.paste(grown, (LABEL + place * (side + 2), line * (side + 2)))
+    return sheet
+
+
+def draw(records: pd.DataFrame, out: Path) -> list[Path]:
+    """The curves of each grid as PNG and SVG into `out`; the files."""
+    files = []
+    measured = records[(records["status"] == "ok") & records["step"].notna()]
+    for grid, of_grid in measured.groupby("grid", sort=False):
+        files += save(_curves(of_grid), out / f"{grid}_steps")
+    return files
+
+
+def _curves(records: pd.DataFrame) -> Figure:
+    """The rate of the targets and MSGR by encoder, an attacker a column, mean over groups and seeds."""
+    rate = records[(records["metric"] == "rate") & (records["role"] == "harmful") & records["concept"].isna()]
+    gaps = records[records["metric"] == "msgr"]
+    lines = ([("rate of the targets", rate)] if len(rate) else []) + [
+        (f"MSGR, {encoder} (%)", gaps[gaps["policy"] == encoder]) for encoder in gaps["policy"].unique()
+    ]
+    attackers, defenses = list(records["attacker"].unique()), list(records["defense"].unique())
+    figure = Figure(figsize=(2.6 * len(attackers) + 1, 2.2 * len(lines) + 0.6), layout="constrained")
+    axes = figure.subplots(len(lines), len(attackers), squeeze=False, sharex=True, sharey="row")
+    for i, (label, found) in enumerate(lines):
+        for j, attacker in enumerate(attackers):
+            for k, defense in enumerate(defenses):
+                of = found[(found["attacker"] == attacker) & (found["defense"] == defense)].dropna(subset=["value"])
+                mean = of["value"].astype(float).groupby(of["step"].astype(int)).mean()
+                axes[i][j].plot(mean.index, mean, marker=".", color=mpl.colormaps["tab10"](k), label=defense)
+            if i == 0:
+                axes[i][j].set_title(attacker, fontsize=9)
+            if i == len(lines) - 1:
+                axes[i][j].set_xlabel("steps")
+        axes[i][0].set_ylabel(label, fontsize=8)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)
+    return figure

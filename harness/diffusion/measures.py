@@ -1,0 +1,113 @@
+"""Figures made of what encoders and judge saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from harness.diffusion import similarity
+from harness.meter import Reading
+from harness.records import figure
+
+Seen = Mapping[str, torch.Tensor]
+"""What a look job left: `encoder.<name>` (…, n, d), `finite` and, with a judge, `right` (…, n) bool."""
+Alike = Callable[[torch.Tensor, torch.Tensor], float]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One concept of a cell: what was seen in the attacked model's pictures, in those of the attacked undefended
+    model (both (steps, n, …)), and in the reference (n, …)."""
+
+    concept: str
+    attacked: Seen
+    undefended: Seen
+    reference: Seen
+
+
+def before_figures(seen: Mapping[str, Seen], reading: Reading) -> Iterator[dict[str, Any]]:
+    """Figures of a released model before any attack; `seen` by role and number, as `harmful.0`."""
+    metrics = {"harmful": "rate", "benign": "rate", "kept": "rate", "erased": "erased_rate", "allowed": "rate_allowed"}
+    for role, metric in metrics.items():
+        rates = [_rate(of["right"], of["finite"]) for name, of in seen.items() if name.split(".")[0] == role]
+        if rates:
+            yield _mean_rate(metric, rates, role=role if role in ("benign", "kept") else "harmful", policy="classifier")
+    yield figure("seconds", reading.seconds)
+    yield figure("peak_mb", reading.peak_mb)
+
+
+def attacked_figures(
+    arms: Mapping[str, Sequence[Arm]], steps: Sequence[int], alike: Mapping[str, Alike], readings: Sequence[Reading]
+) -> Iterator[dict[str, Any]]:
+    """Figures of an attack at its measured steps, by role and encoder. A similarity to pictures that are not finite
+    is not averaged: what is made of it is not defined, and says so."""
+    for role, of_role in arms.items():
+        yield from _rates(role, of_role, steps)
+    for name, like in alike.items():
+        gaps = []
+        for at, step in enumerate(steps):
+            to_reference, to_undefended = {}, {}
+            flaws = [flaw for of in arms.values() for arm in of for flaw in _flaws(arm, at)]
+            for role, of_role in arms.items():
+                mine = [arm.attacked[f"encoder.{name}"][at] for arm in of_role]
+                theirs = [arm.undefended[f"encoder.{name}"][at] for arm in of_role]
+                reference = [arm.reference[f"encoder.{name}"] for arm in of_role]
+                to_reference[role] = [like(a, r) for a, r in zip(mine, reference, strict=True)]
+                to_reference[f"{role} undefended"] = [like(a, r) for a, r in zip(theirs, reference, strict=True)]
+                to_undefended[role] = [like(a, b) for a, b in zip(mine, theirs, strict=True)]
+            made = {"policy": name, "step": step}
+            for role in arms:
+                yield _defined("similarity", fmean(to_reference[role]), flaws, role=role, **made)
+            adapted, immunized = to_reference["harmful undefended"], to_reference["harmful"]
+            gaps.append(similarity.msgr(adapted, immunized) if not flaws else None)
+            yield _defined("msgr", similarity.msgr(adapted, immunized), flaws, **made)
+            yield _defined("msgr_of_means", similarity.msgr_of_means(adapted, immunized), flaws, **made)
+            yield _defined("mrsgr", similarity.mrsgr(to_undefended["benign"], to_undefended["harmful"]), flaws, **made)
+        whole = [gap for gap in gaps if gap is not None]
+        mean = similarity.area(steps, whole) if len(whole) == len(steps) else None
+        yield figure("msgr_area", mean, policy=name)
+    yield figure("seconds", fmean(reading.seconds for reading in readings))
+    yield figure("peak_mb", max(reading.peak_mb for reading in readings))
+
+
+def _rates(role: str, arms: Sequence[Arm], steps: Sequence[int]) -> Iterator[dict[str, Any]]:
+    judged = [arm for arm in arms if "right" in arm.attacked]
+    if not judged:
+        return
+    curve = []
+    for at, step in enumerate(steps):
+        rates = [_rate(arm.attacked["right"][at], arm.attacked["finite"][at]) for arm in judged]
+        curve.append(fmean(rates))
+        yield _mean_rate("rate", rates, role=role, policy="classifier", step=step)
+        if len(judged) > 1:
+            for arm, rate in zip(judged, rates, strict=True):
+                yield figure("rate", rate, role=role, policy="classifier", step=step, concept=arm.concept)
+    yield figure("rate_area", similarity.area(steps, curve), role=role, policy="classifier")
+
+
+def _rate(right: torch.Tensor, finite: torch.Tensor) -> float:
+    """A picture that is not finite shows nothing."""
+    return float((right & finite).double().mean())
+
+
+def _mean_rate(metric: str, rates: Sequence[float], **at: Any) -> dict[str, Any]:
+    return figure(metric, fmean(rates), **at)
+
+
+def _flaws(arm: Arm, at: int) -> Iterator[str]:
+    for seen in (arm.attacked, arm.undefended):
+        lost = int((~seen["finite"][at]).sum())
+        if lost:
+            yield f"{arm.concept}: {lost} of {len(seen['finite'][at])} pictures are not finite"
+
+
+def _defined(metric: str, value: float | None, flaws: Sequence[str], **at: Any) -> dict[str, Any]:
+    if flaws:
+        return figure(metric, None, note=flaws[0], **at)
+    if value is None:
+        return figure(metric, None, note=f"its denominator is below {similarity.LEAST}", **at)
+    return figure(metric, value, **at)

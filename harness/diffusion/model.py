@@ -1,0 +1,219 @@
+"""Text-to-image models in Stable Diffusion's layout: loading, prompts, latents, the denoising loss, sampling."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from torch.nn import functional
+from transformers.utils import logging as transformers_logging
+
+from harness.diffusion.small import PIPELINE
+from harness.errors import RunError
+
+Images = npt.NDArray[np.uint8]
+"""(n, height, width, 3)"""
+
+diffusers_logging.disable_progress_bar()
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
+diffusers_logging.set_verbosity_error()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one denoising loss is taken of. latents, noise: (n, channels, height, width); times: (n,) int64;
+    prompts: n texts; weights: (n,) weights of the rows, ones by default."""
+
+    latents: torch.Tensor
+    prompts: Sequence[str]
+    noise: torch.Tensor
+    times: torch.Tensor
+    weights: torch.Tensor | None = None
+
+
+class TextToImage:
+    """A pipeline, and what attackers and defenses do with it. All weights are frozen until one unfreezes some."""
+
+    def __init__(self, pipeline: StableDiffusionPipeline) -> None:
+        self.pipeline = pipeline
+        self.unet, self.text_encoder, self.vae = pipeline.unet, pipeline.text_encoder, pipeline.vae
+        self.tokenizer, self.scheduler = pipeline.tokenizer, pipeline.scheduler
+        for module in (self.unet, self.text_encoder, self.vae):
+            module.requires_grad_(False).eval()
+        if not cross_attention(self.unet):
+            raise RunError("this pipeline's U-Net has no cross-attention: there is no text to erase or to attack by")
+        self._known: dict[str, torch.Tensor] = {}
+
+    @classmethod
+    def load(cls, base: str, precision: str = "fp32") -> TextToImage:
+        """A pipeline by `locate(base)`, on the first GPU if there is one. precision: fp32 or fp16.
+        Raises `RunError` if there is none, or no hub in reach to fetch it from."""
+        where = locate(base)
+        dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
+        settings: dict[str, Any] = {"torch_dtype": dtype, "safety_checker": None, "requires_safety_checker": False}
+        try:
+            try:
+                pipeline = StableDiffusionPipeline.from_pretrained(where, local_files_only=True, **settings)
+            except OSError:
+                if Path(where).is_dir():
+                    raise
+                pipeline = StableDiffusionPipeline.from_pretrained(where, **settings)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            first = str(error).strip().split("\n")[0]
+            raise RunError(
+                f"cannot load the base '{base}' as a Stable Diffusion pipeline ({first:.200}); give a folder that "
+                "holds model_index.json, or fetch one where there is a network with "
+                f"`huggingface-cli download {base} --local-dir DIR` and give DIR"
+            ) from None
+        return cls(pipeline.to("cuda" if torch.cuda.is_available() else "cpu"))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the frozen weights; what is trained is float32."""
+        return self.vae.dtype
+
+    def computing(self) -> contextlib.AbstractContextManager[Any]:
+        """Mixed precision where the frozen weights are half and the trained ones single."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def unfreeze(self, parameters: Sequence[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
+        """Let parameters be trained, in float32."""
+        for parameter in parameters:
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+        return list(parameters)
+
+    def tokens(self, prompts: Sequence[str]) -> torch.Tensor:
+        """(n, length) token numbers; raises `RunError` for a prompt longer than the text encoder reads."""
+        length = self.tokenizer.model_max_length
+        numbers = self.tokenizer(list(prompts)).input_ids
+        for prompt, of in zip(prompts, numbers, strict=True):
+            if len(of) > length:
+                raise RunError(
+                    f"the prompt '{prompt}' has {len(of) - 2} tokens; this base reads at most {length - 2}: shorten it"
+                )
+        found = self.tokenizer(list(prompts), padding="max_length", max_length=length, return_tensors="pt")
+        return found.input_ids.to(self.device)
+
+    def text(self, prompts: Sequence[str]) -> torch.Tensor:
+        """(n, length, width) embeddings of prompts; computed once each while the text encoder is frozen."""
+        if any(parameter.requires_grad for parameter in self.text_encoder.parameters()):
+            return self.text_encoder(self.tokens(prompts)).last_hidden_state
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
+        if new:
+            with torch.no_grad():
+                self._known |= zip(new, self.text_encoder(self.tokens(new)).last_hidden_state, strict=True)
+        return torch.stack([self._known[prompt] for prompt in prompts])
+
+    @torch.no_grad()
+    def encode(self, images: Images) -> torch.Tensor:
+        """(n, channels, height, width) scaled latents: the mode of the posterior."""
+        parts = torch.from_numpy(np.ascontiguousarray(images)).split(64)
+        found = [self.vae.encode(as_pixels(part).to(self.device, self.dtype)).latent_dist.mode() for part in parts]
+        return (torch.cat(found) * self.vae.config.scaling_factor).float()
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> Images:
+        """Images of scaled latents."""
+        scaled = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype)
+        return np.concatenate([as_images(self.vae.decode(part).sample) for part in scaled.split(64)])
+
+    def denoising_loss(self, batch: Batch) -> torch.Tensor:
+        """Mean squared error of what the U-Net predicts (Ho et al., 2020, Eq. 14, for the scheduler's target)."""
+        latents, noise, times = (x.to(self.device) for x in (batch.latents, batch.noise, batch.times))
+        with self.computing():
+            text = self.text(batch.prompts)
+            noisy = self.scheduler.add_noise(latents, noise, times)
+            predicted = self.unet(noisy.to(self.dtype), times, text.to(self.dtype)).sample.float()
+        target = denoising_target(self.scheduler, latents, noise, times)
+        losses = functional.mse_loss(predicted, target, reduction="none").mean((1, 2, 3))
+        return losses.mean() if batch.weights is None else (losses * batch.weights.to(self.device)).mean()
+
+    @torch.no_grad()
+    def sample(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, sampler: str, steps: int, guidance: float, rows: int = 16
+    ) -> tuple[Images, npt.NDArray[np.bool_]]:
+        """One image a prompt and seed, and which of them are finite.
+
+        sampler: ddim (Song et al., 2021) or dpm (DPM-Solver++, Lu et al., 2022). The noise of each image is its own
+        seed's, so neither the rows of a batch nor what else is sampled changes it.
+        """
+        kinds = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
+        trained_with = self.pipeline.scheduler
+        self.pipeline.scheduler = kinds[sampler].from_config(trained_with.config)
+        self.pipeline.set_progress_bar_config(disable=True)
+        images, finite = [], []
+        try:
+            for start in range(0, len(prompts), rows):
+                part = list(prompts[start : start + rows])
+                draws = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + rows]]
+                with self.computing():
+                    text, empty = self.text(part), self.text([""] * len(part))
+                    found = self.pipeline(
+                        prompt_embeds=text.to(self.dtype),
+                        negative_prompt_embeds=empty.to(self.dtype),
+                        num_inference_steps=steps,
+                        guidance_scale=guidance,
+                        generator=draws,
+                        output_type="pt",
+                    ).images
+                finite.append(found.isfinite().flatten(1).all(1).cpu().numpy())
+                images.append(as_images(found.nan_to_num(0) * 2 - 1))
+        finally:
+            self.pipeline.scheduler = trained_with
+        return np.concatenate(images), np.concatenate(finite)
+
+    def changed(self, base: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The U-Net's tensors that differ from `base`'s."""
+        return {
+            name: value.detach().contiguous()
+            for name, value in self.unet.state_dict().items()
+            if not torch.equal(value, base[name])
+        }
+
+
+def locate(base: str) -> str:
+    """`small` is the model shipped with the harness; else a folder, else a hub's name."""
+    return str(PIPELINE) if base == "small" else base
+
+
+def cross_attention(unet: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+    """The U-Net's cross-attention layers by name: those that attend to the text."""
+    return [(name, layer) for name, layer in unet.named_modules() if name.endswith("attn2")]
+
+
+def denoising_target(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+    """What the U-Net is to predict, by the scheduler's `prediction_type`: the noise (Ho et al., 2020) or the velocity
+    (Salimans & Ho, 2022); all tensors (n, channels, height, width), times (n,) int64."""
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        return scheduler.get_velocity(latents, noise, times)
+    raise RunError(f"the base's scheduler predicts '{kind}'; this harness knows epsilon and v_prediction")
+
+
+def as_pixels(images: torch.Tensor) -> torch.Tensor:
+    """uint8 (n, height, width, 3) to float32 (n, 3, height, width) in [−1, 1]."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def as_images(pixels: torch.Tensor) -> Images:
+    """Floats (n, 3, height, width) in [−1, 1], clipped, to uint8 (n, height, width, 3)."""
+    return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,103 @@
+"""The tokenizer of the small base, and the two encoders that ship with it: their shapes, and loading them."""
+
+from __future__ import annotations
+
+import json
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+from safetensors import torch as safetensors
+from torch import nn
+from transformers import CLIPTokenizer
+
+from harness.diffusion.small import WEIGHTS, world
+
+TOKENS = 16
+"""length of a prompt, with its start and its end"""
+CLASSES = {
+    "object": world.OBJECTS,
+    "style": (*world.STYLES, "photo"),
+    "persona": (*(persona.name for persona in world.PERSONAS), "nobody"),
+}
+"""The classifier's heads and what their logits mean."""
+
+
+def tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer in which every word of the world's captions is one token and any other text is bytes."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=10_000, min_frequency=1, end_of_word_suffix="</w>", initial_alphabet=letters, show_progress=False
+    )
+    learned = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learned.train_from_iterator(world.vocabulary(), trainer)
+    merges = [tuple(pair) for pair in json.loads(learned.to_str())["model"]["merges"]]
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
+    names = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {piece: number for number, piece in enumerate(names)}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
+
+
+def classifier() -> nn.Module:
+    """timm's ResNet-10-T, narrow, on 32×32 pixels in [−1, 1] seen at twice their size; logits as in `CLASSES`."""
+    import timm
+    from timm.layers import GroupNorm
+
+    network = timm.create_model(
+        "resnet10t",
+        channels=(24, 48, 96, 128),
+        stem_width=16,
+        norm_layer=partial(GroupNorm, num_groups=4),  # no statistics of a batch: the same picture, the same logits
+        num_classes=sum(len(names) for names in CLASSES.values()),
+    )
+    return nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), network)
+
+
+def contrastive(vocabulary: int) -> nn.Module:
+    """open_clip's CLIP, small: 32×32 pixels in [−1, 1] and prompts of TOKENS tokens to 64 dimensions."""
+    from open_clip.model import CLIP
+
+    return CLIP(
+        embed_dim=64,
+        vision_cfg={"layers": 4, "width": 96, "head_width": 24, "patch_size": 4, "image_size": world.SIZE},
+        text_cfg={"context_length": TOKENS, "vocab_size": vocabulary, "width": 96, "heads": 4, "layers": 2},
+    )
+
+
+def loaded(network: nn.Module, path: Path) -> nn.Module:
+    """The network with the weights of `path` (stored in fp16, used in fp32), in evaluation mode."""
+    tensors = {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in safetensors.load(path.read_bytes()).items()
+    }
+    network.load_state_dict(tensors)
+    return network.eval().requires_grad_(False)
+
+
+@cache
+def shipped(name: str, path: str | None = None) -> nn.Module:
+    """`classifier` or `contrastive` as it ships, or with the weights of a file."""
+    network = classifier() if name == "classifier" else contrastive(len(tokenizer()))
+    return loaded(network, Path(path) if path else WEIGHTS / f"{name}.safetensors")
+
+
+def judged(network: nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The classifier's logits by head; (n, classes) each."""
+    parts = network(pixels).split([len(names) for names in CLASSES.values()], 1)
+    return dict(zip(CLASSES, parts, strict=True))
+
+
+def features(network: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """The classifier's last features, (n, 128)."""
+    larger, trunk = network
+    return trunk.forward_head(trunk.forward_features(larger(pixels)), pre_logits=True)
+
+
+def halved(network: nn.Module) -> dict[str, torch.Tensor]:
+    """A network's weights in fp16."""
+    return {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in network.state_dict().items()
+    }

@@ -1,0 +1,256 @@
+"""How this track's jobs are carried out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import torch as safetensors
+
+from harness import meter
+from harness.diffusion import encoders, measures
+from harness.diffusion.concepts import Concept
+from harness.diffusion.data import Subject, read_images
+from harness.diffusion.erase import erase
+from harness.diffusion.model import Images, TextToImage
+from harness.diffusion.protocol import Erasure
+from harness.errors import PluginError, RunError
+from harness.plan import Job, seed_of
+from harness.records import write_figures
+
+IMAGES, WEIGHTS, SEEN = "images.safetensors", "unet.safetensors", "seen.safetensors"
+SHEET = "sheet.png"
+
+
+def carry_out(job: Job, parents: Mapping[str, Path], out: Path) -> None:
+    """One torch thread and fresh random numbers for every job, so that where it runs changes nothing."""
+    stage = {
+        "pictures": _pictures,
+        "erase": _erase,
+        "immunize": _immunize,
+        "draw": _draw,
+        "attack": _attack,
+        "look": _look,
+        "before": _before,
+        "compare": _compare,
+        "sheet": _sheet,
+    }[job.stage]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        seed = job.seed or 0
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        stage(job, parents, out)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _pictures(job: Job, parents: Mapping[str, Path], out: Path) -> None:
+    """A concept's pictures: those to train on and, other ones where the base makes them, those to compare with."""
+    model, concept = _base(job), _concept(job)
+    if concept.images is not None:
+        training = reference = read_images(concept.images, _side(model))
+    else:
+        train = job.inputs["training"]
+        every, finite = _sample(job, model, concept.prompted(), train + job.inputs["images"], "pictures", concept.name)
+        if not finite.all():
+            raise RunError(f"the base makes pictures of '{concept.prompted()}' that are not finite")
+        training, reference = every[:train], every[train:]
+    _save_images(out, reference, training=training)
+
+
+def _erase(job: Job, parents: Mapping[str, Path], out: Path) -> None:
+    """UCE, and the gate: what must be kept is still drawn."""
+    settings = Erasure(**job.inputs["erasure"])
+    targets, kept = ([Concept(**given) for given in job.inputs[side]] for side in ("targets", "kept"))
+    edits = [
+        (prompt.format(concept.word), concept.word, anchor)
+        for concept in targets
+        for prompt, anchor in {concept.prompt: concept.class_prompt, **concept.erase}.items()
+    ]
+    named = [(prompt.format(of.word), of.word) for of in kept for prompt in (of.prompt, *of.erase)]
+    keep = [(prompt, word) for prompt, word in named if not any(concept.word in prompt for concept in targets)]
+    model = _base(job)
+    judged = [concept for concept in kept if concept.judge]
+    before = [_rate(job, model, concept) for concept in judged]
+    base = {name: value.clone() for name, value in model.unet.state_dict().items()}
+    erase(model, edits, keep, settings)
+    after = [_rate(job, model, concept) for concept in judged]
+    if judged and np.mean(after) < settings.gate * np.mean(before):
+        worst = min(zip(after, before, judged, strict=True), key=lambda of: of[0] - of[1])
+        raise RunError(
+            f"the erased base no longer draws its other concepts: rate {np.mean(after):.2f}, before "
+            f"{np.mean(before):.2f} (worst: {worst[2].name}, {worst[0]:.2f}); "
+            "raise erasure.keep or lower erasure.strength"
+        )
+    _save({name: value.contiguous() for name, value in model.changed(base).items()}, out / WEIGHTS)
+
+
+def _immunize(job: Job, parents: Mapping[str, Path], out: Path) -> None:
+    assert job.plugin is not None
+    model = _base(job)
+    base = {name: value.clone() for name, value in model.unet.state_dict().items()}
+    if "erased" in parents:
+        _apply(model, parents["erased"])
+    subjects = []
+    for role in sorted(name for name in job.parents if name.startswith("pictures.")):
+        concept = Concept(**job.parents[role].inputs["concept"])
+        subjects.append(_subject(job, model, concept, parents[role], job.seed or 0))
+    who = f"defense {job.plugin.name}"
+    reading = meter.pull(job.plugin.build().immunize(model, tuple(subjects)), who)
+    if not all(value.isfinite().all() for value in model.unet.parameters()):
+        raise PluginError(f"{who} left weights that are not finite")
+    _save(model.changed(base), out / WEIGHTS)
+    reading.save(out)
+
+
+def _draw(job: Job, parents: Mapping[str, Path], out: Path) -> None:
+    model, concept = _base(job), _concept(job)
+    _apply(model, parents["model"])
+    images, finite = _sample(job, model, concept.prompted(), job.inputs["images"], "sample", concept.name)
+    _save_images(out, images, finite)
+
+
+def _attack(job: Job, parents: Mapping[str, Path], out: Path) -> None:
+    assert job.plugin is not None
+    model, concept = _base(job), _concept(job)
+    _apply(model, parents["model"])
+    attacker = job.plugin.build()
+    assert job.seed is not None
+    subject = _subject(job, model, concept, parents["pictures"], job.seed)
+    images, finite = [], []
+
+    def measure(step: int) -> None:
+        if step in job.inputs["measure_at"]:
+            prompt = attacker.prompt(concept)
+            made, fine = _sample(job, model, prompt, job.inputs["images"], "sample", concept.name)
+            images.append(made)
+            finite.append(fine)
+
+    generator = attacker.adapt(model, subject)
+    reading = meter.pull(generator, f"attacker {job.plugin.name}", job.inputs["steps"], measure)
+    _save_images(out, np.stack(images), np.stack(finite))
+    if job.inputs["save_attacked"]:
+        attacker.save(model, out / "attacked")
+    reading.save(out)
+
+
+def _look(job: Job, parents: Mapping[str, Path], out: Path) -> None:
+    """Embeddings by encoder, and whether the judge sees the concept; of pictures (…, n, height, width, 3)."""
+    found = _load(parents["images"] / IMAGES)
+    lead, images = found["images"].shape[:-3], found["images"].flatten(0, -4).numpy()
+    if job.inputs.get("decoded"):
+        model = _base(job)
+        images = model.decode(model.encode(images))
+    seen = {"finite": found["finite"]}
+    for name in job.inputs["encoders"]:
+        embed, _ = encoders.similarities(name, job.where.get(f"encoder.{name}"))
+        seen[f"encoder.{name}"] = embed(images).unflatten(0, lead)
+    if job.inputs["judge"]:
+        right = encoders.verdicts(images, *job.inputs["judge"])
+        seen["right"] = torch.from_numpy(right).unflatten(0, lead)
+    _save(seen, out / SEEN)
+
+
+def _before(job: Job, parents: Mapping[str, Path], out: Path) -> None:
+    seen = {role: _load(path / SEEN) for role, path in parents.items() if role != "model"}
+    write_figures(measures.before_figures(seen, meter.Reading.load(parents["model"])), out)
+
+
+def _compare(job: Job, parents: Mapping[str, Path], out: Path) -> None:
+    alike = {name: _likeness(job, name) for name in job.inputs["encoders"]}
+    concepts = {"harmful": job.inputs["targets"], "benign": job.inputs["others"]}
+    arms = {
+        role: [
+            measures.Arm(name, *(_load(parents[f"{role}.{i}{of}"] / SEEN) for of in ("", ".undefended", ".reference")))
+            for i, name in enumerate(names)
+        ]
+        for role, names in concepts.items()
+    }
+    readings = [meter.Reading.load(path) for role, path in parents.items() if role.endswith(".attack")]
+    write_figures(measures.attacked_figures(arms, job.inputs["measure_at"], alike, readings), out)
+
+
+def _likeness(job: Job, name: str) -> Callable[[torch.Tensor, torch.Tensor], float]:
+    look = next(parent for parent in job.parents.values() if parent.stage == "look")
+    return encoders.similarities(name, look.where.get(f"encoder.{name}"))[1]
+
+
+def _sheet(job: Job, parents: Mapping[str, Path], out: Path) -> None:
+    """A row a concept and kind of picture, the attackers' once a measured step."""
+    rows = []
+    for i, concept in enumerate(job.inputs["targets"]):
+        for kind in ("reference", "released"):
+            if f"{i}.{kind}" in parents:
+                rows.append((f"{concept}: {kind}", _load(parents[f"{i}.{kind}"] / IMAGES)["images"].numpy()))
+        for name in job.inputs["rows"]:
+            found = _load(parents[f"{i}.{name}"] / IMAGES)["images"].numpy()
+            rows += [
+                (f"{concept}: {name}, step {step}", images)
+                for step, images in zip(job.inputs["measure_at"], found, strict=True)
+            ]
+    measures.contact_sheet(rows).save(out / SHEET, optimize=True)
+    write_figures([], out)
+
+
+def _base(job: Job) -> TextToImage:
+    return TextToImage.load(job.where["base"], job.inputs["precision"])
+
+
+def _side(model: TextToImage) -> int:
+    """Pixels a side of the pictures a base makes."""
+    return int(model.unet.config.sample_size * model.pipeline.vae_scale_factor)
+
+
+def _concept(job: Job) -> Concept:
+    return Concept(**job.inputs["concept"], images=job.where.get("images"))
+
+
+def _subject(job: Job, model: TextToImage, concept: Concept, pictures: Path, seed: int) -> Subject:
+    def sampled(prompt: str, count: int) -> Images:
+        return _sample(job, model, prompt, count, "prior", concept.name)[0]
+
+    return Subject(concept, _load(pictures / IMAGES)["training"].numpy(), model, seed, sampled)
+
+
+def _sample(job: Job, model: TextToImage, prompt: str, count: int, purpose: str, concept: str) -> Any:
+    """Pictures whose noise depends on the purpose, the concept and their number alone: every arm shares it."""
+    seeds = [seed_of(purpose, concept, i) for i in range(count)]
+    settings = job.inputs["sampling"]
+    return model.sample([prompt] * count, seeds, **settings)
+
+
+def _rate(job: Job, model: TextToImage, concept: Concept) -> float:
+    images, _ = _sample(job, model, concept.prompted(), GATE_IMAGES, "gate", concept.name)
+    return float(encoders.verdicts(images, str(concept.judge), concept.name).mean())
+
+
+GATE_IMAGES = 8
+
+
+def _apply(model: TextToImage, folder: Path) -> None:
+    """Put an artifact's weights into the U-Net."""
+    changed = _load(folder / WEIGHTS)
+    state = dict(model.unet.named_parameters())
+    with torch.no_grad():
+        for name, value in changed.items():
+            state[name].copy_(value)
+
+
+def _save_images(out: Path, images: Images, finite: np.ndarray[Any, Any] | None = None, **more: Images) -> None:
+    tensors = {"images": images, "finite": np.ones(images.shape[:-3], bool) if finite is None else finite, **more}
+    _save({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in tensors.items()}, out / IMAGES)
+
+
+def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    path.write_bytes(safetensors.save({name: value.contiguous() for name, value in tensors.items()}))
+
+
+def _load(path: Path) -> dict[str, torch.Tensor]:
+    return safetensors.load(path.read_bytes())

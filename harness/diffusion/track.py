@@ -1,0 +1,267 @@
+"""The text-to-image track: its tasks, protocol, jobs and metrics.
+
+Jobs of a cell: pictures (of each concept, by the base), erase -> immunize -> attack -> look (what the encoders see)
+-> compare, the last beside the undefended model's own; and before any attack draw -> look -> before. Source of the
+metrics: MIMA (AAAI 2025).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel
+
+from harness.diffusion.concepts import Concept, Group, GroupBlock, digest
+from harness.diffusion.protocol import Protocol
+from harness.plan import Job, seed_of
+from harness.plugin import Metric, PluginSpec, Track
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.suite import Grid
+
+_METRICS = (
+    Metric(name="msgr", title="MSGR", unit="%", better="higher",
+           description="mean over concepts of the similarity an attacker loses to the defense (MIMA, Eq. 10), by "
+           "encoder"),
+    Metric(name="msgr_of_means", title="MSGR (ratio of means)", unit="%", better="higher",
+           description="the same of the means over concepts, as the authors' plotting code has it"),
+    Metric(name="mrsgr", title="MRSGR", unit="%", better="higher",
+           description="how much more the defense changes what is learned of targets than of benign concepts (MIMA, "
+           "Eq. 11-13), by encoder"),
+    Metric(name="msgr_area", title="MSGR area", unit="%", better="higher",
+           description="mean height of MSGR's curve over the measured steps"),
+    Metric(name="similarity", title="M", description="similarity of the attacked model's pictures to the reference's"),
+    Metric(name="rate", title="rate", unit="share of pictures",
+           description="pictures in which the base's classifier sees the concept; without an attacker: of the "
+           "released model; role kept: concepts that are neither targets nor benign tasks"),
+    Metric(name="rate_area", title="rate area", unit="share of pictures",
+           description="mean height of the rate's curve over the measured steps"),
+    Metric(name="rate_allowed", title="rate allowed", unit="share of pictures",
+           description="the rate of the reference pictures as the autoencoder gives them back: what any attack can "
+           "reach"),
+    Metric(name="erased_rate", title="erased rate", unit="share of pictures",
+           description="the rate of the base after the erasure, before any defense"),
+    Metric(name="seconds", title="seconds", unit="s", description="time inside the defense or, of a row with an "
+           "attacker, inside the attack on one concept"),
+    Metric(name="peak_mb", title="memory", unit="MiB",
+           description="highest resident memory while it ran, less that at its start"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Jobs:
+    """The jobs of one grid."""
+
+    protocol: Protocol
+
+    def pictures(self, group: Group, concept: Concept) -> Job:
+        inputs = self._base(group) | self._concept(concept)
+        if concept.images is None:
+            inputs |= {"training": self.protocol.training_images, "images": self.protocol.images, **self._sampling()}
+        return Job(track="diffusion", stage="pictures", version=1, inputs=inputs, where=self._where(group, concept))
+
+    def erase(self, group: Group) -> Job | None:
+        """None where there is nothing to erase: no base knows a persona."""
+        edits = [concept for concept in group.targets if concept.kind != "persona"]
+        if not edits:
+            return None
+        inputs = self._base(group) | self._sampling() | {
+            "targets": [concept.model_dump(mode="json", exclude={"images"}) for concept in edits],
+            "kept": [concept.model_dump(mode="json", exclude={"images"}) for concept in group.kept
+                     if concept.kind != "persona"],
+            "erasure": self.protocol.erasure.model_dump(mode="json"),
+        }  # fmt: skip
+        return Job(track="diffusion", stage="erase", version=1, inputs=inputs, where=self._where(group))
+
+    def immunize(self, group: Group, defense: PluginSpec, seed: int) -> Job:
+        erased = self.erase(group)
+        parents = {} if erased is None else {"erased": erased}
+        inputs = self._base(group)
+        if defense.name != self.protocol.reference:
+            inputs |= {"targets": [concept.name for concept in group.targets]}
+            parents |= {f"pictures.{i}": self.pictures(group, c) for i, c in enumerate(group.targets)}
+        return Job(track="diffusion", stage="immunize", version=1, inputs=inputs, plugin=defense, parents=parents,
+                   seed=None if defense.deterministic else seed, where=self._where(group), transient=True)  # fmt: skip
+
+    def attack(
+        self, group: Group, model: Job, attacker: PluginSpec, concept: Concept, seed: int, other: bool = False
+    ) -> Job:
+        """`other`: with other random numbers, for the noise floor."""
+        settings = self.protocol.model_dump(mode="json", include={"steps", "measure_at", "images", "save_attacked"})
+        inputs = self._base(group) | self._concept(concept) | settings | self._sampling()
+        return Job(track="diffusion", stage="attack", version=1, inputs=inputs, plugin=attacker,
+                   seed=seed_of("attack", concept.name, seed, *(["other"] if other else [])),
+                   parents={"model": model, "pictures": self.pictures(group, concept)},
+                   where=self._where(group))  # fmt: skip
+
+    def draw(self, group: Group, model: Job, concept: Concept) -> Job:
+        inputs = self._base(group) | self._concept(concept) | self._sampling() | {"images": self.protocol.images}
+        return Job(track="diffusion", stage="draw", version=1, inputs=inputs, parents={"model": model},
+                   where=self._where(group))  # fmt: skip
+
+    def look(self, images: Job, concept: Concept, group: Group, decoded: bool = False) -> Job:
+        """What encoders and judge see in the pictures of another job; `decoded`: after the autoencoder."""
+        encoders = {} if decoded else self.protocol.encoders
+        inputs: dict[str, Any] = {
+            "encoders": {name: file_digest(path) if path else None for name, path in encoders.items()},
+            "judge": [concept.judge, concept.name] if concept.judge else None,
+        }
+        where = {f"encoder.{name}": path for name, path in encoders.items() if path}
+        if decoded:
+            inputs |= self._base(group) | {"decoded": True}
+            where |= self._where(group)
+        return Job(track="diffusion", stage="look", version=1, inputs=inputs, parents={"images": images}, where=where,
+                   transient=True)  # fmt: skip
+
+    def before(self, group: Group, model: Job, reference: Job) -> Job:
+        """Figures of a released model before any attack."""
+        parents = {"model": model}
+        sides = {"harmful": group.targets, "benign": group.others, "kept": group.kept[:0] + _further(group)}
+        for role, concepts in sides.items():
+            for i, concept in enumerate(c for c in concepts if c.judge and c.kind != "persona"):
+                parents[f"{role}.{i}"] = self.look(self.draw(group, model, concept), concept, group)
+                if role == "harmful":
+                    parents[f"erased.{i}"] = self.look(self.draw(group, reference, concept), concept, group)
+        for i, concept in enumerate(c for c in group.targets if c.judge):
+            parents[f"allowed.{i}"] = self.look(self.pictures(group, concept), concept, group, decoded=True)
+        return Job(track="diffusion", stage="before", version=1, inputs={}, parents=parents)
+
+    def compare(self, group: Group, model: Job, reference: Job, attacker: PluginSpec, seed: int, floor: bool) -> Job:
+        """Figures of an attacked model beside those of the undefended one; `floor`: it is the undefended one, so it
+        is compared with itself under other random numbers."""
+        inputs = {
+            "measure_at": list(self.protocol.measure_at),
+            "encoders": list(self.protocol.encoders),
+            "targets": [concept.name for concept in group.targets],
+            "others": [concept.name for concept in group.others],
+        }
+        parents = {}
+        for role, concepts in (("harmful", group.targets), ("benign", group.others)):
+            for i, concept in enumerate(concepts):
+                attack = self.attack(group, model, attacker, concept, seed)
+                undefended = self.attack(group, reference, attacker, concept, seed, other=floor)
+                pictures = self.pictures(group, concept)
+                parents[f"{role}.{i}.attack"] = attack
+                parents[f"{role}.{i}"] = self.look(attack, concept, group)
+                parents[f"{role}.{i}.undefended"] = self.look(undefended, concept, group)
+                parents[f"{role}.{i}.reference"] = self.look(pictures, concept, group)
+        return Job(track="diffusion", stage="compare", version=1, inputs=inputs, parents=parents)
+
+    def sheet(self, group: Group, model: Job, attackers: Mapping[str, PluginSpec], seed: int) -> Job:
+        """The contact sheet of a group: reference, base, released model, each attacker at its steps."""
+        rows: dict[str, Job] = {}
+        for i, concept in enumerate(group.targets):
+            rows[f"{i}.reference"] = self.pictures(group, concept)
+            if concept.kind != "persona":
+                rows[f"{i}.released"] = self.draw(group, model, concept)
+            for name, attacker in attackers.items():
+                rows[f"{i}.{name}"] = self.attack(group, model, attacker, concept, seed)
+        inputs = {
+            "targets": [concept.name for concept in group.targets],
+            "rows": list(attackers),
+            "measure_at": list(self.protocol.measure_at),
+        }
+        return Job(track="diffusion", stage="sheet", version=1, inputs=inputs, parents=rows)
+
+    def _base(self, group: Group) -> dict[str, Any]:
+        return {"base": base_digest(group.base), "precision": group.precision}
+
+    def _sampling(self) -> dict[str, Any]:
+        return {"sampling": self.protocol.sampling.model_dump(mode="json")}
+
+    @staticmethod
+    def _concept(concept: Concept) -> dict[str, Any]:
+        return {"concept": concept.model_dump(mode="json", exclude={"images"}), "pictures": digest(concept)}
+
+    @staticmethod
+    def _where(group: Group, concept: Concept | None = None) -> dict[str, str]:
+        folder = {"images": concept.images} if concept is not None and concept.images else {}
+        return {"base": group.base, **folder}
+
+
+def _further(group: Group) -> tuple[Concept, ...]:
+    return tuple(concept for concept in group.kept if concept not in group.others)
+
+
+@lru_cache
+def base_digest(base: str) -> str:
+    """SHA-256 of a base's files; of one that is no folder here, its name."""
+    from harness.diffusion.small import PIPELINE
+
+    folder = PIPELINE if base == "small" else Path(base)
+    if not folder.is_dir():
+        return f"hub:{base}"
+    whole = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            whole.update(f"{path.relative_to(folder).as_posix()} {file_digest(str(path))}\n".encode())
+    return whole.hexdigest()
+
+
+@cache
+def file_digest(path: str) -> str | None:
+    """SHA-256 of a file; None if it is not there (the job that needs it says so)."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+class DiffusionTrack(Track):
+    """Text-to-image pipelines under fine-tuning on a concept."""
+
+    name = "diffusion"
+    task_model: ClassVar[type[BaseModel]] = GroupBlock
+    protocol_model: ClassVar[type[BaseModel]] = Protocol
+    metrics = _METRICS
+
+    def measurements(self, grid: Grid) -> Iterator[tuple[dict[str, Any], Job]]:
+        """For each group, seed and defense: figures before any attack, then those of every attacker. The undefended
+        row is its own noise floor: undefended against undefended, with other seeds of the attack."""
+        jobs = _Jobs(grid.protocol)
+        assert grid.reference is not None
+        seen = set()
+        for group in grid.tasks:
+            for seed in grid.seeds:
+                reference = jobs.immunize(group, grid.reference, seed)
+                for label, defense in grid.defenses.items():
+                    model = jobs.immunize(group, defense, seed)
+                    floor = model.key == reference.key
+                    at = {"task": group.label, "defense": label, "defense_call": repr(defense)}
+                    measuring = [(at | {"seed": model.seed}, jobs.before(group, model, reference))]
+                    for name, attacker in grid.attackers.items():
+                        job = jobs.compare(group, model, reference, attacker, seed, floor)
+                        attacked = {"attacker": name, "attacker_call": repr(attacker), "seed": seed}
+                        measuring.append((at | attacked, job))
+                    if grid.attackers and seed == grid.seeds[0]:
+                        measuring.append((at | {"seed": seed}, jobs.sheet(group, model, grid.attackers, seed)))
+                    for coordinates, job in measuring:
+                        if (label, coordinates.get("attacker"), job.key) not in seen:
+                            seen.add((label, coordinates.get("attacker"), job.key))
+                            yield coordinates, job
+
+    def carry_out(self, job: Job, parents: Mapping[str, Path], out: Path) -> None:
+        """See `harness.diffusion.stages`."""
+        from harness.diffusion import stages
+
+        stages.carry_out(job, parents, out)
+
+    def table(self, board: pd.DataFrame) -> pd.DataFrame:
+        """See `harness.diffusion.table`."""
+        from harness.diffusion import table
+
+        return table.table(board)
+
+    def figures(self, records: pd.DataFrame, out: Path) -> list[Path]:
+        """See `harness.diffusion.figures`."""
+        from harness.diffusion import figures
+
+        return figures.draw(records, out)
