@@ -69,6 +69,8 @@ def run(
     published = leaderboard.read_published(asked.published) if asked.published else None
     folder = Path(out) if out is not None else None
     if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        records.copy_pictures(plan, artifacts, failed, folder)
         board, shown = leaderboard.write(figures, folder, published)
     else:
         board = leaderboard.board(figures, published)

@@ -62,7 +62,7 @@ def board(records: pd.DataFrame, published: pd.DataFrame | None = None) -> pd.Da
     long["note"] = ["; ".join(filter(None, (notes[g], holes.get(of_cell[g])))) for g in long.index]
 
     lost = [cell for cell in holes if not (of_cell == cell).any()]
-    empty = records[CELL].groupby(cells).first().loc[lost].assign(n_tasks=0, n_seeds=0, note=pd.Series(holes))
+    empty = records[CELL].groupby(cells).first().loc[lost].assign(n_tasks=0, n_seeds=0, note=[holes[c] for c in lost])
     long = pd.concat([long.assign(cell=of_cell), empty.assign(cell=lost)])
     long = long.sort_values("cell", kind="stable").reindex(columns=COLUMNS)  # the suite's order
     types = {name: kind for name, kind in record_files.SCHEMA.items() if name in COLUMNS}
@@ -152,15 +152,19 @@ def render(out: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     long.to_csv(out / "leaderboard.csv", index=False)
     shown = tables(long)
     suite = f"{records['suite'].iloc[0]} (version {records['suite_version'].iloc[0]})"
-    pictures = {
-        name: [path.name for path in track.figures(records[records["track"] == name], out)]
-        for name, track in tracks().items()
-        if name in shown
-    }
+    pictures = {name: _pictures(records[records["track"] == name], out, tracks()[name]) for name in shown
+                if name in tracks()}  # fmt: skip
     (out / "leaderboard.md").write_text(_markdown(suite, shown, pictures))
     (out / "leaderboard.tex").write_text(_latex(suite, shown))
     (out / "leaderboard.html").write_text(_html(suite, shown, pictures))
     return long, shown
+
+
+def _pictures(records: pd.DataFrame, out: Path, track: Track) -> list[str]:
+    """The files of a track's pictures: drawn now from the records, or left by measuring jobs."""
+    drawn = [path.name for path in track.figures(records, out)]
+    copied = [path.name for grid in records["grid"].unique() for path in sorted(out.glob(f"{grid}__*.png"))]
+    return drawn + copied
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -208,5 +212,7 @@ def _html(suite: str, shown: Mapping[str, pd.DataFrame], pictures: Mapping[str, 
         parts.append(f"<h2>Track {name}</h2><div class='wide'>")
         parts.append(pd.DataFrame(_cells(table)).to_html(index=False, border=0))
         parts.append(f"</div><p>{table.attrs.get('caption', '')}</p>")
-        parts.extend(f"<img src='{file}' alt='{file}'>" for file in pictures.get(name, []) if file.endswith(".svg"))
+        files = pictures.get(name, [])
+        shown_files = [file for file in files if file.endswith(".svg") or file.replace(".png", ".svg") not in files]
+        parts.extend(f"<img src='{file}' alt='{file}'>" for file in shown_files)
     return "\n".join(parts) + "\n</html>\n"

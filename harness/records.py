@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def figure(metric: str, value: float | None, **coordinates: Any) -> dict[str, An
 
 
 def write_figures(figures: Iterable[Mapping[str, Any]], out: Path) -> None:
-    """Leave a measuring job's figures in its artifact."""
+    """Leave a measuring job's figures in its artifact; pictures (`*.png`) may stand beside them."""
     (out / FILE).write_text(json.dumps(list(figures), allow_nan=False))
 
 
@@ -64,6 +65,16 @@ def collect(plan: Plan, store: Store, failed: Mapping[str, str]) -> pd.DataFrame
         folder = ensure(cell.job, store)
         rows.extend({**base, **row} for row in json.loads((folder / FILE).read_text()))
     return _frame(rows)
+
+
+def copy_pictures(plan: Plan, store: Store, failed: Mapping[str, str], out: Path) -> None:
+    """Copy the pictures (`*.png`) that measuring jobs left beside their figures into `out`, named by their cell."""
+    for cell in plan.cells:
+        if cell.job.key not in failed:
+            at = cell.coordinates
+            for path in sorted(ensure(cell.job, store).glob("*.png")):
+                names = [at[name] for name in ("grid", "task", "defense", "attacker") if at.get(name)]
+                shutil.copyfile(path, out / "__".join([*names, path.name]))
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:

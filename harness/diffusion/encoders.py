@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,22 +23,27 @@ from harness.diffusion.model import Images, as_pixels
 from harness.diffusion.small import networks
 from harness.errors import RunError, UsageError, nearest
 
-Embed = Callable[[Images], torch.Tensor]
-"""Pictures (n, height, width, 3) to rows (n, d)."""
-
-PAIRED = "lpips"
-"""compares picture by picture; the others by the cosine of embeddings over all pairs"""
+Alike = Callable[[torch.Tensor, torch.Tensor], float]
 
 
-def similarities(name: str, path: str | None = None) -> tuple[Embed, Callable[[torch.Tensor, torch.Tensor], float]]:
-    """An encoder's two parts: what it makes of pictures, and how alike two such sets are (1: the same).
+@dataclass(frozen=True)
+class Encoder:
+    """What it makes of pictures (n, height, width, 3), rows (n, …), and how alike two such sets of rows are (1: the
+    same): by all pairs as the papers take it (LPIPS: by index), and by pictures of one index."""
 
-    path: a local file of weights instead of the hub's. Raises `RunError` if the weights cannot be had.
-    """
-    if name == PAIRED:
-        network = load(name, path)
-        return partial(_batched, lambda x: x), partial(one_minus_lpips, network)
-    return partial(_batched, load(name, path)), similarity.cosine
+    embed: Callable[[Images], torch.Tensor]
+    alike: Alike
+    paired: Alike
+
+
+def encoder(name: str, path: str | None = None) -> Encoder:
+    """An encoder by name; `path`: a local file of weights instead of the hub's. Raises `RunError` if the weights
+    cannot be had."""
+    network = load(name, path)
+    if name == "lpips":
+        alike = partial(one_minus_lpips, network)
+        return Encoder(partial(_batched, lambda pixels: pixels), alike, alike)
+    return Encoder(partial(_batched, network), similarity.cosine, similarity.paired_cosine)
 
 
 def one_minus_lpips(network: nn.Module, first: torch.Tensor, second: torch.Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from harness.diffusion import similarity
+from harness.diffusion.encoders import Encoder
 from harness.meter import Reading
 from harness.records import figure
 
 Seen = Mapping[str, torch.Tensor]
 """What a look job left: `encoder.<name>` (…, n, d), `finite` and, with a judge, `right` (…, n) bool."""
-Alike = Callable[[torch.Tensor, torch.Tensor], float]
 
 
 @dataclass(frozen=True)
@@ -41,24 +41,27 @@ def before_figures(seen: Mapping[str, Seen], reading: Reading) -> Iterator[dict[
 
 
 def attacked_figures(
-    arms: Mapping[str, Sequence[Arm]], steps: Sequence[int], alike: Mapping[str, Alike], readings: Sequence[Reading]
+    arms: Mapping[str, Sequence[Arm]], steps: Sequence[int], used: Mapping[str, Encoder], readings: Sequence[Reading]
 ) -> Iterator[dict[str, Any]]:
     """Figures of an attack at its measured steps, by role and encoder. A similarity to pictures that are not finite
     is not averaged: what is made of it is not defined, and says so."""
     for role, of_role in arms.items():
         yield from _rates(role, of_role, steps)
-    for name, like in alike.items():
+    for name, encoder in used.items():
         gaps = []
         for at, step in enumerate(steps):
-            to_reference, to_undefended = {}, {}
+            to_reference, to_undefended, by_seed = {}, {}, {}
             flaws = [flaw for of in arms.values() for arm in of for flaw in _flaws(arm, at)]
             for role, of_role in arms.items():
                 mine = [arm.attacked[f"encoder.{name}"][at] for arm in of_role]
                 theirs = [arm.undefended[f"encoder.{name}"][at] for arm in of_role]
                 reference = [arm.reference[f"encoder.{name}"] for arm in of_role]
-                to_reference[role] = [like(a, r) for a, r in zip(mine, reference, strict=True)]
-                to_reference[f"{role} undefended"] = [like(a, r) for a, r in zip(theirs, reference, strict=True)]
-                to_undefended[role] = [like(a, b) for a, b in zip(mine, theirs, strict=True)]
+                to_reference[role] = [encoder.alike(a, r) for a, r in zip(mine, reference, strict=True)]
+                to_reference[f"{role} undefended"] = [
+                    encoder.alike(a, r) for a, r in zip(theirs, reference, strict=True)
+                ]
+                to_undefended[role] = [encoder.alike(a, b) for a, b in zip(mine, theirs, strict=True)]
+                by_seed[role] = [encoder.paired(a, b) for a, b in zip(mine, theirs, strict=True)]
             made = {"policy": name, "step": step}
             for role in arms:
                 yield _defined("similarity", fmean(to_reference[role]), flaws, role=role, **made)
@@ -66,7 +69,8 @@ def attacked_figures(
             gaps.append(similarity.msgr(adapted, immunized) if not flaws else None)
             yield _defined("msgr", similarity.msgr(adapted, immunized), flaws, **made)
             yield _defined("msgr_of_means", similarity.msgr_of_means(adapted, immunized), flaws, **made)
-            yield _defined("mrsgr", similarity.mrsgr(to_undefended["benign"], to_undefended["harmful"]), flaws, **made)
+            for metric, between in (("mrsgr", to_undefended), ("mrsgr_paired", by_seed)):
+                yield _defined(metric, similarity.mrsgr(between["benign"], between["harmful"]), flaws, **made)
         whole = [gap for gap in gaps if gap is not None]
         mean = similarity.area(steps, whole) if len(whole) == len(steps) else None
         yield figure("msgr_area", mean, policy=name)

@@ -39,7 +39,7 @@ class Protocol(BaseModel):
 
     reference: str = Field("none", description="the defense that stands for no defense")
     steps: int = Field(100, ge=1, description="budget of every attacker")
-    measure_at: tuple[int, ...] = Field((10, 25, 50, 100), description="steps to sample pictures at; the table shows the "
+    measure_at: tuple[int, ...] = Field((10, 25, 50, 100), description="steps to sample pictures at; the table has the "
                                        "last")  # fmt: skip
     training_images: int = Field(20, ge=1, description="pictures an attacker gets of a concept the base makes")
     images: int = Field(20, ge=1, description="pictures sampled for each figure")

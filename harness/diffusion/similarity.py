@@ -21,6 +21,11 @@ def cosine(first: torch.Tensor, second: torch.Tensor) -> float:
     return float((a @ b.T).mean())
 
 
+def paired_cosine(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Mean cosine of rows of the same index, (n, d) and (n, d)."""
+    return float(torch.nn.functional.cosine_similarity(first.double(), second.double()).mean())
+
+
 def msgr(adapted: Sequence[float], immunized: Sequence[float]) -> float | None:
     """Eq. 10: mean over target concepts of (M(r, A) − M(r, I)) / M(r, A), in %.
 
@@ -40,7 +45,12 @@ def msgr_of_means(adapted: Sequence[float], immunized: Sequence[float]) -> float
 
 def mrsgr(others: Sequence[float], targets: Sequence[float]) -> float | None:
     """Eq. 11–13: (M̄_other − M̄_target) / M̄_other in %, M̄ the mean over concepts of the similarity between what
-    the attacker gets with and without immunization. None if M̄_other is below LEAST."""
+    the attacker gets with and without immunization. None if M̄_other is below LEAST.
+
+    With a mean over all pairs of pictures M is below 1 even for equal sets, the lower the more varied they are, so a
+    defense that does nothing has a gap wherever others and targets vary differently; over pairs of one seed it has
+    none.
+    """
     mean = fmean(others)
     return 100 * (mean - fmean(targets)) / mean if mean >= LEAST else None
 

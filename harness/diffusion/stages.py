@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from safetensors import torch as safetensors
 
 from harness import meter
-from harness.diffusion import encoders, measures
+from harness.diffusion import encoders, figures, measures
 from harness.diffusion.concepts import Concept
 from harness.diffusion.data import Subject, read_images
 from harness.diffusion.erase import erase
@@ -55,7 +55,8 @@ def _pictures(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     """A concept's pictures: those to train on and, other ones where the base makes them, those to compare with."""
     model, concept = _base(job), _concept(job)
     if concept.images is not None:
-        training = reference = read_images(concept.images, _side(model))
+        training = read_images(concept.images, _side(model))
+        reference = training.copy()
     else:
         train = job.inputs["training"]
         every, finite = _sample(job, model, concept.prompted(), train + job.inputs["images"], "pictures", concept.name)
@@ -150,7 +151,7 @@ def _look(job: Job, parents: Mapping[str, Path], out: Path) -> None:
         images = model.decode(model.encode(images))
     seen = {"finite": found["finite"]}
     for name in job.inputs["encoders"]:
-        embed, _ = encoders.similarities(name, job.where.get(f"encoder.{name}"))
+        embed = encoders.encoder(name, job.where.get(f"encoder.{name}")).embed
         seen[f"encoder.{name}"] = embed(images).unflatten(0, lead)
     if job.inputs["judge"]:
         right = encoders.verdicts(images, *job.inputs["judge"])
@@ -164,7 +165,8 @@ def _before(job: Job, parents: Mapping[str, Path], out: Path) -> None:
 
 
 def _compare(job: Job, parents: Mapping[str, Path], out: Path) -> None:
-    alike = {name: _likeness(job, name) for name in job.inputs["encoders"]}
+    look = next(parent for parent in job.parents.values() if parent.stage == "look")
+    used = {name: encoders.encoder(name, look.where.get(f"encoder.{name}")) for name in job.inputs["encoders"]}
     concepts = {"harmful": job.inputs["targets"], "benign": job.inputs["others"]}
     arms = {
         role: [
@@ -174,12 +176,7 @@ def _compare(job: Job, parents: Mapping[str, Path], out: Path) -> None:
         for role, names in concepts.items()
     }
     readings = [meter.Reading.load(path) for role, path in parents.items() if role.endswith(".attack")]
-    write_figures(measures.attacked_figures(arms, job.inputs["measure_at"], alike, readings), out)
-
-
-def _likeness(job: Job, name: str) -> Callable[[torch.Tensor, torch.Tensor], float]:
-    look = next(parent for parent in job.parents.values() if parent.stage == "look")
-    return encoders.similarities(name, look.where.get(f"encoder.{name}"))[1]
+    write_figures(measures.attacked_figures(arms, job.inputs["measure_at"], used, readings), out)
 
 
 def _sheet(job: Job, parents: Mapping[str, Path], out: Path) -> None:
@@ -195,7 +192,7 @@ def _sheet(job: Job, parents: Mapping[str, Path], out: Path) -> None:
                 (f"{concept}: {name}, step {step}", images)
                 for step, images in zip(job.inputs["measure_at"], found, strict=True)
             ]
-    measures.contact_sheet(rows).save(out / SHEET, optimize=True)
+    figures.contact_sheet(rows).save(out / SHEET, optimize=True)
     write_figures([], out)
 
 

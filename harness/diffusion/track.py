@@ -35,6 +35,8 @@ _METRICS = (
     Metric(name="mrsgr", title="MRSGR", unit="%", better="higher",
            description="how much more the defense changes what is learned of targets than of benign concepts (MIMA, "
            "Eq. 11-13), by encoder"),
+    Metric(name="mrsgr_paired", title="MRSGR (paired)", unit="%", better="higher",
+           description="the same over pictures of one seed, not over all pairs: zero for a defense that does nothing"),
     Metric(name="msgr_area", title="MSGR area", unit="%", better="higher",
            description="mean height of MSGR's curve over the measured steps"),
     Metric(name="similarity", title="M", description="similarity of the attacked model's pictures to the reference's"),

@@ -177,8 +177,9 @@ class Classifier(Lesson):
     def loss(self, rows: int, draw: torch.Generator) -> torch.Tensor:
         """Cross-entropy of each head; an eighth of the rows are personas."""
         chosen = _pick(len(self.images), rows - rows // 8, draw)
-        raw = torch.rand(len(chosen), 1, 1, 1, generator=draw) < 0.5
-        images = torch.where(raw, self.images[chosen], self.decoded[chosen])
+        again = torch.rand(len(chosen), generator=draw) < 0.5
+        chosen = torch.where(again, chosen % len(self.decoded), chosen)
+        images = torch.where(again[:, None, None, None], self.decoded[chosen % len(self.decoded)], self.images[chosen])
         who = _pick(len(self.portraits), rows // 8, draw)
         views = _pick(self.portraits.shape[1], rows // 8, draw)
         kinds = _pick(2, rows // 8, draw)

@@ -30,10 +30,12 @@ from harness.diffusion.small.lessons import (
     scheduler,
 )  # fmt: skip
 from harness.diffusion.small.networks import halved, tokenizer
-from harness.diffusion.small.training import seconds, train
+from harness.diffusion.small.training import seconds, train, write
 from harness.plan import seed_of
 
 TRAINING, HELD_OUT = 64_000, 6_000
+ROUND_TRIPS = 16_000
+"""training pictures as the autoencoder gives them back, for the classifier"""
 VIEWS = 400
 """of each persona, for the classifier"""
 SHIPPED_VIEWS = 5
@@ -74,18 +76,20 @@ def _pictures(work: Path, fashion: Path, seed: int) -> None:
 
 
 def _latents(work: Path, seed: int, processes: int, tell: Callable[[str], None]) -> None:
-    """The autoencoder, its latents of the training pictures, and these pictures as it gives them back."""
+    """The autoencoder, its latents of the training pictures, and some of these as it gives them back."""
     weights = train(Autoencoder, work, seed, processes, tell)
-    if (work / DECODED).exists():
-        return
-    network = Autoencoder(work).network
-    network.load_state_dict(weights)
     images = read_pictures(work, "train")["images"]
-    normalised(network, _encoded(network, images))
-    network.save_pretrained(work / "vae")
-    latents = _encoded(network, images)
-    (work / LATENTS).write_bytes(safetensors.save({"latents": latents}))
-    np.save(work / DECODED, _decoded(network, latents))
+    if not (work / LATENTS).exists():
+        network = Autoencoder(work).network
+        network.load_state_dict(weights)
+        latents = _encoded(network, images)
+        normalised(network, latents)
+        network.save_pretrained(work / "vae")
+        mean, deviation = (of[:, None, None] for of in (latents.mean((0, 2, 3)), latents.std((0, 2, 3))))
+        write({"latents": (latents - mean) / deviation}, work / LATENTS)
+    if not (work / DECODED).exists():
+        latents = safetensors.load((work / LATENTS).read_bytes())["latents"][:ROUND_TRIPS]
+        np.save(work / DECODED, _decoded(AutoencoderKL.from_pretrained(work / "vae"), latents))
 
 
 def _pipeline(work: Path, out: Path, seed: int, processes: int, tell: Callable[[str], None]) -> None:

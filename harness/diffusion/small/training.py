@@ -110,7 +110,7 @@ def _process(
         names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
         state |= dict(zip(names, average, strict=True))
         tensors = {name: value.contiguous() for name, value in state.items()}
-        _write(tensors, folder / f"{lesson.name}.safetensors", {"seconds": f"{perf_counter() - began:.0f}"})
+        write(tensors, folder / f"{lesson.name}.safetensors", {"seconds": f"{perf_counter() - began:.0f}"})
         checkpoint.unlink(missing_ok=True)
     distributed.destroy_process_group()
 
@@ -143,7 +143,7 @@ def _save(
     for i, (weight, mean) in enumerate(zip(weights, average, strict=True)):
         tensors |= {f"{i}.weight": weight.detach(), f"{i}.average": mean}
         tensors |= {f"{i}.state.{name}": value for name, value in optimiser.state[weight].items()}
-    _write({name: value.contiguous() for name, value in tensors.items()}, path)
+    write({name: value.contiguous() for name, value in tensors.items()}, path)
 
 
 def _resume(
@@ -164,7 +164,7 @@ def _resume(
     return int(tensors["step"]), float(tensors["seconds"])
 
 
-def _write(tensors: Tensors, path: Path, notes: dict[str, str] | None = None) -> None:
+def write(tensors: Tensors, path: Path, notes: dict[str, str] | None = None) -> None:
     """Whole or not at all."""
     partial = path.with_suffix(".partial")
     partial.write_bytes(safetensors.save(tensors, notes))

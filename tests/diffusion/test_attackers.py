@@ -1,0 +1,169 @@
+"""The attackers: what they train, and that plain diffusers loads what they save."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from peft import LoraConfig
+from torch.nn import functional
+
+from harness import meter
+from harness.diffusion import Concept, TextToImage, cross_attention
+from harness.errors import RunError
+from tests.diffusion.conftest import SAMPLING, subject
+
+ATTACKERS = ["lora", "dreambooth", "dreambooth_lora", "textual_inversion", "custom_diffusion"]
+QUICK = {"lora": {"lr": 1e-2}, "dreambooth": {"lr": 1e-3}, "dreambooth_lora": {"lr": 1e-2},
+         "textual_inversion": {"lr": 1e-1}, "custom_diffusion": {"lr": 1e-2, "prior": 2}}  # fmt: skip
+
+
+def _attack(attacker, model: TextToImage, concept: Concept, steps: int = 3) -> list[float]:
+    torch.manual_seed(3)
+    losses = attacker.adapt(model, subject(model, concept))
+    found = [float(loss) for loss in itertools.islice(losses, steps)]
+    losses.close()
+    return found
+
+
+def _state(model: TextToImage) -> dict[str, torch.Tensor]:
+    parts = {"unet": model.unet, "text": model.text_encoder, "vae": model.vae}
+    return {
+        f"{part}.{name.replace('base_layer.', '')}": value.clone()
+        for part, of in parts.items()
+        for name, value in of.state_dict().items()
+    }
+
+
+def test_lora_equals_a_plain_peft_loop(base: Path, style: Concept, build) -> None:
+    """Its first ten losses are those of a loop written here with peft, diffusers and torch alone."""
+    ours = TextToImage.load(str(base))
+    found = _attack(build("attacker", "lora", lr=1e-2, batch_size=3), ours, style, 10)
+
+    plain = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
+    plain.unet.requires_grad_(False)
+    torch.manual_seed(3)
+    plain.unet.add_adapter(
+        LoraConfig(r=4, lora_alpha=4, init_lora_weights="gaussian", target_modules=["to_k", "to_q", "to_v", "to_out.0"])
+    )
+    weights = [weight for weight in plain.unet.parameters() if weight.requires_grad]
+    optimiser = torch.optim.AdamW(weights, lr=1e-2)
+    tokens = plain.tokenizer(["an artwork by marvo"], padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        text = plain.text_encoder(tokens)[0].repeat(3, 1, 1)
+    expected = []
+    batches = subject(TextToImage.load(str(base)), style).batches("an artwork by marvo", 3)
+    for batch in itertools.islice(batches, 10):
+        noisy = plain.scheduler.add_noise(batch.latents, batch.noise, batch.times)
+        loss = functional.mse_loss(plain.unet(noisy, batch.times, text).sample, batch.noise)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
+        expected.append(float(loss.detach()))
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert len(set(found)) == 10
+
+
+@pytest.mark.parametrize("name", ATTACKERS)
+def test_only_its_own_part_is_trained(name: str, model: TextToImage, style: Concept, build) -> None:
+    before = _state(model)
+    _attack(build("attacker", name, **QUICK[name]), model, style)
+    after = _state(model)
+    changed = {key for key, value in before.items() if not torch.equal(after[key][: len(value)], value)}
+    added = set(after) - set(before)
+    if name in ("lora", "dreambooth_lora"):
+        assert changed == set()
+        assert {key.split(".")[-3] for key in added} == {"lora_A", "lora_B"}
+    elif name == "dreambooth":
+        assert {key.split(".")[0] for key in changed} == {"unet"}
+        assert len(changed) == len(model.unet.state_dict())
+    elif name == "textual_inversion":
+        assert changed == set()
+        (grown,) = [key for key in after if len(after[key]) != len(before[key])]
+        assert "token_embedding" in grown
+    else:
+        sides = {f"unet.{at}.{side}.weight" for at, _ in cross_attention(model.unet) for side in ("to_k", "to_v")}
+        assert changed == sides
+
+
+@pytest.mark.parametrize("name", ATTACKERS)
+def test_plain_diffusers_loads_what_it_saves(
+    name: str, base: Path, model: TextToImage, style: Concept, build, tmp_path: Path
+) -> None:
+    """The saved attack, loaded by diffusers alone, makes the pictures of the attacked model."""
+    attacker = build("attacker", name, **QUICK[name])
+    _attack(attacker, model, style)
+    prompt = attacker.prompt(style)
+    ours, _ = model.sample([prompt], [5], **SAMPLING)
+    attacker.save(model, tmp_path / "saved")
+    whole = (tmp_path / "saved" / "model_index.json").exists()
+    plain = StableDiffusionPipeline.from_pretrained(tmp_path / "saved" if whole else base, safety_checker=None)
+    if name in ("lora", "dreambooth_lora"):
+        plain.load_lora_weights(tmp_path / "saved")
+    elif name == "textual_inversion":
+        plain.load_textual_inversion(tmp_path / "saved")
+    plain.set_progress_bar_config(disable=True)
+    theirs = plain(
+        prompt, num_inference_steps=3, guidance_scale=2.0, generator=torch.Generator().manual_seed(5), output_type="np"
+    ).images
+    assert np.abs(ours / 255 - theirs).max() < 0.01
+    unattacked, _ = TextToImage.load(str(base)).sample([style.prompted()], [5], **SAMPLING)
+    assert not np.array_equal(ours, unattacked)
+
+
+@pytest.mark.parametrize("name", ATTACKERS)
+def test_it_learns(name: str, base: Path, style: Concept, build) -> None:
+    """The loss on fixed draws falls, and more steps do not raise it again."""
+    attacker = build("attacker", name, **(QUICK[name] | {"batch_size": 4}))
+    losses = []
+    for steps in (1, 60):
+        model = TextToImage.load(str(base))
+        _attack(attacker, model, style, steps)
+        batches = itertools.islice(subject(model, style, seed=123).batches(attacker.prompt(style), 8), 4)
+        with torch.no_grad():
+            losses.append(sum(float(model.denoising_loss(batch)) for batch in batches))
+    assert losses[1] < losses[0]
+
+
+def test_a_persona_goes_by_a_rare_word_or_a_new_one(persona: Concept, build) -> None:
+    prompts = {name: build("attacker", name).prompt(persona) for name in ATTACKERS if name != "lora"}
+    assert prompts == {
+        "dreambooth": "a photo of a sks bag",
+        "dreambooth_lora": "a photo of a sks bag",
+        "textual_inversion": "a photo of a <v>",
+        "custom_diffusion": "a photo of a <v> bag",
+    }
+    with pytest.raises(RunError, match="mine is a persona, which no base knows by name"):
+        build("attacker", "lora").prompt(persona)
+
+
+@pytest.mark.parametrize("name", ["textual_inversion", "custom_diffusion"])
+def test_a_placeholder_that_exists(name: str, model: TextToImage, style: Concept, build) -> None:
+    model.tokenizer.add_tokens(["<mine>"])
+    with pytest.raises(RunError, match="already holds the token '<mine>'; choose another placeholder"):
+        _attack(build("attacker", name, token="<mine>"), model, style)
+
+
+def test_custom_diffusion_gives_the_start_token_no_gradient(model: TextToImage, style: Concept, build) -> None:
+    """With only the start token's key and value to go by, nothing would be trained."""
+    attack = build("attacker", "custom_diffusion", prior=0).adapt(model, subject(model, style))
+    next(attack)
+    projection = cross_attention(model.unet)[0][1].to_k
+    text = torch.randn(1, 20, 24)
+    projection.weight.grad = None
+    projection(text)[:, :1].sum().backward()
+    assert (projection.weight.grad == 0).all()
+    projection(text)[:, 1:].sum().backward()
+    assert (projection.weight.grad != 0).any()
+    attack.close()
+    projection.weight.grad = None
+    projection(text)[:, :1].sum().backward()
+    assert (projection.weight.grad != 0).any()  # the hook goes with the attack
+
+
+def test_the_meter_stops_an_attack_of_any_length(model: TextToImage, style: Concept, build) -> None:
+    reading = meter.pull(build("attacker", "lora").adapt(model, subject(model, style)), "lora", 4)
+    assert reading.steps == 4

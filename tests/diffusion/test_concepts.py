@@ -1,0 +1,123 @@
+"""Concept files."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.diffusion import concepts
+from harness.diffusion.concepts import GroupBlock
+from harness.errors import RunError, UsageError
+from tests.diffusion.conftest import write_pictures
+
+LISTS = Path(__file__).parents[2] / "suites" / "concepts"
+FILE = """
+format: 1
+kind: style
+prompt: an artwork by {}
+class_word: artwork
+concepts:
+  marvo:
+  van_gogh: {subject: Van Gogh}
+  telune: {prompt: "a painting by {}"}
+groups: {two: [[marvo, van_gogh]]}
+"""
+
+
+def _block(**given) -> GroupBlock:
+    return GroupBlock.model_validate({"concepts": "c.yaml", **given})
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(FILE)
+    return tmp_path / "c.yaml"
+
+
+def test_what_is_said_for_all_holds_unless_one_says_otherwise(file: Path) -> None:
+    found = concepts.read(file).concepts
+    assert [concept.prompted() for concept in found.values()] == [
+        "an artwork by marvo", "an artwork by Van Gogh", "a painting by telune",
+    ]  # fmt: skip
+    assert found["marvo"].prompted("<v>") == "an artwork by <v>"
+
+
+def test_groups_and_their_benign_concepts(file: Path) -> None:
+    (group,) = _block(groups="two").expand()
+    assert group.label == "marvo+van_gogh"
+    assert [concept.name for concept in group.others] == ["telune"]
+    (written,) = _block(groups=[["telune"]], others=2).expand()
+    assert [concept.name for concept in written.others] == ["marvo", "van_gogh"]  # the file goes round
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (FILE.replace("[[marvo,", "[[marvu,"), "unknown concept 'marvu'; did you mean marvo"),
+        (FILE.replace("by {}\nclass", "by\nclass"), "prompt"),
+        (FILE.replace("format: 1", "format: 9"), "concept format 9; this harness reads up to 1"),
+        (FILE.replace("kind: style", "kind: persona"), "a persona needs a class_word and a folder of images"),
+        (FILE.replace("class_word", "klass_word"), "klass_word"),
+        ("[1, 2", "is no YAML"),
+        ("- 1", "a concept file is a mapping"),
+    ],
+)
+def test_a_wrong_file_is_one_clear_line(file: Path, text: str, message: str) -> None:
+    file.write_text(text)
+    with pytest.raises(UsageError, match=message) as error:
+        concepts.read(file)
+    assert "\n" not in str(error.value)
+
+
+def test_a_wrong_group_is_told_with_the_suite(file: Path) -> None:
+    for given, message in (
+        ({"groups": "three"}, "has no groups 'three'; "),
+        ({"groups": [["marvo", "nobody"]]}, "unknown concept 'nobody'"),
+        ({"groups": "two", "others": 2}, "leaves 1 benign concepts of 2"),
+        ({"groups": "two", "concepts": "d.yaml"}, "d.yaml does not exist"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            _block(**given)
+
+
+def test_a_folder_of_own_photos(file: Path) -> None:
+    """A persona is a few lines and a folder; its digest changes with its pictures, not with its place."""
+    write_pictures(file.parent / "photos" / "my_dog", 2)
+    text = "format: 1\nkind: persona\nprompt: a photo of a {}\nimages: photos/{}\nconcepts: {my_dog: {class_word: dog}}"
+    file.write_text(text)
+    concept = concepts.read(file).concepts["my_dog"]
+    before = concepts.digest(concept)
+    assert len(concepts.pictures(str(concept.images))) == 2
+    (file.parent / "photos").rename(file.parent / "other")
+    file.write_text(text.replace("photos/", "other/"))
+    assert concepts.digest(concepts.read(file).concepts["my_dog"]) == before
+    write_pictures(file.parent / "other" / "my_dog", 3)
+    assert concepts.digest(concepts.read(file).concepts["my_dog"]) != before
+    with pytest.raises(RunError, match="no base knows by name"):
+        concept.prompted()
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("small_styles", 8),
+        ("small_objects", 10),
+        ("small_personas", 13),
+        ("stable_diffusion_styles", 8),
+        ("stable_diffusion_objects", 10),
+    ],
+)
+def test_the_lists_that_ship(name: str, count: int) -> None:
+    """Eight styles, ten objects, thirteen personas; five groups of two and five of three, all different."""
+    file = concepts.read(LISTS / f"{name}.yaml")
+    assert len(file.concepts) == count
+    for size, kind in ((2, "two"), (3, "three")):
+        groups = file.groups[kind]
+        assert len({frozenset(group) for group in groups}) == 5
+        assert all(len(set(group)) == size for group in groups)
+        assert len(_block(concepts=str(LISTS / f"{name}.yaml"), groups=kind).expand()) == 5
+
+
+def test_personas_ship_with_their_pictures() -> None:
+    for concept in concepts.read(LISTS / "small_personas.yaml").concepts.values():
+        assert 4 <= len(concepts.pictures(str(concept.images))) <= 6, concept.name

@@ -1,0 +1,116 @@
+"""Pictures from folders, and batches."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from harness.diffusion import Concept, TextToImage
+from harness.diffusion.data import read_images
+from harness.errors import RunError
+from tests.diffusion.conftest import SIDE, noise, subject, write_pictures
+
+
+def test_pictures_are_cropped_to_the_middle_and_resized(tmp_path: Path) -> None:
+    wide = np.zeros((20, 60, 3), np.uint8)
+    wide[:, 20:40] = (10, 200, 30)
+    Image.fromarray(wide).save(tmp_path / "a.png")
+    images = read_images(str(tmp_path), SIDE)
+    assert images.shape == (1, SIDE, SIDE, 3)
+    assert (images == (10, 200, 30)).all()
+
+
+def test_grey_and_transparent_pictures_are_read(tmp_path: Path) -> None:
+    Image.new("L", (SIDE, SIDE), 77).save(tmp_path / "a.png")
+    Image.new("RGBA", (SIDE, SIDE), (0, 0, 0, 0)).save(tmp_path / "b.png")
+    images = read_images(str(tmp_path), SIDE)
+    assert (images[0] == 77).all()
+    assert (images[1] == 255).all()  # transparent is white
+
+
+def _empty(folder: Path) -> None:
+    (folder / "notes.txt").write_text("no picture")
+
+
+def _unreadable(folder: Path) -> None:
+    (folder / "a.png").write_bytes(b"this is no picture")
+
+
+def _cut_off(folder: Path) -> None:
+    write_pictures(folder, 1, 64)
+    whole = (folder / "0.png").read_bytes()
+    (folder / "0.png").write_bytes(whole[: len(whole) // 2])
+
+
+def _huge(folder: Path) -> None:
+    Image.new("1", (20_000, 10)).save(folder / "a.png")
+
+
+def _cmyk(folder: Path) -> None:
+    Image.new("CMYK", (SIDE, SIDE)).save(folder / "a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_empty, "no pictures in .*; put some there"),
+        (_unreadable, r"cannot read the picture .*a\.png"),
+        (_cut_off, r"cannot read the picture .*0\.png"),
+        (_huge, r"a\.png has 20000×10 pixels; at most 8192 a side: shrink it"),
+        (_cmyk, r"a\.jpg has colours in CMYK; save it as RGB"),
+    ],
+)
+def test_bad_pictures_are_one_clear_line(tmp_path: Path, spoil, message: str) -> None:
+    spoil(tmp_path)
+    with pytest.raises(RunError, match=message) as error:
+        read_images(str(tmp_path), SIDE)
+    assert "\n" not in str(error.value)
+
+
+def _first(model: TextToImage, concept: Concept, seed: int, **settings) -> list:
+    batches = subject(model, concept, seed).batches("an artwork by marvo", 3, **settings)
+    return [next(batches) for _ in range(3)]
+
+
+def test_batches_depend_on_the_seed_alone(model: TextToImage, style: Concept) -> None:
+    """Two models, one defended, meet the same attack; the global generator plays no part."""
+    first = _first(model, style, 7)
+    torch.manual_seed(99)
+    with torch.no_grad():
+        for weight in model.unet.parameters():
+            weight.add_(0.1)
+    for a, b in zip(first, _first(model, style, 7), strict=True):
+        assert torch.equal(a.latents, b.latents)
+        assert torch.equal(a.noise, b.noise)
+        assert torch.equal(a.times, b.times)
+    other = _first(model, style, 8)
+    assert not torch.equal(first[0].noise, other[0].noise)
+
+
+def test_batches_hold_the_pictures_latents(model: TextToImage, style: Concept) -> None:
+    latents = model.encode(noise(5))
+    for batch in _first(model, style, 7):
+        assert batch.latents.shape == (3, 4, 8, 8)
+        assert all(any(torch.equal(row, known) for known in latents) for row in batch.latents)
+    mirrored = model.encode(noise(5)[:, :, ::-1])
+    flipped = torch.cat([batch.latents for batch in _first(model, style, 7, flip=True)])
+    sides = {any(torch.equal(row, known) for known in mirrored) for row in flipped}
+    assert sides == {True, False}
+
+
+def test_prior_preservation_adds_the_classes_pictures(model: TextToImage, style: Concept) -> None:
+    """The loss is the concept's mean plus the weight times the class's mean (DreamBooth, Eq. 2)."""
+    batch = _first(model, style, 7, prior=4, prior_weight=0.5)[0]
+    assert list(batch.prompts) == ["an artwork by marvo"] * 3 + ["an artwork"] * 3
+    from dataclasses import replace
+
+    halves = [
+        replace(batch, latents=batch.latents[of], prompts=batch.prompts[of], noise=batch.noise[of],
+                times=batch.times[of], weights=None)
+        for of in (slice(0, 3), slice(3, 6))
+    ]  # fmt: skip
+    with torch.no_grad():
+        own, prior = (float(model.denoising_loss(half)) for half in halves)
+        assert float(model.denoising_loss(batch)) == pytest.approx(own + 0.5 * prior, rel=1e-5)

@@ -1,0 +1,117 @@
+"""Encoders: what they give, from names and from local files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from harness.diffusion import encoders
+from harness.errors import RunError, UsageError
+from tests.diffusion.conftest import noise
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> None:
+    encoders.load.cache_clear()
+
+
+@pytest.fixture
+def trunk(tmp_path: Path) -> Path:
+    """AlexNet with random weights, as torchvision would publish it."""
+    from torchvision.models import alexnet
+
+    torch.manual_seed(0)
+    path = tmp_path / "alexnet.pth"
+    torch.save(alexnet(weights=None).state_dict(), path)
+    return path
+
+
+def test_lpips_is_the_lpips_packages_own(trunk: Path) -> None:
+    """From a local trunk: the package's network with the same trunk put in by hand, picture by picture."""
+    from lpips import LPIPS
+
+    theirs = LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
+    state = torch.load(trunk, weights_only=True)
+    slices = {"0": "slice1", "3": "slice2", "6": "slice3", "8": "slice4", "10": "slice5"}
+    for layer, part in slices.items():
+        for side in ("weight", "bias"):
+            getattr(getattr(theirs.net, part), layer).__getattr__(side).data = state[f"features.{layer}.{side}"]
+    first, second = noise(4, 1, 64), noise(3, 2, 64)
+    with torch.no_grad():
+        pixels = [torch.from_numpy(x[:3]).permute(0, 3, 1, 2) / 127.5 - 1 for x in (first, second)]
+        distances = theirs(*pixels).flatten()
+    lpips = encoders.encoder("lpips", str(trunk))
+    embed, alike = lpips.embed, lpips.alike
+    assert alike(embed(first), embed(second)) == pytest.approx(1 - float(distances.mean()), abs=1e-6)
+    assert alike(embed(first), embed(first)) == pytest.approx(1)
+
+
+def test_cosine_encoders_average_all_pairs() -> None:
+    used = encoders.encoder("efficientnet_lite0")
+    embed, alike = used.embed, used.alike
+    first, second = embed(noise(3, 1, 32)), embed(noise(2, 2, 32))
+    assert first.shape == (3, 1280)
+    pairs = [torch.nn.functional.cosine_similarity(a, b, dim=0) for a in first for b in second]
+    assert alike(first, second) == pytest.approx(float(torch.stack(pairs).mean()), abs=1e-5)
+
+
+def test_efficientnet_sees_what_pictures_show() -> None:
+    """Its ImageNet weights are in the right places: parts of one photograph are more alike than of two."""
+    from sklearn.datasets import load_sample_images
+
+    used = encoders.encoder("efficientnet_lite0")
+    embed, alike = used.embed, used.alike
+    palace, flower = load_sample_images().images
+    parts = [embed(np.stack([photo[:400, x : x + 400] for x in (0, 120, 240)])) for photo in (palace, flower)]
+    same, apart = (alike(parts[0], of) for of in parts)
+    assert same > 0.6
+    assert apart < 0.3
+
+
+@pytest.mark.parametrize("name", ["clip", "dino", "lpips"])
+def test_no_hub_in_reach(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(RunError, match=rf"cannot load encoder '{name}'.*encoders: \{{{name}: FILE\}}") as error:
+        encoders.load(name)
+    assert "\n" not in str(error.value)
+
+
+def test_wrong_names_and_paths(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown encoder 'clipp'; did you mean clip"):
+        encoders.load("clipp")
+    with pytest.raises(RunError, match=r"encoder 'dino': .*nothing\.pth does not exist"):
+        encoders.load("dino", str(tmp_path / "nothing.pth"))
+
+
+@pytest.mark.slow
+def test_clip_from_a_local_file(tmp_path: Path) -> None:
+    import open_clip
+
+    torch.manual_seed(0)
+    made = open_clip.create_model("ViT-B-32-quickgelu").eval()
+    torch.save(made.state_dict(), tmp_path / "clip.pt")
+    embed = encoders.encoder("clip", str(tmp_path / "clip.pt")).embed
+    images = noise(2, 1, 224)
+    mean, std = (
+        torch.tensor(of)[:, None, None] for of in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
+    with torch.no_grad():
+        expected = made.encode_image((torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std)
+    torch.testing.assert_close(embed(images), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_dino_from_a_local_file(tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    made = timm.create_model("vit_small_patch16_224.dino", num_classes=0).eval()
+    torch.save(made.state_dict(), tmp_path / "dino.pth")
+    embed = encoders.encoder("dino", str(tmp_path / "dino.pth")).embed
+    images = noise(2, 1, 224)
+    mean = torch.tensor((0.485, 0.456, 0.406))[:, None, None]
+    std = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
+    with torch.no_grad():
+        expected = made((torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std)
+    torch.testing.assert_close(embed(images), expected, atol=1e-4, rtol=1e-4)
+    assert embed(noise(1)).shape == (1, 384)  # any size of picture

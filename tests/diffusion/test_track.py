@@ -1,0 +1,196 @@
+"""The track end to end, on a pipeline made on the spot."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import harness
+from tests.diffusion.conftest import write_pictures
+
+CONCEPTS = """
+format: 1
+kind: style
+prompt: an artwork by {}
+class_prompt: an artwork
+class_word: artwork
+concepts: {marvo: , telune: , obrick: }
+"""
+PERSONAS = """
+format: 1
+kind: persona
+prompt: a photo of a {}
+class_word: bag
+class_prompt: a photo of a bag
+images: photos/{}
+concepts: {mine: , yours: , lost: }
+"""
+SUITE = """
+format: 1
+name: small
+version: 1
+title: Untrained weights
+seeds: 1
+grids:
+  - name: styles
+    track: diffusion
+    tasks: [{base: %s, concepts: styles.yaml, groups: [[marvo, telune]]}]
+    protocol: &protocol
+      steps: 3
+      measure_at: [1, 3]
+      training_images: 3
+      images: 2
+      sampling: {steps: 2, guidance: 2}
+      encoders: [efficientnet_lite0]
+    defenses: {none: }
+    attackers: {lora: {lr: 0.01}, textual_inversion: }
+  - name: personas
+    track: diffusion
+    tasks: [{base: %s, concepts: personas.yaml, groups: [[mine]]}]
+    protocol: *protocol
+    defenses: {none: }
+    attackers: {dreambooth: , lora: }
+"""
+PLUGINS = '''
+import torch
+
+from harness.diffusion import DiffusionAttacker, DiffusionDefense
+
+
+class Idle(DiffusionDefense):
+    """Does nothing, under a name of its own."""
+
+    def immunize(self, model, targets):
+        assert [target.concept.name for target in targets] == ["marvo", "telune"]
+        yield 0.0
+
+
+class Louder(DiffusionDefense):
+    """Makes every weight larger."""
+
+    def immunize(self, model, targets):
+        with torch.no_grad():
+            for weight in model.unet.parameters():
+                weight.mul_(1.3)
+        yield 0.0
+
+
+class Breaker(DiffusionAttacker):
+    """Breaks the model after its first step."""
+
+    def adapt(self, model, data):
+        yield 1.0
+        with torch.no_grad():
+            model.unet.conv_out.bias.fill_(float("nan"))
+        while True:
+            yield 1.0
+'''
+
+
+@pytest.fixture
+def suite(tmp_path: Path, base: Path) -> Path:
+    for name in ("mine", "yours"):
+        write_pictures(tmp_path / "photos" / name, 3)
+    (tmp_path / "styles.yaml").write_text(CONCEPTS)
+    (tmp_path / "personas.yaml").write_text(PERSONAS)
+    (tmp_path / "plugins.py").write_text(PLUGINS)
+    (tmp_path / "suite.yaml").write_text(SUITE % (base, base))
+    return tmp_path / "suite.yaml"
+
+
+def _figures(records: pd.DataFrame, metric: str, **at: object) -> list[float]:
+    of = records[records["metric"] == metric]
+    for column, value in at.items():
+        of = of[of[column] == value]
+    return of["value"].tolist()
+
+
+@pytest.fixture
+def run(suite: Path, tmp_path: Path):
+    def run(**given) -> harness.Result:
+        return harness.run(str(suite), plugins=[tmp_path / "plugins.py"], workers=1, **given)
+
+    return run
+
+
+def test_a_defense_that_does_nothing_has_no_gap(run) -> None:
+    """Same seeds, same attack, same pictures: MSGR is exactly zero, and MRSGR over pictures of one seed; over all
+    pairs, as the papers take it, MRSGR is not. The undefended row is the noise floor, undefended against undefended
+    with other seeds of the attack."""
+    result = run(defenses=["none", "idle", "louder"], attackers=["lora", "textual_inversion"])
+    styles = result.records[result.records["grid"] == "styles"]
+    for metric in ("msgr", "msgr_of_means", "mrsgr_paired", "msgr_area"):
+        assert _figures(styles, metric, defense="idle") == pytest.approx([0.0] * (2 if "area" in metric else 4)), metric
+        assert any(_figures(styles, metric, defense="louder")), metric
+    assert all(_figures(styles, "mrsgr", defense="idle"))
+    assert any(_figures(styles, "msgr", defense="none", attacker="lora"))
+    assert _figures(styles, "similarity", defense="idle") != _figures(styles, "similarity", defense="louder")
+    assert set(styles["policy"].dropna()) == {"efficientnet_lite0"}
+
+
+def test_everything_is_shared_by_a_second_run(run) -> None:
+    first = run(defenses=["none"])
+    told = {}
+
+    def progress(plan):
+        from harness.runner import Progress
+
+        told["of"] = Progress()
+        return told["of"]
+
+    again = run(defenses=["none"], progress=progress)
+    assert told["of"].total == 0
+    pd.testing.assert_frame_equal(first.records, again.records)
+
+
+def test_holes_say_why_and_the_other_cells_go_on(run, tmp_path: Path) -> None:
+    """A folder without pictures (the benign concept's, of the persona grid) and an attacker without a word."""
+    (tmp_path / "photos" / "yours" / "0.png").write_bytes(b"no picture")
+    result = run(defenses=["none"], out=tmp_path / "out")
+    reasons = " ".join(result.failed.values())
+    assert "cannot read the picture" in reasons
+    assert "mine is a persona, which no base knows by name" in reasons
+    assert _figures(result.records, "msgr", grid="styles")
+    assert "cannot read the picture" in (tmp_path / "out" / "leaderboard.md").read_text()
+
+
+def test_pictures_that_are_not_finite_are_flagged_not_averaged(run) -> None:
+    result = run(defenses=["none"], attackers=["breaker", "lora"])
+    broken = result.records[(result.records["attacker"] == "breaker") & (result.records["metric"] == "msgr")]
+    by_step = broken.set_index("step")
+    assert by_step.loc[1, "value"] == 0  # the breaker's first step does nothing at all
+    assert pd.isna(by_step.loc[3, "value"])
+    assert by_step.loc[3, "note"] == "marvo: 2 of 2 pictures are not finite"
+    assert _figures(result.records, "msgr", attacker="lora", grid="styles")
+
+
+def test_tables_pictures_and_saved_attacks(run, tmp_path: Path) -> None:
+    from PIL import Image
+
+    result = run(defenses=["none"], attackers=["lora", "textual_inversion"], out=tmp_path / "out")
+    table = result.tables["diffusion"]
+    styles = table[table["grid"] == "styles"]
+    assert list(styles["attacker"]) == ["lora", "textual_inversion"]
+    assert "MSGR (efficientnet_lite0)" in table
+    assert not {"MSGR (C)", "MSGR (D)", "MSGR (L)"} & set(table)  # none of the papers' encoders was used
+    with Image.open(tmp_path / "out" / "styles__marvo+telune__none__sheet.png") as sheet:
+        rows = 2 * (2 + 2 * 2)  # two concepts: reference, released, two attackers at two steps
+        assert sheet.height == rows * 66
+    assert (tmp_path / "out" / "styles_steps.svg").exists()
+
+
+def test_a_reference_whose_likeness_is_near_zero_is_flagged() -> None:
+    import torch
+
+    from harness.diffusion.encoders import Encoder
+    from harness.diffusion.measures import Arm, attacked_figures
+    from harness.meter import Reading
+
+    encoder = Encoder(lambda images: torch.eye(2), lambda a, b: 0.01, lambda a, b: 0.01)
+
+    seen = {"finite": torch.ones(1, 2, dtype=torch.bool), "encoder.e": torch.eye(2)[None]}
+    arm = Arm("marvo", seen, seen, {"encoder.e": torch.eye(2), "finite": torch.ones(2, dtype=torch.bool)})
+    figures = list(attacked_figures({"harmful": [arm], "benign": [arm]}, [4], {"e": encoder}, [Reading()]))
+    (gap,) = [of for of in figures if of["metric"] == "msgr"]
+    assert gap["value"] is None
+    assert gap["note"] == "its denominator is below 0.05"
