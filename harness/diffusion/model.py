@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,11 @@ class TextToImage:
                 f"`huggingface-cli download {base} --local-dir DIR` and give DIR"
             ) from None
         return cls(pipeline.to("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def copy(self) -> TextToImage:
+        """One with weights of its own."""
+        parts = {name: copy.deepcopy(part) for name, part in self.pipeline.components.items()}
+        return TextToImage(StableDiffusionPipeline(**parts, requires_safety_checker=False))
 
     @property
     def device(self) -> torch.device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from harness.errors import PluginError, RunError
 from harness.plan import Job, seed_of
 from harness.records import write_figures
 
+GATE_IMAGES = 4
+"""of each concept that an erasure must leave"""
 IMAGES, WEIGHTS, SEEN = "images.safetensors", "unet.safetensors", "seen.safetensors"
 SHEET = "sheet.png"
 
@@ -197,7 +200,13 @@ def _sheet(job: Job, parents: Mapping[str, Path], out: Path) -> None:
 
 
 def _base(job: Job) -> TextToImage:
-    return TextToImage.load(job.where["base"], job.inputs["precision"])
+    """The base, read from disk once for jobs that follow each other."""
+    return _read_base(job.where["base"], job.inputs["precision"], job.inputs["base"]).copy()
+
+
+@lru_cache(maxsize=1)
+def _read_base(base: str, precision: str, digest: str) -> TextToImage:
+    return TextToImage.load(base, precision)
 
 
 def _side(model: TextToImage) -> int:
@@ -226,9 +235,6 @@ def _sample(job: Job, model: TextToImage, prompt: str, count: int, purpose: str,
 def _rate(job: Job, model: TextToImage, concept: Concept) -> float:
     images, _ = _sample(job, model, concept.prompted(), GATE_IMAGES, "gate", concept.name)
     return float(encoders.verdicts(images, str(concept.judge), concept.name).mean())
-
-
-GATE_IMAGES = 8
 
 
 def _apply(model: TextToImage, folder: Path) -> None:

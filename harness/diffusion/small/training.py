@@ -36,6 +36,7 @@ class Lesson(ABC):
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
     weight_decay: ClassVar[float] = 0.01
     warm_up: ClassVar[int] = 150
+    save_every: ClassVar[int] = 500
     ema: ClassVar[float] = 0.999
     """decay of the averaged weights, which are the result"""
 
@@ -54,7 +55,7 @@ def train(
     lesson: type[Lesson], folder: Path, seed: int, processes: int, tell: Callable[[str], None] = print
 ) -> Tensors:
     """The averaged weights of a lesson's network, also left as `<name>.safetensors` in `folder`; at once if they are
-    there already. A checkpoint is written every 500 steps and taken up again. `processes` must divide the rows."""
+    there already. A checkpoint is written every `save_every` steps and taken up again. `processes` must divide the rows."""
     done = folder / f"{lesson.name}.safetensors"
     if not done.exists():
         with tempfile.TemporaryDirectory() as meeting:
@@ -91,7 +92,7 @@ def _process(
         if os.getppid() != parent:  # it was killed: nobody waits for the rest
             return
         draw = torch.Generator().manual_seed(seed_of("draw", lesson.name, seed, step, rank))
-        torch.manual_seed(draw.seed())
+        torch.manual_seed(draw.initial_seed())
         optimiser.param_groups[0]["lr"] = lesson.lr * _schedule(step, lesson)
         loss = taught.loss(lesson.rows // processes, draw)
         optimiser.zero_grad()
@@ -100,9 +101,10 @@ def _process(
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
         # Early averages must not remember the first random weights.
-        torch._foreach_lerp_(average, weights, 1 - min(lesson.ema, (1 + step) / (10 + step)))
+        with torch.no_grad():
+            torch._foreach_lerp_(average, weights, 1 - min(lesson.ema, (1 + step) / (10 + step)))
         running += (float(loss.detach()) - running) / min(step - start + 1, 200)
-        if rank == 0 and ((step + 1) % 500 == 0 or step + 1 == lesson.steps):
+        if rank == 0 and ((step + 1) % lesson.save_every == 0 or step + 1 == lesson.steps):
             tell(f"{lesson.name}: step {step + 1} of {lesson.steps}, loss {running:.4f}")
             _save(checkpoint, weights, average, optimiser, step + 1, perf_counter() - began)
     if rank == 0:
