@@ -36,15 +36,15 @@ class CustomDiffusion(DiffusionAttacker):
             projection for _, layer in cross_attention(model.unet) for projection in (layer.to_k, layer.to_v)
         ]
         weights = model.unfreeze([projection.weight for projection in projections])
-        optimiser = torch.optim.AdamW(
-            [{"params": weights}, {"params": [word.embedding], "lr": self.word_lr or self.lr, "weight_decay": 0}],
-            lr=self.lr,
-        )
+        of_word = {"params": [word.embedding], "lr": self.word_lr or self.lr, "weight_decay": 0}
+        optimiser = torch.optim.AdamW([{"params": weights}, of_word], lr=self.lr)
         hooks = [projection.register_forward_hook(_hold_start) for projection in projections]
         prompt = self.prompt(data.concept)
-        settings = {"flip": self.flip, "prior": self.prior, "prior_weight": self.prior_weight}
+        batches = data.batches(
+            prompt, self.batch_size, flip=self.flip, prior=self.prior, prior_weight=self.prior_weight
+        )
         try:
-            for batch in data.batches(prompt, self.batch_size, **settings):
+            for batch in batches:
                 optimiser.zero_grad()
                 loss = model.denoising_loss(batch)
                 loss.backward()

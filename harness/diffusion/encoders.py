@@ -156,7 +156,7 @@ def verdicts(images: Images, head: str, name: str) -> np.ndarray[Any, np.dtype[n
     return (told == networks.CLASSES[head].index(name)).numpy()
 
 
-def load_judge() -> nn.Module:
+def load_judge() -> Any:
     """The classifier itself."""
     return networks.shipped("classifier", None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,7 +199,7 @@ def locate(base: str) -> str:
     return str(PIPELINE) if base == "small" else base
 
 
-def cross_attention(unet: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+def cross_attention(unet: torch.nn.Module) -> list[tuple[str, Any]]:
     """The U-Net's cross-attention layers by name: those that attend to the text."""
     return [(name, layer) for name, layer in unet.named_modules() if name.endswith("attn2")]
 

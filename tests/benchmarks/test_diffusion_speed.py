@@ -76,9 +76,7 @@ def test_a_whole_cell(benchmark, tmp_path: Path) -> None:
     """Everything one group needs for one attacker, in this process; its highest resident memory in `extra_info`."""
     suite = tmp_path / "cell.yaml"
     suite.write_text(CELL.format(CONCEPTS))
-    result = benchmark.pedantic(
-        harness.run, (str(suite),), {"workers": 1, "store": tmp_path / "store"}, rounds=1
-    )
+    result = benchmark.pedantic(harness.run, (str(suite),), {"workers": 1, "store": tmp_path / "store"}, rounds=1)
     status = Path("/proc/self/status").read_text()
     benchmark.extra_info["peak_mb"] = int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) / 1024
     assert not result.failed

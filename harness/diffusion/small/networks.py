@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import torch as safetensors
@@ -40,7 +41,7 @@ def tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
 
 
-def classifier() -> nn.Module:
+def classifier() -> nn.Sequential:
     """timm's ResNet-10-T, narrow, on 32×32 pixels in [−1, 1] seen at twice their size; logits as in `CLASSES`."""
     import timm
     from timm.layers import GroupNorm
@@ -55,7 +56,7 @@ def classifier() -> nn.Module:
     return nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), network)
 
 
-def contrastive(vocabulary: int) -> nn.Module:
+def contrastive(vocabulary: int) -> Any:
     """open_clip's CLIP, small: 32×32 pixels in [−1, 1] and prompts of TOKENS tokens to 64 dimensions."""
     from open_clip.model import CLIP
 
@@ -66,7 +67,7 @@ def contrastive(vocabulary: int) -> nn.Module:
     )
 
 
-def loaded(network: nn.Module, path: Path) -> nn.Module:
+def loaded(network: Any, path: Path) -> Any:
     """The network with the weights of `path` (stored in fp16, used in fp32), in evaluation mode."""
     tensors = {
         name: value.float() if value.is_floating_point() else value
@@ -77,19 +78,19 @@ def loaded(network: nn.Module, path: Path) -> nn.Module:
 
 
 @cache
-def shipped(name: str, path: str | None = None) -> nn.Module:
+def shipped(name: str, path: str | None = None) -> Any:
     """`classifier` or `contrastive` as it ships, or with the weights of a file."""
     network = classifier() if name == "classifier" else contrastive(len(tokenizer()))
     return loaded(network, Path(path) if path else WEIGHTS / f"{name}.safetensors")
 
 
-def judged(network: nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+def judged(network: Any, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
     """The classifier's logits by head; (n, classes) each."""
     parts = network(pixels).split([len(names) for names in CLASSES.values()], 1)
     return dict(zip(CLASSES, parts, strict=True))
 
 
-def features(network: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+def features(network: Any, pixels: torch.Tensor) -> torch.Tensor:
     """The classifier's last features, (n, 128)."""
     larger, trunk = network
     return trunk.forward_head(trunk.forward_features(larger(pixels)), pre_logits=True)

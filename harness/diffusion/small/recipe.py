@@ -6,10 +6,11 @@ Each step leaves a file and is skipped if it is there, so the recipe can be cut 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
@@ -17,6 +18,7 @@ from safetensors import torch as safetensors
 
 from harness.diffusion.model import as_images, as_pixels
 from harness.diffusion.small import assess, world
+from harness.diffusion.small.card import card
 from harness.diffusion.small.lessons import (
     DECODED,
     LATENTS,
@@ -50,7 +52,7 @@ def run(
     tell: Callable[[str], None] = print,
 ) -> None:
     """Train everything into `folder`: `pipeline/`, `classifier.safetensors`, `contrastive.safetensors`,
-    `personas/NAME/0.png …` and `figures.json`; what it needs on the way lies in `folder/work`."""
+    `personas/NAME/0.png …`, `figures.json` and `README.md`; what it needs on the way lies in `folder/work`."""
     work = folder / "work"
     work.mkdir(parents=True, exist_ok=True)
     _pictures(work, fashion, seed)
@@ -65,6 +67,8 @@ def run(
     lessons = (Autoencoder, Denoiser, Classifier, Contrastive)
     figures["seconds"] = {lesson.name: seconds(lesson, work) for lesson in lessons}
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    words = {"objects": world.OBJECTS, "styles": world.STYLES, "rare": world.RARE_WORDS}
+    (folder / "README.md").write_text(card(figures, words, assess.SAMPLES))
 
 
 def _pictures(work: Path, fashion: Path, seed: int) -> None:
@@ -114,11 +118,16 @@ def _personas(work: Path, out: Path, fashion: Path, seed: int) -> None:
     views = []
     for persona in world.PERSONAS:
         (out / persona.name).mkdir(parents=True, exist_ok=True)
-        for i, image in enumerate(world.portraits(persona, grey, SHIPPED_VIEWS, seed_of("shipped", seed))):
+        for i, image in enumerate(shipped_views(persona, grey, seed)):
             Image.fromarray(image).save(out / persona.name / f"{i}.png")
         images = world.portraits(persona, grey, VIEWS, seed_of("views", seed))
         views.append(np.stack([images, _decoded(network, _encoded(network, images))], 1))
     np.save(work / PORTRAITS, np.stack(views))
+
+
+def shipped_views(persona: world.Persona, grey: Mapping[str, npt.NDArray[np.float32]], seed: int) -> world.Images:
+    """The views of a persona that ship, of held-out items `grey`."""
+    return world.portraits(persona, grey, SHIPPED_VIEWS, seed_of("shipped", seed))
 
 
 def _encoded(network: AutoencoderKL, images: world.Images) -> torch.Tensor:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from safetensors import safe_open
@@ -40,7 +40,8 @@ class Lesson(ABC):
     ema: ClassVar[float] = 0.999
     """decay of the averaged weights, which are the result"""
 
-    network: nn.Module
+    network: Any
+    """a torch module"""
 
     @abstractmethod
     def __init__(self, folder: Path) -> None:
@@ -55,12 +56,13 @@ def train(
     lesson: type[Lesson], folder: Path, seed: int, processes: int, tell: Callable[[str], None] = print
 ) -> Tensors:
     """The averaged weights of a lesson's network, also left as `<name>.safetensors` in `folder`; at once if they are
-    there already. A checkpoint is written every `save_every` steps and taken up again. `processes` must divide the rows."""
+    there already. A checkpoint is written every `save_every` steps and taken up again. `processes` must divide the
+    rows."""
     done = folder / f"{lesson.name}.safetensors"
     if not done.exists():
         with tempfile.TemporaryDirectory() as meeting:
             arguments = (lesson, folder, seed, processes, f"file://{meeting}/point", tell)
-            torch.multiprocessing.spawn(_process, arguments, processes)  # type: ignore[attr-defined]
+            torch.multiprocessing.spawn(_process, arguments, processes)
     return safetensors.load(done.read_bytes())
 
 

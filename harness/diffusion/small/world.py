@@ -186,7 +186,7 @@ def _compose(shapes: _Floats, fill: _Floats, ground: _Floats) -> _Floats:
     """The shape in its fill, shaded as the item is, on the ground; (n, 32, 32, 3)."""
     alpha = _alpha(shapes)[..., None]
     shade = 0.55 + 0.45 * shapes[..., None]
-    return ground + alpha * (fill * shade - ground)
+    return np.asarray(ground + alpha * (fill * shade - ground), np.float32)
 
 
 # Photos -------------------------------------------------------------------------------------------------------------
@@ -297,17 +297,17 @@ def _step(height: npt.NDArray[np.floating]) -> _Floats:
 
 
 def _mix(first: _Floats, second: _Floats, share: _Floats) -> _Floats:
-    return first[:, None, None] + share[..., None] * (second - first)[:, None, None]
+    return np.asarray(first[:, None, None] + share[..., None] * (second - first)[:, None, None], np.float32)
 
 
 def _hsv(hue: npt.NDArray[np.float64], saturation: npt.NDArray[np.float64], value: npt.NDArray[np.float64]) -> _Floats:
     from matplotlib.colors import hsv_to_rgb
 
-    return hsv_to_rgb(np.stack([hue, saturation, value], 1)).astype(np.float32)
+    return np.asarray(hsv_to_rgb(np.stack([hue, saturation, value], 1)), np.float32)
 
 
 def _hex(colour: str) -> _Floats:
-    return np.frombuffer(bytes.fromhex(colour), np.uint8).astype(np.float32) / 255
+    return np.asarray(list(bytes.fromhex(colour)), np.float32) / 255
 
 
 def _to_bytes(images: _Floats) -> Images:

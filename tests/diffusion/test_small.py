@@ -1,0 +1,146 @@
+"""The small base that ships: what it is made of, what it draws, what an erasure does to it."""
+
+import json
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import transformers
+from PIL import Image
+
+import harness
+from harness.diffusion import TextToImage, concepts, encoders
+from harness.diffusion.erase import erase
+from harness.diffusion.protocol import Erasure
+from harness.diffusion.small import PIPELINE, WEIGHTS, networks, world
+from harness.errors import RunError
+
+LISTS = Path(__file__).parents[2] / "suites" / "concepts"
+SAMPLING = {"sampler": "ddim", "steps": 20, "guidance": 3.0}
+STYLES, OBJECTS = (concepts.read(LISTS / f"small_{kind}.yaml").concepts for kind in ("styles", "objects"))
+
+
+@pytest.fixture(scope="module")
+def small() -> TextToImage:
+    return TextToImage.load("small")
+
+
+def _rate(model: TextToImage, concept: concepts.Concept, count: int = 16) -> float:
+    images, _ = model.sample([concept.prompted()] * count, range(count), **SAMPLING)
+    return encoders.verdicts(images, str(concept.judge), concept.name).mean()
+
+
+def test_it_is_made_of_stock_parts_and_small() -> None:
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(PIPELINE)
+    assert type(pipeline.unet) is diffusers.UNet2DConditionModel
+    assert type(pipeline.vae) is diffusers.AutoencoderKL
+    assert type(pipeline.text_encoder) is transformers.CLIPTextModel
+    assert isinstance(pipeline.tokenizer, transformers.CLIPTokenizer)
+    size = {path: path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()}
+    assert sum(of for path, of in size.items() if PIPELINE in path.parents) <= 8e6
+    assert sum(size.values()) <= 12e6
+    assert {path.suffix for path in size if "weights" not in path.name and path.suffix not in (".json", ".md")} == {
+        ".safetensors"
+    }
+
+
+def test_its_words_are_single_tokens(small: TextToImage) -> None:
+    for word in world.vocabulary():
+        assert len(small.tokenizer([word]).input_ids[0]) == 3, word
+    assert networks.tokenizer().get_vocab() == small.tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("concept", [*STYLES.values(), *OBJECTS.values()], ids=lambda concept: concept.name)
+def test_it_draws_its_concepts(concept: concepts.Concept, small: TextToImage) -> None:
+    assert _rate(small, concept) >= 0.85  # 16 pictures; the model card has more
+
+
+def test_it_knows_no_persona_and_can_show_each(small: TextToImage) -> None:
+    """The judge sees a persona in its own pictures, also through the autoencoder, and in no other photo."""
+    from harness.diffusion.data import read_images
+
+    photos, _ = small.sample(["a photo of an object"] * 32, range(32), **SAMPLING)
+    for name, persona in concepts.read(LISTS / "small_personas.yaml").concepts.items():
+        images = read_images(str(persona.images), world.SIZE)
+        for shown in (images, small.decode(small.encode(images))):
+            assert encoders.verdicts(shown, "persona", name).mean() >= 0.8, name
+        assert encoders.verdicts(photos, "persona", name).mean() <= 0.1, name
+
+
+def test_an_erasure_takes_its_targets_and_leaves_the_rest() -> None:
+    model = TextToImage.load("small")
+    targets = [STYLES["marvo"], STYLES["telune"]]
+    rest = [STYLES["sevra"], STYLES["wexley"], OBJECTS["boot"], OBJECTS["seven"]]
+    before = [_rate(model, concept) for concept in rest]
+    edits = [
+        (prompt.format(of.name), of.name, anchor)
+        for of in targets
+        for prompt, anchor in {of.prompt: of.class_prompt, **of.erase}.items()
+    ]
+    kept = [(of.prompted(), of.name) for of in [*STYLES.values(), *OBJECTS.values()] if of not in targets]
+    erase(model, edits, kept, Erasure())
+    assert max(_rate(model, concept) for concept in targets) <= 0.35  # "an artwork" is in any of eight styles
+    assert np.mean([_rate(model, concept) for concept in rest]) >= 0.9 * np.mean(before)
+
+
+def test_an_erasure_that_ruins_the_base_stops_its_cells(tmp_path: Path) -> None:
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(f"""
+format: 1
+name: ruined
+version: 1
+title: An erasure without a care for the rest
+seeds: 1
+grids:
+  - name: styles
+    track: diffusion
+    tasks: [{{concepts: {LISTS / "small_styles.yaml"}, groups: two, first: 1}}]
+    protocol: {{steps: 1, measure_at: [1], images: 1, training_images: 1, erasure: {{strength: 1.0e+6, keep: 1.0e-6}}}}
+    defenses: {{none: }}
+    attackers: {{lora: }}
+""")
+    result = harness.run(str(suite), workers=1)
+    assert set(result.records["status"]) == {"failed"}
+    assert all("no longer draws its other concepts" in reason for reason in result.failed.values())
+
+
+def test_the_model_cards_figures_are_the_recipes() -> None:
+    figures = json.loads((WEIGHTS / "figures.json").read_text())
+    assert figures["autoencoder_db"] >= 26
+    assert set(figures["guidance_3.0"]["style"]) == set(world.STYLES)
+    assert set(figures["guidance_1.5"]["object"]) == set(world.OBJECTS)
+    card = (WEIGHTS / "README.md").read_text()
+    assert f"{figures['autoencoder_db']:.1f} dB" in card
+
+
+def test_a_world_is_its_seed() -> None:
+    grey = {name: np.random.default_rng(3).random((4, 28, 28), np.float32) for name in world.OBJECTS}
+    first, again, other = (world.pictures(grey, 60, seed) for seed in (1, 1, 2))
+    assert np.array_equal(first.images, again.images)
+    assert first.captions == again.captions
+    assert not np.array_equal(first.images, other.images)
+    for caption, thing, style in zip(first.captions, first.objects, first.styles, strict=True):
+        named = [name for name in world.OBJECTS if f" {name}" in caption]
+        artists = [name for name in world.STYLES if caption.endswith(name)]
+        assert named in ([], [world.OBJECTS[thing]])
+        assert artists in ([], [world.STYLES[style]])
+        assert "photo" in caption or style >= 0
+
+
+def test_personas_are_shipped_as_the_recipe_draws_them() -> None:
+    if not world.FASHION.is_dir():
+        pytest.skip("Fashion-MNIST is not installed")
+    from harness.diffusion.small.recipe import SHIPPED_VIEWS, shipped_views
+
+    grey = world.items("heldout")
+    for persona in world.PERSONAS:
+        for i, image in enumerate(shipped_views(persona, grey, seed=1)):
+            with Image.open(LISTS / "personas" / persona.name / f"{i}.png") as shipped:
+                assert np.array_equal(image, np.asarray(shipped)), persona.name
+        assert i == SHIPPED_VIEWS - 1
+
+
+def test_no_training_data(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="needs Fashion-MNIST's idx files; install Debian's package"):
+        world.items("train", tmp_path)
