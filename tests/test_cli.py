@@ -20,7 +20,7 @@ def immunebench(*arguments, **options):
 def test_help_names_every_command():
     done = immunebench("--help")
     assert done.returncode == 0
-    for command in ("run", "plan", "list", "show", "leaderboard"):
+    for command in ("run", "plan", "list", "show", "leaderboard", "train-base"):
         assert f"\n  {command} " in done.stdout
 
 
@@ -37,6 +37,13 @@ def test_list(what, told):
     done = immunebench("list", what)
     assert done.returncode == 0
     assert told in done.stdout
+
+
+def test_training_the_base_without_its_data(tmp_path):
+    done = immunebench("train-base", tmp_path / "base", "--fashion", tmp_path)
+    assert done.returncode == 1
+    assert "the recipe needs Fashion-MNIST's idx files" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list", "defenses"], ["list", "metrics"], ["run", "--help"]])

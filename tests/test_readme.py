@@ -24,7 +24,11 @@ def python_block(start: str) -> str:
     return block
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(line, marks=pytest.mark.slow if "run styles" in line else ()) for line in COMMANDS
+     if "train-base" not in line],  # an hour and more, and needs its training data; the loop has a test of its own
+)  # fmt: skip
 def test_commands(command, tmp_path):
     (tmp_path / "signed.py").write_text(python_block('"""signed.py"""'))
     arguments = shlex.split(command)[1:] + (["--seeds", "1", "--workers", "1"] if " run " in command else [])

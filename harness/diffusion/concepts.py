@@ -143,6 +143,11 @@ class Group(BaseModel):
         """Its targets' names."""
         return "+".join(concept.name for concept in self.targets)
 
+    @property
+    def bystanders(self) -> list[Concept]:
+        """Concepts that are neither targets nor benign tasks."""
+        return [concept for concept in self.kept if concept not in self.others]
+
 
 class GroupBlock(BaseModel):
     """One entry of a grid's tasks: groups of a concept file on one base."""
@@ -196,12 +201,11 @@ def pictures(folder: str) -> list[Path]:
     return sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in SUFFIXES)
 
 
-def digest(concept: Concept) -> str | None:
-    """SHA-256 of a concept's pictures; None if it has none of its own (or none that can be read: that is for the
-    job to say)."""
-    if concept.images is None or not pictures(concept.images):
+def folder_digest(folder: str) -> str | None:
+    """SHA-256 of a folder's pictures; None if there are none (that is for the job to say)."""
+    if not pictures(folder):
         return None
     whole = hashlib.sha256()
-    for path in pictures(concept.images):
+    for path in pictures(folder):
         whole.update(hashlib.sha256(path.read_bytes()).digest())
     return whole.hexdigest()

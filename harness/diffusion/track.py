@@ -8,15 +8,14 @@ metrics: MIMA (AAAI 2025).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
 
-from harness.diffusion.concepts import Concept, Group, GroupBlock, digest
+from harness.diffusion.concepts import Concept, Group, GroupBlock, folder_digest
 from harness.diffusion.protocol import Protocol
 from harness.plan import Job, seed_of
 from harness.plugin import Metric, PluginSpec, Track
@@ -59,9 +58,10 @@ _METRICS = (
 
 @dataclass(frozen=True)
 class _Jobs:
-    """The jobs of one grid."""
+    """The jobs of one grid. `digests`: of files and folders, taken once a grid."""
 
     protocol: Protocol
+    digests: dict[str, str | None] = field(default_factory=dict)
 
     def pictures(self, group: Group, concept: Concept) -> Job:
         inputs = self._base(group) | self._concept(concept)
@@ -112,7 +112,7 @@ class _Jobs:
         """What encoders and judge see in the pictures of another job; `decoded`: after the autoencoder."""
         encoders = {} if decoded else self.protocol.encoders
         inputs: dict[str, Any] = {
-            "encoders": {name: file_digest(path) if path else None for name, path in encoders.items()},
+            "encoders": {name: path and self._digest(path, file_digest) for name, path in encoders.items()},
             "judge": [concept.judge, concept.name] if concept.judge else None,
         }
         where = {f"encoder.{name}": path for name, path in encoders.items() if path}
@@ -125,7 +125,11 @@ class _Jobs:
     def before(self, group: Group, model: Job, reference: Job) -> Job:
         """Figures of a released model before any attack."""
         parents = {"model": model}
-        sides = {"harmful": group.targets, "benign": group.others, "kept": group.kept[:0] + _further(group)}
+        sides = {
+            "harmful": group.targets,
+            "benign": group.others,
+            "kept": group.bystanders,
+        }
         for role, concepts in sides.items():
             for i, concept in enumerate(c for c in concepts if c.judge and c.kind != "persona"):
                 parents[f"{role}.{i}"] = self.look(self.draw(group, model, concept), concept, group)
@@ -172,15 +176,20 @@ class _Jobs:
         }
         return Job(track="diffusion", stage="sheet", version=1, inputs=inputs, parents=rows)
 
+    def _digest(self, of: str, take: Callable[[str], str | None]) -> str | None:
+        if of not in self.digests:
+            self.digests[of] = take(of)
+        return self.digests[of]
+
     def _base(self, group: Group) -> dict[str, Any]:
-        return {"base": base_digest(group.base), "precision": group.precision}
+        return {"base": self._digest(group.base, base_digest), "precision": group.precision}
 
     def _sampling(self) -> dict[str, Any]:
         return {"sampling": self.protocol.sampling.model_dump(mode="json")}
 
-    @staticmethod
-    def _concept(concept: Concept) -> dict[str, Any]:
-        return {"concept": concept.model_dump(mode="json", exclude={"images"}), "pictures": digest(concept)}
+    def _concept(self, concept: Concept) -> dict[str, Any]:
+        pictures = self._digest(concept.images, folder_digest) if concept.images else None
+        return {"concept": concept.model_dump(mode="json", exclude={"images"}), "pictures": pictures}
 
     @staticmethod
     def _where(group: Group, concept: Concept | None = None) -> dict[str, str]:
@@ -188,11 +197,6 @@ class _Jobs:
         return {"base": group.base, **folder}
 
 
-def _further(group: Group) -> tuple[Concept, ...]:
-    return tuple(concept for concept in group.kept if concept not in group.others)
-
-
-@lru_cache
 def base_digest(base: str) -> str:
     """SHA-256 of a base's files; of one that is no folder here, its name."""
     from harness.diffusion.small import PIPELINE
@@ -207,7 +211,6 @@ def base_digest(base: str) -> str:
     return whole.hexdigest()
 
 
-@cache
 def file_digest(path: str) -> str | None:
     """SHA-256 of a file; None if it is not there (the job that needs it says so)."""
     try:

@@ -86,13 +86,14 @@ def test_a_folder_of_own_photos(file: Path) -> None:
     text = "format: 1\nkind: persona\nprompt: a photo of a {}\nimages: photos/{}\nconcepts: {my_dog: {class_word: dog}}"
     file.write_text(text)
     concept = concepts.read(file).concepts["my_dog"]
-    before = concepts.digest(concept)
+    before = concepts.folder_digest(str(concept.images))
     assert len(concepts.pictures(str(concept.images))) == 2
     (file.parent / "photos").rename(file.parent / "other")
     file.write_text(text.replace("photos/", "other/"))
-    assert concepts.digest(concepts.read(file).concepts["my_dog"]) == before
+    moved = concepts.read(file).concepts["my_dog"]
+    assert concepts.folder_digest(str(moved.images)) == before
     write_pictures(file.parent / "other" / "my_dog", 3)
-    assert concepts.digest(concepts.read(file).concepts["my_dog"]) != before
+    assert concepts.folder_digest(str(moved.images)) != before
     with pytest.raises(RunError, match="no base knows by name"):
         concept.prompted()
 

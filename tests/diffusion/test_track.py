@@ -179,6 +179,16 @@ def test_tables_pictures_and_saved_attacks(run, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "styles_steps.svg").exists()
 
 
+def test_the_readmes_attacker(suite: Path, tmp_path: Path) -> None:
+    from tests.test_readme import python_block
+
+    (tmp_path / "bias_tuning.py").write_text(python_block('"""bias_tuning.py"""'))
+    result = harness.run(
+        str(suite), plugins=[tmp_path / "bias_tuning.py"], attackers=["bias_tuning"], defenses=["none"], workers=1
+    )
+    assert any(_figures(result.records, "msgr", attacker="bias_tuning", grid="styles"))
+
+
 def test_a_reference_whose_likeness_is_near_zero_is_flagged() -> None:
     import torch
 

@@ -33,10 +33,10 @@ Contrastive: open_clip's CLIP, 4 vision layers of 96.
 ## Figures
 
 Sampled with DDIM, 20 steps; judged by the classifier, whose own accuracy on real held-out pictures is
-{classifier_object:.3f} for objects and {classifier_style:.3f} for styles. {samples} pictures a style or object, {pairs} a
-pair for "a X by S". The autoencoder gives held-out pictures back at {autoencoder_db:.1f} dB (PSNR of the mean squared
-error over all of them). The contrastive encoder finds the right one of 80 captions "a X by S" for {contrastive_top1:.3f}
-of held-out pictures.
+{classifier_object:.3f} for objects and {classifier_style:.3f} for styles. {samples} pictures a style or object, {pairs}
+a pair for "a X by S". The autoencoder gives held-out pictures back at {autoencoder_db:.1f} dB (PSNR of the mean
+squared error over all of them). The contrastive encoder finds the right one of 80 captions "a X by S" for
+{contrastive_top1:.3f} of held-out pictures.
 
 {table}
 
