@@ -19,10 +19,10 @@ class CustomDiffusion(DiffusionAttacker):
 
     lr: float = Field(1e-5, gt=0, description="AdamW's step size for keys and values")
     word_lr: float | None = Field(None, gt=0, description="that of the word's embedding; by default the same")
-    batch_size: int = Field(1, ge=1)
+    batch_size: int = Field(1, ge=1, description="pictures a step")
     token: str = Field("<v>", pattern=r"^<.+>$", description="the new word, in angle brackets")
     prior: int = Field(200, ge=0, description="pictures of the class to hold on to; 0 is none")
-    prior_weight: float = Field(1.0, ge=0)
+    prior_weight: float = Field(1.0, ge=0, description="weight of the class's loss")
     flip: bool = Field(True, description="mirror half of the pictures")
 
     def prompt(self, concept: Concept) -> str:

@@ -16,10 +16,10 @@ class DreamBooth(DiffusionAttacker):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"lr": 3e-4, "batch_size": 4}}
 
     lr: float = Field(5e-6, gt=0, description="AdamW's step size")
-    batch_size: int = Field(1, ge=1)
+    batch_size: int = Field(1, ge=1, description="pictures a step")
     token: str = Field("sks", description="the rare word for a persona")
     prior: int = Field(0, ge=0, description="pictures of the class to hold on to; 0 is none")
-    prior_weight: float = Field(1.0, ge=0)
+    prior_weight: float = Field(1.0, ge=0, description="weight of the class's loss")
 
     def prompt(self, concept: Concept) -> str:
         """A persona by the rare word, any other concept by its name."""

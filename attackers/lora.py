@@ -20,9 +20,9 @@ class LoRA(DiffusionAttacker):
     name = "lora"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"lr": 1e-3}}
 
-    rank: int = Field(4, ge=1)
+    rank: int = Field(4, ge=1, description="of the adapters")
     lr: float = Field(1e-4, gt=0, description="AdamW's step size")
-    batch_size: int = Field(4, ge=1)
+    batch_size: int = Field(4, ge=1, description="pictures a step")
 
     def adapt(self, model: TextToImage, data: Subject) -> Iterator[torch.Tensor]:
         """One AdamW step on the adapters at a time; the base's weights stay."""

@@ -17,7 +17,7 @@ class TextualInversion(DiffusionAttacker):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"lr": 2e-2, "batch_size": 4}}
 
     lr: float = Field(5e-4, gt=0, description="AdamW's step size")
-    batch_size: int = Field(1, ge=1)
+    batch_size: int = Field(1, ge=1, description="pictures a step")
     token: str = Field("<v>", pattern=r"^<.+>$", description="the new word, in angle brackets")
     begin: str = Field("", description="the word whose embedding it begins with; by default the concept's class")
 

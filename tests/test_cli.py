@@ -27,16 +27,16 @@ def test_help_names_every_command():
 @pytest.mark.parametrize(
     ("what", "told"),
     [
-        ("defenses", "whitening         probe  θ = (K_P + ρσ₁I)^(-½)"),
-        ("attackers", "adam                probe  Adam on the linear probe"),
-        ("suites", "digits        probe  MNIST digit pairs"),
-        ("metrics", "rir           probe  relative immunization ratio"),
+        ("defenses", "whitening probe θ = (K_P + ρσ₁I)^(-½)"),
+        ("attackers", "adam probe Adam on the linear probe"),
+        ("suites", "digits probe MNIST digit pairs"),
+        ("metrics", "rir probe relative immunization ratio"),
     ],
 )
 def test_list(what, told):
     done = immunebench("list", what)
     assert done.returncode == 0
-    assert told in done.stdout
+    assert told in " ".join(done.stdout.split())
 
 
 def test_training_the_base_without_its_data(tmp_path):

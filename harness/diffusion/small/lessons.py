@@ -160,7 +160,7 @@ class Classifier(Lesson):
     """
 
     name = "classifier"
-    steps = 1600
+    steps = 1200
     rows = 64
     lr = 2e-3
     ema = 0.99
@@ -203,7 +203,7 @@ class Contrastive(Lesson):
     """open_clip's CLIP, small, on pictures and their captions (Radford et al., 2021)."""
 
     name = "contrastive"
-    steps = 1600
+    steps = 1000
     rows = 128
     lr = 1e-3
     ema = 0.99
