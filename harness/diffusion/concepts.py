@@ -44,12 +44,6 @@ class Concept(BaseModel):
     judge: str | None = Field(None, description="the head of the base's classifier that knows it, if one does")
     erase: dict[str, str] = Field({}, description="further prompts with {} to erase: what each is to mean instead")
 
-    @model_validator(mode="after")
-    def _whole(self) -> Concept:
-        if self.kind == "persona" and not (self.class_word and self.images):
-            raise ValueError(f"{self.name}: a persona needs a class_word and a folder of images")
-        return self
-
     @property
     def word(self) -> str:
         """The words a base knows it by."""
@@ -90,7 +84,10 @@ class ConceptFile(BaseModel):
         return {**own, "concepts": concepts}
 
     @model_validator(mode="after")
-    def _groups(self) -> ConceptFile:
+    def _whole(self) -> ConceptFile:
+        for concept in self.concepts.values():
+            if concept.kind == "persona" and not (concept.class_word and concept.images):
+                raise ValueError(f"{concept.name}: a persona needs a class_word and a folder of images")
         for name, groups in self.groups.items():
             for group in groups:
                 self.pick(group, f"group '{name}'")

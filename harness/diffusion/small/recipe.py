@@ -35,6 +35,7 @@ from harness.diffusion.small.networks import halved, tokenizer
 from harness.diffusion.small.training import seconds, train, write
 from harness.plan import seed_of
 
+VAE = "vae.safetensors"
 TRAINING, HELD_OUT = 64_000, 6_000
 ROUND_TRIPS = 16_000
 """training pictures as the autoencoder gives them back, for the classifier"""
@@ -88,19 +89,19 @@ def _latents(work: Path, seed: int, processes: int, tell: Callable[[str], None])
         network.load_state_dict(weights)
         latents = _encoded(network, images)
         normalised(network, latents)
-        network.save_pretrained(work / "vae")
+        write(network.state_dict(), work / VAE)
         mean, deviation = (of[:, None, None] for of in (latents.mean((0, 2, 3)), latents.std((0, 2, 3))))
         write({"latents": (latents - mean) / deviation}, work / LATENTS)
     if not (work / DECODED).exists():
         latents = safetensors.load((work / LATENTS).read_bytes())["latents"][:ROUND_TRIPS]
-        np.save(work / DECODED, _decoded(AutoencoderKL.from_pretrained(work / "vae"), latents))
+        np.save(work / DECODED, _decoded(_vae(work), latents))
 
 
 def _pipeline(work: Path, out: Path, seed: int, processes: int, tell: Callable[[str], None]) -> None:
     taught = Denoiser(work)
     taught.network.load_state_dict(train(Denoiser, work, seed, processes, tell))
     StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(work / "vae"),
+        vae=_vae(work),
         text_encoder=taught.network["text_encoder"],
         tokenizer=tokenizer(),
         unet=taught.network["unet"],
@@ -114,7 +115,7 @@ def _pipeline(work: Path, out: Path, seed: int, processes: int, tell: Callable[[
 def _personas(work: Path, out: Path, fashion: Path, seed: int) -> None:
     """Views of each persona: some to ship, and more, as they are and decoded, for the classifier."""
     grey = world.items("heldout", fashion)
-    network = AutoencoderKL.from_pretrained(work / "vae")
+    network = _vae(work)
     views = []
     for persona in world.PERSONAS:
         (out / persona.name).mkdir(parents=True, exist_ok=True)
@@ -128,6 +129,13 @@ def _personas(work: Path, out: Path, fashion: Path, seed: int) -> None:
 def shipped_views(persona: world.Persona, grey: Mapping[str, npt.NDArray[np.float32]], seed: int) -> world.Images:
     """The views of a persona that ship, of held-out items `grey`."""
     return world.portraits(persona, grey, SHIPPED_VIEWS, seed_of("shipped", seed))
+
+
+def _vae(work: Path) -> AutoencoderKL:
+    """The autoencoder with normalised latents."""
+    network = Autoencoder(work).network
+    network.load_state_dict(safetensors.load((work / VAE).read_bytes()))
+    return network.eval()
 
 
 def _encoded(network: AutoencoderKL, images: world.Images) -> torch.Tensor:
