@@ -183,18 +183,14 @@ def _compare(job: Job, parents: Mapping[str, Path], out: Path) -> None:
 
 
 def _sheet(job: Job, parents: Mapping[str, Path], out: Path) -> None:
-    """A row a concept and kind of picture, the attackers' once a measured step."""
+    """A row a kind of picture, the attackers' once a measured step."""
     rows = []
-    for i, concept in enumerate(job.inputs["targets"]):
-        for kind in ("reference", "released"):
-            if f"{i}.{kind}" in parents:
-                rows.append((f"{concept}: {kind}", _load(parents[f"{i}.{kind}"] / IMAGES)["images"].numpy()))
-        for name in job.inputs["rows"]:
-            found = _load(parents[f"{i}.{name}"] / IMAGES)["images"].numpy()
-            rows += [
-                (f"{concept}: {name}, step {step}", images)
-                for step, images in zip(job.inputs["measure_at"], found, strict=True)
-            ]
+    for i, label in enumerate(job.inputs["rows"]):
+        images = _load(parents[str(i)] / IMAGES)["images"].numpy()
+        if images.ndim == 4:
+            rows.append((label, images))
+        else:
+            rows += [(f"{label}, step {step}", of) for step, of in zip(job.inputs["measure_at"], images, strict=True)]
     figures.contact_sheet(rows).save(out / SHEET, optimize=True)
     write_figures([], out)
 

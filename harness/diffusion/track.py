@@ -160,21 +160,21 @@ class _Jobs:
                 parents[f"{role}.{i}.reference"] = self.look(pictures, concept, group)
         return Job(track="diffusion", stage="compare", version=1, inputs=inputs, parents=parents)
 
-    def sheet(self, group: Group, model: Job, attackers: Mapping[str, PluginSpec], seed: int) -> Job:
-        """The contact sheet of a group: reference, base, released model, each attacker at its steps."""
-        rows: dict[str, Job] = {}
-        for i, concept in enumerate(group.targets):
-            rows[f"{i}.reference"] = self.pictures(group, concept)
+    def sheet(self, group: Group, model: Job, reference: Job, attackers: Mapping[str, PluginSpec], seed: int) -> Job:
+        """The contact sheet of a group: reference, erased base, released model, each attacker at its steps."""
+        rows: list[tuple[str, Job]] = []
+        for concept in group.targets:
+            source = "given" if concept.images else "base"
+            rows.append((f"{concept.name}: reference ({source})", self.pictures(group, concept)))
             if concept.kind != "persona":
-                rows[f"{i}.released"] = self.draw(group, model, concept)
+                rows.append((f"{concept.name}: erased", self.draw(group, reference, concept)))
+                if model.key != reference.key:
+                    rows.append((f"{concept.name}: released", self.draw(group, model, concept)))
             for name, attacker in attackers.items():
-                rows[f"{i}.{name}"] = self.attack(group, model, attacker, concept, seed)
-        inputs = {
-            "targets": [concept.name for concept in group.targets],
-            "rows": list(attackers),
-            "measure_at": list(self.protocol.measure_at),
-        }
-        return Job(track="diffusion", stage="sheet", version=1, inputs=inputs, parents=rows)
+                rows.append((f"{concept.name}: {name}", self.attack(group, model, attacker, concept, seed)))
+        inputs = {"rows": [label for label, _ in rows], "measure_at": list(self.protocol.measure_at)}
+        parents = {str(i): job for i, (_, job) in enumerate(rows)}
+        return Job(track="diffusion", stage="sheet", version=1, inputs=inputs, parents=parents)
 
     def _digest(self, of: str, take: Callable[[str], str | None]) -> str | None:
         if of not in self.digests:
@@ -247,7 +247,9 @@ class DiffusionTrack(Track):
                         attacked = {"attacker": name, "attacker_call": repr(attacker), "seed": seed}
                         measuring.append((at | attacked, job))
                     if grid.attackers and seed == grid.seeds[0]:
-                        measuring.append((at | {"seed": seed}, jobs.sheet(group, model, grid.attackers, seed)))
+                        measuring.append(
+                            (at | {"seed": seed}, jobs.sheet(group, model, reference, grid.attackers, seed))
+                        )
                     for coordinates, job in measuring:
                         if (label, coordinates.get("attacker"), job.key) not in seen:
                             seen.add((label, coordinates.get("attacker"), job.key))

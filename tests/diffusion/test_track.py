@@ -174,7 +174,7 @@ def test_tables_pictures_and_saved_attacks(run, tmp_path: Path) -> None:
     assert "MSGR (efficientnet_lite0)" in table
     assert not {"MSGR (C)", "MSGR (D)", "MSGR (L)"} & set(table)  # none of the papers' encoders was used
     with Image.open(tmp_path / "out" / "styles__marvo+telune__none__sheet.png") as sheet:
-        rows = 2 * (2 + 2 * 2)  # two concepts: reference, released, two attackers at two steps
+        rows = 2 * (2 + 2 * 2)  # two concepts: reference, erased, two attackers at two steps
         assert sheet.height == rows * 66
     assert (tmp_path / "out" / "styles_steps.svg").exists()
 
