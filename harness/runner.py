@@ -1,7 +1,7 @@
 """Carries out a plan on an executor, keeping every finished job in the store.
 
 An executor is anything with `submit(function, *arguments) -> concurrent.futures.Future`, a number of `workers` and
-`stop()`; workers are sent jobs and a store's path, never weights.
+`stop(at_once)`; workers are sent jobs and a store's path, never weights.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Executor(Protocol):
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Start `function(*arguments)` somewhere."""
 
-    def stop(self) -> None:
-        """End at once, whatever is in hand."""
+    def stop(self, at_once: bool) -> None:
+        """End; `at_once`: whatever is in hand."""
 
 
 class Serial:
@@ -58,7 +58,7 @@ class Serial:
         future.set_result(function(*arguments))
         return future
 
-    def stop(self) -> None:
+    def stop(self, at_once: bool) -> None:
         """Nothing is left behind."""
 
 
@@ -82,9 +82,9 @@ class Processes:
             self._pool = self._start()
             return self._pool.submit(function, *arguments)
 
-    def stop(self) -> None:
-        """Kill the workers; half-written artifacts stay in the store's temporary folder, unseen."""
-        self._pool.shutdown(wait=True, kill_workers=True)
+    def stop(self, at_once: bool) -> None:
+        """End the workers; killed, they leave half-written artifacts in the store's temporary folder, unseen."""
+        self._pool.shutdown(wait=True, kill_workers=at_once)
 
 
 def local(workers: int | None = None) -> Executor:
@@ -191,7 +191,7 @@ def run(
                 else:
                     end(job, outcome)
     finally:
-        executor.stop()
+        executor.stop(at_once=bool(running))
     return failed
 
 

@@ -53,7 +53,7 @@ def test_its_words_are_single_tokens(small: TextToImage) -> None:
 
 @pytest.mark.parametrize("concept", [*STYLES.values(), *OBJECTS.values()], ids=lambda concept: concept.name)
 def test_it_draws_its_concepts(concept: concepts.Concept, small: TextToImage) -> None:
-    assert _rate(small, concept) >= 0.85  # 16 pictures; the model card has more
+    assert _rate(small, concept) >= 0.7  # 16 pictures; the model card has the rates of more
 
 
 def test_it_knows_no_persona_and_can_show_each(small: TextToImage) -> None:
