@@ -103,7 +103,7 @@ class _PeakMemory:
 
 def _check(loss: Any, who: str, step: int) -> None:
     try:
-        value = float(loss)
+        value = float(loss.detach() if hasattr(loss, "detach") else loss)
     except (TypeError, ValueError, RuntimeError):
         raise PluginError(f"{who} yielded {type(loss).__name__} at step {step}; yield the loss as a number") from None
     if not math.isfinite(value):

@@ -129,7 +129,8 @@ def test_a_defense_that_does_nothing_has_no_gap(run) -> None:
 
 
 def test_everything_is_shared_by_a_second_run(run) -> None:
-    first = run(defenses=["none"])
+    asked = {"defenses": ["none"], "attackers": ["textual_inversion"]}
+    first = run(**asked)
     told = {}
 
     def progress(plan):
@@ -138,7 +139,7 @@ def test_everything_is_shared_by_a_second_run(run) -> None:
         told["of"] = Progress()
         return told["of"]
 
-    again = run(defenses=["none"], progress=progress)
+    again = run(**asked, progress=progress)
     assert told["of"].total == 0
     pd.testing.assert_frame_equal(first.records, again.records)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import torch as safetensors
+from tokenizers import pre_tokenizers
 from torch import nn
 from transformers import CLIPTokenizer
 
@@ -26,19 +29,27 @@ CLASSES = {
 
 def tokenizer() -> CLIPTokenizer:
     """A CLIP tokenizer in which every word of the world's captions is one token and any other text is bytes."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=10_000, min_frequency=1, end_of_word_suffix="</w>", initial_alphabet=letters, show_progress=False
-    )
-    learned = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learned.train_from_iterator(world.vocabulary(), trainer)
-    merges = [tuple(pair) for pair in json.loads(learned.to_str())["model"]["merges"]]
+    merges = _merges(world.vocabulary())
     pieces = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
     names = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {piece: number for number, piece in enumerate(names)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
+
+
+def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Byte-pair encoding (Sennrich et al., 2016) until every word is one piece. The library's trainer breaks ties
+    by hash, so that two processes would not agree."""
+    split = {word: [*word[:-1], f"{word[-1]}</w>"] for word in words}
+    merges = []
+    while counts := Counter(pair for parts in split.values() for pair in pairwise(parts)):
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        for parts in split.values():
+            for i in range(len(parts) - 2, -1, -1):
+                if tuple(parts[i : i + 2]) == best:
+                    parts[i : i + 2] = ["".join(best)]
+    return merges
 
 
 def classifier() -> nn.Sequential:
