@@ -36,7 +36,7 @@ class CustomDiffusion(DiffusionAttacker):
             projection for _, layer in cross_attention(model.unet) for projection in (layer.to_k, layer.to_v)
         ]
         weights = model.unfreeze([projection.weight for projection in projections])
-        of_word = {"params": [word.embedding], "lr": self.word_lr or self.lr, "weight_decay": 0}
+        of_word: dict[str, Any] = {"params": [word.embedding], "lr": self.word_lr or self.lr, "weight_decay": 0}
         optimiser = torch.optim.AdamW([{"params": weights}, of_word], lr=self.lr)
         hooks = [projection.register_forward_hook(_hold_start) for projection in projections]
         prompt = self.prompt(data.concept)

@@ -307,7 +307,7 @@ def _hsv(hue: npt.NDArray[np.float64], saturation: npt.NDArray[np.float64], valu
 
 
 def _hex(colour: str) -> _Floats:
-    return np.asarray(list(bytes.fromhex(colour)), np.float32) / 255
+    return np.divide(list(bytes.fromhex(colour)), 255, dtype=np.float32)
 
 
 def _to_bytes(images: _Floats) -> Images:
