@@ -88,4 +88,7 @@ def _read(path: Path, size: int) -> Images:
         raise RunError(f"cannot read the picture {path}: {error}") from None
     white = Image.new("RGBA", upright.size, "white")
     flat = Image.alpha_composite(white, upright).convert("RGB")
-    return np.asarray(ImageOps.fit(flat, (size, size), Image.Resampling.LANCZOS))
+    side = min(flat.size)
+    left, top = (flat.width - side) // 2, (flat.height - side) // 2
+    middle = flat.crop((left, top, left + side, top + side))  # first, or the filter would reach beyond it
+    return np.asarray(middle.resize((size, size), Image.Resampling.LANCZOS))
