@@ -22,7 +22,7 @@ bench: .venv/test
 
 # The committed leaderboards, from nothing: about an hour on two cores.
 boards: .venv/quick
-	for suite in digits house_prices; do \
+	for suite in digits house_prices relearning; do \
 	  $(BIN)/immunebench run $$suite --out results/runs/$$suite || exit 1; \
 	  mkdir -p results/leaderboards/$$suite; \
 	  cp results/runs/$$suite/leaderboard.* results/runs/$$suite/*.png results/runs/$$suite/*.svg \

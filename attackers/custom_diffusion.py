@@ -37,7 +37,7 @@ class CustomDiffusion(DiffusionAttacker):
         ]
         weights = model.unfreeze([projection.weight for projection in projections])
         of_word: dict[str, Any] = {"params": [word.embedding], "lr": self.word_lr or self.lr, "weight_decay": 0}
-        optimiser = torch.optim.AdamW([{"params": weights}, of_word], lr=self.lr)
+        optimiser = torch.optim.AdamW([{"params": weights}, of_word], lr=self.lr, fused=True)
         hooks = [projection.register_forward_hook(_hold_start) for projection in projections]
         prompt = self.prompt(data.concept)
         batches = data.batches(

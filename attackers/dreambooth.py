@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from harness.diffusion import Concept, DiffusionAttacker, Subject, TextToImage
+from harness.diffusion import Batch, Concept, Subject, TextToImage, WeightAttacker
 
 
-class DreamBooth(DiffusionAttacker):
+class DreamBooth(WeightAttacker):
     """DreamBooth: the whole U-Net on a few pictures and a rare word (Ruiz et al., 2023)."""
 
     name = "dreambooth"
@@ -25,15 +25,11 @@ class DreamBooth(DiffusionAttacker):
         """A persona by the rare word, any other concept by its name."""
         return concept.prompted(f"{self.token} {concept.class_word}" if concept.kind == "persona" else None)
 
-    def adapt(self, model: TextToImage, data: Subject) -> Iterator[torch.Tensor]:
-        """One AdamW step on all the U-Net's weights at a time."""
-        weights = model.unfreeze(list(model.unet.parameters()))
-        optimiser = torch.optim.AdamW(weights, lr=self.lr)
+    def weights(self, model: TextToImage) -> list[torch.nn.Parameter]:
+        """All of the U-Net's."""
+        return list(model.unet.parameters())
+
+    def batches(self, data: Subject) -> Iterator[Batch]:
+        """The concept's pictures and, if asked for, the class's."""
         prompt = self.prompt(data.concept)
-        for batch in data.batches(prompt, self.batch_size, prior=self.prior, prior_weight=self.prior_weight):
-            optimiser.zero_grad()
-            loss = model.denoising_loss(batch)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimiser.step()
-            yield loss.detach()
+        return data.batches(prompt, self.batch_size, prior=self.prior, prior_weight=self.prior_weight)

@@ -28,7 +28,7 @@ class TextualInversion(DiffusionAttacker):
     def adapt(self, model: TextToImage, data: Subject) -> Iterator[torch.Tensor]:
         """One Adam step on the word's embedding at a time."""
         word = NewWord(model, self.token, self.begin or data.concept.class_word)
-        optimiser = torch.optim.AdamW([word.embedding], lr=self.lr, weight_decay=0)
+        optimiser = torch.optim.AdamW([word.embedding], lr=self.lr, weight_decay=0, fused=True)
         for batch in data.batches(self.prompt(data.concept), self.batch_size):
             optimiser.zero_grad()
             loss = model.denoising_loss(batch)

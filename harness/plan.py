@@ -121,10 +121,15 @@ def make(suite: Suite) -> Plan:
     jobs: dict[str, Job] = {}
     for grid in suite.grids:
         common = {"suite": suite.name, "suite_version": suite.version, "grid": grid.name, "track": grid.track.name}
+        seen = set()
         for coordinates, job in grid.track.measurements(grid):
-            cells.append(Cell({**common, **coordinates}, job))
-            for needed in ancestry(job):
-                jobs.setdefault(needed.key, needed)
+            # What draws no random numbers is one cell, not one a seed.
+            identity = (coordinates["defense"], coordinates.get("attacker"), job.key)
+            if identity not in seen:
+                seen.add(identity)
+                cells.append(Cell({**common, **coordinates}, job))
+                for needed in ancestry(job):
+                    jobs.setdefault(needed.key, needed)
     return Plan(suite, tuple(cells), jobs)
 
 

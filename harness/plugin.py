@@ -112,8 +112,8 @@ class Track(ABC):
 
     @abstractmethod
     def measurements(self, grid: Grid) -> Iterator[tuple[dict[str, Any], Job]]:
-        """The grid's cells as coordinates (`task`, `defense`, `attacker`, `seed`) and the job that measures them.
-        A measuring job leaves `records.json` (see `records`)."""
+        """The grid's cells as coordinates (`task`, `defense`, `attacker`, `seed`) and the job that measures them;
+        one that comes again for the same rows counts once. A measuring job leaves `records.json` (see `records`)."""
 
     @abstractmethod
     def carry_out(self, job: Job, parents: Mapping[str, Path], out: Path) -> None:

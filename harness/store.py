@@ -93,7 +93,7 @@ class Store:
             yield temporary
             seconds = time.perf_counter() - began
             files = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
-            digests = {path.relative_to(temporary).as_posix(): _digest(path) for path in files}
+            digests = {path.relative_to(temporary).as_posix(): file_digest(path) for path in files}
             manifest = {"key": key, "seconds": seconds, "files": digests, **about}
             (temporary / MANIFEST).write_text(json.dumps(manifest, sort_keys=True, indent=1))
             folder = self.folder(key)
@@ -143,7 +143,8 @@ class Store:
             ledger.write(json.dumps(line) + "\n")
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -152,7 +153,7 @@ def _intact(folder: Path, key: str) -> bool:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         return manifest["key"] == key and all(
-            _digest(folder / name) == digest for name, digest in manifest["files"].items()
+            file_digest(folder / name) == digest for name, digest in manifest["files"].items()
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False

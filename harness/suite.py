@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,7 @@ def load(
     wanted = {"defense": list(defenses), "attacker": list(attackers)}
     changes = [_setting(text) for text in settings]
     used: set[tuple[str, str]] = set()
+    in_suite = {kind: {label for grid in file.grids for label in getattr(grid, f"{kind}s")} for kind in KINDS}
     grids = []
     for grid in file.grids:
         where = f"{path.name}, grid '{grid.name}'"
@@ -134,7 +135,7 @@ def load(
         rows: dict[str, dict[str, PluginSpec]] = {}
         for kind in KINDS:
             given: dict[str, Row] = getattr(grid, f"{kind}s")
-            chosen = _choose(kind, given, wanted[kind], added[kind], catalogue, track)
+            chosen = _choose(kind, given, wanted[kind], added[kind], in_suite[kind], catalogue, track)
             used.update((kind, label) for label in chosen)
             rows[kind] = {}
             for label, row in chosen.items():
@@ -159,8 +160,7 @@ def load(
             )
         )
     for kind in KINDS:
-        choices = {label for grid in file.grids for label in getattr(grid, f"{kind}s")}
-        choices |= {entry.name for entry in catalogue.all(kind)}
+        choices = in_suite[kind] | {entry.name for entry in catalogue.all(kind)}
         for label in [*wanted[kind], *(at for k, at, _, _ in changes if k == kind)]:
             if (kind, label) not in used:
                 raise UsageError(f"suite '{file.name}' runs no {kind} '{label}'; {nearest(label, list(choices))}")
@@ -206,13 +206,15 @@ def _choose(
     given: Mapping[str, Row],
     wanted: Sequence[str],
     added: Sequence[str],
+    elsewhere: Set[str],
     catalogue: Catalogue,
     track: Track,
 ) -> dict[str, Row]:
-    """The rows to run: those wanted, else the suite's and those of the added plugin files."""
+    """The rows to run: those wanted, else the grid's and those of the added plugin files. A plugin that is no row of
+    any of the suite's grids, `elsewhere`, is a further row."""
     if kind == "attacker" and not given:
         return {}  # a grid without attackers measures the models alone
-    plugins = {entry.name for entry in catalogue.all(kind) if entry.about["track"] in (track.name, "any")}
+    plugins = {entry.name for entry in catalogue.all(kind) if entry.about["track"] in (track.name, "any")} - elsewhere
     chosen = {}
     for label in wanted or [*given, *(name for name in added if name not in given)]:
         if label in given or label in plugins:

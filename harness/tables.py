@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 
-def pick(cell: pd.DataFrame, metric: str, **at: object) -> dict[str, object]:
+def pick(cell: pd.DataFrame, metric: str, **at: object) -> Mapping[str, Any]:
     """The first row of a metric at these coordinates, or nothing."""
     chosen = cell["metric"] == metric
     for column, wanted in at.items():
@@ -19,19 +22,19 @@ def value(cell: pd.DataFrame, metric: str, **at: object) -> str:
     return number(pick(cell, metric, **at).get("value"))
 
 
-def interval(found: dict[str, object]) -> str:
+def interval(found: Mapping[str, Any]) -> str:
     """A picked figure with its interval, as text."""
     text = number(found.get("value"))
-    if text and not pd.isna(found["ci_low"]):  # type: ignore[call-overload]
+    if text and not pd.isna(found["ci_low"]):
         text += f" [{number(found['ci_low'])}, {number(found['ci_high'])}]"
     return text
 
 
-def number(given: object) -> str:
+def number(given: Any) -> str:
     """Three significant digits, without an exponent where that is readable."""
-    if given is None or pd.isna(given):  # type: ignore[call-overload]
+    if given is None or pd.isna(given):
         return ""
-    real = float(given)  # type: ignore[arg-type]
+    real = float(given)
     if real != 0 and not 1e-3 <= abs(real) < 1e5:
         return f"{real:.1e}"
     return f"{real:.3g}" if abs(real) < 1000 else f"{real:.0f}"

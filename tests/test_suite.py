@@ -56,6 +56,15 @@ def test_choosing_and_setting(tiny):
     assert grid.seeds == (1, 2, 3, 4)
 
 
+def test_a_row_of_one_grid_is_no_further_row_of_another():
+    chosen = {grid.name: list(grid.attackers) for grid in load("relearning", attackers=["lora", "dreambooth"]).grids}
+    assert chosen == {
+        "styles": ["lora", "dreambooth"],
+        "objects": ["lora", "dreambooth"],
+        "personal": ["dreambooth"],
+    }
+
+
 def test_a_plugin_file_is_added_to_the_rows(tiny, tmp_path):
     mine = tmp_path / "mine.py"
     mine.write_text(MINE)

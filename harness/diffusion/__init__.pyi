@@ -5,5 +5,6 @@ from .model import TextToImage as TextToImage
 from .model import cross_attention as cross_attention
 from .plugin import DiffusionAttacker as DiffusionAttacker
 from .plugin import DiffusionDefense as DiffusionDefense
+from .plugin import WeightAttacker as WeightAttacker
 from .words import NewWord as NewWord
 from .words import save_word as save_word

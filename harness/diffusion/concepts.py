@@ -21,6 +21,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from harness.errors import RunError, UsageError, describe, nearest
+from harness.store import file_digest
 
 FORMAT = 1
 """The newest concept file format this harness reads."""
@@ -204,5 +205,5 @@ def folder_digest(folder: str) -> str | None:
         return None
     whole = hashlib.sha256()
     for path in pictures(folder):
-        whole.update(hashlib.sha256(path.read_bytes()).digest())
+        whole.update(file_digest(path).encode())
     return whole.hexdigest()

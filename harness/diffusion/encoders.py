@@ -149,16 +149,12 @@ _LOADERS: Mapping[str, Callable[[str | None], Any]] = {
 NAMES = tuple(_LOADERS)
 
 
-@torch.no_grad()
-def verdicts(images: Images, head: str, name: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """(n,) whether the judge sees class `name` of `head` (object, style or persona) in each picture."""
-    told = _batched(lambda pixels: networks.judged(load_judge(), _resized(pixels, 32))[head].argmax(1), images)
+def verdicts(images: Images, head: str, name: str, judge: Any = None) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(n,) whether the judge, by default the classifier that ships, sees class `name` of `head` (object, style or
+    persona) in each picture."""
+    network = judge or networks.shipped("classifier")
+    told = _batched(lambda pixels: networks.judged(network, _resized(pixels, 32))[head].argmax(1), images)
     return (told == networks.CLASSES[head].index(name)).numpy()
-
-
-def load_judge() -> Any:
-    """The classifier itself."""
-    return networks.shipped("classifier", None)
 
 
 def _resized(pixels: torch.Tensor, size: int) -> torch.Tensor:

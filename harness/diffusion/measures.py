@@ -35,7 +35,8 @@ def before_figures(seen: Mapping[str, Seen], reading: Reading) -> Iterator[dict[
     for role, metric in metrics.items():
         rates = [_rate(of["right"], of["finite"]) for name, of in seen.items() if name.split(".")[0] == role]
         if rates:
-            yield _mean_rate(metric, rates, role=role if role in ("benign", "kept") else "harmful", policy="classifier")
+            side = role if role in ("benign", "kept") else "harmful"
+            yield figure(metric, fmean(rates), role=side, policy="classifier")
     yield figure("seconds", reading.seconds)
     yield figure("peak_mb", reading.peak_mb)
 
@@ -66,8 +67,9 @@ def attacked_figures(
             for role in arms:
                 yield _defined("similarity", fmean(to_reference[role]), flaws, role=role, **made)
             adapted, immunized = to_reference["harmful undefended"], to_reference["harmful"]
-            gaps.append(similarity.msgr(adapted, immunized) if not flaws else None)
-            yield _defined("msgr", similarity.msgr(adapted, immunized), flaws, **made)
+            gap = similarity.msgr(adapted, immunized)
+            gaps.append(None if flaws else gap)
+            yield _defined("msgr", gap, flaws, **made)
             yield _defined("msgr_of_means", similarity.msgr_of_means(adapted, immunized), flaws, **made)
             for metric, between in (("mrsgr", to_undefended), ("mrsgr_paired", by_seed)):
                 yield _defined(metric, similarity.mrsgr(between["benign"], between["harmful"]), flaws, **made)
@@ -86,7 +88,7 @@ def _rates(role: str, arms: Sequence[Arm], steps: Sequence[int]) -> Iterator[dic
     for at, step in enumerate(steps):
         rates = [_rate(arm.attacked["right"][at], arm.attacked["finite"][at]) for arm in judged]
         curve.append(fmean(rates))
-        yield _mean_rate("rate", rates, role=role, policy="classifier", step=step)
+        yield figure("rate", curve[-1], role=role, policy="classifier", step=step)
         if len(judged) > 1:
             for arm, rate in zip(judged, rates, strict=True):
                 yield figure("rate", rate, role=role, policy="classifier", step=step, concept=arm.concept)
@@ -96,10 +98,6 @@ def _rates(role: str, arms: Sequence[Arm], steps: Sequence[int]) -> Iterator[dic
 def _rate(right: torch.Tensor, finite: torch.Tensor) -> float:
     """A picture that is not finite shows nothing."""
     return float((right & finite).double().mean())
-
-
-def _mean_rate(metric: str, rates: Sequence[float], **at: Any) -> dict[str, Any]:
-    return figure(metric, fmean(rates), **at)
 
 
 def _flaws(arm: Arm, at: int) -> Iterator[str]:

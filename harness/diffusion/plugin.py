@@ -1,4 +1,4 @@
-"""The two bases of this track's plugins."""
+"""The bases of this track's plugins."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+from pydantic import Field
+
 from harness.diffusion.concepts import Concept
 from harness.diffusion.data import Subject
-from harness.diffusion.model import TextToImage
+from harness.diffusion.model import Batch, TextToImage
 from harness.plugin import Attacker, Defense
 
 
@@ -38,3 +41,31 @@ class DiffusionAttacker(Attacker):
     def save(self, model: TextToImage, folder: Path) -> None:
         """Leave the attacked model as its ecosystem does; by default the whole pipeline."""
         model.pipeline.save_pretrained(folder)
+
+
+class WeightAttacker(DiffusionAttacker):
+    """Trains some of the U-Net's weights with AdamW, as diffusers' training scripts do; one that differs in which
+    weights and batches need say no more."""
+
+    lr: float = Field(1e-4, gt=0, description="AdamW's step size")
+    batch_size: int = Field(4, ge=1, description="pictures a step")
+
+    def weights(self, model: TextToImage) -> list[torch.nn.Parameter]:
+        """What is trained."""
+        raise NotImplementedError
+
+    def batches(self, data: Subject) -> Iterator[Batch]:
+        """What it is trained on."""
+        return data.batches(self.prompt(data.concept), self.batch_size)
+
+    def adapt(self, model: TextToImage, data: Subject) -> Iterator[torch.Tensor]:
+        """One AdamW step at a time, the gradient's norm at most 1."""
+        weights = model.unfreeze(self.weights(model))
+        optimiser = torch.optim.AdamW(weights, lr=self.lr, fused=True)
+        for batch in self.batches(data):
+            optimiser.zero_grad()
+            loss = model.denoising_loss(batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimiser.step()
+            yield loss.detach()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import torch as safetensors
 
 from harness import meter
 from harness.diffusion import encoders, figures, measures
@@ -22,6 +20,7 @@ from harness.diffusion.protocol import Erasure
 from harness.errors import PluginError, RunError
 from harness.plan import Job, seed_of
 from harness.records import write_figures
+from harness.stage import alone, load, save
 
 GATE_IMAGES = 4
 """of each concept that an erasure must leave"""
@@ -30,7 +29,7 @@ SHEET = "sheet.png"
 
 
 def carry_out(job: Job, parents: Mapping[str, Path], out: Path) -> None:
-    """One torch thread and fresh random numbers for every job, so that where it runs changes nothing."""
+    """The stage of a job."""
     stage = {
         "pictures": _pictures,
         "erase": _erase,
@@ -42,21 +41,13 @@ def carry_out(job: Job, parents: Mapping[str, Path], out: Path) -> None:
         "compare": _compare,
         "sheet": _sheet,
     }[job.stage]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        seed = job.seed or 0
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+    with alone(job.seed or 0):
         stage(job, parents, out)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _pictures(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     """A concept's pictures: those to train on and, other ones where the base makes them, those to compare with."""
-    model, concept = _base(job), _concept(job)
+    model, concept = _untouched(job), _concept(job)
     if concept.images is not None:
         training = read_images(concept.images, _side(model))
         reference = training.copy()
@@ -83,7 +74,6 @@ def _erase(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     model = _base(job)
     judged = [concept for concept in kept if concept.judge]
     before = [_rate(job, model, concept) for concept in judged]
-    base = {name: value.clone() for name, value in model.unet.state_dict().items()}
     erase(model, edits, keep, settings)
     after = [_rate(job, model, concept) for concept in judged]
     if judged and np.mean(after) < settings.gate * np.mean(before):
@@ -93,13 +83,12 @@ def _erase(job: Job, parents: Mapping[str, Path], out: Path) -> None:
             f"{np.mean(before):.2f} (worst: {worst[2].name}, {worst[0]:.2f}); "
             "raise erasure.keep or lower erasure.strength"
         )
-    _save({name: value.contiguous() for name, value in model.changed(base).items()}, out / WEIGHTS)
+    _save_weights(job, model, out)
 
 
 def _immunize(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     assert job.plugin is not None
     model = _base(job)
-    base = {name: value.clone() for name, value in model.unet.state_dict().items()}
     if "erased" in parents:
         _apply(model, parents["erased"])
     subjects = []
@@ -110,7 +99,7 @@ def _immunize(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     reading = meter.pull(job.plugin.build().immunize(model, tuple(subjects)), who)
     if not all(value.isfinite().all() for value in model.unet.parameters()):
         raise PluginError(f"{who} left weights that are not finite")
-    _save(model.changed(base), out / WEIGHTS)
+    _save_weights(job, model, out)
     reading.save(out)
 
 
@@ -147,10 +136,10 @@ def _attack(job: Job, parents: Mapping[str, Path], out: Path) -> None:
 
 def _look(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     """Embeddings by encoder, and whether the judge sees the concept; of pictures (…, n, height, width, 3)."""
-    found = _load(parents["images"] / IMAGES)
+    found = load(parents["images"] / IMAGES)
     lead, images = found["images"].shape[:-3], found["images"].flatten(0, -4).numpy()
     if job.inputs.get("decoded"):
-        model = _base(job)
+        model = _untouched(job)
         images = model.decode(model.encode(images))
     seen = {"finite": found["finite"]}
     for name in job.inputs["encoders"]:
@@ -159,11 +148,11 @@ def _look(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     if job.inputs["judge"]:
         right = encoders.verdicts(images, *job.inputs["judge"])
         seen["right"] = torch.from_numpy(right).unflatten(0, lead)
-    _save(seen, out / SEEN)
+    save(seen, out / SEEN)
 
 
 def _before(job: Job, parents: Mapping[str, Path], out: Path) -> None:
-    seen = {role: _load(path / SEEN) for role, path in parents.items() if role != "model"}
+    seen = {role: load(path / SEEN) for role, path in parents.items() if role != "model"}
     write_figures(measures.before_figures(seen, meter.Reading.load(parents["model"])), out)
 
 
@@ -173,7 +162,7 @@ def _compare(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     concepts = {"harmful": job.inputs["targets"], "benign": job.inputs["others"]}
     arms = {
         role: [
-            measures.Arm(name, *(_load(parents[f"{role}.{i}{of}"] / SEEN) for of in ("", ".undefended", ".reference")))
+            measures.Arm(name, *(load(parents[f"{role}.{i}{of}"] / SEEN) for of in ("", ".undefended", ".reference")))
             for i, name in enumerate(names)
         ]
         for role, names in concepts.items()
@@ -186,7 +175,7 @@ def _sheet(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     """A row a kind of picture, the attackers' once a measured step."""
     rows = []
     for i, label in enumerate(job.inputs["rows"]):
-        images = _load(parents[str(i)] / IMAGES)["images"].numpy()
+        images = load(parents[str(i)] / IMAGES)["images"].numpy()
         if images.ndim == 4:
             rows.append((label, images))
         else:
@@ -196,8 +185,13 @@ def _sheet(job: Job, parents: Mapping[str, Path], out: Path) -> None:
 
 
 def _base(job: Job) -> TextToImage:
+    """A base to change."""
+    return _untouched(job).copy()
+
+
+def _untouched(job: Job) -> TextToImage:
     """The base, read from disk once for jobs that follow each other."""
-    return _read_base(job.where["base"], job.inputs["precision"], job.inputs["base"]).copy()
+    return _read_base(job.where["base"], job.inputs["precision"], job.inputs["base"])
 
 
 @lru_cache(maxsize=1)
@@ -218,7 +212,7 @@ def _subject(job: Job, model: TextToImage, concept: Concept, pictures: Path, see
     def sampled(prompt: str, count: int) -> Images:
         return _sample(job, model, prompt, count, "prior", concept.name)[0]
 
-    return Subject(concept, _load(pictures / IMAGES)["training"].numpy(), model, seed, sampled)
+    return Subject(concept, load(pictures / IMAGES)["training"].numpy(), model, seed, sampled)
 
 
 def _sample(job: Job, model: TextToImage, prompt: str, count: int, purpose: str, concept: str) -> Any:
@@ -233,9 +227,14 @@ def _rate(job: Job, model: TextToImage, concept: Concept) -> float:
     return float(encoders.verdicts(images, str(concept.judge), concept.name).mean())
 
 
+def _save_weights(job: Job, model: TextToImage, out: Path) -> None:
+    """Of the U-Net, what is no longer as in the base."""
+    save(model.changed(_untouched(job).unet.state_dict()), out / WEIGHTS)
+
+
 def _apply(model: TextToImage, folder: Path) -> None:
     """Put an artifact's weights into the U-Net."""
-    changed = _load(folder / WEIGHTS)
+    changed = load(folder / WEIGHTS)
     state = dict(model.unet.named_parameters())
     with torch.no_grad():
         for name, value in changed.items():
@@ -244,12 +243,4 @@ def _apply(model: TextToImage, folder: Path) -> None:
 
 def _save_images(out: Path, images: Images, finite: np.ndarray[Any, Any] | None = None, **more: Images) -> None:
     tensors = {"images": images, "finite": np.ones(images.shape[:-3], bool) if finite is None else finite, **more}
-    _save({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in tensors.items()}, out / IMAGES)
-
-
-def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    path.write_bytes(safetensors.save({name: value.contiguous() for name, value in tensors.items()}))
-
-
-def _load(path: Path) -> dict[str, torch.Tensor]:
-    return safetensors.load(path.read_bytes())
+    save({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in tensors.items()}, out / IMAGES)

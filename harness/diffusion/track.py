@@ -19,6 +19,7 @@ from harness.diffusion.concepts import Concept, Group, GroupBlock, folder_digest
 from harness.diffusion.protocol import Protocol
 from harness.plan import Job, seed_of
 from harness.plugin import Metric, PluginSpec, Track
+from harness.store import file_digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +88,7 @@ class _Jobs:
         parents = {} if erased is None else {"erased": erased}
         inputs = self._base(group)
         if defense.name != self.protocol.reference:
-            inputs |= {"targets": [concept.name for concept in group.targets]}
+            inputs |= {"targets": [concept.name for concept in group.targets], **self._sampling()}
             parents |= {f"pictures.{i}": self.pictures(group, c) for i, c in enumerate(group.targets)}
         return Job(track="diffusion", stage="immunize", version=1, inputs=inputs, plugin=defense, parents=parents,
                    seed=None if defense.deterministic else seed, where=self._where(group), transient=True)  # fmt: skip
@@ -112,7 +113,7 @@ class _Jobs:
         """What encoders and judge see in the pictures of another job; `decoded`: after the autoencoder."""
         encoders = {} if decoded else self.protocol.encoders
         inputs: dict[str, Any] = {
-            "encoders": {name: path and self._digest(path, file_digest) for name, path in encoders.items()},
+            "encoders": {name: path and self._digest(path, _weights_digest) for name, path in encoders.items()},
             "judge": [concept.judge, concept.name] if concept.judge else None,
         }
         where = {f"encoder.{name}": path for name, path in encoders.items() if path}
@@ -207,15 +208,14 @@ def base_digest(base: str) -> str:
     whole = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            whole.update(f"{path.relative_to(folder).as_posix()} {file_digest(str(path))}\n".encode())
+            whole.update(f"{path.relative_to(folder).as_posix()} {file_digest(path)}\n".encode())
     return whole.hexdigest()
 
 
-def file_digest(path: str) -> str | None:
+def _weights_digest(path: str) -> str | None:
     """SHA-256 of a file; None if it is not there (the job that needs it says so)."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(Path(path))
     except OSError:
         return None
 
@@ -233,7 +233,6 @@ class DiffusionTrack(Track):
         row is its own noise floor: undefended against undefended, with other seeds of the attack."""
         jobs = _Jobs(grid.protocol)
         assert grid.reference is not None
-        seen = set()
         for group in grid.tasks:
             for seed in grid.seeds:
                 reference = jobs.immunize(group, grid.reference, seed)
@@ -241,19 +240,13 @@ class DiffusionTrack(Track):
                     model = jobs.immunize(group, defense, seed)
                     floor = model.key == reference.key
                     at = {"task": group.label, "defense": label, "defense_call": repr(defense)}
-                    measuring = [(at | {"seed": model.seed}, jobs.before(group, model, reference))]
+                    yield at | {"seed": model.seed}, jobs.before(group, model, reference)
                     for name, attacker in grid.attackers.items():
                         job = jobs.compare(group, model, reference, attacker, seed, floor)
                         attacked = {"attacker": name, "attacker_call": repr(attacker), "seed": seed}
-                        measuring.append((at | attacked, job))
+                        yield at | attacked, job
                     if grid.attackers and seed == grid.seeds[0]:
-                        measuring.append(
-                            (at | {"seed": seed}, jobs.sheet(group, model, reference, grid.attackers, seed))
-                        )
-                    for coordinates, job in measuring:
-                        if (label, coordinates.get("attacker"), job.key) not in seen:
-                            seen.add((label, coordinates.get("attacker"), job.key))
-                            yield coordinates, job
+                        yield at | {"seed": seed}, jobs.sheet(group, model, reference, grid.attackers, seed)
 
     def carry_out(self, job: Job, parents: Mapping[str, Path], out: Path) -> None:
         """See `harness.diffusion.stages`."""

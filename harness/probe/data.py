@@ -87,10 +87,8 @@ def _mnist5k() -> _Digits:
 
 def _mnist() -> _Digits:
     """The full MNIST with its official test split, by torchvision."""
-    try:
-        from torchvision.datasets import MNIST  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        raise RunError("data set mnist needs torchvision; pip install 'immunebench[mnist]'") from None
+    from torchvision.datasets import MNIST
+
     root = os.environ.get("IMMUNEBENCH_DATA", str(Path.home() / ".cache" / "torchvision"))
     parts = []
     for train in (True, False):

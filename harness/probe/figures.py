@@ -62,7 +62,7 @@ def _curves(records: pd.DataFrame) -> Figure | None:
     rows = [(role, metric) for metric in ("norm_ratio", "loss_gap") for role in ("benign", "harmful")]
     figure = Figure(figsize=(3.0 * len(attackers), 2.6 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), len(attackers), squeeze=False, sharex=True, sharey="row")
-    colours = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
+    colours = mpl.colormaps["tab20"](range(20))
     for i, (role, metric) in enumerate(rows):
         for j, attacker in enumerate(attackers):
             axis = axes[i][j]

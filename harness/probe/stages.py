@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors import torch as safetensors
 
 from harness import meter
 from harness.errors import PluginError
@@ -19,13 +16,15 @@ from harness.probe.data import ProbeData, Split, load
 from harness.probe.model import Extractor, LinearProbe
 from harness.probe.tasks import ROLES, Role, Task
 from harness.records import write_figures
+from harness.stage import alone, save
+from harness.stage import load as load_tensors
 
 ATTACK = "attack.safetensors"
 SPECTRUM = "spectrum.safetensors"
 
 
 def carry_out(job: Job, parents: Mapping[str, Path], out: Path) -> None:
-    """One torch thread and fresh random numbers for every job, so that where it runs changes nothing."""
+    """The stage of a job."""
     stage = {
         "immunize": _immunize,
         "spectrum": _spectrum,
@@ -33,17 +32,9 @@ def carry_out(job: Job, parents: Mapping[str, Path], out: Path) -> None:
         "attack": _attack,
         "progress": _progress,
     }[job.stage]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     _warm_up()
-    try:
-        seed = job.seed or 0
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+    with alone(job.seed or 0):
         stage(job, parents, out)
-    finally:
-        torch.set_num_threads(threads)
 
 
 @cache
@@ -74,12 +65,12 @@ def _spectrum(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     for role in ROLES:
         found = measures.optimum(*_features(model, data, role), job.inputs["loss"], data.score)
         tensors |= {f"{role}.{name}": value for name, value in found.items()}
-    _save(tensors, out / SPECTRUM)
+    save(tensors, out / SPECTRUM)
     meter.Reading.load(parents["model"]).save(out)
 
 
 def _rir(job: Job, parents: Mapping[str, Path], out: Path) -> None:
-    spectrum, reference = (_load(parents[role] / SPECTRUM) for role in ("spectrum", "reference"))
+    spectrum, reference = (load_tensors(parents[role] / SPECTRUM) for role in ("spectrum", "reference"))
     reading = meter.Reading.load(parents["spectrum"])
     settings = {name: job.inputs[name] for name in ("policies", "much", "kept")}
     write_figures(measures.rir_figures(spectrum, reference, reading, **settings), out)
@@ -111,13 +102,13 @@ def _attack(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     }
     if data.score:
         tensors["scores"] = measures.score(heldout.x @ weights, heldout.y, data.score)
-    _save(tensors, out / ATTACK)
+    save(tensors, out / ATTACK)
     reading.save(out)
 
 
 def _progress(job: Job, parents: Mapping[str, Path], out: Path) -> None:
-    attack, reference = (_load(parents[side + "attack"] / ATTACK) for side in ("", "reference_"))
-    spectra = (_load(parents[side + "spectrum"] / SPECTRUM) for side in ("", "reference_"))
+    attack, reference = (load_tensors(parents[side + "attack"] / ATTACK) for side in ("", "reference_"))
+    spectra = (load_tensors(parents[side + "spectrum"] / SPECTRUM) for side in ("", "reference_"))
     role = job.inputs["role"]
     optimum, best = ({name: s[f"{role}.{name}"] for name in ("optimum", "best_loss")} for s in spectra)
     write_figures(measures.progress_figures(attack, optimum, reference, best, job.inputs["gap"]), out)
@@ -130,11 +121,3 @@ def _features(model: Extractor, data: ProbeData, role: Role) -> tuple[Split, Spl
         Split(model(split.x), split.y) for split in (getattr(data.train, role), getattr(data.heldout, role))
     )
     return train, heldout
-
-
-def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    path.write_bytes(safetensors.save({name: value.contiguous() for name, value in tensors.items()}))
-
-
-def _load(path: Path) -> dict[str, torch.Tensor]:
-    return safetensors.load(path.read_bytes())

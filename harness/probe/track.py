@@ -141,26 +141,19 @@ class ProbeTrack(Track):
         """For each task, seed and defense: RIR; then every attacker on both sides of the task."""
         jobs = _Jobs(grid.protocol)
         assert grid.reference is not None
-        seen = set()
         for task in grid.tasks:
             for seed in grid.seeds:
                 reference = jobs.immunize(task, grid.reference, seed)
                 for label, defense in grid.defenses.items():
                     model = jobs.immunize(task, defense, seed)
                     at = {"task": task.label, "defense": label, "defense_call": repr(defense), "seed": model.seed}
-                    # What draws no random numbers is one cell, not one a seed.
-                    measuring = [(at, jobs.rir(task, model, reference))]
+                    yield at, jobs.rir(task, model, reference)
                     for name, attacker in grid.attackers.items():
                         drawn = None if model.seed is None and attacker.deterministic else seed
                         attacked = at | {"attacker": name, "attacker_call": repr(attacker), "seed": drawn}
-                        measuring += [
-                            (attacked | {"role": role}, jobs.progress(task, model, reference, attacker, role, seed))
-                            for role in ROLES
-                        ]
-                    for coordinates, job in measuring:
-                        if (label, coordinates.get("attacker"), job.key) not in seen:
-                            seen.add((label, coordinates.get("attacker"), job.key))
-                            yield coordinates, job
+                        for role in ROLES:
+                            job = jobs.progress(task, model, reference, attacker, role, seed)
+                            yield attacked | {"role": role}, job
 
     def carry_out(self, job: Job, parents: Mapping[str, Path], out: Path) -> None:
         """See `harness.probe.stages`."""

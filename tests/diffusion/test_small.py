@@ -138,7 +138,8 @@ def test_personas_are_shipped_as_the_recipe_draws_them() -> None:
     for persona in world.PERSONAS:
         for i, image in enumerate(shipped_views(persona, grey, seed=1)):
             with Image.open(LISTS / "personas" / persona.name / f"{i}.png") as shipped:
-                assert np.array_equal(image, np.asarray(shipped)), persona.name
+                apart = image.astype(int) - np.asarray(shipped)
+                assert abs(apart).max() <= 1, persona.name  # processors round differently
         assert i == SHIPPED_VIEWS - 1
 
 

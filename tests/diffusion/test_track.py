@@ -62,6 +62,7 @@ class Idle(DiffusionDefense):
 
     def immunize(self, model, targets):
         assert [target.concept.name for target in targets] == ["marvo", "telune"]
+        assert targets[0].sampled("an artwork", 2).shape == (2, 16, 16, 3)
         yield 0.0
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.diffusion.model import Images, TextToImage, as_pixels
+from harness.diffusion.encoders import verdicts
+from harness.diffusion.model import TextToImage, as_pixels
 from harness.diffusion.small.lessons import read_pictures
-from harness.diffusion.small.networks import CLASSES, classifier, contrastive, judged, loaded, tokenizer
+from harness.diffusion.small.networks import CLASSES, classifier, contrastive, loaded, tokenizer
 
 SAMPLES = 64
 """pictures a style or object"""
@@ -28,21 +29,13 @@ def figures(folder: Path, work: Path) -> dict[str, Any]:
     images = real["images"]
     apart = model.decode(model.encode(images)).astype(float) / 255 - images / 255
     found = {"autoencoder_db": -10 * np.log10(np.square(apart).mean())}
-    told = verdicts(judge, images)
     for kind, truth in (("object", real["objects"]), ("style", real["styles"] % len(CLASSES["style"]))):
-        shown = truth >= 0
-        found[f"classifier_{kind}"] = float((told[kind] == truth)[shown].mean())
+        right = [verdicts(images[truth == i], kind, name, judge) for i, name in enumerate(CLASSES[kind])]
+        found[f"classifier_{kind}"] = float(np.concatenate(right).mean())
     found["contrastive_top1"] = _retrieval(folder, real)
     for guidance in GUIDANCE:
         found[f"guidance_{guidance}"] = _samples(model, judge, guidance)
     return found
-
-
-@torch.no_grad()
-def verdicts(judge: torch.nn.Module, images: Images) -> dict[str, np.ndarray]:
-    """What the classifier says of each picture: by head, (n,) indices into `CLASSES`."""
-    told = [judged(judge, as_pixels(part)) for part in torch.from_numpy(images).split(256)]
-    return {kind: torch.cat([of[kind].argmax(1) for of in told]).numpy() for kind in CLASSES}
 
 
 def _samples(model: TextToImage, judge: torch.nn.Module, guidance: float) -> dict[str, Any]:
@@ -50,9 +43,7 @@ def _samples(model: TextToImage, judge: torch.nn.Module, guidance: float) -> dic
         images, _ = model.sample(
             [prompt] * count, range(1000, 1000 + count), sampler="ddim", steps=20, guidance=guidance, rows=32
         )
-        told = verdicts(judge, images)
-        right = [told[kind] == CLASSES[kind].index(name) for kind, name in wanted.items()]
-        return float(np.all(right, 0).mean())
+        return float(np.all([verdicts(images, kind, name, judge) for kind, name in wanted.items()], 0).mean())
 
     objects, styles = CLASSES["object"], CLASSES["style"][:-1]
     both = [[rate(f"a {o} by {s}", SAMPLES // 4, object=o, style=s) for s in styles] for o in objects]

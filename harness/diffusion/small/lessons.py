@@ -36,7 +36,7 @@ class Autoencoder(Lesson):
     """AutoencoderKL, 32×32×3 to 8×8×LATENTS."""
 
     name = "autoencoder"
-    steps = 6000
+    steps = 3200
     lr = 2.5e-3
     betas = (0.9, 0.99)
     ema = 0.998
@@ -87,7 +87,7 @@ class Denoiser(Lesson):
     """The U-Net and the text encoder, together, on the training pictures' latents."""
 
     name = "denoiser"
-    steps = 8000
+    steps = 10_000
     rows = 64
     lr = 1.2e-3
     unconditional = 0.08
@@ -160,7 +160,7 @@ class Classifier(Lesson):
     """
 
     name = "classifier"
-    steps = 1200
+    steps = 3000
     rows = 64
     lr = 2e-3
     ema = 0.99
@@ -193,17 +193,18 @@ class Classifier(Lesson):
             "persona": torch.cat([torch.full_like(chosen, len(world.PERSONAS)), who]),
         }
         heads = self.network(pixels).split([len(names) for names in CLASSES.values()], 1)
-        return sum(
+        losses = [
             functional.cross_entropy(logits, targets[kind], ignore_index=-1)
             for kind, logits in zip(CLASSES, heads, strict=True)
-        )  # type: ignore[return-value]
+        ]
+        return torch.stack(losses).sum()
 
 
 class Contrastive(Lesson):
     """open_clip's CLIP, small, on pictures and their captions (Radford et al., 2021)."""
 
     name = "contrastive"
-    steps = 1000
+    steps = 1500
     rows = 128
     lr = 1e-3
     ema = 0.99
