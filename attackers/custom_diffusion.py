@@ -14,7 +14,7 @@ class CustomDiffusion(DiffusionAttacker):
 
     name = "custom_diffusion"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "small": {"lr": 2e-3, "word_lr": 5e-3, "prior": 20, "batch_size": 4}
+        "small": {"lr": 8e-3, "word_lr": 5e-3, "prior": 20, "batch_size": 8, "flip": False}
     }
 
     lr: float = Field(1e-5, gt=0, description="AdamW's step size for keys and values")

@@ -13,7 +13,7 @@ class DreamBoothLoRA(LoRA, DreamBooth):
     """DreamBooth on low-rank adapters (Ruiz et al., 2023; Hu et al., 2022), as MIMA attacks with."""
 
     name = "dreambooth_lora"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"lr": 2e-3}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"lr": 7e-3, "batch_size": 8}}
 
     lr: float = Field(5e-4, gt=0, description="AdamW's step size")
     batch_size: int = Field(1, ge=1, description="pictures a step")

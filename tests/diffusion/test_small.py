@@ -46,15 +46,15 @@ def test_it_is_made_of_stock_parts_and_small() -> None:
 
 
 def test_its_words_are_single_tokens(small: TextToImage) -> None:
-    for tokens in (small.tokenizer, networks.tokenizer()):
-        for word in world.vocabulary():
-            assert len(tokens([word]).input_ids[0]) == 3, word
-        assert len(tokens(["xyz"]).input_ids[0]) > 3
+    for word in world.vocabulary():
+        assert len(small.tokenizer([word]).input_ids[0]) == 3, word
+    assert len(small.tokenizer(["xyz"]).input_ids[0]) > 3
+    assert small.tokenizer.get_vocab() == networks.tokenizer().get_vocab()  # the recipe's, in any process
 
 
 @pytest.mark.parametrize("concept", [*STYLES.values(), *OBJECTS.values()], ids=lambda concept: concept.name)
 def test_it_draws_its_concepts(concept: concepts.Concept, small: TextToImage) -> None:
-    assert _rate(small, concept) >= 0.7  # 16 pictures; the model card has the rates of more
+    assert _rate(small, concept) >= 0.8  # 16 pictures; the model card has the rates of more
 
 
 def test_it_knows_no_persona_and_can_show_each(small: TextToImage) -> None:
