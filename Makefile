@@ -20,7 +20,7 @@ test-slow: .venv/test
 bench: .venv/test
 	$(BIN)/pytest tests/benchmarks --benchmark-only
 
-# The committed leaderboards, from nothing: about an hour on two cores.
+# The committed leaderboards, from nothing: about two hours on two cores.
 boards: .venv/quick
 	for suite in digits house_prices relearning; do \
 	  $(BIN)/immunebench run $$suite --out results/runs/$$suite || exit 1; \
