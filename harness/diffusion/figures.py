@@ -15,11 +15,12 @@ from harness.pictures import save
 
 WIDE = 10
 """pictures in a row of a contact sheet"""
-LABEL = 190
+LABEL = 240
 
 
 def contact_sheet(rows: Sequence[tuple[str, Images]], side: int = 64) -> Image.Image:
-    """Rows of pictures (n, height, width, 3), the first WIDE of each, beside their labels."""
+    """Rows of pictures (n, height, width, 3), the first WIDE of each, beside their labels; in 256 colours, for such
+    sheets are kept."""
     sheet = Image.new("RGB", (LABEL + WIDE * (side + 2), len(rows) * (side + 2)), "white")
     pen = ImageDraw.Draw(sheet)
     for line, (label, images) in enumerate(rows):
@@ -27,7 +28,7 @@ def contact_sheet(rows: Sequence[tuple[str, Images]], side: int = 64) -> Image.I
         for place, image in enumerate(images[:WIDE]):
             grown = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
             sheet.paste(grown, (LABEL + place * (side + 2), line * (side + 2)))
-    return sheet
+    return sheet.quantize(256, dither=Image.Dither.NONE)
 
 
 def draw(records: pd.DataFrame, out: Path) -> list[Path]:

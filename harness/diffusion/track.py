@@ -175,7 +175,7 @@ class _Jobs:
                 rows.append((f"{concept.name}: {name}", self.attack(group, model, attacker, concept, seed)))
         inputs = {"rows": [label for label, _ in rows], "measure_at": list(self.protocol.measure_at)}
         parents = {str(i): job for i, (_, job) in enumerate(rows)}
-        return Job(track="diffusion", stage="sheet", version=1, inputs=inputs, parents=parents)
+        return Job(track="diffusion", stage="sheet", version=2, inputs=inputs, parents=parents)
 
     def _digest(self, of: str, take: Callable[[str], str | None]) -> str | None:
         if of not in self.digests:
