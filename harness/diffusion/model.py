@@ -85,12 +85,12 @@ class TextToImage:
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return self.unet.device
+        return next(self.unet.parameters()).device  # diffusers' own property walks all modules: milliseconds a step
 
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the frozen weights; what is trained is float32."""
-        return self.vae.dtype
+        return next(self.vae.parameters()).dtype
 
     def computing(self) -> contextlib.AbstractContextManager[Any]:
         """Mixed precision where the frozen weights are half and the trained ones single."""
