@@ -267,7 +267,10 @@ def test_ctrl_c_stops_and_the_next_run_goes_on(tiny, tmp_path, workers):
     path.write_text(SLOW)
     command = [sys.executable, "-m", "harness.cli", "run", str(tiny), "--workers", str(workers), "--plugin", str(path),
                "--out", str(tmp_path / "out")]  # fmt: skip
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    running = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's would be ignored
+    )  # fmt: skip
     store = Store()
     while not any(entry["stage"] == "progress" for entry in store.ledger()):
         assert running.poll() is None
