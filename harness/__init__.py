@@ -7,8 +7,9 @@ Importing it loads no torch.
 from pydantic import Field
 
 from harness.api import Result, run
+from harness.catalogue import configured
 from harness.errors import ImmuneBenchError, PluginError, RunError, UsageError
-from harness.plugin import Attacker, Defense, Metric, Plugin, Track
+from harness.plugin import Attacker, Defense, Metric, Plugin, PluginSpec, Track
 
 __all__ = [
     "Attacker",
@@ -18,9 +19,11 @@ __all__ = [
     "Metric",
     "Plugin",
     "PluginError",
+    "PluginSpec",
     "Result",
     "RunError",
     "Track",
     "UsageError",
+    "configured",
     "run",
 ]

@@ -64,7 +64,7 @@ class Entry:
             kind=self.kind,
             name=self.name,
             params=adapter.dump_python(plugin, mode="json"),
-            source=cls.source_digest(),
+            source=plugin.source(),
             module=self.module,
             attribute=self.attribute,
             file=self.file,
@@ -127,6 +127,12 @@ class Catalogue:
     def track(self, name: str, where: str = "") -> Track:
         """The track of that name."""
         return self.get("track", name, where).load()()
+
+
+def configured(kind: str, name: str, settings: Mapping[str, Any], preset: str | None = None) -> PluginSpec:
+    """A built-in or installed plugin with settings of its own, for another one that runs it (see `Plugin.uses`);
+    raises `UsageError`."""
+    return Catalogue().get(kind, name).spec(settings, f"{kind} '{name}'", preset)
 
 
 def snake_case(name: str) -> str:

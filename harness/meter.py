@@ -28,6 +28,8 @@ class Reading(BaseModel):
     """Wall seconds inside the plugin only, not in measuring."""
     peak_mb: float = 0.0
     """Highest resident memory while it ran, less that at its start, in MiB."""
+    notes: dict[str, float] = {}
+    """What the plugin noted of itself."""
 
     def save(self, folder: Path) -> None:
         """Leave the reading in an artifact folder."""

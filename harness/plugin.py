@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,6 +67,15 @@ class Plugin:
             if ancestor.__module__.split(".")[0] != "harness":
                 digest.update(Path(inspect.getfile(ancestor)).read_bytes().replace(b"\r\n", b"\n"))
         return digest.hexdigest()
+
+    def uses(self) -> Sequence[PluginSpec]:
+        """Further plugins that this one runs."""
+        return ()
+
+    def source(self) -> str:
+        """`source_digest`, and of what it uses all that can change a result."""
+        own, used = self.source_digest(), [spec.identity for spec in self.uses()]
+        return hashlib.sha256(json.dumps([own, used], sort_keys=True).encode()).hexdigest() if used else own
 
 
 class Defense(Plugin):

@@ -54,6 +54,11 @@ def write_figures(figures: Iterable[Mapping[str, Any]], out: Path) -> None:
     (out / FILE).write_text(json.dumps(list(figures), allow_nan=False))
 
 
+def read_figures(artifact: Path) -> list[dict[str, Any]]:
+    """What `write_figures` left."""
+    return json.loads((artifact / FILE).read_text())
+
+
 def collect(plan: Plan, store: Store, failed: Mapping[str, str]) -> pd.DataFrame:
     """The records of a plan; a cell whose job failed becomes one row with status `failed` and the reason."""
     rows: list[dict[str, Any]] = []
@@ -62,8 +67,7 @@ def collect(plan: Plan, store: Store, failed: Mapping[str, str]) -> pd.DataFrame
         if cell.job.key in failed:
             rows.append({**base, "status": "failed", "note": failed[cell.job.key]})
             continue
-        folder = ensure(cell.job, store)
-        rows.extend({**base, **row} for row in json.loads((folder / FILE).read_text()))
+        rows.extend({**base, **row} for row in read_figures(ensure(cell.job, store)))
     return _frame(rows)
 
 

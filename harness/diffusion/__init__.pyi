@@ -1,7 +1,13 @@
+from .ascent import AscentDefense as AscentDefense
+from .ascent import UnrolledDefense as UnrolledDefense
 from .concepts import Concept as Concept
 from .data import Subject as Subject
+from .data import Targets as Targets
+from .merge import Merge as Merge
+from .merge import Weights as Weights
 from .model import Batch as Batch
 from .model import TextToImage as TextToImage
+from .model import WeightSet as WeightSet
 from .model import cross_attention as cross_attention
 from .plugin import DiffusionAttacker as DiffusionAttacker
 from .plugin import DiffusionDefense as DiffusionDefense

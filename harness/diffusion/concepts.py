@@ -70,6 +70,7 @@ class ConceptFile(BaseModel):
     groups: dict[str, list[list[str]]] = Field({}, description="named lists of groups, frozen so that others can "
                                                "compare")  # fmt: skip
     keep: list[str] = Field([], description="concept files whose concepts an erasure must leave too")
+    captions: str | None = Field(None, description="a text file, one caption a line, of what a defense is to keep")
 
     @model_validator(mode="before")
     @classmethod
@@ -122,7 +123,23 @@ def read(path: Path) -> ConceptFile:
         if concept.images else concept
         for name, concept in file.concepts.items()
     }  # fmt: skip
-    return file.model_copy(update={"concepts": concepts, "keep": [str(path.parent / other) for other in file.keep]})
+    beside = {
+        "concepts": concepts,
+        "keep": [str(path.parent / other) for other in file.keep],
+        "captions": str(path.parent / file.captions) if file.captions else None,
+    }
+    return file.model_copy(update=beside)
+
+
+def read_captions(path: str | None) -> tuple[str, ...]:
+    """The captions of a file, without empty lines and those that begin with #; raises `UsageError`."""
+    if path is None:
+        return ()
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the captions {path}: {error}") from None
+    return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
 
 
 class Group(BaseModel):
@@ -135,11 +152,18 @@ class Group(BaseModel):
     targets: tuple[Concept, ...]
     others: tuple[Concept, ...]
     kept: tuple[Concept, ...] = Field(description="every further concept of the files, which an erasure must leave")
+    captions: tuple[str, ...] = Field((), description="all of the concept file")
 
     @property
     def label(self) -> str:
         """Its targets' names."""
         return "+".join(concept.name for concept in self.targets)
+
+    @property
+    def unmeasured_captions(self) -> list[int]:
+        """Places of the captions that speak of no target and of no benign task: a defense may be told of these."""
+        words = [concept.word.lower() for concept in (*self.targets, *self.others)]
+        return [i for i, caption in enumerate(self.captions) if not any(word in caption.lower() for word in words)]
 
     @property
     def bystanders(self) -> list[Concept]:
@@ -191,6 +215,7 @@ class GroupBlock(BaseModel):
             targets=tuple(targets),
             others=tuple(rest[: self.others]),
             kept=(*rest, *further),
+            captions=read_captions(file.captions),
         )
 
 

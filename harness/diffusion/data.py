@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,9 +49,7 @@ class Subject:
             pool.append(self.model.encode(self.images[:, :, ::-1]))
         latents = torch.stack(pool, 1)
         known = self.model.encode(self.sampled(self.concept.class_prompt, prior)) if prior else None
-        step = 0
-        while True:
-            draw = torch.Generator().manual_seed(seed_of("batch", self.seed, step))
+        for draw in _draws(self.seed):
             chosen = torch.randint(len(latents), (rows,), generator=draw)
             mirrored = torch.randint(len(pool), (rows,), generator=draw)
             batch, prompts, weights = latents[chosen, mirrored], [prompt] * rows, None
@@ -57,11 +57,74 @@ class Subject:
                 batch = torch.cat([batch, known[torch.randint(len(known), (rows,), generator=draw)]])
                 prompts += [self.concept.class_prompt] * rows
                 weights = torch.tensor([2.0] * rows + [2.0 * prior_weight] * rows)  # the mean of each half
-            noise = torch.randn(batch.shape, generator=draw)
-            last = self.model.scheduler.config.num_train_timesteps
-            times = torch.randint(last, (len(batch),), generator=draw)
-            yield Batch(batch, prompts, noise, times, weights)
-            step += 1
+            yield _noised(self.model, batch, prompts, draw, weights)
+
+
+@dataclass(frozen=True)
+class Targets(Sequence[Subject]):
+    """What a defense is given: the concepts that are not to be learned, as a sequence of subjects, and captions of
+    what the model must go on drawing, with a picture that the base made of each before anything was erased.
+
+    No caption speaks of a target, nor of the concepts whose benign fine-tuning is measured.
+    """
+
+    model: TextToImage
+    subjects: tuple[Subject, ...]
+    group: tuple[str, ...]
+    """The names of all concepts of the group, of which `subjects` may be some."""
+    captions: tuple[str, ...]
+    pictures: Images = field(repr=False)
+    seed: int
+    notes: dict[str, float] = field(default_factory=dict, repr=False)
+    """Figures that a defense wants beside its cost (a condition number, say), by what they are: its own to fill."""
+
+    def only(self, place: int) -> Targets:
+        """One of the concepts alone."""
+        return replace(self, subjects=(self.subjects[place],))
+
+    def __len__(self) -> int:
+        return len(self.subjects)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.subjects[i]
+
+    def kept(self, rows: int) -> Iterator[Batch]:
+        """Endless batches of `rows` captions with their pictures."""
+        if not self.captions:
+            raise RunError("this concept file names no captions of what to keep; add `captions: FILE`, one a line")
+        return self._batches(self.captions, self.pictures, rows)
+
+    def classes(self, pictures: int, rows: int) -> Iterator[Batch]:
+        """Endless batches of `rows` class prompts with `pictures` pictures that the model makes of them now (Ruiz et
+        al., 2023: prior preservation)."""
+        prompts = list(dict.fromkeys(subject.concept.class_prompt for subject in self.subjects))
+        each = -(-pictures // len(prompts))
+        made = np.concatenate([self.subjects[0].sampled(prompt, each) for prompt in prompts])
+        return self._batches([prompt for prompt in prompts for _ in range(each)], made, rows)
+
+    def _batches(self, prompts: Sequence[str], pictures: Images, rows: int) -> Iterator[Batch]:
+        latents = self.model.encode(pictures)
+        for draw in _draws(self.seed):
+            chosen = torch.randint(len(latents), (rows,), generator=draw)
+            yield _noised(self.model, latents[chosen], [prompts[i] for i in chosen], draw)
+
+
+def _draws(seed: int) -> Iterator[torch.Generator]:
+    """The random numbers of each step: of the seed and the step alone."""
+    for step in count():
+        yield torch.Generator().manual_seed(seed_of("batch", seed, step))
+
+
+def _noised(
+    model: TextToImage,
+    latents: torch.Tensor,
+    prompts: Sequence[str],
+    draw: torch.Generator,
+    weights: torch.Tensor | None = None,
+) -> Batch:
+    noise = torch.randn(latents.shape, generator=draw)
+    times = torch.randint(model.scheduler.config.num_train_timesteps, (len(latents),), generator=draw)
+    return Batch(latents, prompts, noise, times, weights)
 
 
 def read_images(folder: str, size: int) -> Images:

@@ -10,13 +10,13 @@ the middle sums over the rows c of the erased prompts, with v* = W₀ c* of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 
 from harness.diffusion.model import TextToImage, cross_attention
 from harness.diffusion.protocol import Erasure
-from harness.errors import RunError
+from harness.diffusion.text import subject_rows
 
 
 @torch.no_grad()
@@ -49,21 +49,3 @@ def erase(
         for projection in (layer.to_k, layer.to_v):
             weight = projection.weight
             weight.copy_((weight.double() @ edit).to(weight.dtype))
-
-
-def subject_rows(model: TextToImage, prompt: str, subject: str = "") -> torch.Tensor:
-    """(rows, width) float64 embeddings of a prompt, from the last token of `subject` on; without one, from the
-    prompt's last token on."""
-    numbers, of = model.tokenizer([prompt, subject]).input_ids
-    last = _last(numbers[1:-1], of[1:-1] or numbers[-2:-1])
-    if last is None:
-        raise RunError(f"the prompt '{prompt}' does not hold its subject '{subject}'")
-    return model.text([prompt])[0, 1 + last :].double()
-
-
-def _last(tokens: Sequence[int], subject: Sequence[int]) -> int | None:
-    """Where the last occurrence of `subject` ends."""
-    for end in range(len(tokens), len(subject) - 1, -1):
-        if list(tokens[end - len(subject) : end]) == list(subject):
-            return end - 1
-    return None

@@ -7,13 +7,14 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
+from torch.func import functional_call
 from torch.nn import functional
 from transformers.utils import logging as transformers_logging
 
@@ -22,6 +23,16 @@ from harness.errors import RunError
 
 Images = npt.NDArray[np.uint8]
 """(n, height, width, 3)"""
+
+WeightSet = Literal["keys_values", "cross_attention", "attention", "unet"]
+"""keys_values: of the cross-attention; cross_attention: all of it; attention: self-attention too; unet: everything."""
+KEYS_VALUES = (".attn2.to_k.", ".attn2.to_v.")
+_MARKS: Mapping[WeightSet, tuple[str, ...]] = {
+    "keys_values": KEYS_VALUES,
+    "cross_attention": (".attn2.",),
+    "attention": (".attn1.", ".attn2."),
+    "unet": ("",),
+}
 
 diffusers_logging.disable_progress_bar()
 transformers_logging.disable_progress_bar()
@@ -39,6 +50,15 @@ class Batch:
     noise: torch.Tensor
     times: torch.Tensor
     weights: torch.Tensor | None = None
+
+    @classmethod
+    def join(cls, batches: Sequence[Batch]) -> Batch:
+        """One batch of the rows of several without weights."""
+        latents, noise, times = (torch.cat([getattr(of, name) for of in batches]) for name in _ROWS)
+        return cls(latents, [prompt for of in batches for prompt in of.prompts], noise, times)
+
+
+_ROWS = ("latents", "noise", "times")
 
 
 class TextToImage:
@@ -98,6 +118,11 @@ class TextToImage:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
+    def weights(self, which: WeightSet) -> dict[str, torch.nn.Parameter]:
+        """The U-Net's weights of a set, by name, in the U-Net's order."""
+        named = self.unet.named_parameters()
+        return {name: weight for name, weight in named if any(mark in name for mark in _MARKS[which])}
+
     def unfreeze(self, parameters: Sequence[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
         """Let parameters be trained, in float32."""
         for parameter in parameters:
@@ -140,16 +165,25 @@ class TextToImage:
         scaled = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype)
         return np.concatenate([as_images(self.vae.decode(part).sample) for part in scaled.split(64)])
 
-    def denoising_loss(self, batch: Batch) -> torch.Tensor:
-        """Mean squared error of what the U-Net predicts (Ho et al., 2020, Eq. 14, for the scheduler's target)."""
+    def denoising_losses(self, batch: Batch, weights: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
+        """(n,) mean squared errors of what the U-Net predicts (Ho et al., 2020, Eq. 14, for the scheduler's target),
+        times the batch's weights. `weights`: the U-Net's own, by name, to compute with others and differentiate by
+        them."""
         latents, noise, times = (x.to(self.device) for x in (batch.latents, batch.noise, batch.times))
         with self.computing():
             text = self.text(batch.prompts)
             noisy = self.scheduler.add_noise(latents, noise, times)
-            predicted = self.unet(noisy.to(self.dtype), times, text.to(self.dtype)).sample.float()
+            inputs = (noisy.to(self.dtype), times, text.to(self.dtype))
+            # With none to swap a plain call is the same, and faster.
+            found = functional_call(self.unet, dict(weights), inputs) if weights else self.unet(*inputs)
+            predicted = found.sample.float()
         target = denoising_target(self.scheduler, latents, noise, times)
         losses = functional.mse_loss(predicted, target, reduction="none").mean((1, 2, 3))
-        return losses.mean() if batch.weights is None else (losses * batch.weights.to(self.device)).mean()
+        return losses if batch.weights is None else losses * batch.weights.to(self.device)
+
+    def denoising_loss(self, batch: Batch, weights: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
+        """Their mean."""
+        return self.denoising_losses(batch, weights).mean()
 
     @torch.no_grad()
     def sample(

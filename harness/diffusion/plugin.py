@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from harness.diffusion.concepts import Concept
-from harness.diffusion.data import Subject
+from harness.diffusion.data import Subject, Targets
 from harness.diffusion.model import Batch, TextToImage
 from harness.plugin import Attacker, Defense
 
@@ -20,8 +20,8 @@ class DiffusionDefense(Defense):
 
     track: ClassVar[str] = "diffusion"
 
-    def immunize(self, model: TextToImage, targets: tuple[Subject, ...]) -> Iterator[Any]:
-        """Change the model's U-Net in place, given the concepts it is not to learn."""
+    def immunize(self, model: TextToImage, targets: Targets) -> Iterator[Any]:
+        """Change the model's U-Net in place, given the concepts it is not to learn and what it is to keep."""
         raise NotImplementedError
 
 

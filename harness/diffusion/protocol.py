@@ -43,6 +43,8 @@ class Protocol(BaseModel):
                                        "last")  # fmt: skip
     training_images: int = Field(20, ge=1, description="pictures an attacker gets of a concept the base makes")
     images: int = Field(20, ge=1, description="pictures sampled for each figure")
+    kept_images: int = Field(4, ge=1, description="pictures sampled of each concept that is only to be kept")
+    sheets: int = Field(1, ge=0, description="how many groups, the first ones, get a contact sheet")
     sampling: Sampling = Sampling()
     erasure: Erasure = Erasure()
     encoders: dict[str, str | None] = Field(

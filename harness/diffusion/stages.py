@@ -13,13 +13,13 @@ import torch
 from harness import meter
 from harness.diffusion import encoders, figures, measures
 from harness.diffusion.concepts import Concept
-from harness.diffusion.data import Subject, read_images
+from harness.diffusion.data import Subject, Targets, read_images
 from harness.diffusion.erase import erase
 from harness.diffusion.model import Images, TextToImage
 from harness.diffusion.protocol import Erasure
 from harness.errors import PluginError, RunError
 from harness.plan import Job, seed_of
-from harness.records import write_figures
+from harness.records import read_figures, write_figures
 from harness.stage import alone, load, save
 
 GATE_IMAGES = 4
@@ -32,6 +32,7 @@ def carry_out(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     """The stage of a job."""
     stage = {
         "pictures": _pictures,
+        "captions": _captions,
         "erase": _erase,
         "immunize": _immunize,
         "draw": _draw,
@@ -39,6 +40,7 @@ def carry_out(job: Job, parents: Mapping[str, Path], out: Path) -> None:
         "look": _look,
         "before": _before,
         "compare": _compare,
+        "average": _average,
         "sheet": _sheet,
     }[job.stage]
     with alone(job.seed or 0):
@@ -58,6 +60,16 @@ def _pictures(job: Job, parents: Mapping[str, Path], out: Path) -> None:
             raise RunError(f"the base makes pictures of '{concept.prompted()}' that are not finite")
         training, reference = every[:train], every[train:]
     _save_images(out, reference, training=training)
+
+
+def _captions(job: Job, parents: Mapping[str, Path], out: Path) -> None:
+    """A picture of each caption."""
+    captions = job.inputs["captions"]
+    seeds = [seed_of("caption", caption) for caption in captions]
+    images, finite = _untouched(job).sample(captions, seeds, **job.inputs["sampling"])
+    if not finite.all():
+        raise RunError(f"the base makes pictures of '{captions[int(finite.argmin())]}' that are not finite")
+    _save_images(out, images)
 
 
 def _erase(job: Job, parents: Mapping[str, Path], out: Path) -> None:
@@ -91,23 +103,41 @@ def _immunize(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     model = _base(job)
     if "erased" in parents:
         _apply(model, parents["erased"])
+    seed = job.seed or 0
     subjects = []
     for role in sorted(name for name in job.parents if name.startswith("pictures.")):
         concept = Concept(**job.parents[role].inputs["concept"])
-        subjects.append(_subject(job, model, concept, parents[role], job.seed or 0))
+        own = seed_of("immunize", concept.name, seed)
+        subjects.append(_subject(job, model, concept, parents[role], own))
+    captions, pictures = _kept(job, parents)
+    group = tuple(job.inputs.get("targets", ()))
+    targets = Targets(model, tuple(subjects), group, captions, pictures, seed_of("immunize", "kept", seed))
     who = f"defense {job.plugin.name}"
-    reading = meter.pull(job.plugin.build().immunize(model, tuple(subjects)), who)
+    reading = meter.pull(job.plugin.build().immunize(model, targets), who)
     if not all(value.isfinite().all() for value in model.unet.parameters()):
         raise PluginError(f"{who} left weights that are not finite")
     _save_weights(job, model, out)
-    reading.save(out)
+    reading.model_copy(update={"notes": targets.notes}).save(out)
+
+
+def _kept(job: Job, parents: Mapping[str, Path]) -> tuple[tuple[str, ...], Images]:
+    """The captions that a defense is told of, and their pictures."""
+    if "captions" not in parents:
+        return (), np.empty((0, 1, 1, 3), np.uint8)
+    places = job.inputs["kept"]
+    captions = job.parents["captions"].inputs["captions"]
+    pictures = load(parents["captions"] / IMAGES)["images"].numpy()
+    return tuple(captions[i] for i in places), pictures[places]
 
 
 def _draw(job: Job, parents: Mapping[str, Path], out: Path) -> None:
-    model, concept = _base(job), _concept(job)
+    model = _base(job)
     _apply(model, parents["model"])
-    images, finite = _sample(job, model, concept.prompted(), job.inputs["images"], "sample", concept.name)
-    _save_images(out, images, finite)
+    concepts, count = [Concept(**given) for given in job.inputs["concepts"]], job.inputs["images"]
+    prompts = [concept.prompted() for concept in concepts for _ in range(count)]
+    seeds = [seed_of("sample", concept.name, i) for concept in concepts for i in range(count)]
+    images, finite = model.sample(prompts, seeds, **job.inputs["sampling"])
+    _save_images(out, images.reshape(-1, count, *images.shape[1:]), finite.reshape(-1, count))
 
 
 def _attack(job: Job, parents: Mapping[str, Path], out: Path) -> None:
@@ -135,7 +165,8 @@ def _attack(job: Job, parents: Mapping[str, Path], out: Path) -> None:
 
 
 def _look(job: Job, parents: Mapping[str, Path], out: Path) -> None:
-    """Embeddings by encoder, and whether the judge sees the concept; of pictures (…, n, height, width, 3)."""
+    """Embeddings by encoder, and whether the judge sees the concept; of pictures (…, n, height, width, 3), where there
+    are several judges (concepts, n, …)."""
     found = load(parents["images"] / IMAGES)
     lead, images = found["images"].shape[:-3], found["images"].flatten(0, -4).numpy()
     if job.inputs.get("decoded"):
@@ -145,20 +176,22 @@ def _look(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     for name in job.inputs["encoders"]:
         embed = encoders.encoder(name, job.where.get(f"encoder.{name}")).embed
         seen[f"encoder.{name}"] = embed(images).unflatten(0, lead)
-    if job.inputs["judge"]:
-        right = encoders.verdicts(images, *job.inputs["judge"])
+    judges = job.inputs["judges"]
+    if judges:
+        parts = np.split(images, len(judges))
+        right = np.concatenate([encoders.verdicts(part, *judge) for part, judge in zip(parts, judges, strict=True)])
         seen["right"] = torch.from_numpy(right).unflatten(0, lead)
     save(seen, out / SEEN)
 
 
 def _before(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     seen = {role: load(path / SEEN) for role, path in parents.items() if role != "model"}
-    write_figures(measures.before_figures(seen, meter.Reading.load(parents["model"])), out)
+    used = _encoders(job, job.parents["kept"]) if "kept" in parents else {}
+    write_figures(measures.before_figures(seen, used, meter.Reading.load(parents["model"])), out)
 
 
 def _compare(job: Job, parents: Mapping[str, Path], out: Path) -> None:
-    look = next(parent for parent in job.parents.values() if parent.stage == "look")
-    used = {name: encoders.encoder(name, look.where.get(f"encoder.{name}")) for name in job.inputs["encoders"]}
+    used = _encoders(job, job.parents["harmful.0"])
     concepts = {"harmful": job.inputs["targets"], "benign": job.inputs["others"]}
     arms = {
         role: [
@@ -171,13 +204,22 @@ def _compare(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     write_figures(measures.attacked_figures(arms, job.inputs["measure_at"], used, readings), out)
 
 
+def _encoders(job: Job, look: Job) -> dict[str, encoders.Encoder]:
+    """The job's encoders, their weights from where a looking job has them."""
+    return {name: encoders.encoder(name, look.where.get(f"encoder.{name}")) for name in job.inputs["encoders"]}
+
+
+def _average(job: Job, parents: Mapping[str, Path], out: Path) -> None:
+    write_figures(measures.averaged([read_figures(path) for path in parents.values()]), out)
+
+
 def _sheet(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     """A row a kind of picture, the attackers' once a measured step."""
     rows = []
-    for i, label in enumerate(job.inputs["rows"]):
+    for i, (label, row) in enumerate(job.inputs["rows"]):
         images = load(parents[str(i)] / IMAGES)["images"].numpy()
-        if images.ndim == 4:
-            rows.append((label, images))
+        if images.ndim == 4 or row is not None:
+            rows.append((label, images if row is None else images[row]))
         else:
             rows += [(f"{label}, step {step}", of) for step, of in zip(job.inputs["measure_at"], images, strict=True)]
     figures.contact_sheet(rows).save(out / SHEET, optimize=True)

@@ -1,14 +1,14 @@
 """The text-to-image track: its tasks, protocol, jobs and metrics.
 
-Jobs of a cell: pictures (of each concept, by the base), erase -> immunize -> attack -> look (what the encoders see)
--> compare, the last beside the undefended model's own; and before any attack draw -> look -> before. Source of the
-metrics: MIMA (AAAI 2025).
+Jobs of a cell: pictures (of each concept, by the base; captions: of what a defense is to keep), erase -> immunize ->
+attack -> look (what the encoders see) -> compare, the last beside the undefended model's own, -> average over
+attackers; and before any attack draw -> look -> before. Source of the metrics: MIMA (AAAI 2025).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -39,7 +39,8 @@ _METRICS = (
            description="the same over pictures of one seed, not over all pairs: zero for a defense that does nothing"),
     Metric(name="msgr_area", title="MSGR area", unit="%", better="higher",
            description="mean height of MSGR's curve over the measured steps"),
-    Metric(name="similarity", title="M", description="similarity of the attacked model's pictures to the reference's"),
+    Metric(name="similarity", title="M", description="similarity of the attacked model's pictures to the reference's; "
+           "role kept: of the released model's to those of the undefended one, of one seed, before any attack"),
     Metric(name="rate", title="rate", unit="share of pictures",
            description="pictures in which the base's classifier sees the concept; without an attacker: of the "
            "released model; role kept: concepts that are neither targets nor benign tasks"),
@@ -50,11 +51,18 @@ _METRICS = (
            "reach"),
     Metric(name="erased_rate", title="erased rate", unit="share of pictures",
            description="the rate of the base after the erasure, before any defense"),
+    Metric(name="defense_steps", title="steps", description="steps the defense took"),
+    Metric(name="noted", title="noted", description="what a defense notes of itself, by policy: a merge's condition "
+           "numbers, for one"),
     Metric(name="seconds", title="seconds", unit="s", description="time inside the defense or, of a row with an "
            "attacker, inside the attack on one concept"),
     Metric(name="peak_mb", title="memory", unit="MiB",
            description="highest resident memory while it ran, less that at its start"),
 )  # fmt: skip
+
+
+MEAN = "mean"
+"""The attacker's place in what is averaged over attackers."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +91,22 @@ class _Jobs:
         }  # fmt: skip
         return Job(track="diffusion", stage="erase", version=1, inputs=inputs, where=self._where(group))
 
+    def captions(self, group: Group) -> Job:
+        """Pictures by the base as it was, so that groups share them."""
+        inputs = self._base(group) | self._sampling() | {"captions": list(group.captions)}
+        return Job(track="diffusion", stage="captions", version=1, inputs=inputs, where=self._where(group))
+
     def immunize(self, group: Group, defense: PluginSpec, seed: int) -> Job:
         erased = self.erase(group)
         parents = {} if erased is None else {"erased": erased}
         inputs = self._base(group)
         if defense.name != self.protocol.reference:
-            inputs |= {"targets": [concept.name for concept in group.targets], **self._sampling()}
+            inputs |= {"targets": [concept.name for concept in group.targets], "kept": group.unmeasured_captions}
+            inputs |= self._sampling()
             parents |= {f"pictures.{i}": self.pictures(group, c) for i, c in enumerate(group.targets)}
-        return Job(track="diffusion", stage="immunize", version=1, inputs=inputs, plugin=defense, parents=parents,
+            if group.captions:
+                parents["captions"] = self.captions(group)
+        return Job(track="diffusion", stage="immunize", version=2, inputs=inputs, plugin=defense, parents=parents,
                    seed=None if defense.deterministic else seed, where=self._where(group), transient=True)  # fmt: skip
 
     def attack(
@@ -104,41 +120,50 @@ class _Jobs:
                    parents={"model": model, "pictures": self.pictures(group, concept)},
                    where=self._where(group))  # fmt: skip
 
-    def draw(self, group: Group, model: Job, concept: Concept) -> Job:
-        inputs = self._base(group) | self._concept(concept) | self._sampling() | {"images": self.protocol.images}
-        return Job(track="diffusion", stage="draw", version=1, inputs=inputs, parents={"model": model},
+    def draw(self, group: Group, model: Job, concepts: Sequence[Concept], images: int) -> Job:
+        """Pictures (concepts, images, …) by a released model."""
+        inputs = self._base(group) | self._sampling() | {
+            "concepts": [concept.model_dump(mode="json", exclude={"images"}) for concept in concepts],
+            "images": images,
+        }  # fmt: skip
+        return Job(track="diffusion", stage="draw", version=2, inputs=inputs, parents={"model": model},
                    where=self._where(group))  # fmt: skip
 
-    def look(self, images: Job, concept: Concept, group: Group, decoded: bool = False) -> Job:
-        """What encoders and judge see in the pictures of another job; `decoded`: after the autoencoder."""
+    def look(self, images: Job, concepts: Sequence[Concept], group: Group, decoded: bool = False) -> Job:
+        """What encoders and judge see in the pictures of another job, all of one concept or of one a row; `decoded`:
+        after the autoencoder."""
         encoders = {} if decoded else self.protocol.encoders
+        judges = [[concept.judge, concept.name] for concept in concepts if concept.judge]
         inputs: dict[str, Any] = {
             "encoders": {name: path and self._digest(path, _weights_digest) for name, path in encoders.items()},
-            "judge": [concept.judge, concept.name] if concept.judge else None,
+            "judges": judges if len(judges) == len(concepts) else [],
         }
         where = {f"encoder.{name}": path for name, path in encoders.items() if path}
         if decoded:
             inputs |= self._base(group) | {"decoded": True}
             where |= self._where(group)
-        return Job(track="diffusion", stage="look", version=1, inputs=inputs, parents={"images": images}, where=where,
+        return Job(track="diffusion", stage="look", version=2, inputs=inputs, parents={"images": images}, where=where,
                    transient=True)  # fmt: skip
 
     def before(self, group: Group, model: Job, reference: Job) -> Job:
         """Figures of a released model before any attack."""
         parents = {"model": model}
-        sides = {
-            "harmful": group.targets,
-            "benign": group.others,
-            "kept": group.bystanders,
+        images, few = self.protocol.images, self.protocol.kept_images
+        drawn = {
+            "harmful": (model, group.targets, images),
+            "erased": (reference, group.targets, images),
+            "benign": (model, group.others, images),
+            "kept": (model, group.bystanders, few),
+            "undefended": (reference, group.bystanders, few),
         }
-        for role, concepts in sides.items():
-            for i, concept in enumerate(c for c in concepts if c.judge and c.kind != "persona"):
-                parents[f"{role}.{i}"] = self.look(self.draw(group, model, concept), concept, group)
-                if role == "harmful":
-                    parents[f"erased.{i}"] = self.look(self.draw(group, reference, concept), concept, group)
+        for role, (by, concepts, count) in drawn.items():
+            named = [concept for concept in concepts if concept.kind != "persona"]
+            if named:
+                parents[role] = self.look(self.draw(group, by, named, count), named, group)
         for i, concept in enumerate(c for c in group.targets if c.judge):
-            parents[f"allowed.{i}"] = self.look(self.pictures(group, concept), concept, group, decoded=True)
-        return Job(track="diffusion", stage="before", version=1, inputs={}, parents=parents)
+            parents[f"allowed.{i}"] = self.look(self.pictures(group, concept), [concept], group, decoded=True)
+        inputs = {"encoders": list(self.protocol.encoders)}
+        return Job(track="diffusion", stage="before", version=2, inputs=inputs, parents=parents)
 
     def compare(self, group: Group, model: Job, reference: Job, attacker: PluginSpec, seed: int, floor: bool) -> Job:
         """Figures of an attacked model beside those of the undefended one; `floor`: it is the undefended one, so it
@@ -156,26 +181,33 @@ class _Jobs:
                 undefended = self.attack(group, reference, attacker, concept, seed, other=floor)
                 pictures = self.pictures(group, concept)
                 parents[f"{role}.{i}.attack"] = attack
-                parents[f"{role}.{i}"] = self.look(attack, concept, group)
-                parents[f"{role}.{i}.undefended"] = self.look(undefended, concept, group)
-                parents[f"{role}.{i}.reference"] = self.look(pictures, concept, group)
+                parents[f"{role}.{i}"] = self.look(attack, [concept], group)
+                parents[f"{role}.{i}.undefended"] = self.look(undefended, [concept], group)
+                parents[f"{role}.{i}.reference"] = self.look(pictures, [concept], group)
         return Job(track="diffusion", stage="compare", version=1, inputs=inputs, parents=parents)
+
+    def average(self, compared: Sequence[Job]) -> Job:
+        """Figures averaged over attackers, as the paper has them."""
+        return Job(track="diffusion", stage="average", version=1, inputs={},
+                   parents={str(i): job for i, job in enumerate(compared)})  # fmt: skip
 
     def sheet(self, group: Group, model: Job, reference: Job, attackers: Mapping[str, PluginSpec], seed: int) -> Job:
         """The contact sheet of a group: reference, erased base, released model, each attacker at its steps."""
-        rows: list[tuple[str, Job]] = []
+        rows: list[tuple[str, Job, int | None]] = []  # the label, whose pictures, which of them if not all
         for concept in group.targets:
             source = "given" if concept.images else "base"
-            rows.append((f"{concept.name}: reference ({source})", self.pictures(group, concept)))
+            rows.append((f"{concept.name}: reference ({source})", self.pictures(group, concept), None))
             if concept.kind != "persona":
-                rows.append((f"{concept.name}: erased", self.draw(group, reference, concept)))
-                if model.key != reference.key:
-                    rows.append((f"{concept.name}: released", self.draw(group, model, concept)))
+                named = [of for of in group.targets if of.kind != "persona"]
+                for label, by in {"erased": reference, "released": model}.items():
+                    if label == "erased" or by.key != reference.key:
+                        drawn = self.draw(group, by, named, self.protocol.images)
+                        rows.append((f"{concept.name}: {label}", drawn, named.index(concept)))
             for name, attacker in attackers.items():
-                rows.append((f"{concept.name}: {name}", self.attack(group, model, attacker, concept, seed)))
-        inputs = {"rows": [label for label, _ in rows], "measure_at": list(self.protocol.measure_at)}
-        parents = {str(i): job for i, (_, job) in enumerate(rows)}
-        return Job(track="diffusion", stage="sheet", version=2, inputs=inputs, parents=parents)
+                rows.append((f"{concept.name}: {name}", self.attack(group, model, attacker, concept, seed), None))
+        inputs = {"rows": [[label, row] for label, _, row in rows], "measure_at": list(self.protocol.measure_at)}
+        parents = {str(i): job for i, (_, job, _) in enumerate(rows)}
+        return Job(track="diffusion", stage="sheet", version=3, inputs=inputs, parents=parents)
 
     def _digest(self, of: str, take: Callable[[str], str | None]) -> str | None:
         if of not in self.digests:
@@ -233,7 +265,7 @@ class DiffusionTrack(Track):
         row is its own noise floor: undefended against undefended, with other seeds of the attack."""
         jobs = _Jobs(grid.protocol)
         assert grid.reference is not None
-        for group in grid.tasks:
+        for place, group in enumerate(grid.tasks):
             for seed in grid.seeds:
                 reference = jobs.immunize(group, grid.reference, seed)
                 for label, defense in grid.defenses.items():
@@ -241,11 +273,17 @@ class DiffusionTrack(Track):
                     floor = model.key == reference.key
                     at = {"task": group.label, "defense": label, "defense_call": repr(defense)}
                     yield at | {"seed": model.seed}, jobs.before(group, model, reference)
-                    for name, attacker in grid.attackers.items():
-                        job = jobs.compare(group, model, reference, attacker, seed, floor)
-                        attacked = {"attacker": name, "attacker_call": repr(attacker), "seed": seed}
-                        yield at | attacked, job
-                    if grid.attackers and seed == grid.seeds[0]:
+                    compared = {
+                        name: jobs.compare(group, model, reference, attacker, seed, floor)
+                        for name, attacker in grid.attackers.items()
+                    }
+                    for name, job in compared.items():
+                        yield at | {"attacker": name, "attacker_call": repr(grid.attackers[name]), "seed": seed}, job
+                    if len(compared) > 1:
+                        call = f"mean of {', '.join(compared)}"
+                        mean = jobs.average(list(compared.values()))
+                        yield at | {"attacker": MEAN, "attacker_call": call, "seed": seed}, mean
+                    if grid.attackers and seed == grid.seeds[0] and place < grid.protocol.sheets:
                         yield at | {"seed": seed}, jobs.sheet(group, model, reference, grid.attackers, seed)
 
     def carry_out(self, job: Job, parents: Mapping[str, Path], out: Path) -> None:

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from harness.diffusion import TextToImage, cross_attention
-from harness.diffusion.erase import erase, subject_rows
+from harness.diffusion.erase import erase
 from harness.diffusion.protocol import Erasure
+from harness.diffusion.text import subject_rows
 from harness.errors import RunError
 
 EDITS = [("an artwork by marvo", "marvo", "an artwork"), ("a bag by marvo", "marvo", "an artwork of a bag")]

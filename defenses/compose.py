@@ -1,0 +1,47 @@
+"""CP, the baseline of MIMA that immunizes against each concept alone and merges the models afterwards."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from pydantic import Field
+
+from harness.diffusion import Merge, Targets, TextToImage, UnrolledDefense, Weights, WeightSet
+
+
+class Compose(UnrolledDefense):
+    """CP: each concept immunized alone, keys and values only, and the models merged at the end (MIMA, AAAI 2025).
+
+    The merge is Custom Diffusion's composition (Kumari et al., 2023), here of immunized models. No code of it can be
+    run. Where `steps` are said they are each concept's. The other way to read the paper, a merge at every step with
+    keys and values alone to ascend, is `mima` with `weights: keys_values`.
+    """
+
+    name = "compose"
+
+    weights: WeightSet = Field("keys_values", description="what is changed")
+    ridge: float = Field(1e-4, ge=0, description="ρ, on the captions' Gram matrix, in units of its mean eigenvalue")
+    captions: int = Field(200, ge=1, description="captions for C_reg, the first of the file")
+
+    def combine(self, model: TextToImage, targets: Targets) -> Callable[[Weights], Weights]:
+        """Each concept's descent is on its own."""
+        return lambda adapted: {name: weight[0] for name, weight in adapted.items()}
+
+    def immunize(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
+        """The steps of one concept after the other, each from the model as it was."""
+        merge = Merge.layer(model, self.named(targets), targets.captions[: self.captions], self.ridge)
+        targets.notes.update(merge.report)
+        weights = model.weights("keys_values")
+        before = {name: weight.detach().clone() for name, weight in weights.items()}
+        immunized = []
+        for place in range(len(targets)):
+            yield from super().immunize(model, targets.only(place))
+            immunized.append({name: weight.detach().clone() for name, weight in weights.items()})
+            self._put(weights, before)
+        stacked = {name: torch.stack([of[name] for of in immunized]) for name in weights}
+        self._put(weights, merge.merged(before, stacked))
+
+    @staticmethod
+    @torch.no_grad()
+    def _put(weights: Weights, values: Weights) -> None:
+        for name, weight in weights.items():
+            weight.copy_(values[name])

@@ -1,0 +1,28 @@
+"""JT, the baseline of MIMA that trains on all concepts at once."""
+
+from collections.abc import Callable
+
+from pydantic import Field
+
+from harness.diffusion import Batch, Targets, TextToImage, UnrolledDefense, Weights, WeightSet
+
+
+class Joint(UnrolledDefense):
+    """JT: ascent through one descent of the whole U-Net on the pooled concepts (a baseline of MIMA, AAAI 2025).
+
+    IMMA (ECCV 2024) with the concepts' pictures thrown together and DreamBooth's as its inner step. No code of it can
+    be run; what the paper leaves open is as in MIMA.
+    """
+
+    name = "joint"
+
+    weights: WeightSet = Field("attention", description="what is changed")
+    inner_weights: WeightSet = Field("unet", description="what the unrolled steps change")
+
+    def parts(self, batches: list[Batch]) -> list[Batch]:
+        """One pool."""
+        return [Batch.join(batches)]
+
+    def combine(self, model: TextToImage, targets: Targets) -> Callable[[Weights], Weights]:
+        """There is one set of weights only."""
+        return lambda adapted: {name: weight[0] for name, weight in adapted.items()}
