@@ -39,6 +39,7 @@ def run(
     seeds: int | None = None,
     settings: Sequence[str] = (),
     plugins: Sequence[str | Path] = (),
+    base: str | None = None,
     out: str | Path | None = None,
     store: str | Path | None = None,
     workers: int | None = None,
@@ -48,7 +49,7 @@ def run(
     """Run a suite, by name or YAML file, and make its leaderboard.
 
     defenses, attackers: only these rows (a plugin that is no row is added with its defaults). seeds: how many.
-    settings: `"attackers.adam.lr=0.01"` and the like. plugins: plugin files. out: folder for the records and
+    settings: `"attackers.adam.lr=0.01"` and the like. plugins: plugin files. base: one of the suite's other base models. out: folder for the records and
     boards. store: folder of artifacts (default `$IMMUNEBENCH_STORE`, else the user's cache). workers: local
     processes (default one a core; 1 runs here). keep: also keep the immunized weights. progress: makes what is told
     of the run, given its plan.
@@ -61,7 +62,9 @@ def run(
     from harness.store import Store
     from harness.suite import load
 
-    asked = load(suite, defenses=defenses, attackers=attackers, seeds=seeds, settings=settings, plugins=plugins)
+    asked = load(
+        suite, defenses=defenses, attackers=attackers, seeds=seeds, settings=settings, plugins=plugins, base=base
+    )
     plan = make(asked)
     artifacts = Store(store)
     failed = runner.run(plan, artifacts, runner.local(workers), progress(plan) if progress else None, keep)

@@ -51,6 +51,7 @@ Attackers = Annotated[list[str], typer.Option("--attacker", help="Only this row,
 Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="Seeds 1 … N instead of the suite's.")]
 Settings = Annotated[list[str], typer.Option("--set", help="attackers.LABEL.FIELD=VALUE or defenses.… Repeatable.")]
 Plugins = Annotated[list[Path], typer.Option("--plugin", help="A file with plugins of your own. Repeatable.")]
+Base = Annotated[str | None, typer.Option("--base", help="One of the suite's other base models, e.g. v1-4.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Local processes; one a core by default.")]
 
 
@@ -62,6 +63,7 @@ def run(
     seeds: Seeds = None,
     settings: Settings = [],
     plugin: Plugins = [],
+    base: Base = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; results/runs/SUITE by default.")] = None,
     workers: Workers = None,
     keep_weights: Annotated[bool, typer.Option(help="Keep the immunized weights in the store.")] = False,
@@ -70,7 +72,7 @@ def run(
     from harness import api
     from harness.leaderboard import markdown
 
-    folder = out or Path("results/runs") / Path(suite).stem
+    folder = out or Path("results/runs") / "@".join([Path(suite).stem, *([base] if base else [])])
     began = time.perf_counter()
     try:
         with _display() as progress:
@@ -81,6 +83,7 @@ def run(
                 seeds=seeds,
                 settings=settings,
                 plugins=plugin,
+                base=base,
                 out=folder,
                 workers=workers,
                 keep=keep_weights,
@@ -110,6 +113,7 @@ def plan(
     seeds: Seeds = None,
     settings: Settings = [],
     plugin: Plugins = [],
+    base: Base = None,
     workers: Workers = None,
 ) -> None:
     """Show what a run would do: cells, jobs, how many are in the store already, and how long the rest takes."""
@@ -120,7 +124,9 @@ def plan(
     from harness.store import Store
     from harness.suite import load
 
-    made = make(load(suite, defenses=defense, attackers=attacker, seeds=seeds, settings=settings, plugins=plugin))
+    made = make(
+        load(suite, defenses=defense, attackers=attacker, seeds=seeds, settings=settings, plugins=plugin, base=base)
+    )
     store = Store()
     missing = made.missing(store)
     stages = Counter(job.stage for job in made.jobs.values())

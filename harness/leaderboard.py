@@ -101,15 +101,23 @@ def _holes(cells: pd.Series, records: pd.DataFrame) -> dict[int, str]:
 
 
 def _with_published(long: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """Beside each figure the paper's for the same grid, defense, metric and role, averaged over all tasks."""
-    overall = published[published["task"].isna()]
-    keys = ["grid", "defense", "metric", "role", "policy", "split"]
-    overall = overall.rename(columns={"setting": "grid", "value": "published"})
-    overall = overall[[*keys, "published"]].drop_duplicates(keys).astype(dict.fromkeys(keys, "string"))
-    merged = long.drop(columns="published").merge(overall, on=keys, how="left")
-    before_attack = merged["attacker"].isna()
-    merged["published"] = merged["published"].where(before_attack).astype("Float64")
-    return merged[COLUMNS]
+    """Beside each figure, at an attack's last step, the paper's for the same grid, defense, attacker and metric. What
+    the paper tells of single tasks only is averaged over them. A figure of a kind that is measured here, but by
+    another policy (an encoder that is not at hand), has a row of its own with nothing measured."""
+    keys = ["grid", "defense", "attacker", "metric", "role", "policy", "split"]
+    told = published.rename(columns={"setting": "grid", "value": "published"})
+    of_tasks = told[told["task"].notna()].groupby(keys, dropna=False)["published"].mean().reset_index()
+    told = pd.concat([told[told["task"].isna()], of_tasks])[[*keys, "published"]].drop_duplicates(keys)
+    told = told.astype(dict.fromkeys(keys, "string"))
+    merged = long.drop(columns="published").merge(told, on=keys, how="left")
+    last = merged["step"].isna() | (merged["step"] == merged.groupby(CELL, dropna=False)["step"].transform("max"))
+    merged["published"] = merged["published"].where(last.fillna(True)).astype("Float64")
+    kinds = long[[*CELL, "metric"]].drop_duplicates()
+    elsewhere = told.merge(kinds, on=["grid", "defense", "attacker", "metric"])
+    elsewhere = elsewhere.merge(long[keys].drop_duplicates(), on=keys, how="left", indicator=True)
+    elsewhere = elsewhere[elsewhere["_merge"] == "left_only"].assign(note="published only")
+    both = pd.concat([merged, elsewhere]).reindex(columns=COLUMNS) if len(elsewhere) else merged
+    return both[COLUMNS].astype(long.dtypes.to_dict())
 
 
 def read_published(path: Path) -> pd.DataFrame:

@@ -72,7 +72,9 @@ class Processes:
     def _start(self) -> Any:
         from loky import ProcessPoolExecutor
 
-        return ProcessPoolExecutor(max_workers=self.workers, initializer=_prepare_worker, timeout=None)
+        # A worker keeps the base and the encoders, which loky would take for a leak and start it anew.
+        env = {"LOKY_MAX_MEMORY_LEAK_SIZE": "2e9"}
+        return ProcessPoolExecutor(max_workers=self.workers, initializer=_prepare_worker, timeout=None, env=env)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Send it to a worker; new ones are started where one has died."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -16,6 +16,9 @@ from harness.plugin import KINDS, PluginSpec, Track
 
 FORMAT = 1
 """The newest suite file format this harness reads."""
+
+
+Seeds = Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 
 
 class Row(BaseModel):
@@ -43,13 +46,23 @@ class GridFile(BaseModel):
     protocol: dict[str, Any] = {}
     defenses: dict[str, Row] = Field(min_length=1)
     attackers: dict[str, Row] = {}
-    seeds: int | None = Field(None, ge=1, description="overrides the suite's")
+    seeds: Seeds | None = Field(None, description="overrides the suite's")
 
     @field_validator("defenses", "attackers", mode="before")
     @classmethod
     def _bare_labels(cls, rows: Any) -> Any:
         """A row without settings may be left empty: `none:`."""
         return {label: row or {} for label, row in rows.items()} if isinstance(rows, dict) else rows
+
+
+class BaseModelFile(BaseModel):
+    """Another base model for a whole suite: what it changes in every grid."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tasks: dict[str, Any] = Field({}, description="put over every task")
+    protocol: dict[str, Any] = Field({}, description="put over every protocol")
+    preset: str | None = Field(None, description="instead of the rows' presets; by default the plugins' defaults")
 
 
 class SuiteFile(BaseModel):
@@ -62,9 +75,10 @@ class SuiteFile(BaseModel):
     version: int = Field(ge=1, description="raised with every change that moves a figure; versions never mix")
     title: str
     description: str = ""
-    seeds: int = Field(5, ge=1, description="seeds 1 … n of every cell")
+    seeds: Seeds = Field(5, description="of every cell: how many, which are then 1 … n, or which")
     plugins: list[str] = Field([], description="plugin files, relative to the suite file")
     published: str | None = Field(None, description="a tidy CSV of published figures, relative to the suite file")
+    bases: dict[str, BaseModelFile] = Field({}, description="other base models, by the word that chooses one")
     grids: list[GridFile] = Field(min_length=1)
 
 
@@ -108,9 +122,11 @@ def load(
     seeds: int | None = None,
     settings: Sequence[str] = (),
     plugins: Sequence[str | Path] = (),
+    base: str | None = None,
 ) -> Suite:
     """Read a suite by name or file and narrow or widen it.
 
+    base: one of the suite's other base models; the suite is then called `name@base`.
     defenses, attackers: keep these rows only; a name that is no row but a plugin becomes a row with its defaults.
     seeds: overrides the number of seeds. settings: `defenses.LABEL.FIELD=VALUE` or `attackers.…`.
     plugins: plugin files; where no rows of their kind are asked for, theirs are added to the suite's.
@@ -118,6 +134,8 @@ def load(
     """
     path = _find(suite, Catalogue())
     file = read(path)
+    if base is not None:
+        file = _on(file, base)
     files = [*(path.parent / plugin for plugin in file.plugins), *plugins]
     catalogue = Catalogue(files)
     added = {
@@ -155,7 +173,7 @@ def load(
                 protocol=protocol,
                 defenses=rows["defense"],
                 attackers=rows["attacker"],
-                seeds=tuple(range(1, (seeds or grid.seeds or file.seeds) + 1)),
+                seeds=_numbered(seeds or grid.seeds or file.seeds),
                 reference=catalogue.get("defense", reference, where).spec({}, where) if reference else None,
             )
         )
@@ -170,6 +188,33 @@ def load(
     if published and not published.is_file():
         raise UsageError(f"{path.name}: the published figures {published} do not exist")
     return Suite(file.name, file.version, file.title, file.description, tuple(grids), published)
+
+
+def _on(file: SuiteFile, base: str) -> SuiteFile:
+    """The suite on another of its base models."""
+    if base not in file.bases:
+        raise UsageError(f"suite '{file.name}' knows no base '{base}'; {nearest(base, list(file.bases))}")
+    changes = file.bases[base]
+
+    def rows(given: Mapping[str, Row]) -> dict[str, Row]:
+        return {label: row.model_copy(update={"preset": changes.preset}) for label, row in given.items()}
+
+    grids = [
+        grid.model_copy(
+            update={
+                "tasks": [task | changes.tasks for task in grid.tasks],
+                "protocol": grid.protocol | changes.protocol,
+                "defenses": rows(grid.defenses),
+                "attackers": rows(grid.attackers),
+            }
+        )
+        for grid in file.grids
+    ]
+    return file.model_copy(update={"name": f"{file.name}@{base}", "grids": grids})
+
+
+def _numbered(seeds: Seeds) -> tuple[int, ...]:
+    return tuple(range(1, seeds + 1)) if isinstance(seeds, int) else tuple(dict.fromkeys(seeds))
 
 
 def _find(suite: str, catalogue: Catalogue) -> Path:

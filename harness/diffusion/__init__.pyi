@@ -1,3 +1,4 @@
+from .ascent import SMALL as SMALL
 from .ascent import AscentDefense as AscentDefense
 from .ascent import UnrolledDefense as UnrolledDefense
 from .concepts import Concept as Concept

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -14,6 +14,9 @@ from harness.diffusion.model import Batch, TextToImage, WeightSet
 from harness.diffusion.plugin import DiffusionDefense
 from harness.diffusion.unroll import descend
 from harness.errors import RunError
+
+SMALL: Mapping[str, Any] = {"steps": 60, "batch_size": 4, "prior": "captions", "prior_weight": 5.0}
+"""What the presets for the small base share."""
 
 
 class AscentDefense(DiffusionDefense):

@@ -94,6 +94,8 @@ class Merge:
     ) -> Merge:
         """The layer for concepts given as (prompt, subject in it): of each the rows from the subject's last token to
         the end token, for those before it are shared and padding says nothing; of captions all tokens."""
+        if not captions:
+            raise RunError("a merge needs captions; add `captions: FILE` to the concept file, one a line")
         concepts = [subject_rows(model, prompt, subject, padding=False) for prompt, subject in prompts]
         return cls.factor(concepts, torch.cat([token_rows(model, caption) for caption in captions]), ridge)
 

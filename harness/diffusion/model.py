@@ -114,9 +114,9 @@ class TextToImage:
 
     def computing(self) -> contextlib.AbstractContextManager[Any]:
         """Mixed precision where the frozen weights are half and the trained ones single."""
-        if self.dtype == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, self.dtype)
+        if _is_half(self.dtype):
+            return torch.autocast(self.device.type, self.dtype)
+        return contextlib.nullcontext()
 
     def weights(self, which: WeightSet) -> dict[str, torch.nn.Parameter]:
         """The U-Net's weights of a set, by name, in the U-Net's order."""
@@ -124,9 +124,10 @@ class TextToImage:
         return {name: weight for name, weight in named if any(mark in name for mark in _MARKS[which])}
 
     def unfreeze(self, parameters: Sequence[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
-        """Let parameters be trained, in float32."""
+        """Let parameters be trained, in float32 at least."""
         for parameter in parameters:
-            parameter.data = parameter.data.float()
+            if _is_half(parameter.dtype):
+                parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
         return list(parameters)
 
@@ -176,7 +177,7 @@ class TextToImage:
             inputs = (noisy.to(self.dtype), times, text.to(self.dtype))
             # With none to swap a plain call is the same, and faster.
             found = functional_call(self.unet, dict(weights), inputs) if weights else self.unet(*inputs)
-            predicted = found.sample.float()
+            predicted = found.sample.to(latents.dtype)
         target = denoising_target(self.scheduler, latents, noise, times)
         losses = functional.mse_loss(predicted, target, reduction="none").mean((1, 2, 3))
         return losses if batch.weights is None else losses * batch.weights.to(self.device)
@@ -226,6 +227,10 @@ class TextToImage:
             for name, value in self.unet.state_dict().items()
             if not torch.equal(value, base[name])
         }
+
+
+def _is_half(dtype: torch.dtype) -> bool:
+    return dtype in (torch.float16, torch.bfloat16)
 
 
 def locate(base: str) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import pandas as pd
 
 from harness.diffusion.protocol import ENCODER_TITLES
-from harness.tables import interval, pick, value
+from harness.tables import interval, number, pick, value
 
 CAPTION = (
     "Rates are shares of pictures in which the base's own classifier sees the concept: erased: after the erasure; "
     "released: as it is given out; @t: after t steps of the attack on a target; benign: after the last on a benign "
     "concept; kept: of all other concepts, before any attack; allowed: of the reference pictures through the "
     "autoencoder. MSGR and MRSGR in %, at the last step, with a 95 % t interval over seeds, and by encoder: only C, D "
-    "and L are the papers'. The row without a defense is the noise floor: undefended against undefended, with other "
-    "seeds of the attack. s, MiB: of an attack on one concept; def s: the defense's own seconds."
+    "and L are the papers'; paper: what MIMA (AAAI 2025) published, mean over its groups, on Stable Diffusion v1-4. "
+    "kept M: how like the kept concepts' pictures are to the undefended model's of one seed, before any attack. The "
+    "row without a defense is the noise floor: undefended against undefended, with other seeds of the attack. joint is "
+    "the paper's JT, compose its CP; mean: over the attackers. s, MiB: of an attack on one concept; def s, def MiB: of "
+    "the defense."
 )
 
 
@@ -27,12 +30,18 @@ def table(board: pd.DataFrame) -> pd.DataFrame:
         for attacker in attackers:
             cell = of[of["attacker"] == attacker] if attacker else before
             row = {"grid": grid, "defense": defense, "attacker": attacker or ""}
+            likeness = {
+                f"kept M ({ENCODER_TITLES.get(name, name)})": value(before, "similarity", role="kept", policy=name)
+                for name in before.loc[before["metric"] == "similarity", "policy"].unique()
+            }
             row |= {
                 "erased": value(before, "erased_rate"),
                 "released": value(before, "rate", role="harmful"),
                 "kept": value(before, "rate", role="kept"),
+                **likeness,
                 "allowed": value(before, "rate_allowed"),
                 "def s": value(before, "seconds"),
+                "def MiB": value(before, "peak_mb"),
             }
             if attacker:
                 row |= _attacked(cell)
@@ -41,7 +50,8 @@ def table(board: pd.DataFrame) -> pd.DataFrame:
             rows.append(row)
     wide = pd.DataFrame(rows, dtype=object).fillna("")
     front = ["grid", "defense", "attacker", "allowed", "erased", "released"]
-    back = ["kept", "def s", "s", "MiB", "missing"]
+    kept = [str(name) for name in wide if str(name).startswith("kept")]
+    back = [*kept, "def s", "def MiB", "s", "MiB", "missing"]
     middle = [name for name in wide if name not in front + back]
     wide = wide[[name for name in front + middle + back if name in wide]]
     wide = wide[[name for name in wide if (wide[name] != "").any()]]
@@ -57,7 +67,12 @@ def _attacked(cell: pd.DataFrame) -> dict[str, str]:
     last = cell["step"].max()
     row["benign"] = value(cell, "rate", role="benign", step=last)
     for metric, title in (("msgr", "MSGR"), ("mrsgr", "MRSGR")):
-        for encoder in cell.loc[cell["metric"] == metric, "policy"].unique():
-            found = pick(cell, metric, policy=encoder, step=last)
+        measured = cell[(cell["metric"] == metric) & cell["step"].notna()]
+        for encoder in measured["policy"].unique():
+            found = pick(measured, metric, policy=encoder, step=last)
             row[f"{title} ({ENCODER_TITLES.get(encoder, encoder)})"] = interval(found)
+        published = [number(pick(cell[cell["published"].notna()], metric, policy=encoder).get("published"))
+                     for encoder in ENCODER_TITLES]  # fmt: skip
+        if any(published):
+            row[f"{title} paper (C / D / L)"] = " / ".join(text or "–" for text in published)
     return row | {"s": value(cell, "seconds"), "MiB": value(cell, "peak_mb")}

@@ -1,0 +1,200 @@
+"""Gradients through unrolled steps against a plain unroll: no grouping, no factored merge, no cache."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.func import functional_call
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from harness.diffusion import Batch, Concept, Targets, TextToImage
+from harness.diffusion.unroll import descend, losses_apart
+from tests.diffusion.conftest import noise, subject
+
+CAPTIONS = ("a photo of a boot", "an artwork by obrick", "a bag by sevra", "a photo", "a dress by wexley")
+
+
+def double(model: TextToImage) -> TextToImage:
+    model.pipeline.to(torch.float64)
+    return model
+
+
+def targets(model: TextToImage, names: tuple[str, ...] = ("marvo", "telune")) -> Targets:
+    concepts = [
+        Concept(name=name, kind="style", prompt="an artwork by {}", class_prompt="an artwork", class_word="artwork")
+        for name in names
+    ]
+    subjects = tuple(subject(model, concept, seed=i) for i, concept in enumerate(concepts))
+    return Targets(model, subjects, names, CAPTIONS, noise(len(CAPTIONS)), 5)
+
+
+def batches(model: TextToImage, of: Targets, rows: int) -> Iterator[list[Batch]]:
+    """As the defenses draw them, in the model's precision."""
+    each = [given.batches(given.concept.prompted(), rows) for given in of]
+    return ([as_double(batch) for batch in step] for step in zip(*each, strict=True))
+
+
+def as_double(batch: Batch) -> Batch:
+    return Batch(batch.latents.double(), batch.prompts, batch.noise.double(), batch.times)
+
+
+def plain_loss(model: TextToImage, batch: Batch, weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The denoising loss of one batch written out; the text encoder runs every time."""
+    tokens = model.tokenizer(
+        list(batch.prompts), padding="max_length", max_length=model.tokenizer.model_max_length, return_tensors="pt"
+    ).input_ids
+    text = model.text_encoder(tokens).last_hidden_state
+    noisy = model.scheduler.add_noise(batch.latents, batch.noise, batch.times)
+    with sdpa_kernel(SDPBackend.MATH):
+        predicted = functional_call(model.unet, weights, (noisy, batch.times, text)).sample
+    return functional.mse_loss(predicted, batch.noise)
+
+
+def plain_merge(model: TextToImage, of: Targets, pretrained: torch.Tensor, adapted: list[torch.Tensor], ridge: float):
+    """The dense system of the merge, for one matrix."""
+
+    def rows(prompt: str, first: int) -> torch.Tensor:
+        numbers = model.tokenizer([prompt]).input_ids[0]
+        tokens = model.tokenizer([prompt], padding="max_length", max_length=20, return_tensors="pt").input_ids
+        return model.text_encoder(tokens).last_hidden_state[0, first : len(numbers)].detach()
+
+    c = [rows(given.concept.prompted(), 4) for given in of]  # start, an, artwork, by, NAME, end
+    captions = torch.cat([rows(caption, 1) for caption in of.captions])
+    width = pretrained.shape[1]
+    gram = captions.T @ captions
+    gram = gram + ridge * gram.trace() / width * torch.eye(width, dtype=gram.dtype)
+    every = torch.cat(c)
+    none = torch.zeros(len(every), len(every), dtype=gram.dtype)
+    system = torch.cat([torch.cat([2 * gram, -every.T], 1), torch.cat([every, none], 1)])
+    wanted = torch.cat([r @ w.T for r, w in zip(c, adapted, strict=True)])
+    return torch.linalg.solve(system, torch.cat([2 * gram @ pretrained.T, wanted]))[:width].T
+
+
+def plain_harm(model: TextToImage, of: Targets, steps: list[list[Batch]], last: list[Batch], settings: dict):
+    """The loss that MIMA ascends, unrolled by autograd alone."""
+    weights = dict(model.weights(settings["inner_weights"]))
+    adapted = []
+    for n in range(len(of)):
+        mine = dict(weights)
+        for step in steps:
+            gradients = torch.autograd.grad(plain_loss(model, step[n], mine), list(mine.values()), create_graph=True)
+            size = settings["inner_lr"]
+            if settings.get("normalised"):
+                norm = torch.sqrt(sum((w * w).sum() for w in mine.values()))
+                size = size * norm / torch.sqrt(sum((g * g).sum() for g in gradients))
+            mine = {name: w - size * g for (name, w), g in zip(mine.items(), gradients, strict=True)}
+        adapted.append(mine)
+    combined = {}
+    for name, weight in weights.items():
+        of_concepts = [mine[name] for mine in adapted]
+        if ".attn2.to_k." in name or ".attn2.to_v." in name:
+            fixed = weight.detach() if settings["mode"] == "paper" else weight
+            combined[name] = plain_merge(model, of, fixed, of_concepts, settings["ridge"])
+        else:
+            combined[name] = sum(of_concepts) / len(of_concepts)
+    return sum(plain_loss(model, batch, combined) for batch in last) / len(last)
+
+
+@pytest.mark.parametrize("inner_steps", [1, 3])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mode": "paper", "inner_weights": "keys_values"},
+        {"mode": "paper-current", "inner_weights": "keys_values"},
+        {"mode": "paper", "inner_weights": "keys_values", "normalised": True},
+        {"mode": "paper", "inner_weights": "unet"},
+    ],
+    ids=["paper", "paper-current", "normalised", "unet"],
+)
+def test_mimas_gradient_is_that_of_a_plain_unroll(
+    model: TextToImage, build, monkeypatch: pytest.MonkeyPatch, inner_steps: int, settings: dict
+) -> None:
+    settings = {"inner_lr": 0.02, "ridge": 1e-3, **settings}
+    of = targets(double(model))
+    defense = build("defense", "mima", inner_steps=inner_steps, batch_size=2, **settings)
+    upper = model.unfreeze(list(model.weights("cross_attention").values()))
+    drawn = batches(model, of, 2)
+    steps = [next(drawn) for _ in range(inner_steps)]
+    last = next(drawn)
+
+    fed = iter([*steps, last])  # the same draws, in double precision
+    monkeypatch.setattr(type(defense), "batches", lambda self, given: fed)
+    ours = next(defense.harms(model, of))
+    mine = torch.autograd.grad(ours, upper)
+    theirs = plain_harm(model, of, steps, last, settings)
+    plain = torch.autograd.grad(theirs, upper)
+    assert float(ours) == pytest.approx(float(theirs), rel=1e-9)
+    scale = max(float(gradient.abs().max()) for gradient in plain)
+    assert max(float((a - b).abs().max()) for a, b in zip(mine, plain, strict=True)) < 1e-6 * scale
+
+
+def test_jts_gradient_is_that_of_a_plain_unroll(model: TextToImage, build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step of the whole U-Net on the concepts thrown together."""
+    of = targets(double(model))
+    defense = build("defense", "joint", batch_size=2, inner_lr=0.02)
+    upper = model.unfreeze(list(model.weights("attention").values()))
+    drawn = batches(model, of, 2)
+    first, last = next(drawn), next(drawn)
+    fed = iter([first, last])
+    monkeypatch.setattr(type(defense), "batches", lambda self, given: fed)
+    mine = torch.autograd.grad(next(defense.harms(model, of)), upper)
+
+    weights = dict(model.weights("unet"))
+    pooled = sum(plain_loss(model, batch, weights) for batch in first) / len(first)
+    gradients = torch.autograd.grad(pooled, list(weights.values()), create_graph=True)
+    stepped = {name: w - 0.02 * g for (name, w), g in zip(weights.items(), gradients, strict=True)}
+    harm = sum(plain_loss(model, batch, stepped) for batch in last) / len(last)
+    plain = torch.autograd.grad(harm, upper)
+    scale = max(float(gradient.abs().max()) for gradient in plain)
+    assert max(float((a - b).abs().max()) for a, b in zip(mine, plain, strict=True)) < 1e-6 * scale
+
+
+@pytest.mark.parametrize("which", ["keys_values", "unet"])
+def test_losses_apart_are_each_concepts_own(model: TextToImage, which) -> None:
+    of = targets(double(model), ("marvo", "telune", "obrick"))
+    step = next(batches(model, of, 2))
+    named = model.weights(which)
+    weights = {name: torch.stack([weight.detach() * (1 + 0.1 * n) for n in range(3)]) for name, weight in named.items()}
+    found = losses_apart(model, step, weights, twice=True)
+    for n, batch in enumerate(step):
+        own = {name: weight[n] for name, weight in weights.items()}
+        assert float(found[n]) == pytest.approx(float(plain_loss(model, batch, own)), rel=1e-9)
+    assert {type(layer.to_k) for name, layer in model.unet.named_modules() if name.endswith("attn2")} == {
+        torch.nn.Linear
+    }
+
+
+def test_first_order_takes_the_descent_for_a_shift(model: TextToImage) -> None:
+    """The same values, and a gradient that passes through unchanged."""
+    of = targets(double(model))
+    step = [next(batches(model, of, 2))]
+    weights = model.weights("keys_values")
+    model.unfreeze(list(weights.values()))
+    exact = descend(model, weights, step, lr=0.1)
+    first = descend(model, weights, step, lr=0.1, first_order=True)
+    for name, weight in weights.items():
+        assert torch.allclose(first[name], exact[name])
+        (through,) = torch.autograd.grad(first[name].sum(), weight, retain_graph=True)
+        assert torch.equal(through, torch.full_like(weight, 2.0))  # one of each concept
+
+
+def test_a_normalised_step_has_its_length(model: TextToImage) -> None:
+    of = targets(double(model))
+    weights = model.weights("keys_values")
+    model.unfreeze(list(weights.values()))
+    moved = descend(model, weights, [next(batches(model, of, 2))], lr=0.01, normalised=True, first_order=True)
+    before = sum(float(weight.square().sum()) for weight in weights.values()) ** 0.5
+    for n in range(2):
+        length = sum(float((moved[name][n] - weight).square().sum()) for name, weight in weights.items()) ** 0.5
+        assert length == pytest.approx(0.01 * before, rel=1e-6)
+
+
+def test_descent_lowers_each_concepts_loss(model: TextToImage) -> None:
+    of = targets(double(model))
+    step = next(batches(model, of, 4))
+    weights = model.weights("keys_values")
+    model.unfreeze(list(weights.values()))
+    before = losses_apart(model, step, {n: w.expand(2, *w.shape) for n, w in weights.items()}, twice=False)
+    after = losses_apart(model, step, descend(model, weights, [step] * 5, lr=0.05), twice=False)
+    assert (after < before).all()
