@@ -1,18 +1,18 @@
 """Plain gradient ascent, the control that every other defense must beat to mean anything."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 
-from harness.diffusion import SMALL, AscentDefense, Batch, Targets, TextToImage
+from harness.diffusion import AscentDefense, Batch, Targets, TextToImage, small_presets
 
 
 class Ascent(AscentDefense):
     """Gradient ascent on the targets' own loss: no thought of an attacker at all."""
 
     name = "ascent"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": SMALL}
+    presets: ClassVar = small_presets(styles=1e-3, objects=1e-3, personal=1e-3)
 
     def harms(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
         """The concepts' mean loss."""

@@ -1,12 +1,12 @@
 """CP, the baseline of MIMA that immunizes against each concept alone and merges the models afterwards."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 
-from harness.diffusion import SMALL, Merge, Targets, TextToImage, UnrolledDefense, Weights, WeightSet
+from harness.diffusion import Merge, Targets, TextToImage, UnrolledDefense, Weights, WeightSet, small_presets
 
 
 class Compose(UnrolledDefense):
@@ -18,7 +18,7 @@ class Compose(UnrolledDefense):
     """
 
     name = "compose"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": SMALL | {"inner_lr": 1.0}}
+    presets: ClassVar = small_presets(styles=1e-3, objects=1e-3, personal=1e-3, inner_lr=1.0)
 
     weights: WeightSet = Field("keys_values", description="what is changed")
     ridge: float = Field(1e-4, ge=0, description="ρ, on the captions' Gram matrix, in units of its mean eigenvalue")

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 
 from harness import PluginSpec, RunError, configured
-from harness.diffusion import AscentDefense, Targets, TextToImage, WeightSet
+from harness.diffusion import AscentDefense, Targets, TextToImage, WeightSet, small_presets
 
 
 class Imma(AscentDefense):
@@ -20,6 +20,7 @@ class Imma(AscentDefense):
     """
 
     name = "imma"
+    presets: ClassVar = small_presets(styles=1e-3, objects=1e-3, personal=1e-3, preset="small")
 
     lr: float = Field(1e-5, gt=0, description="AdamW's step size")
     steps: int = Field(1000, ge=1, description="steps of the ascent, at most")

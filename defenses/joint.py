@@ -1,11 +1,11 @@
 """JT, the baseline of MIMA that trains on all concepts at once."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 from pydantic import Field
 
-from harness.diffusion import SMALL, Batch, Targets, TextToImage, UnrolledDefense, Weights, WeightSet
+from harness.diffusion import Batch, Targets, TextToImage, UnrolledDefense, Weights, WeightSet, small_presets
 
 
 class Joint(UnrolledDefense):
@@ -16,7 +16,7 @@ class Joint(UnrolledDefense):
     """
 
     name = "joint"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": SMALL | {"inner_lr": 0.03}}
+    presets: ClassVar = small_presets(styles=1e-3, objects=1e-3, personal=1e-3, inner_lr=0.03)
 
     weights: WeightSet = Field("attention", description="what is changed")
     inner_weights: WeightSet = Field("unet", description="what the unrolled steps change")

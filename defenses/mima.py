@@ -1,12 +1,12 @@
 """MIMA, which immunizes against several concepts by differentiating through the merging of models."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Iterator
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 
-from harness.diffusion import SMALL, Batch, Merge, Targets, TextToImage, UnrolledDefense, Weights
+from harness.diffusion import Batch, Merge, Targets, TextToImage, UnrolledDefense, Weights, small_presets
 
 
 class Mima(UnrolledDefense):
@@ -24,7 +24,7 @@ class Mima(UnrolledDefense):
     """
 
     name = "mima"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": SMALL | {"inner_lr": 1.0}}
+    presets: ClassVar = small_presets(styles=1e-3, objects=1e-3, personal=1e-3, inner_lr=1.0)
 
     mode: Literal["paper", "paper-current", "released"] = Field("paper", description="see above")
     ridge: float = Field(1e-4, ge=0, description="ρ, on the captions' Gram matrix, in units of its mean eigenvalue")

@@ -6,7 +6,7 @@ Importing it loads no torch.
 
 from pydantic import Field
 
-from harness.api import Result, run
+from harness.api import Result, release, run
 from harness.catalogue import configured
 from harness.errors import ImmuneBenchError, PluginError, RunError, UsageError
 from harness.plugin import Attacker, Defense, Metric, Plugin, PluginSpec, Track
@@ -25,5 +25,6 @@ __all__ = [
     "Track",
     "UsageError",
     "configured",
+    "release",
     "run",
 ]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.errors import UsageError, nearest
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -49,10 +51,10 @@ def run(
     """Run a suite, by name or YAML file, and make its leaderboard.
 
     defenses, attackers: only these rows (a plugin that is no row is added with its defaults). seeds: how many.
-    settings: `"attackers.adam.lr=0.01"` and the like. plugins: plugin files. base: one of the suite's other base models. out: folder for the records and
-    boards. store: folder of artifacts (default `$IMMUNEBENCH_STORE`, else the user's cache). workers: local
-    processes (default one a core; 1 runs here). keep: also keep the immunized weights. progress: makes what is told
-    of the run, given its plan.
+    settings: `"attackers.adam.lr=0.01"` and the like. plugins: plugin files. base: one of the suite's other base
+    models. out: folder for the records and boards. store: folder of artifacts (default `$IMMUNEBENCH_STORE`, else the
+    user's cache). workers: local processes (default one a core; 1 runs here). keep: also keep the immunized weights.
+    progress: makes what is told of the run, given its plan.
 
     Raises `UsageError` before anything is computed, `RunError` if the store gives out. Failed cells do not raise:
     they are holes in the board, with their reasons in `failed`.
@@ -79,3 +81,41 @@ def run(
         board = leaderboard.board(figures, published)
         shown = leaderboard.tables(board)
     return Result(figures, board, shown, failed, folder)
+
+
+def release(
+    suite: str,
+    defense: str,
+    out: str | Path,
+    *,
+    task: str | None = None,
+    seed: int = 1,
+    settings: Sequence[str] = (),
+    plugins: Sequence[str | Path] = (),
+    base: str | None = None,
+    store: str | Path | None = None,
+) -> None:
+    """Save the model that a defense of a suite releases as its ecosystem does (a text-to-image model: a pipeline
+    folder for diffusers) into the folder `out`; it is immunized now if the store has it no more.
+
+    task: of the suite's tasks, by default the first. seed: of the defense; one that draws nothing has one model for
+    all. Raises `UsageError` if there is none such, or its track saves no models.
+    """
+    from harness.plan import make
+    from harness.runner import ensure
+    from harness.store import Store
+    from harness.suite import load
+
+    plan = make(load(suite, defenses=[defense], settings=settings, plugins=plugins, base=base))
+    cells = [cell for cell in plan.cells if cell.coordinates.get("attacker") is None]
+    tasks = list(dict.fromkeys(cell.coordinates["task"] for cell in cells))
+    if (task or tasks[0]) not in tasks:
+        raise UsageError(f"suite '{plan.suite.name}' has no task '{task}'; {nearest(str(task), tasks)}")
+    of_task = [cell for cell in cells if cell.coordinates["task"] == (task or tasks[0])]
+    found = [cell for cell in of_task if cell.coordinates.get("seed") in (None, seed)]
+    if not found:
+        seeds = sorted({cell.coordinates["seed"] for cell in of_task})
+        raise UsageError(f"suite '{plan.suite.name}' has no seed {seed}; there are: {', '.join(map(str, seeds))}")
+    artifacts = Store(store)
+    track = plan.suite.tracks[found[0].coordinates["track"]]
+    track.release(found[0].job, lambda job: ensure(job, artifacts), Path(out))

@@ -140,6 +140,24 @@ def plan(
     print(f"{len(made.jobs) - len(missing)} need not run; estimated time on {workers} workers: {told}")
 
 
+@app.command()
+def release(
+    suite: SuiteName,
+    defense: Annotated[str, typer.Argument(help="One of its rows, or a further plugin.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Where to.")],
+    task: Annotated[str | None, typer.Option(help="Of the suite's tasks; the first by default.")] = None,
+    seed: Annotated[int, typer.Option(min=1)] = 1,
+    settings: Settings = [],
+    plugin: Plugins = [],
+    base: Base = None,
+) -> None:
+    """Save an immunized model as its ecosystem does: a text-to-image model as a pipeline folder for diffusers."""
+    from harness import api
+
+    api.release(suite, defense, out, task=task, seed=seed, settings=settings, plugins=plugin, base=base)
+    print(f"saved in {out}/")
+
+
 @app.command("list")
 def list_(what: Annotated[Listing, typer.Argument(help="defenses, attackers, suites or metrics")]) -> None:
     """List plugins, suites or metrics."""

@@ -115,7 +115,7 @@ def _with_published(long: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame
     kinds = long[[*CELL, "metric"]].drop_duplicates()
     elsewhere = told.merge(kinds, on=["grid", "defense", "attacker", "metric"])
     elsewhere = elsewhere.merge(long[keys].drop_duplicates(), on=keys, how="left", indicator=True)
-    elsewhere = elsewhere[elsewhere["_merge"] == "left_only"].assign(note="published only")
+    elsewhere = elsewhere[elsewhere["_merge"] == "left_only"].assign(n_tasks=0, n_seeds=0, note="published only")
     both = pd.concat([merged, elsewhere]).reindex(columns=COLUMNS) if len(elsewhere) else merged
     return both[COLUMNS].astype(long.dtypes.to_dict())
 

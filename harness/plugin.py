@@ -15,7 +15,7 @@ import inspect
 import json
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
@@ -132,6 +132,11 @@ class Track(ABC):
     @abstractmethod
     def table(self, board: pd.DataFrame) -> pd.DataFrame:
         """The wide, readable table of a long-form board."""
+
+    def release(self, job: Job, ensure: Callable[[Job], Path], out: Path) -> None:
+        """Save the released model that a measuring job without an attacker is about into the folder `out`, as its
+        ecosystem does. `ensure` computes a job's artifact and gives its folder. By default raises `UsageError`."""
+        raise UsageError(f"track '{self.name}' saves no models")
 
     def figures(self, records: pd.DataFrame, out: Path) -> list[Path]:
         """Draw the pictures that stand beside the table into `out`; their paths."""

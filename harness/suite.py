@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from harness.catalogue import Catalogue
 from harness.errors import UsageError, describe, nearest
@@ -18,7 +18,12 @@ FORMAT = 1
 """The newest suite file format this harness reads."""
 
 
-Seeds = Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+def _numbered(seeds: Any) -> Any:
+    """How many: 1 … n."""
+    return list(range(1, seeds + 1)) or [seeds] if isinstance(seeds, int) else seeds
+
+
+Seeds = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), BeforeValidator(_numbered)]
 
 
 class Row(BaseModel):
@@ -75,7 +80,7 @@ class SuiteFile(BaseModel):
     version: int = Field(ge=1, description="raised with every change that moves a figure; versions never mix")
     title: str
     description: str = ""
-    seeds: Seeds = Field(5, description="of every cell: how many, which are then 1 … n, or which")
+    seeds: Seeds = Field(_numbered(5), description="of every cell: how many, which are then 1 … n, or which")
     plugins: list[str] = Field([], description="plugin files, relative to the suite file")
     published: str | None = Field(None, description="a tidy CSV of published figures, relative to the suite file")
     bases: dict[str, BaseModelFile] = Field({}, description="other base models, by the word that chooses one")
@@ -173,7 +178,7 @@ def load(
                 protocol=protocol,
                 defenses=rows["defense"],
                 attackers=rows["attacker"],
-                seeds=_numbered(seeds or grid.seeds or file.seeds),
+                seeds=tuple(dict.fromkeys(_numbered(seeds) or grid.seeds or file.seeds)),
                 reference=catalogue.get("defense", reference, where).spec({}, where) if reference else None,
             )
         )
@@ -211,10 +216,6 @@ def _on(file: SuiteFile, base: str) -> SuiteFile:
         for grid in file.grids
     ]
     return file.model_copy(update={"name": f"{file.name}@{base}", "grids": grids})
-
-
-def _numbered(seeds: Seeds) -> tuple[int, ...]:
-    return tuple(range(1, seeds + 1)) if isinstance(seeds, int) else tuple(dict.fromkeys(seeds))
 
 
 def _find(suite: str, catalogue: Catalogue) -> Path:

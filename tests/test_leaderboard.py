@@ -98,9 +98,35 @@ def test_published_figures_stand_beside():
         ),
         published,
     )
-    assert board["published"].tolist()[:2] == [356.2, 0.053]
-    assert board["published"].isna().tolist() == [False, False, True, True, True, False]
-    assert board["published"].iloc[-1] == 70.04
+    measured = board[board["value"].notna()]
+    assert measured["published"].tolist()[:2] == [356.2, 0.053]
+    assert measured["published"].isna().tolist() == [False, False, True, True, True, False]
+    assert measured["published"].iloc[-1] == 70.04
+    # Of the kinds that are measured here, what the paper has besides: (i), whose (ii) alone stands above.
+    (other,) = board[board["value"].isna()].to_dict("records")
+    assert (other["metric"], other["role"], other["published"]) == ("kappa_ratio", "harmful", 18.92)
+    assert (other["note"], other["n_tasks"]) == ("published only", 0)
+
+
+def test_published_figures_of_single_groups_are_averaged():
+    """At an attack's last step; by encoders that are not at hand in rows of their own."""
+    published = leaderboard.read_published(ROOT / "results/published/mima_aaai2025.csv")
+    attacked = {
+        "grid": "styles_two",
+        "defense": "mima",
+        "attacker": "lora",
+        "metric": "msgr",
+        "role": None,
+        "split": None,
+    }
+    board = leaderboard.board(
+        frame(*(record(**attacked, policy="clip", step=step) for step in (10, 60))), published
+    ).set_index("policy")
+    clip = board.loc["clip"].set_index("step")["published"]
+    assert clip[60] == pytest.approx((6.66 + 12.2 + 6.84 + 3.89 + 7.26) / 5)
+    assert pd.isna(clip[10])
+    assert board.loc["dino", "published"] == pytest.approx((25.3 + 22.0 + 27.6 + 42.4 + 20.0) / 5)
+    assert pd.isna(board.loc["dino", "value"])
 
 
 @pytest.mark.parametrize("name", ["condition_number_icml2025", "mima_aaai2025"])

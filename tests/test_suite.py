@@ -82,7 +82,7 @@ def test_a_plugin_file_is_added_to_the_rows(tiny, tmp_path):
         ({"grids": []}, "grids: List should have at least 1 item"),
         ({"grids__0__tasks": []}, "tasks: List should have at least 1 item"),
         ({"grids__0__defenses": {}}, "defenses"),
-        ({"seeds": 0}, "seeds: Input should be greater than or equal to 1"),
+        ({"seeds": 0}, "seeds.0: Input should be greater than or equal to 1"),
         ({"sedes": 3}, "sedes: Extra inputs"),
         ({"grids__0__track": "prob"}, "unknown track 'prob'; did you mean probe"),
         ({"grids__0__defenses__nnoe": None}, "unknown defense 'nnoe'; did you mean none"),
@@ -129,3 +129,24 @@ def test_what_is_no_suite_is_refused(tmp_path):
         path.write_text(content)
         with pytest.raises(UsageError, match=told):
             load(str(path))
+
+
+@pytest.mark.parametrize(("name", "concepts"), [("styles", "styles"), ("objects", "objects"), ("personal", "personas")])
+def test_the_papers_suites_and_their_other_base(name, concepts):
+    for base in (None, "v1-4"):
+        suite = load(name, base=base)
+        assert [grid.name for grid in suite.grids][:2] == [f"{name}_two", f"{name}_three"]
+        for grid, size in zip(suite.grids[:2], (2, 3), strict=True):
+            assert [len(group.targets) for group in grid.tasks] == [size] * 5
+            assert list(grid.defenses) == ["none", "ascent", "joint", "compose", "mima"]
+    paper = suite.grids[0].defenses["mima"].params
+    assert (paper["lr"], paper["inner_lr"], paper["steps"]) == (3e-5, 1e-5, 500)
+    assert suite.grids[0].protocol.steps == (40 if name == "personal" else 400)
+    assert suite.grids[0].tasks[0].base == "CompVis/stable-diffusion-v1-4"
+
+
+def test_seeds_may_be_listed(tiny):
+    (grid,) = load(change(tiny, seeds=[101, 7])).grids
+    assert grid.seeds == (101, 7)
+    with pytest.raises(UsageError, match="seeds"):
+        load(change(tiny, seeds=[0]))

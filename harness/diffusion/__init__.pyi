@@ -1,6 +1,6 @@
-from .ascent import SMALL as SMALL
 from .ascent import AscentDefense as AscentDefense
 from .ascent import UnrolledDefense as UnrolledDefense
+from .ascent import small_presets as small_presets
 from .concepts import Concept as Concept
 from .data import Subject as Subject
 from .data import Targets as Targets

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -15,8 +15,13 @@ from harness.diffusion.plugin import DiffusionDefense
 from harness.diffusion.unroll import descend
 from harness.errors import RunError
 
-SMALL: Mapping[str, Any] = {"steps": 60, "batch_size": 4, "prior": "captions", "prior_weight": 5.0}
-"""What the presets for the small base share."""
+
+def small_presets(*, styles: float, objects: float, personal: float, **more: Any) -> dict[str, dict[str, Any]]:
+    """Presets for the small base: `small`, and with the step size for each of the standard suites, which the suite
+    `strength` measures; `more` goes to all."""
+    small = {"steps": 60, "batch_size": 4, "prior": "captions", "prior_weight": 5.0, **more}
+    sizes = {"styles": styles, "objects": objects, "personal": personal}
+    return {"small": small, **{f"small_{suite}": {**small, "lr": lr} for suite, lr in sizes.items()}}
 
 
 class AscentDefense(DiffusionDefense):

@@ -160,15 +160,19 @@ class Group(BaseModel):
         return "+".join(concept.name for concept in self.targets)
 
     @property
-    def unmeasured_captions(self) -> list[int]:
-        """Places of the captions that speak of no target and of no benign task: a defense may be told of these."""
-        words = [concept.word.lower() for concept in (*self.targets, *self.others)]
+    def told(self) -> list[int]:
+        """Places of the captions that a defense is told of: those that speak of no target, no benign task and no
+        concept that is held out."""
+        words = [concept.word.lower() for concept in (*self.targets, *self.others, *self.bystanders["heldout"])]
         return [i for i, caption in enumerate(self.captions) if not any(word in caption.lower() for word in words)]
 
     @property
-    def bystanders(self) -> list[Concept]:
-        """Concepts that are neither targets nor benign tasks."""
-        return [concept for concept in self.kept if concept not in self.others]
+    def bystanders(self) -> dict[str, list[Concept]]:
+        """Concepts that are neither targets nor benign tasks nor personas: train, which captions may speak of, and
+        heldout, every third, which none does. A defense that keeps only what it was told of does harm."""
+        rest = [concept for concept in self.kept if concept not in self.others and concept.kind != "persona"]
+        heldout = rest[1::3]
+        return {"train": [concept for concept in rest if concept not in heldout], "heldout": heldout}
 
 
 class GroupBlock(BaseModel):

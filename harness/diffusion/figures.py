@@ -41,12 +41,14 @@ def draw(records: pd.DataFrame, out: Path) -> list[Path]:
 
 
 def _curves(records: pd.DataFrame) -> Figure:
-    """The rate of the targets and MSGR by encoder, an attacker a column, mean over groups and seeds."""
-    rate = records[(records["metric"] == "rate") & (records["role"] == "harmful") & records["concept"].isna()]
+    """The rate of the targets and, by encoder, similarity to the reference (MIMA, Fig. 3 and 5) and MSGR, an attacker
+    a column, mean over groups and seeds."""
+    of_targets = records[(records["role"] == "harmful") & records["concept"].isna()]
+    rate, likeness = (of_targets[of_targets["metric"] == metric] for metric in ("rate", "similarity"))
     gaps = records[records["metric"] == "msgr"]
-    lines = ([("rate of the targets", rate)] if len(rate) else []) + [
-        (f"MSGR, {encoder} (%)", gaps[gaps["policy"] == encoder]) for encoder in gaps["policy"].unique()
-    ]
+    lines = [("rate of the targets", rate)] if len(rate) else []
+    for title, found in (("M, {}", likeness), ("MSGR, {} (%)", gaps)):
+        lines += [(title.format(encoder), found[found["policy"] == encoder]) for encoder in found["policy"].unique()]
     attackers, defenses = list(records["attacker"].unique()), list(records["defense"].unique())
     figure = Figure(figsize=(2.6 * len(attackers) + 1, 2.2 * len(lines) + 0.6), layout="constrained")
     axes = figure.subplots(len(lines), len(attackers), squeeze=False, sharex=True, sharey="row")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,9 @@ def _erase(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     keep = [(prompt, word) for prompt, word in named if not any(concept.word in prompt for concept in targets)]
     model = _base(job)
     judged = [concept for concept in kept if concept.judge]
-    before = [_rate(job, model, concept) for concept in judged]
+    before = _gate_rates(job, model, judged)
     erase(model, edits, keep, settings)
-    after = [_rate(job, model, concept) for concept in judged]
+    after = _gate_rates(job, model, judged)
     if judged and np.mean(after) < settings.gate * np.mean(before):
         worst = min(zip(after, before, judged, strict=True), key=lambda of: of[0] - of[1])
         raise RunError(
@@ -124,20 +124,24 @@ def _kept(job: Job, parents: Mapping[str, Path]) -> tuple[tuple[str, ...], Image
     """The captions that a defense is told of, and their pictures."""
     if "captions" not in parents:
         return (), np.empty((0, 1, 1, 3), np.uint8)
-    places = job.inputs["kept"]
+    places = job.inputs["told"]
     captions = job.parents["captions"].inputs["captions"]
     pictures = load(parents["captions"] / IMAGES)["images"].numpy()
     return tuple(captions[i] for i in places), pictures[places]
 
 
+def release(job: Job, artifact: Path, out: Path) -> None:
+    """The model of an immunizing job as a pipeline folder."""
+    model = _base(job)
+    _apply(model, artifact)
+    model.pipeline.save_pretrained(out)
+
+
 def _draw(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     model = _base(job)
     _apply(model, parents["model"])
-    concepts, count = [Concept(**given) for given in job.inputs["concepts"]], job.inputs["images"]
-    prompts = [concept.prompted() for concept in concepts for _ in range(count)]
-    seeds = [seed_of("sample", concept.name, i) for concept in concepts for i in range(count)]
-    images, finite = model.sample(prompts, seeds, **job.inputs["sampling"])
-    _save_images(out, images.reshape(-1, count, *images.shape[1:]), finite.reshape(-1, count))
+    concepts = [Concept(**given) for given in job.inputs["concepts"]]
+    _save_images(out, *_sample_each(job, model, concepts, job.inputs["images"], "sample"))
 
 
 def _attack(job: Job, parents: Mapping[str, Path], out: Path) -> None:
@@ -186,7 +190,8 @@ def _look(job: Job, parents: Mapping[str, Path], out: Path) -> None:
 
 def _before(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     seen = {role: load(path / SEEN) for role, path in parents.items() if role != "model"}
-    used = _encoders(job, job.parents["kept"]) if "kept" in parents else {}
+    look = next((parent for role, parent in job.parents.items() if role.startswith("kept.")), None)
+    used = _encoders(job, look) if look else {}
     write_figures(measures.before_figures(seen, used, meter.Reading.load(parents["model"])), out)
 
 
@@ -264,9 +269,23 @@ def _sample(job: Job, model: TextToImage, prompt: str, count: int, purpose: str,
     return model.sample([prompt] * count, seeds, **settings)
 
 
-def _rate(job: Job, model: TextToImage, concept: Concept) -> float:
-    images, _ = _sample(job, model, concept.prompted(), GATE_IMAGES, "gate", concept.name)
-    return float(encoders.verdicts(images, str(concept.judge), concept.name).mean())
+def _sample_each(job: Job, model: TextToImage, concepts: Sequence[Concept], count: int, purpose: str) -> Any:
+    """`_sample` of several concepts by their names at once: (concepts, count, …) pictures, and which are finite."""
+    prompts = [concept.prompted() for concept in concepts for _ in range(count)]
+    seeds = [seed_of(purpose, concept.name, i) for concept in concepts for i in range(count)]
+    images, finite = model.sample(prompts, seeds, **job.inputs["sampling"])
+    return images.reshape(-1, count, *images.shape[1:]), finite.reshape(-1, count)
+
+
+def _gate_rates(job: Job, model: TextToImage, concepts: Sequence[Concept]) -> list[float]:
+    """How often the judge sees each concept in a few pictures of it."""
+    if not concepts:
+        return []
+    images, _ = _sample_each(job, model, concepts, GATE_IMAGES, "gate")
+    return [
+        float(encoders.verdicts(of, str(concept.judge), concept.name).mean())
+        for of, concept in zip(images, concepts, strict=True)
+    ]
 
 
 def _save_weights(job: Job, model: TextToImage, out: Path) -> None:

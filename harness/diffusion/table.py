@@ -10,10 +10,11 @@ from harness.tables import interval, number, pick, value
 CAPTION = (
     "Rates are shares of pictures in which the base's own classifier sees the concept: erased: after the erasure; "
     "released: as it is given out; @t: after t steps of the attack on a target; benign: after the last on a benign "
-    "concept; kept: of all other concepts, before any attack; allowed: of the reference pictures through the "
+    "concept; kept: of other concepts that a defense is told to keep, before any attack, held-out: of such that it is "
+    "not told of; allowed: of the reference pictures through the "
     "autoencoder. MSGR and MRSGR in %, at the last step, with a 95 % t interval over seeds, and by encoder: only C, D "
     "and L are the papers'; paper: what MIMA (AAAI 2025) published, mean over its groups, on Stable Diffusion v1-4. "
-    "kept M: how like the kept concepts' pictures are to the undefended model's of one seed, before any attack. The "
+    "kept M: how like the pictures of kept/held-out concepts are to the undefended model's of one seed. The "
     "row without a defense is the noise floor: undefended against undefended, with other seeds of the attack. joint is "
     "the paper's JT, compose its CP; mean: over the attackers. s, MiB: of an attack on one concept; def s, def MiB: of "
     "the defense."
@@ -31,13 +32,16 @@ def table(board: pd.DataFrame) -> pd.DataFrame:
             cell = of[of["attacker"] == attacker] if attacker else before
             row = {"grid": grid, "defense": defense, "attacker": attacker or ""}
             likeness = {
-                f"kept M ({ENCODER_TITLES.get(name, name)})": value(before, "similarity", role="kept", policy=name)
+                f"kept M ({ENCODER_TITLES.get(name, name)})": "/".join(
+                    value(before, "similarity", role="kept", policy=name, split=split) for split in ("train", "heldout")
+                )
                 for name in before.loc[before["metric"] == "similarity", "policy"].unique()
             }
             row |= {
                 "erased": value(before, "erased_rate"),
                 "released": value(before, "rate", role="harmful"),
-                "kept": value(before, "rate", role="kept"),
+                "kept": value(before, "rate", role="kept", split="train"),
+                "kept held-out": value(before, "rate", role="kept", split="heldout"),
                 **likeness,
                 "allowed": value(before, "rate_allowed"),
                 "def s": value(before, "seconds"),

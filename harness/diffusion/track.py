@@ -43,7 +43,8 @@ _METRICS = (
            "role kept: of the released model's to those of the undefended one, of one seed, before any attack"),
     Metric(name="rate", title="rate", unit="share of pictures",
            description="pictures in which the base's classifier sees the concept; without an attacker: of the "
-           "released model; role kept: concepts that are neither targets nor benign tasks"),
+           "released model; role kept: concepts that are neither targets nor benign tasks, split train: those that a "
+           "defense is told to keep, heldout: those that it is not"),
     Metric(name="rate_area", title="rate area", unit="share of pictures",
            description="mean height of the rate's curve over the measured steps"),
     Metric(name="rate_allowed", title="rate allowed", unit="share of pictures",
@@ -101,7 +102,7 @@ class _Jobs:
         parents = {} if erased is None else {"erased": erased}
         inputs = self._base(group)
         if defense.name != self.protocol.reference:
-            inputs |= {"targets": [concept.name for concept in group.targets], "kept": group.unmeasured_captions}
+            inputs |= {"targets": [concept.name for concept in group.targets], "told": group.told}
             inputs |= self._sampling()
             parents |= {f"pictures.{i}": self.pictures(group, c) for i, c in enumerate(group.targets)}
             if group.captions:
@@ -149,13 +150,13 @@ class _Jobs:
         """Figures of a released model before any attack."""
         parents = {"model": model}
         images, few = self.protocol.images, self.protocol.kept_images
-        drawn = {
+        drawn: dict[str, tuple[Job, Sequence[Concept], int]] = {
             "harmful": (model, group.targets, images),
             "erased": (reference, group.targets, images),
             "benign": (model, group.others, images),
-            "kept": (model, group.bystanders, few),
-            "undefended": (reference, group.bystanders, few),
         }
+        for split, kept in group.bystanders.items():
+            drawn |= {f"kept.{split}": (model, kept, few), f"undefended.{split}": (reference, kept, few)}
         for role, (by, concepts, count) in drawn.items():
             named = [concept for concept in concepts if concept.kind != "persona"]
             if named:
@@ -291,6 +292,12 @@ class DiffusionTrack(Track):
         from harness.diffusion import stages
 
         stages.carry_out(job, parents, out)
+
+    def release(self, job: Job, ensure: Callable[[Job], Path], out: Path) -> None:
+        """A pipeline folder that plain diffusers loads."""
+        from harness.diffusion import stages
+
+        stages.release(job.parents["model"], ensure(job.parents["model"]), out)
 
     def table(self, board: pd.DataFrame) -> pd.DataFrame:
         """See `harness.diffusion.table`."""

@@ -121,7 +121,7 @@ def test_a_defense_that_does_nothing_has_no_gap(run) -> None:
     result = run(defenses=["none", "idle", "louder"], attackers=["lora", "textual_inversion"])
     styles = result.records[result.records["grid"] == "styles"]
     for metric in ("msgr", "msgr_of_means", "mrsgr_paired", "msgr_area"):
-        assert _figures(styles, metric, defense="idle") == pytest.approx([0.0] * (2 if "area" in metric else 4)), metric
+        assert _figures(styles, metric, defense="idle") == pytest.approx([0.0] * (3 if "area" in metric else 6)), metric
         assert any(_figures(styles, metric, defense="louder")), metric
     assert all(_figures(styles, "mrsgr", defense="idle"))
     assert any(_figures(styles, "msgr", defense="none", attacker="lora"))
@@ -172,7 +172,7 @@ def test_tables_pictures_and_saved_attacks(run, tmp_path: Path) -> None:
     result = run(defenses=["none"], attackers=["lora", "textual_inversion"], out=tmp_path / "out")
     table = result.tables["diffusion"]
     styles = table[table["grid"] == "styles"]
-    assert list(styles["attacker"]) == ["lora", "textual_inversion"]
+    assert list(styles["attacker"]) == ["lora", "textual_inversion", "mean"]
     assert "MSGR (efficientnet_lite0)" in table
     assert not {"MSGR (C)", "MSGR (D)", "MSGR (L)"} & set(table)  # none of the papers' encoders was used
     with Image.open(tmp_path / "out" / "styles__marvo+telune__none__sheet.png") as sheet:
@@ -191,6 +191,17 @@ def test_the_readmes_attacker(suite: Path, tmp_path: Path) -> None:
     assert any(_figures(result.records, "msgr", attacker="bias_tuning", grid="styles"))
 
 
+def test_the_readmes_defense(suite: Path, tmp_path: Path) -> None:
+    from tests.test_readme import python_block
+
+    (tmp_path / "weakest.py").write_text(python_block('"""weakest.py"""'))
+    result = harness.run(
+        str(suite), plugins=[tmp_path / "weakest.py"], defenses=["weakest"], attackers=["textual_inversion"], workers=1,
+        settings=["defenses.weakest.steps=2", "defenses.weakest.prior=none", "defenses.weakest.lr=0.01"],
+    )  # fmt: skip
+    assert any(_figures(result.records, "msgr", defense="weakest", grid="styles"))
+
+
 def test_a_reference_whose_likeness_is_near_zero_is_flagged() -> None:
     import torch
 
@@ -206,3 +217,114 @@ def test_a_reference_whose_likeness_is_near_zero_is_flagged() -> None:
     (gap,) = [of for of in figures if of["metric"] == "msgr"]
     assert gap["value"] is None
     assert gap["note"] == "its denominator is below 0.05"
+
+
+def test_a_released_model_is_a_plain_pipeline(suite: Path, tmp_path: Path, base: Path) -> None:
+    """And nothing but the weights that the defense changed is stored."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    from harness.stage import load
+
+    asked = {"settings": ["defenses.ascent.steps=1", "defenses.ascent.prior=none"]}
+    harness.release(str(suite), "ascent", tmp_path / "mine", task="marvo+telune", **asked)
+    found, plain = (
+        StableDiffusionPipeline.from_pretrained(folder, safety_checker=None).unet.state_dict()
+        for folder in (tmp_path / "mine", base)
+    )
+    changed = {name for name, value in found.items() if not torch.equal(value, plain[name])}
+    assert changed == {name for name in plain if ".attn2." in name}
+    stored = [set(load(path)) for path in (tmp_path / "store" / "artifacts").rglob("unet.safetensors")]
+    assert changed in stored
+    assert all(names <= changed for names in stored)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"task": "marvo"}, r"has no task 'marvo'; did you mean marvo\+telune"),
+        ({"seed": 7, "defense": "mima"}, "has no seed 7; there are: 1"),
+    ],
+)
+def test_a_release_that_is_not_there(suite: Path, tmp_path: Path, asked, told) -> None:
+    with pytest.raises(harness.UsageError, match=told):
+        harness.release(**{"suite": str(suite), "defense": "none", "out": tmp_path / "mine", **asked})
+
+
+def test_a_track_that_saves_nothing(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(harness.UsageError, match="track 'probe' saves no models"):
+        harness.release(str(tiny), "none", tmp_path / "mine")
+
+
+def test_every_defense_end_to_end(suite: Path, tmp_path: Path) -> None:
+    """With captions of what is to be kept, on groups of two styles and of one thing; the table shows what was kept,
+    and a figure averaged over attackers is their mean."""
+    captions = ["a photo of a boot", "an artwork by obrick", "an artwork by marvo", "a bag by sevra"]
+    (tmp_path / "captions.txt").write_text("# said once\n" + "\n".join(captions) + "\n")
+    for name in ("styles", "personas"):
+        path = tmp_path / f"{name}.yaml"
+        text = path.read_text().replace("kind:", "captions: captions.txt\nkind:")
+        path.write_text(text.replace("obrick: ", "obrick: , sevra: , kalindo: "))
+    rows = ["ascent", "joint", "compose", "mima"]
+    settings = [f"defenses.{row}.{field}" for row in rows for field in ("steps=2", "prior=captions", "lr=1e-3")]
+    result = harness.run(str(suite), defenses=["none", *rows], attackers=["textual_inversion", "dreambooth"], workers=1,
+                         settings=settings, out=tmp_path / "out")  # fmt: skip
+    assert not result.failed
+    styles = result.records[result.records["grid"] == "styles"]
+    for row in rows:
+        assert _figures(styles, "msgr", defense=row, attacker="textual_inversion") != [0.0, 0.0]
+        (likeness,) = _figures(styles, "similarity", defense=row, role="kept", split="train")
+        assert 0 < likeness < 1
+    assert _figures(styles, "similarity", defense="none", role="kept", split="train") == pytest.approx([1.0])
+    assert _figures(styles, "noted", defense="mima", policy="condition of captions")[0] > 1
+    things = result.records[(result.records["grid"] == "personas") & (result.records["defense"] == "mima")]
+    assert set(things["attacker"].dropna()) == {"dreambooth"}
+    table = result.tables["diffusion"]
+    assert {"kept M (efficientnet_lite0)", "def MiB"} <= set(table)
+
+
+def test_a_mean_over_attackers(run) -> None:
+    records = run(defenses=["louder"], attackers=["lora", "textual_inversion"]).records
+    styles = records[(records["grid"] == "styles") & (records["metric"] == "msgr")].set_index(["attacker", "step"])[
+        "value"
+    ]
+    for step in (1, 3):
+        both = [styles["lora", step], styles["textual_inversion", step]]
+        assert styles["mean", step] == pytest.approx(sum(both) / 2)
+
+
+def test_a_defense_is_told_of_no_target_no_benign_task_and_nothing_held_out(suite: Path, tmp_path: Path) -> None:
+    from harness.diffusion.concepts import GroupBlock
+
+    captions = ["a bag by Marvo", "a bag by telune", "an artwork by obrick", "an artwork by sevra", "a photo"]
+    (tmp_path / "captions.txt").write_text("\n".join(captions))
+    path = tmp_path / "styles.yaml"
+    path.write_text(path.read_text().replace("kind:", "captions: captions.txt\nkind:"))
+    path.write_text(path.read_text().replace("obrick: ", "obrick: , sevra: , kalindo: "))
+    (group,) = GroupBlock(concepts=str(path), groups=[["marvo"]]).expand()
+    sides = {split: [concept.name for concept in concepts] for split, concepts in group.bystanders.items()}
+    assert sides == {"train": ["obrick", "kalindo"], "heldout": ["sevra"]}
+    assert [group.captions[i] for i in group.told] == ["an artwork by obrick", "a photo"]
+    path.write_text(path.read_text().replace("captions.txt", "absent.txt"))
+    with pytest.raises(ValueError, match="cannot read the captions"):
+        GroupBlock(concepts=str(path), groups=[["marvo"]]).expand()
+
+
+def test_another_base_by_one_word(suite: Path, base: Path, tmp_path: Path) -> None:
+    from harness.suite import load
+
+    other = f"""
+bases:
+  other:
+    tasks: {{base: {base}, precision: fp16}}
+    protocol: {{steps: 9, measure_at: [9]}}
+"""
+    suite.write_text(suite.read_text().replace("lora: {lr: 0.01}", "lora: {preset: small}") + other)
+    styles, _ = load(str(suite), base="other").grids
+    assert load(str(suite), base="other").name == "small@other"
+    assert styles.protocol.measure_at == (9,)
+    assert styles.protocol.images == 2  # what is not said stays
+    assert {task.precision for task in styles.tasks} == {"fp16"}
+    assert styles.attackers["lora"].params["lr"] == 1e-4  # the plugin's own, not the preset's
+    with pytest.raises(harness.UsageError, match="knows no base 'othr'; did you mean other"):
+        load(str(suite), base="othr")

@@ -48,7 +48,10 @@ def plain_loss(model: TextToImage, batch: Batch, weights: dict[str, torch.Tensor
     noisy = model.scheduler.add_noise(batch.latents, batch.noise, batch.times)
     with sdpa_kernel(SDPBackend.MATH):
         predicted = functional_call(model.unet, weights, (noisy, batch.times, text)).sample
-    return functional.mse_loss(predicted, batch.noise)
+    wanted = batch.noise
+    if model.scheduler.config.prediction_type == "v_prediction":
+        wanted = model.scheduler.get_velocity(batch.latents, batch.noise, batch.times)
+    return functional.mse_loss(predicted, wanted)
 
 
 def plain_merge(model: TextToImage, of: Targets, pretrained: torch.Tensor, adapted: list[torch.Tensor], ridge: float):
@@ -56,7 +59,7 @@ def plain_merge(model: TextToImage, of: Targets, pretrained: torch.Tensor, adapt
 
     def rows(prompt: str, first: int) -> torch.Tensor:
         numbers = model.tokenizer([prompt]).input_ids[0]
-        tokens = model.tokenizer([prompt], padding="max_length", max_length=20, return_tensors="pt").input_ids
+        tokens = model.tokenizer([prompt], padding="max_length", return_tensors="pt").input_ids
         return model.text_encoder(tokens).last_hidden_state[0, first : len(numbers)].detach()
 
     c = [rows(given.concept.prompted(), 4) for given in of]  # start, an, artwork, by, NAME, end

@@ -1,0 +1,77 @@
+"""A step of MIMA against a plain unroll, and how its cost grows with the number of concepts, on the small base.
+
+`make bench`; read the ratio in the table's brackets, and `peak_mb` with `--benchmark-json`. Not asserted: a timing is
+no test. The plain unroll is the one that the tests take for an oracle: concept by concept, the text encoder at every
+pass, the whole system of the merge solved for every matrix.
+"""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from harness.diffusion import Concept, Subject, Targets, TextToImage
+from harness.meter import _PeakMemory
+from tests.diffusion.conftest import noise
+from tests.diffusion.test_unroll import CAPTIONS, plain_harm
+
+SETTINGS = {"inner_lr": 1.0, "ridge": 1e-4, "inner_weights": "keys_values", "mode": "paper"}
+OBJECTS = ("trouser", "pullover", "dress", "sandal", "sneaker", "bag", "boot", "zero", "four", "seven")
+ROWS = 4
+
+
+def _targets(model: TextToImage, names: tuple[str, ...]) -> Targets:
+    concepts = [
+        Concept(name=name, kind="object", prompt="a photo of {}", class_prompt="a photo", class_word="object")
+        for name in names
+    ]
+    subjects = tuple(Subject(of, noise(8, i, 32), model, i, lambda *_: noise(1)) for i, of in enumerate(concepts))
+    return Targets(model, subjects, names, CAPTIONS, noise(len(CAPTIONS), 9, 32), 5)
+
+
+def _ours(build, model: TextToImage, names: tuple[str, ...], inner_steps: int) -> Callable[[], float]:
+    defense = build("defense", "mima", batch_size=ROWS, inner_steps=inner_steps, **SETTINGS)
+    upper = model.unfreeze(list(model.weights("cross_attention").values()))
+    harms = defense.harms(model, _targets(model, names))
+
+    def step() -> float:
+        return float(sum(gradient.sum() for gradient in torch.autograd.grad(next(harms), upper)))
+
+    return step
+
+
+def _plain(model: TextToImage, names: tuple[str, ...], inner_steps: int) -> Callable[[], float]:
+    of = _targets(model, names)
+    upper = model.unfreeze(list(model.weights("cross_attention").values()))
+    drawn = zip(*(given.batches(given.concept.prompted(), ROWS) for given in of), strict=True)
+
+    def step() -> float:
+        steps = [list(next(drawn)) for _ in range(inner_steps)]
+        harm = plain_harm(model, of, steps, list(next(drawn)), SETTINGS)
+        return float(sum(gradient.sum() for gradient in torch.autograd.grad(harm, upper)))
+
+    return step
+
+
+def _measure(benchmark, step: Callable[[], float]) -> None:
+    step()
+    memory = _PeakMemory()
+    step()
+    benchmark.extra_info["peak_mb"] = memory.risen()
+    assert math.isfinite(benchmark.pedantic(step, rounds=12, warmup_rounds=1))
+
+
+@pytest.mark.parametrize("inner_steps", [1, 3])
+@pytest.mark.parametrize("concepts", [2, 3])
+@pytest.mark.parametrize("by", ["ours", "plain"])
+def test_against_a_plain_unroll(benchmark, build, by: str, concepts: int, inner_steps: int) -> None:
+    benchmark.group = f"one step of MIMA, {concepts} concepts, {inner_steps} inner steps"
+    model, names = TextToImage.load("small"), OBJECTS[:concepts]
+    _measure(benchmark, _ours(build, model, names, inner_steps) if by == "ours" else _plain(model, names, inner_steps))
+
+
+@pytest.mark.parametrize("concepts", [2, 3, 5, 10])
+@pytest.mark.benchmark(group="one step of MIMA by the number of concepts")
+def test_growth(benchmark, build, concepts: int) -> None:
+    _measure(benchmark, _ours(build, TextToImage.load("small"), OBJECTS[:concepts], 1))
