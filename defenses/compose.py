@@ -18,7 +18,7 @@ class Compose(UnrolledDefense):
     """
 
     name = "compose"
-    presets: ClassVar = small_presets(styles=1e-3, objects=1e-3, personal=1e-3, inner_lr=1.0)
+    presets: ClassVar = small_presets(styles=3e-4, objects=2e-3, personal=6e-4, inner_lr=1.0)
 
     weights: WeightSet = Field("keys_values", description="what is changed")
     ridge: float = Field(1e-4, ge=0, description="ρ, on the captions' Gram matrix, in units of its mean eigenvalue")

@@ -20,7 +20,7 @@ class Imma(AscentDefense):
     """
 
     name = "imma"
-    presets: ClassVar = small_presets(styles=1e-3, objects=1e-3, personal=1e-3, preset="small")
+    presets: ClassVar = small_presets(styles=6e-4, preset="small")
 
     lr: float = Field(1e-5, gt=0, description="AdamW's step size")
     steps: int = Field(1000, ge=1, description="steps of the ascent, at most")

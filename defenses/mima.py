@@ -24,7 +24,7 @@ class Mima(UnrolledDefense):
     """
 
     name = "mima"
-    presets: ClassVar = small_presets(styles=1e-3, objects=1e-3, personal=1e-3, inner_lr=1.0)
+    presets: ClassVar = small_presets(styles=2e-3, objects=3e-4, personal=2e-3, inner_lr=1.0)
 
     mode: Literal["paper", "paper-current", "released"] = Field("paper", description="see above")
     ridge: float = Field(1e-4, ge=0, description="ρ, on the captions' Gram matrix, in units of its mean eigenvalue")

@@ -26,7 +26,7 @@ def python_block(start: str) -> str:
 
 @pytest.mark.parametrize(
     "command",
-    [pytest.param(line, marks=pytest.mark.slow if "run relearning" in line else ()) for line in COMMANDS
+    [pytest.param(line, marks=pytest.mark.slow if re.search("run styles|release", line) else ()) for line in COMMANDS
      if "train-base" not in line],  # an hour and more, and needs its training data; the loop has a test of its own
 )  # fmt: skip
 def test_commands(command, tmp_path):

@@ -16,12 +16,14 @@ from harness.diffusion.unroll import descend
 from harness.errors import RunError
 
 
-def small_presets(*, styles: float, objects: float, personal: float, **more: Any) -> dict[str, dict[str, Any]]:
-    """Presets for the small base: `small`, and with the step size for each of the standard suites, which the suite
-    `strength` measures; `more` goes to all."""
+def small_presets(
+    styles: float, objects: float | None = None, personal: float | None = None, **more: Any
+) -> dict[str, dict[str, Any]]:
+    """Presets for the small base: `small`, and with the step size for each of the standard suites that a defense is
+    in, as the suite `strength` has it; `more` goes to all."""
     small = {"steps": 60, "batch_size": 4, "prior": "captions", "prior_weight": 5.0, **more}
     sizes = {"styles": styles, "objects": objects, "personal": personal}
-    return {"small": small, **{f"small_{suite}": {**small, "lr": lr} for suite, lr in sizes.items()}}
+    return {"small": small, **{f"small_{suite}": {**small, "lr": lr} for suite, lr in sizes.items() if lr}}
 
 
 class AscentDefense(DiffusionDefense):
@@ -53,13 +55,16 @@ class AscentDefense(DiffusionDefense):
     def named(self, targets: Targets) -> list[tuple[str, str]]:
         """The prompt of each concept and the subject in it: a persona goes by a rare word and its class. Raises
         `RunError` for more personas than words."""
-        if len(targets.group) > len(self.words) and any(of.concept.kind == "persona" for of in targets):
-            raise RunError(f"{len(targets.group)} personas and {len(self.words)} rare words for them: set more `words`")
-        subjects = []
+        found = []
         for concept in (subject.concept for subject in targets):
-            word = f"{self.words[targets.group.index(concept.name)]} {concept.class_word}"
-            subjects.append(word if concept.kind == "persona" else concept.word)
-        return [(of.concept.prompted(word), word) for of, word in zip(targets, subjects, strict=True)]
+            word = concept.word
+            if concept.kind == "persona":
+                place = targets.group.index(concept.name)
+                if place >= len(self.words):
+                    raise RunError(f"{place + 1} personas and {len(self.words)} rare words for them: set more `words`")
+                word = f"{self.words[place]} {concept.class_word}"
+            found.append((concept.prompted(word), word))
+        return found
 
     def batches(self, targets: Targets) -> Iterator[list[Batch]]:
         """Endless steps of one batch a concept."""

@@ -28,15 +28,15 @@ def descend(
     lr · ‖weights‖, whatever the gradient's. first_order: the gradients count as constants (Finn et al., 2017).
     """
     names = list(weights)
-    adapted = [weights[name].expand(len(steps[0]), *weights[name].shape) for name in names] if steps else []
+    adapted = [weight.expand(len(steps[0]), *weight.shape) for weight in weights.values()]
     for batches in steps:
         losses = losses_apart(model, batches, dict(zip(names, adapted, strict=True)), twice=not first_order)
         gradients = torch.autograd.grad(losses.sum(), adapted, create_graph=not first_order)
-        size: torch.Tensor | float = lr
+        sizes = torch.full_like(losses, lr)
         if normalised:
-            size = lr * _norms(adapted) / _norms(gradients)
+            sizes = lr * _norms(adapted) / _norms(gradients)
         adapted = [
-            weight - (size if isinstance(size, float) else size.view(-1, *[1] * (weight.ndim - 1))) * gradient
+            weight - sizes.view(-1, *[1] * (weight.ndim - 1)) * gradient
             for weight, gradient in zip(adapted, gradients, strict=True)
         ]
     return dict(zip(names, adapted, strict=True))

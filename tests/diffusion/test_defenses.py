@@ -245,3 +245,18 @@ def test_merges_are_noted(model: TextToImage, build) -> None:
     meter.pull(_build(build, "mima").immunize(model, of), "mima")
     assert of.notes["condition of captions"] > 1
     assert of.notes["amplification"] > 0
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_half_precision(name: str, base: Path, build) -> None:
+    """On a base in fp16 what is trained is fp32, and the weights stay finite."""
+    model = TextToImage.load(str(base), "fp16")
+    meter.pull(_build(build, name).immunize(model, _of(model, name)), name)
+    assert all(weight.isfinite().all() for weight in model.unet.parameters())
+
+
+def test_ten_concepts(model: TextToImage, build) -> None:
+    of = targets(model, ("marvo", "telune", "obrick", "sevra", "kalindo", "pirou", "dantrel", "wexley", "bag", "boot"))
+    reading = meter.pull(_build(build, "mima", steps=1).immunize(model, of), "mima")
+    assert reading.steps == 1
+    assert of.notes["amplification"] > 1
