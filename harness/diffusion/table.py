@@ -9,15 +9,15 @@ from harness.tables import interval, number, pick, value
 
 CAPTION = (
     "Rates are shares of pictures in which the base's own classifier sees the concept: erased: after the erasure; "
-    "released: as it is given out; @t: after t steps of the attack on a target; benign: after the last on a benign "
-    "concept; kept: of other concepts that a defense is told to keep, before any attack, held-out: of such that it is "
-    "not told of; allowed: of the reference pictures through the "
-    "autoencoder. MSGR and MRSGR in %, at the last step, with a 95 % t interval over seeds, and by encoder: only C, D "
-    "and L are the papers'; paper: what MIMA (AAAI 2025) published, mean over its groups, on Stable Diffusion v1-4. "
-    "kept M: how like the pictures of kept/held-out concepts are to the undefended model's of one seed. The "
-    "row without a defense is the noise floor: undefended against undefended, with other seeds of the attack. joint is "
-    "the paper's JT, compose its CP; mean: over the attackers. s, MiB: of an attack on one concept; def s, def MiB: of "
-    "the defense."
+    "released: as it is given out; @t: after t steps of the attack on a target; benign: of a benign concept, @0 "
+    "before any attack, else after the last step of one; kept: of other concepts, before any attack, which the "
+    "defense is told to keep, held-out: which it is not; allowed: of the reference pictures through the "
+    "autoencoder. MSGR and MRSGR in %, at the last step, with a 95 % t interval over seeds, and by encoder: only C, "
+    "D and L are the papers'; paper: what MIMA (AAAI 2025) published, mean over its groups, on Stable Diffusion "
+    "v1-4. kept M: how like the pictures of kept/held-out concepts are to the undefended model's of one seed. The "
+    "row without a defense is the noise floor: undefended against undefended, with other seeds of the attack. joint "
+    "is the paper's JT, compose its CP; mean: over the attackers. s, MiB: of an attack on one concept; def s, def "
+    "MiB: of the defense."
 )
 
 
@@ -40,6 +40,7 @@ def table(board: pd.DataFrame) -> pd.DataFrame:
             row |= {
                 "erased": value(before, "erased_rate"),
                 "released": value(before, "rate", role="harmful"),
+                "benign @0": value(before, "rate", role="benign"),
                 "kept": value(before, "rate", role="kept", split="train"),
                 "kept held-out": value(before, "rate", role="kept", split="heldout"),
                 **likeness,
@@ -55,7 +56,7 @@ def table(board: pd.DataFrame) -> pd.DataFrame:
     wide = pd.DataFrame(rows, dtype=object).fillna("")
     front = ["grid", "defense", "attacker", "allowed", "erased", "released"]
     kept = [str(name) for name in wide if str(name).startswith("kept")]
-    back = [*kept, "def s", "def MiB", "s", "MiB", "missing"]
+    back = ["benign @0", *kept, "def s", "def MiB", "s", "MiB", "missing"]
     middle = [name for name in wide if name not in front + back]
     wide = wide[[name for name in front + middle + back if name in wide]]
     wide = wide[[name for name in wide if (wide[name] != "").any()]]
