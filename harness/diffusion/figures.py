@@ -42,7 +42,7 @@ def draw(records: pd.DataFrame, out: Path) -> list[Path]:
 
 def _curves(records: pd.DataFrame) -> Figure:
     """The rate of the targets and, by encoder, similarity to the reference (MIMA, Fig. 3 and 5) and MSGR, an attacker
-    a column, mean over groups and seeds."""
+    a row, mean over groups and seeds."""
     of_targets = records[(records["role"] == "harmful") & records["concept"].isna()]
     rate, likeness = (of_targets[of_targets["metric"] == metric] for metric in ("rate", "similarity"))
     gaps = records[records["metric"] == "msgr"]
@@ -50,19 +50,19 @@ def _curves(records: pd.DataFrame) -> Figure:
     for title, found in (("M, {}", likeness), ("MSGR, {} (%)", gaps)):
         lines += [(title.format(encoder), found[found["policy"] == encoder]) for encoder in found["policy"].unique()]
     attackers, defenses = list(records["attacker"].unique()), list(records["defense"].unique())
-    figure = Figure(figsize=(2.6 * len(attackers) + 1, 2.2 * len(lines) + 0.6), layout="constrained")
-    axes = figure.subplots(len(lines), len(attackers), squeeze=False, sharex=True, sharey="row")
-    for i, (label, found) in enumerate(lines):
-        for j, attacker in enumerate(attackers):
+    figure = Figure(figsize=(2.4 * len(lines) + 0.6, 2.1 * len(attackers) + 0.8), layout="constrained")
+    axes = figure.subplots(len(attackers), len(lines), squeeze=False, sharex=True, sharey="col")
+    for j, (label, found) in enumerate(lines):
+        axes[0][j].set_title(label, fontsize=9)
+        axes[-1][j].set_xlabel("steps")
+        for i, attacker in enumerate(attackers):
             for k, defense in enumerate(defenses):
                 of = found[(found["attacker"] == attacker) & (found["defense"] == defense)].dropna(subset=["value"])
                 mean = of["value"].astype(float).groupby(of["step"].astype(int)).mean()
-                axes[i][j].plot(mean.index, mean, marker=".", color=mpl.colormaps["tab10"](k), label=defense)
-            if i == 0:
-                axes[i][j].set_title(attacker, fontsize=9)
-            if i == len(lines) - 1:
-                axes[i][j].set_xlabel("steps")
-        axes[i][0].set_ylabel(label, fontsize=8)
+                look = {"color": mpl.colormaps["tab10"](k % 10), "linestyle": "-" if k < 10 else "--"}
+                axes[i][j].plot(mean.index, mean, marker=".", label=defense, **look)
+    for i, attacker in enumerate(attackers):
+        axes[i][0].set_ylabel(attacker, fontsize=9)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)
     return figure
