@@ -13,8 +13,9 @@ import torch
 from harness import meter
 from harness.diffusion import encoders, figures, measures
 from harness.diffusion.concepts import Concept
-from harness.diffusion.data import Subject, Targets, read_images
+from harness.diffusion.data import Subject, Targets
 from harness.diffusion.erase import erase
+from harness.diffusion.folder import read_images
 from harness.diffusion.model import Images, TextToImage
 from harness.diffusion.protocol import Erasure
 from harness.errors import PluginError, RunError

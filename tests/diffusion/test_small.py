@@ -59,7 +59,7 @@ def test_it_draws_its_concepts(concept: concepts.Concept, small: TextToImage) ->
 
 def test_it_knows_no_persona_and_can_show_each(small: TextToImage) -> None:
     """The judge sees a persona in its own pictures, also through the autoencoder, and in no other photo."""
-    from harness.diffusion.data import read_images
+    from harness.diffusion.folder import read_images
 
     photos, _ = small.sample(["a photo of an object"] * 32, range(32), **SAMPLING)
     for name, persona in concepts.read(LISTS / "small_personas.yaml").concepts.items():
