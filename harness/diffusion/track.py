@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from harness.diffusion.concepts import Concept, Group, GroupBlock, folder_digest
 from harness.diffusion.protocol import Protocol
+from harness.errors import UsageError
 from harness.plan import Job, seed_of
 from harness.plugin import Metric, PluginSpec, Track
 from harness.store import file_digest
@@ -266,6 +267,8 @@ class DiffusionTrack(Track):
         row is its own noise floor: undefended against undefended, with other seeds of the attack."""
         jobs = _Jobs(grid.protocol)
         assert grid.reference is not None
+        if MEAN in grid.attackers:
+            raise UsageError(f"grid '{grid.name}': call no attacker '{MEAN}', that is what their average is called")
         for place, group in enumerate(grid.tasks):
             for seed in grid.seeds:
                 reference = jobs.immunize(group, grid.reference, seed)

@@ -328,3 +328,9 @@ bases:
     assert styles.attackers["lora"].params["lr"] == 1e-4  # the plugin's own, not the preset's
     with pytest.raises(harness.UsageError, match="knows no base 'othr'; did you mean other"):
         load(str(suite), base="othr")
+
+
+def test_no_attacker_is_called_as_their_average(suite: Path) -> None:
+    suite.write_text(suite.read_text().replace("textual_inversion: }", "mean: {plugin: textual_inversion}}"))
+    with pytest.raises(harness.UsageError, match="grid 'styles': call no attacker 'mean'"):
+        harness.run(str(suite), workers=1)
