@@ -1,15 +1,15 @@
 """CP, the baseline of MIMA that immunizes against each concept alone and merges the models afterwards."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
 from pydantic import Field
 
-from harness.diffusion import Merge, Targets, TextToImage, UnrolledDefense, Weights, WeightSet, small_presets
+from harness.diffusion import MergingDefense, Targets, TextToImage, Weights, WeightSet, small_presets
 
 
-class Compose(UnrolledDefense):
+class Compose(MergingDefense):
     """CP: each concept immunized alone, keys and values only, and the models merged at the end (MIMA, AAAI 2025).
 
     The merge is Custom Diffusion's composition (Kumari et al., 2023), here of immunized models. No code of it can be
@@ -21,17 +21,10 @@ class Compose(UnrolledDefense):
     presets: ClassVar = small_presets(styles=3e-4, objects=2e-3, personal=6e-4, inner_lr=1.0)
 
     weights: WeightSet = Field("keys_values", description="what is changed")
-    ridge: float = Field(1e-4, ge=0, description="ρ, on the captions' Gram matrix, in units of its mean eigenvalue")
-    captions: int = Field(200, ge=1, description="captions for C_reg, the first of the file")
-
-    def combine(self, model: TextToImage, targets: Targets) -> Callable[[Weights], Weights]:
-        """Each concept's descent is on its own."""
-        return lambda adapted: {name: weight[0] for name, weight in adapted.items()}
 
     def immunize(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
         """The steps of one concept after the other, each from the model as it was."""
-        merge = Merge.layer(model, self.named(targets), targets.captions[: self.captions], self.ridge)
-        targets.notes.update(merge.report)
+        merge = self.merge(model, targets)
         weights = model.weights("keys_values")
         before = {name: weight.detach().clone() for name, weight in weights.items()}
         immunized = []

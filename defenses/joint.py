@@ -1,11 +1,10 @@
 """JT, the baseline of MIMA that trains on all concepts at once."""
 
-from collections.abc import Callable
 from typing import ClassVar
 
 from pydantic import Field
 
-from harness.diffusion import Batch, Targets, TextToImage, UnrolledDefense, Weights, WeightSet, small_presets
+from harness.diffusion import Batch, UnrolledDefense, WeightSet, small_presets
 
 
 class Joint(UnrolledDefense):
@@ -24,7 +23,3 @@ class Joint(UnrolledDefense):
     def parts(self, batches: list[Batch]) -> list[Batch]:
         """One pool."""
         return [Batch.join(batches)]
-
-    def combine(self, model: TextToImage, targets: Targets) -> Callable[[Weights], Weights]:
-        """There is one set of weights only."""
-        return lambda adapted: {name: weight[0] for name, weight in adapted.items()}

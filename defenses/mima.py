@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
-from harness.diffusion import Batch, Merge, Targets, TextToImage, UnrolledDefense, Weights, small_presets
+from harness.diffusion import Batch, Merge, MergingDefense, Targets, TextToImage, Weights, small_presets
 
 
-class Mima(UnrolledDefense):
+class Mima(MergingDefense):
     """Multi-concept immunization by differentiable model merging (MIMA, AAAI 2025).
 
     Each concept adapts the weights by its own steps of descent; the keys and values so adapted are merged by a layer
@@ -27,14 +27,11 @@ class Mima(UnrolledDefense):
     presets: ClassVar = small_presets(styles=2e-3, objects=3e-4, personal=2e-3, inner_lr=1.0)
 
     mode: Literal["paper", "paper-current", "released"] = Field("paper", description="see above")
-    ridge: float = Field(1e-4, ge=0, description="ρ, on the captions' Gram matrix, in units of its mean eigenvalue")
     captions: int = Field(200, ge=1, description="captions for C_reg: the first of the file; released: so many drawn")
 
     def combine(self, model: TextToImage, targets: Targets) -> Callable[[Weights], Weights]:
         """Merge for keys and values, mean for the rest."""
-        merge = Merge.layer(model, self.named(targets), targets.captions[: self.captions], self.ridge)
-        targets.notes.update(merge.report)
-        return self._combined(model, merge)
+        return self._combined(model, self.merge(model, targets))
 
     def harms(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
         """The merged model's loss."""
@@ -46,8 +43,7 @@ class Mima(UnrolledDefense):
         draw = torch.Generator().manual_seed(targets.seed)
         while True:
             drawn = torch.randint(len(targets.captions), (self.captions,), generator=draw)
-            merge = Merge.layer(model, prompts, [targets.captions[i] for i in drawn], self.ridge)
-            targets.notes.update(merge.report)
+            merge = self.merge_of(model, targets, prompts, [targets.captions[i] for i in drawn])
             combined = self._combined(model, merge)(self.descent(model, batches, first_order=True))
             with torch.no_grad():
                 for name, weight in combined.items():

@@ -49,7 +49,7 @@ def pull(generator: Any, who: str, steps: int | None = None, on_step: Callable[[
     """
     if not inspect.isgenerator(generator):
         raise PluginError(f"{who} returned {type(generator).__name__}; it must be a generator that yields its loss")
-    memory = _PeakMemory()
+    memory = PeakMemory()
     reading = Reading()
     try:
         while steps is None or reading.steps < steps:
@@ -76,7 +76,7 @@ def pull(generator: Any, who: str, steps: int | None = None, on_step: Callable[[
     return reading
 
 
-class _PeakMemory:
+class PeakMemory:
     """How far this process's resident memory has risen since.
 
     What earlier jobs freed is first given back to the system, for a rise into it would not be seen. Linux keeps the

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated_dataclass
 
 from harness.errors import UsageError
+from harness.source import undocumented
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,13 +61,10 @@ class Plugin:
 
     @classmethod
     def source_digest(cls) -> str:
-        """SHA-256 of the source files of the class and of its ancestors outside the harness, which versions
-        its own code by stage instead."""
-        digest = hashlib.sha256()
-        for ancestor in cls.__mro__[:-1]:
-            if ancestor.__module__.split(".")[0] != "harness":
-                digest.update(Path(inspect.getfile(ancestor)).read_bytes().replace(b"\r\n", b"\n"))
-        return digest.hexdigest()
+        """SHA-256 of what the source files of the class and of its ancestors outside the harness do; the harness
+        versions its own code by stage instead. Presets do not count, for the settings that come of them do."""
+        files = [inspect.getfile(of) for of in cls.__mro__[:-1] if of.__module__.split(".")[0] != "harness"]
+        return hashlib.sha256("".join(undocumented(Path(file), {"presets"}) for file in files).encode()).hexdigest()
 
     def uses(self) -> Sequence[PluginSpec]:
         """Further plugins that this one runs."""

@@ -1,10 +1,11 @@
-"""What a class says of itself, read from its source without importing it."""
+"""What a class says of itself and does, read from its source without importing it."""
 
 from __future__ import annotations
 
 import ast
 import functools
 import importlib.util
+from collections.abc import Set
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -69,3 +70,32 @@ def read_class(path: Path, name: str) -> dict[str, str]:
     found["doc"] = ast.get_docstring(node) or ""
     found["summary"] = found["doc"].partition("\n")[0]
     return found
+
+
+def undocumented(path: Path, without: Set[str] = frozenset()) -> str:
+    """The text of a source file less its docstrings, its blank lines, and the class attributes named in `without`:
+    what must be the same for it to do the same."""
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    dropped: set[int] = set()
+
+    def drop(node: ast.stmt) -> None:
+        end = node.end_lineno or node.lineno
+        around = lines[node.lineno - 1].encode()[: node.col_offset] + lines[end - 1].encode()[node.end_col_offset :]
+        if not around.strip():  # it has its lines to itself
+            dropped.update(range(node.lineno, end + 1))
+
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case (
+                ast.Module(body=[ast.Expr(value=ast.Constant(value=str())) as doc, *_])
+                | ast.ClassDef(body=[ast.Expr(value=ast.Constant(value=str())) as doc, *_])
+                | ast.FunctionDef(body=[ast.Expr(value=ast.Constant(value=str())) as doc, *_])
+            ):
+                drop(doc)
+        for statement in node.body if isinstance(node, ast.ClassDef) else []:
+            match statement:
+                case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
+                    if name in without:
+                        drop(statement)
+    return "".join(f"{line}\n" for i, line in enumerate(lines, 1) if i not in dropped and line.strip())

@@ -1,4 +1,5 @@
 from .ascent import AscentDefense as AscentDefense
+from .ascent import MergingDefense as MergingDefense
 from .ascent import UnrolledDefense as UnrolledDefense
 from .ascent import small_presets as small_presets
 from .concepts import Concept as Concept

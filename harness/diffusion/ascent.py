@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 
 from harness.diffusion.data import Targets
-from harness.diffusion.merge import Weights
+from harness.diffusion.merge import Merge, Weights
 from harness.diffusion.model import Batch, TextToImage, WeightSet
 from harness.diffusion.plugin import DiffusionDefense
 from harness.diffusion.unroll import descend
@@ -98,7 +98,7 @@ class AscentDefense(DiffusionDefense):
 
 class UnrolledDefense(AscentDefense):
     """Ascends on the loss that is left after steps of gradient descent on the concepts, differentiating through
-    those steps (MIMA, AAAI 2025). A subclass says how the weights adapted to each concept become one model's."""
+    those steps (MIMA, AAAI 2025). A subclass may say how the weights adapted to each concept become one model's."""
 
     inner_steps: int = Field(1, ge=1, le=5, description="steps of descent that are unrolled")
     inner_lr: float = Field(1e-5, gt=0, description="α, their step size")
@@ -107,15 +107,15 @@ class UnrolledDefense(AscentDefense):
     first_order: bool = Field(False, description="take the gradients of the descent for constants")
 
     def combine(self, model: TextToImage, targets: Targets) -> Callable[[Weights], Weights]:
-        """What makes one model's weights of those adapted to each concept, (concepts, …) by name."""
-        raise NotImplementedError
+        """What makes one model's weights of those adapted to each part, (parts, …) by name: by default their mean."""
+        return lambda adapted: {name: weight.mean(0) for name, weight in adapted.items()}
 
     def parts(self, batches: list[Batch]) -> list[Batch]:
         """What the descent is done on apart: by default each concept."""
         return batches
 
     def descent(self, model: TextToImage, batches: Iterator[list[Batch]], first_order: bool) -> Weights:
-        """The weights adapted to each concept, (concepts, …) by name, from the model's of now."""
+        """The weights adapted to each part, (parts, …) by name, from the model's of now."""
         weights = model.weights(self.inner_weights)
         model.unfreeze(list(weights.values()))
         steps = [self.parts(next(batches)) for _ in range(self.inner_steps)]
@@ -127,3 +127,22 @@ class UnrolledDefense(AscentDefense):
         while True:
             adapted = self.descent(model, batches, self.first_order)
             yield model.denoising_loss(Batch.join(next(batches)), combine(adapted))
+
+
+class MergingDefense(UnrolledDefense):
+    """Merges the keys and values adapted to each concept; see `harness.diffusion.merge`."""
+
+    ridge: float = Field(1e-4, ge=0, description="ρ, on the captions' Gram matrix, in units of its mean eigenvalue")
+    captions: int = Field(200, ge=1, description="captions for C_reg, the first of the file")
+
+    def merge(self, model: TextToImage, targets: Targets) -> Merge:
+        """The layer of the targets' prompts and the captions."""
+        return self.merge_of(model, targets, self.named(targets), targets.captions[: self.captions])
+
+    def merge_of(
+        self, model: TextToImage, targets: Targets, prompts: Sequence[tuple[str, str]], captions: Sequence[str]
+    ) -> Merge:
+        """The layer of `prompts`, each with the subject in it; its numerics are noted beside the targets."""
+        layer = Merge.layer(model, prompts, captions, self.ridge)
+        targets.notes.update(layer.report)
+        return layer

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from harness.diffusion import Concept, Subject, Targets, TextToImage
-from harness.meter import _PeakMemory
+from harness.meter import PeakMemory
 from tests.diffusion.conftest import noise
 from tests.diffusion.test_unroll import CAPTIONS, plain_harm
 
@@ -65,7 +65,7 @@ def _measure(benchmark, step: Callable[[], float]) -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         step()
-    memory = _PeakMemory()
+    memory = PeakMemory()
     step()
     benchmark.extra_info |= {"saved_mb": sum(saved.values()) / 2**20, "peak_mb": memory.risen()}
     assert math.isfinite(benchmark.pedantic(step, rounds=12, warmup_rounds=1))
