@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,6 @@ from harness.errors import UsageError, nearest
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.plan import Plan
     from harness.runner import Progress
 
 
@@ -45,21 +44,27 @@ def run(
     out: str | Path | None = None,
     store: str | Path | None = None,
     workers: int | None = None,
+    cluster: str | None = None,
+    gpu: bool = False,
+    timeout: float | None = None,
     keep: bool = False,
-    progress: Callable[[Plan], Progress] | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Run a suite, by name or YAML file, and make its leaderboard.
 
     defenses, attackers: only these rows (a plugin that is no row is added with its defaults). seeds: how many.
     settings: `"attackers.adam.lr=0.01"` and the like. plugins: plugin files. base: one of the suite's other base
     models. out: folder for the records and boards. store: folder of artifacts (default `$IMMUNEBENCH_STORE`, else the
-    user's cache). workers: local processes (default one a core; 1 runs here). keep: also keep the immunized weights.
-    progress: makes what is told of the run, given its plan.
+    user's cache). keep: also keep the immunized weights. progress: is told how the run goes.
+
+    workers: local processes (default one a GPU, else one a core; 1 runs here). cluster: instead, the address of a Dask
+    scheduler, or `local:N`. gpu: what a GPU speeds up runs on one or not at all. timeout: seconds for a job.
 
     Raises `UsageError` before anything is computed, `RunError` if the store gives out. Failed cells do not raise:
     they are holes in the board, with their reasons in `failed`.
     """
-    from harness import leaderboard, records, runner
+    from harness import executors, leaderboard, records, runner
+    from harness.cluster import Cluster
     from harness.plan import make
     from harness.store import Store
     from harness.suite import load
@@ -69,7 +74,8 @@ def run(
     )
     plan = make(asked)
     artifacts = Store(store)
-    failed = runner.run(plan, artifacts, runner.local(workers), progress(plan) if progress else None, keep)
+    executor = Cluster(cluster, gpu) if cluster else executors.local(workers, gpu)
+    failed = runner.run(plan, artifacts, executor, progress, keep, timeout)
     figures = records.collect(plan, artifacts, failed)
     published = leaderboard.read_published(asked.published) if asked.published else None
     folder = Path(out) if out is not None else None

@@ -6,19 +6,15 @@ import dataclasses
 import inspect
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from harness import cli_store
+from harness.cli_options import Attackers, Base, Defenses, Plugins, Seeds, Settings, SuiteName, Workers
 from harness.errors import ImmuneBenchError
-
-if TYPE_CHECKING:
-    from harness.plan import Job, Plan
-    from harness.runner import Outcome, Progress
 
 app = typer.Typer(
     help="Benchmark for model immunization: run suites of defenses against attackers, and make leaderboards.",
@@ -27,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing rich would double the time of --help
 )
+app.add_typer(cli_store.app, name="store")
 
 
 class Listing(StrEnum):
@@ -45,16 +42,6 @@ class Kind(StrEnum):
     attacker = "attacker"
 
 
-SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name, or a YAML file.")]
-Defenses = Annotated[list[str], typer.Option("--defense", help="Only this row, or a further plugin. Repeatable.")]
-Attackers = Annotated[list[str], typer.Option("--attacker", help="Only this row, or a further plugin. Repeatable.")]
-Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="Seeds 1 … N instead of the suite's.")]
-Settings = Annotated[list[str], typer.Option("--set", help="attackers.LABEL.FIELD=VALUE or defenses.… Repeatable.")]
-Plugins = Annotated[list[Path], typer.Option("--plugin", help="A file with plugins of your own. Repeatable.")]
-Base = Annotated[str | None, typer.Option("--base", help="One of the suite's other base models, e.g. v1-4.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Local processes; one a core by default.")]
-
-
 @app.command()
 def run(
     suite: SuiteName,
@@ -66,16 +53,22 @@ def run(
     base: Base = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; results/runs/SUITE by default.")] = None,
     workers: Workers = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler, or local:N for N processes.")
+    ] = None,
+    gpu: Annotated[bool, typer.Option(help="Run what a GPU speeds up on one or not at all.")] = False,
+    timeout: Annotated[float | None, typer.Option(min=1, help="Seconds for a job, or it fails.")] = None,
     keep_weights: Annotated[bool, typer.Option(help="Keep the immunized weights in the store.")] = False,
 ) -> None:
     """Run a suite and make its leaderboard; finished jobs are taken from the store."""
     from harness import api
+    from harness.display import Display
     from harness.leaderboard import markdown
 
     folder = out or Path("results/runs") / "@".join([Path(suite).stem, *([base] if base else [])])
     began = time.perf_counter()
     try:
-        with _display() as progress:
+        with Display() as display:
             result = api.run(
                 suite,
                 defenses=defense,
@@ -86,8 +79,11 @@ def run(
                 base=base,
                 out=folder,
                 workers=workers,
+                cluster=cluster,
+                gpu=gpu,
+                timeout=timeout,
                 keep=keep_weights,
-                progress=progress,
+                progress=display,
             )
     except KeyboardInterrupt:
         print("stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
@@ -119,8 +115,10 @@ def plan(
     """Show what a run would do: cells, jobs, how many are in the store already, and how long the rest takes."""
     from collections import Counter
 
-    from harness.plan import estimate, make
-    from harness.runner import default_workers
+    from harness.costs import Costs
+    from harness.display import duration
+    from harness.executors import default_workers
+    from harness.plan import make
     from harness.store import Store
     from harness.suite import load
 
@@ -135,8 +133,10 @@ def plan(
     for stage, count in stages.items():
         print(f"  {stage:12} {count:6} jobs, {to_run[stage]:6} to run")
     workers = workers or default_workers()
-    seconds = estimate(missing, store, workers)
-    told = "unknown: no job of one of these stages was ever run here" if seconds is None else f"{_duration(seconds)}"
+    seconds = Costs(store.ledger()).total(missing.values())
+    told = "unknown: no job of one of these stages was ever run here"
+    if seconds is not None:
+        told = duration(seconds / workers)
     print(f"{len(made.jobs) - len(missing)} need not run; estimated time on {workers} workers: {told}")
 
 
@@ -246,51 +246,6 @@ def main() -> None:
     except ImmuneBenchError as error:
         print(f"immunebench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-
-
-@contextmanager
-def _display() -> Iterator[Any]:
-    """What makes a run's progress: a live bar on a terminal, a line now and then elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    from harness.runner import Progress
-
-    console = Console(stderr=True)
-    columns = [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")]
-    bars = Bars(*columns, console=console, disable=not console.is_terminal)
-
-    def make(plan: Plan) -> Progress:
-        bar = bars.add_task("", total=None)
-        told = time.monotonic()
-        done = 0
-        progress = Progress()
-
-        def started(job: Job) -> None:
-            bars.update(bar, total=progress.total, description=f"{job.stage}: {plan.describe(job)}")
-
-        def finished(job: Job, outcome: Outcome) -> None:
-            nonlocal told, done
-            done += 1
-            bars.update(bar, completed=done)
-            if outcome.reason:
-                console.print(f"failed: {job.stage}: {plan.describe(job)}: {outcome.reason}", highlight=False)
-            if not console.is_terminal and time.monotonic() - told > 30:
-                told = time.monotonic()
-                console.print(f"{done} of {progress.total} jobs, {plan.describe(job)}", highlight=False)
-
-        progress.started, progress.finished = started, finished
-        return progress
-
-    with bars:
-        yield make
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 if __name__ == "__main__":

@@ -96,11 +96,21 @@ class PeakMemory:
 
     def risen(self) -> float:
         """In MiB."""
-        now = self._process.memory_info().rss
-        if self._marked:
-            status = Path("/proc/self/status").read_text()
-            now = int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) * 1024
+        now = _highest() if self._marked else self._process.memory_info().rss
         return (now - self._start) / 2**20
+
+
+def peak_mb() -> float:
+    """Highest resident memory of this process in MiB, on Linux since a `PeakMemory` began; elsewhere that of now."""
+    try:
+        return _highest() / 2**20
+    except OSError:
+        return psutil.Process().memory_info().rss / 2**20
+
+
+def _highest() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) * 1024
 
 
 def _check(loss: Any, who: str, step: int) -> None:

@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from statistics import median
 from typing import Any
 
 from harness.plugin import PluginSpec
@@ -24,9 +23,12 @@ class Job:
     """One step of computing a cell.
 
     track, stage, version: who carries it out; raise the stage's version when its code changes what it computes.
-    inputs: JSON values. parents: jobs whose artifacts it reads, by role. transient: large and only read by other
-    jobs, so the runner may drop it when these are done. where: what lies where on this machine (folders of data and
-    weights that the inputs name by digest). Both are run-time matters and not part of the key.
+    inputs: JSON values. parents: jobs whose artifacts it reads, by role.
+
+    The rest are run-time matters and not part of the key. transient: large and only read by other jobs, so the runner
+    may drop it when these are done. where: what lies where on this machine (folders of data and weights that the
+    inputs name by digest). gpu: a GPU speeds it up. work: how much there is to do, in the stage's own unit; costs of
+    earlier jobs are taken by it.
     """
 
     track: str
@@ -38,6 +40,8 @@ class Job:
     parents: Mapping[str, Job] = field(default_factory=dict)
     transient: bool = False
     where: Mapping[str, str] = field(default_factory=dict)
+    gpu: bool = False
+    work: float = 1.0
 
     @cached_property
     def key(self) -> str:
@@ -60,7 +64,8 @@ class Job:
     @property
     def about(self) -> dict[str, Any]:
         """What the store notes beside the artifact."""
-        return {**self.identity, "plugin": self.plugin.name if self.plugin else None}
+        plugin = {"plugin": self.plugin.name, "call": digest(self.plugin.identity)[:16]} if self.plugin else {}
+        return {**self.identity, "plugin": None, "call": None, **plugin, "work": self.work, "transient": self.transient}
 
 
 def digest(value: Any) -> str:
@@ -91,11 +96,14 @@ class Plan:
     jobs: Mapping[str, Job]
 
     def missing(self, store: Store) -> dict[str, Job]:
-        """The jobs to run: those whose artifact is wanted, by a cell or by a missing job, and not there."""
-        wanted = {cell.job.key for cell in self.cells}
+        """The jobs to run: those whose artifact is wanted, by a cell or by a missing job, and not there (of a cell:
+        not there undamaged)."""
+        measured = {cell.job.key for cell in self.cells}
+        wanted = set(measured)
         missing: set[str] = set()
         for key, job in reversed(list(self.jobs.items())):  # children before parents
-            if key in wanted and not store.has(key):
+            there = store.open(key) is not None if key in measured else store.has(key)
+            if key in wanted and not there:
                 missing.add(key)
                 wanted.update(parent.key for parent in job.parents.values())
         return {key: job for key, job in self.jobs.items() if key in missing}
@@ -138,21 +146,3 @@ def ancestry(job: Job) -> Iterator[Job]:
     for parent in job.parents.values():
         yield from ancestry(parent)
     yield job
-
-
-def estimate(jobs: Mapping[str, Job], store: Store, workers: int = 1) -> float | None:
-    """Seconds that `jobs` should take on `workers`, by the median cost of earlier jobs of the same stage and
-    plugin (else of the same stage); None if the store's ledger knows too little."""
-    costs: dict[tuple[str, str, str | None], list[float]] = {}
-    for entry in store.ledger():
-        for plugin in {entry["plugin"], None}:
-            costs.setdefault((entry["track"], entry["stage"], plugin), []).append(entry["seconds"])
-    medians = {name: median(seconds) for name, seconds in costs.items()}
-    total = 0.0
-    for job in jobs.values():
-        kind = (job.track, job.stage)
-        cost = medians.get((*kind, job.plugin.name if job.plugin else None), medians.get((*kind, None)))
-        if cost is None:
-            return None
-        total += cost
-    return total / workers

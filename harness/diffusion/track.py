@@ -78,7 +78,9 @@ class _Jobs:
         inputs = self._base(group) | self._concept(concept)
         if concept.images is None:
             inputs |= {"training": self.protocol.training_images, "images": self.protocol.images, **self._sampling()}
-        return Job(track="diffusion", stage="pictures", version=1, inputs=inputs, where=self._where(group, concept))
+        work = 1.0 if concept.images else self._picture_steps(inputs["training"] + inputs["images"])
+        return Job(track="diffusion", stage="pictures", version=1, inputs=inputs, where=self._where(group, concept),
+                   gpu=True, work=work)  # fmt: skip
 
     def erase(self, group: Group) -> Job | None:
         """None where there is nothing to erase: no base knows a persona."""
@@ -91,12 +93,13 @@ class _Jobs:
                      if concept.kind != "persona"],
             "erasure": self.protocol.erasure.model_dump(mode="json"),
         }  # fmt: skip
-        return Job(track="diffusion", stage="erase", version=1, inputs=inputs, where=self._where(group))
+        return Job(track="diffusion", stage="erase", version=1, inputs=inputs, where=self._where(group), gpu=True)
 
     def captions(self, group: Group) -> Job:
         """Pictures by the base as it was, so that groups share them."""
         inputs = self._base(group) | self._sampling() | {"captions": list(group.captions)}
-        return Job(track="diffusion", stage="captions", version=1, inputs=inputs, where=self._where(group))
+        return Job(track="diffusion", stage="captions", version=1, inputs=inputs, where=self._where(group), gpu=True,
+                   work=self._picture_steps(len(group.captions)))  # fmt: skip
 
     def immunize(self, group: Group, defense: PluginSpec, seed: int) -> Job:
         erased = self.erase(group)
@@ -109,7 +112,8 @@ class _Jobs:
             if group.captions:
                 parents["captions"] = self.captions(group)
         return Job(track="diffusion", stage="immunize", version=2, inputs=inputs, plugin=defense, parents=parents,
-                   seed=None if defense.deterministic else seed, where=self._where(group), transient=True)  # fmt: skip
+                   seed=None if defense.deterministic else seed, where=self._where(group), transient=True,
+                   gpu=True, work=len(group.targets))  # fmt: skip
 
     def attack(
         self, group: Group, model: Job, attacker: PluginSpec, concept: Concept, seed: int, other: bool = False
@@ -120,7 +124,7 @@ class _Jobs:
         return Job(track="diffusion", stage="attack", version=1, inputs=inputs, plugin=attacker,
                    seed=seed_of("attack", concept.name, seed, *(["other"] if other else [])),
                    parents={"model": model, "pictures": self.pictures(group, concept)},
-                   where=self._where(group))  # fmt: skip
+                   where=self._where(group), gpu=True, work=self._attack_steps())  # fmt: skip
 
     def draw(self, group: Group, model: Job, concepts: Sequence[Concept], images: int) -> Job:
         """Pictures (concepts, images, …) by a released model."""
@@ -129,7 +133,7 @@ class _Jobs:
             "images": images,
         }  # fmt: skip
         return Job(track="diffusion", stage="draw", version=2, inputs=inputs, parents={"model": model},
-                   where=self._where(group))  # fmt: skip
+                   where=self._where(group), gpu=True, work=self._picture_steps(len(concepts) * images))  # fmt: skip
 
     def look(self, images: Job, concepts: Sequence[Concept], group: Group, decoded: bool = False) -> Job:
         """What encoders and judge see in the pictures of another job, all of one concept or of one a row; `decoded`:
@@ -144,8 +148,9 @@ class _Jobs:
         if decoded:
             inputs |= self._base(group) | {"decoded": True}
             where |= self._where(group)
+        pictures = images.inputs.get("images", 1) * len(concepts) * len(images.inputs.get("measure_at", [0]))
         return Job(track="diffusion", stage="look", version=2, inputs=inputs, parents={"images": images}, where=where,
-                   transient=True)  # fmt: skip
+                   transient=True, gpu=True, work=pictures)  # fmt: skip
 
     def before(self, group: Group, model: Job, reference: Job) -> Job:
         """Figures of a released model before any attack."""
@@ -221,6 +226,15 @@ class _Jobs:
 
     def _sampling(self) -> dict[str, Any]:
         return {"sampling": self.protocol.sampling.model_dump(mode="json")}
+
+    def _picture_steps(self, pictures: int) -> float:
+        """How much work it is to draw so many."""
+        return pictures * self.protocol.sampling.steps
+
+    def _attack_steps(self) -> float:
+        """The work of an attack and of drawing its pictures; to train costs a few times as much as to draw."""
+        drawn = self._picture_steps(self.protocol.images * len(self.protocol.measure_at))
+        return self.protocol.steps + drawn / 8
 
     def _concept(self, concept: Concept) -> dict[str, Any]:
         pictures = self._digest(concept.images, folder_digest) if concept.images else None

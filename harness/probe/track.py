@@ -108,7 +108,7 @@ class _Jobs:
         settings = self.protocol.model_dump(mode="json", include={"loss", "steps", "measure_at"})
         drawn = None if attacker.deterministic else seed_of("attack", task.label, role, seed)
         return Job(track="probe", stage="attack", version=1, inputs=self._inputs(task) | settings | {"role": role},
-                   plugin=attacker, seed=drawn, parents={"model": model})  # fmt: skip
+                   plugin=attacker, seed=drawn, parents={"model": model}, work=self.protocol.steps)  # fmt: skip
 
     def progress(self, task: Task, model: Job, reference: Job, attacker: PluginSpec, role: Role, seed: int) -> Job:
         inputs = self._inputs(task) | {"role": role, "gap": self.protocol.gap}
