@@ -18,7 +18,7 @@ class Compose(MergingDefense):
     """
 
     name = "compose"
-    presets: ClassVar = small_presets(styles=3e-4, objects=2e-3, personal=6e-4, inner_lr=1.0)
+    presets: ClassVar = small_presets(styles=1e-3, objects=6e-4, personal=6e-4, inner_lr=1.0)
 
     weights: WeightSet = Field("keys_values", description="what is changed")
 

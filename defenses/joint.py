@@ -15,7 +15,7 @@ class Joint(UnrolledDefense):
     """
 
     name = "joint"
-    presets: ClassVar = small_presets(styles=6e-4, objects=3e-4, personal=2e-3, inner_lr=0.03)
+    presets: ClassVar = small_presets(styles=6e-4, objects=1e-4, personal=1e-3, inner_lr=0.03)
 
     weights: WeightSet = Field("attention", description="what is changed")
     inner_weights: WeightSet = Field("unet", description="what the unrolled steps change")

@@ -24,7 +24,7 @@ class Mima(MergingDefense):
     """
 
     name = "mima"
-    presets: ClassVar = small_presets(styles=2e-3, objects=3e-4, personal=2e-3, inner_lr=1.0)
+    presets: ClassVar = small_presets(styles=1e-3, objects=6e-4, personal=1e-3, inner_lr=1.0)
 
     mode: Literal["paper", "paper-current", "released"] = Field("paper", description="see above")
     captions: int = Field(200, ge=1, description="captions for C_reg: the first of the file; released: so many drawn")

@@ -74,7 +74,10 @@ def run(
     )
     plan = make(asked)
     artifacts = Store(store)
-    executor = Cluster(cluster, gpu) if cluster else executors.local(workers, gpu)
+    if cluster and workers:
+        raise UsageError("either --workers, of this machine, or --cluster, which has its own")
+    progress = progress or runner.Progress()
+    executor = Cluster(cluster, gpu, progress.say) if cluster else executors.local(workers, gpu)
     failed = runner.run(plan, artifacts, executor, progress, keep, timeout)
     figures = records.collect(plan, artifacts, failed)
     published = leaderboard.read_published(asked.published) if asked.published else None

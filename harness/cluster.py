@@ -19,14 +19,14 @@ CONNECT = 30
 class Cluster:
     """Runs jobs on the workers of a Dask scheduler, which must see the store under the same path.
 
-    address: of the scheduler, or `local:N` to start N processes here. gpu: jobs that a GPU speeds up go only to workers
-    that offer the resource GPU. Waits for a first worker. Raises `UsageError` if Dask is not installed, no scheduler is
-    reached, or no worker offers what is asked for.
+    address: of the scheduler, or `local:N` to start N processes here. gpu: jobs that a GPU speeds up go to workers that
+    offer the resource GPU alone. Waits for a first worker, and `say`s so. Raises `UsageError` if Dask is not installed,
+    no scheduler is reached, or no worker offers what is asked for.
     """
 
     separate = True
 
-    def __init__(self, address: str, gpu: bool = False, told: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(self, address: str, gpu: bool = False, say: Callable[[str], None] = lambda line: None) -> None:
         try:
             import dask
             from distributed import Client, LocalCluster
@@ -48,7 +48,7 @@ class Cluster:
             self._cleanup.close()
             raise UsageError(f"no Dask scheduler answers at {address}: {error}") from None
         if not self._workers():
-            told("waiting for the cluster's first worker")
+            say("waiting for the cluster's first worker")
             self._client.wait_for_workers(1)
         offers = [worker.get("resources", {}) for worker in self._workers().values()]
         if gpu and not any(GPU in offer for offer in offers):

@@ -24,10 +24,10 @@ EVERY = 30.0
 class Display(Progress):
     """Jobs done, running, shared and failed, the time left by what jobs cost, and each stage's seconds and memory."""
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
-        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
+    def __init__(self, console: Console | None = None) -> None:
         self._plan: Plan | None = None
+        self._console = console or Console(stderr=True, highlight=False)
+        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Display:
         return self
@@ -39,7 +39,7 @@ class Display(Progress):
 
     def say(self, line: str) -> None:
         """One line, above what is live."""
-        self._console.print(line)
+        self._console.print(line, markup=False, soft_wrap=True)
 
     def began(self, plan: Plan, missing: Mapping[str, Job], costs: Costs, workers: int) -> None:
         """Start to show."""

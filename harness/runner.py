@@ -65,15 +65,20 @@ def _track(name: str) -> Track:
 
 
 def _true_to_plan(job: Job) -> None:
-    """Refuse a plugin whose source is not the one in the job's key: here another version is installed, or the file
-    was edited while the run went on."""
-    if job.plugin is not None and (found := job.plugin.build().source()) != job.plugin.source:
+    """Refuse a plugin whose source, when this process first uses it, is not the one in the job's key: here another
+    version is installed, or the file was edited while the run went on."""
+    plugin = job.plugin
+    if plugin is None or (plugin.module, plugin.source) in _TRUE:
+        return
+    if (found := plugin.build().source()) != plugin.source:
         raise RunError(
-            f"{job.plugin.kind} '{job.plugin.name}' has another source here ({found[:8]}) than in the plan "
-            f"({job.plugin.source[:8]}): leave it alone while a run goes on, and install the same on all workers"
+            f"{plugin.kind} '{plugin.name}' has another source here ({found[:8]}) than in the plan "
+            f"({plugin.source[:8]}): leave it alone while a run goes on, and install the same on all workers"
         )
+    _TRUE.add((plugin.module, plugin.source))
 
 
+_TRUE: set[tuple[str, str]] = set()
 _store_at = cache(Store.at)
 
 
@@ -112,6 +117,9 @@ class Progress:
 
     def finished(self, job: Job, outcome: Outcome) -> None:
         """A job has ended."""
+
+    def say(self, line: str) -> None:
+        """Something else that is worth telling."""
 
 
 def run(

@@ -113,15 +113,18 @@ class Store:
             return None
         if key not in self._checked:
             if not intact(folder, key):
-                aside = self.root / "damaged" / f"{key}-{time.time_ns()}"
-                aside.parent.mkdir(exist_ok=True)
-                with contextlib.suppress(FileNotFoundError):
-                    folder.rename(aside)
+                self._set_aside(key)
                 return None
             with contextlib.suppress(OSError):
                 os.utime(folder / MANIFEST)  # for `unused`
             self._checked.add(key)
         return folder
+
+    def _set_aside(self, key: str) -> None:
+        aside = self.root / "damaged" / f"{key}-{time.time_ns()}"
+        aside.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.folder(key).rename(aside)
 
     def manifest(self, key: str) -> dict[str, Any]:
         """What is recorded of an artifact: its job's identity, seconds, digests."""
@@ -134,6 +137,19 @@ class Store:
     def unused(self, key: str) -> float:
         """Seconds since an artifact was written, or opened by another process than its writer."""
         return time.time() - (self.folder(key) / MANIFEST).stat().st_mtime
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        """Say clearly that the disk is full, or may not be written."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise StoreError(
+                f"cannot write to the store {self.root}: {error.strerror}; "
+                "what is finished is kept: make room and run the same command again"
+            ) from None
 
     @contextlib.contextmanager
     def _locked(self, key: str, wait: bool = True) -> Iterator[None]:
@@ -156,28 +172,21 @@ class Store:
         """A temporary folder that becomes the artifact of `key` when the block, which leaves a manifest in it, ends
         without an error; None if meanwhile another process has made it. One process at a time is in here with one key:
         `wait` for the other, or raise `Busy`."""
-        try:
-            with self._locked(key, wait):
-                if self.has(key):
-                    yield None
-                    return
-                for left in (self.root / "tmp").glob(f"{key}-*"):  # by one that was killed
-                    shutil.rmtree(left, ignore_errors=True)
-                temporary = Path(tempfile.mkdtemp(dir=self.root / "tmp", prefix=f"{key}-"))
-                try:
-                    yield temporary
-                    self.folder(key).parent.mkdir(exist_ok=True)
-                    temporary.rename(self.folder(key))
-                    self._checked.add(key)
-                finally:
-                    shutil.rmtree(temporary, ignore_errors=True)
-        except OSError as error:
-            if error.errno in _NO_ROOM:
-                raise StoreError(
-                    f"cannot write to the store {self.root}: {error.strerror}; "
-                    "what is finished is kept: make room and run the same command again"
-                ) from None
-            raise
+        with self._room(), self._locked(key, wait):
+            if self.has(key):
+                yield None
+                return
+            self._set_aside(key)  # what has no manifest
+            temporary = self.root / "tmp" / key
+            shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
+            temporary.mkdir()
+            try:
+                yield temporary
+                self.folder(key).parent.mkdir(exist_ok=True)
+                temporary.rename(self.folder(key))
+                self._checked.add(key)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
 
     @contextlib.contextmanager
     def writing(self, key: str, about: dict[str, Any], wait: bool = True) -> Iterator[Path | None]:
@@ -194,7 +203,7 @@ class Store:
                 (out / MANIFEST).write_text(text)
         if out is not None:
             line = {name: about.get(name) for name in ("track", "stage", "plugin", "call", "work", "seconds")}
-            with (self.root / LEDGER).open("a") as ledger:
+            with self._room(), (self.root / LEDGER).open("a") as ledger:
                 ledger.write(json.dumps(line) + "\n")
 
     def discard(self, key: str) -> None:
@@ -210,9 +219,9 @@ class Store:
     def needing(self, keys: Collection[str]) -> Iterator[str]:
         """While this lasts these artifacts are needed, by a run of the name that this gives."""
         name = uuid.uuid4().hex
-        with FileLock(self.root / "runs" / f"{name}.lock"):
-            (self.root / "runs" / f"{name}.json").write_text(json.dumps(sorted(keys)))
+        with self._room(), FileLock(self.root / "runs" / f"{name}.lock"):
             try:
+                (self.root / "runs" / f"{name}.json").write_text(json.dumps(sorted(keys)))
                 yield name
             finally:
                 self._forget(name)

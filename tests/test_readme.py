@@ -24,6 +24,14 @@ def python_block(start: str) -> str:
     return block
 
 
+def immunebench(command: str, folder: Path) -> None:
+    arguments = shlex.split(command.removeprefix(".venv/bin/immunebench "))
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.cli", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     "command",
     [pytest.param(line, marks=pytest.mark.slow if re.search("run styles|release", line) else ()) for line in COMMANDS
@@ -31,11 +39,11 @@ def python_block(start: str) -> str:
 )  # fmt: skip
 def test_commands(command, tmp_path):
     (tmp_path / "signed.py").write_text(python_block('"""signed.py"""'))
-    arguments = shlex.split(command)[1:] + (["--seeds", "1", "--workers", "1"] if " run " in command else [])
-    done = subprocess.run(
-        [sys.executable, "-m", "harness.cli", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    command = command.replace("tcp://head:8786", "local:2")
+    if "store import" in command:
+        immunebench("store export baselines.tar quick", tmp_path)
+    small = " --seeds 1" * (" run " in command) + " --workers 1" * (" run " in command and "--cluster" not in command)
+    immunebench(command.partition("#")[0] + small, tmp_path)
     if "--plugin" in command:
         assert "signed_descent" in (tmp_path / "results/runs/house_prices/leaderboard.csv").read_text()
 

@@ -137,7 +137,7 @@ def test_a_store_is_known_by_its_identity(tmp_path):
         Store()
 
 
-@pytest.mark.parametrize("harm", ["change", "truncate", "remove", "manifest", "swap"])
+@pytest.mark.parametrize("harm", ["change", "truncate", "remove", "manifest", "no manifest", "swap"])
 def test_damage_is_set_aside(harm):
     put(Store())
     put(Store(), b"other", "cd" * 32)
@@ -148,6 +148,8 @@ def test_damage_is_set_aside(harm):
         (folder / "data.json").write_bytes(b"fig")
     elif harm == "remove":
         (folder / "data.json").unlink()
+    elif harm == "no manifest":
+        (folder / "manifest.json").unlink()
     elif harm == "manifest":
         (folder / "manifest.json").write_text("{half")
     else:
@@ -155,8 +157,8 @@ def test_damage_is_set_aside(harm):
     store = Store()  # another process: nothing checked yet
     assert store.open(KEY) is None
     assert not store.has(KEY)
-    assert [path.name[: len(KEY)] for path in (store.root / "damaged").iterdir()] == [KEY]
     put(store)
+    assert [path.name[: len(KEY)] for path in (store.root / "damaged").iterdir()] == [KEY]
     assert store.open(KEY) is not None
 
 

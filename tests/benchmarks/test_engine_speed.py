@@ -3,9 +3,11 @@
 import time
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
-from harness import runner
+from harness import api, leaderboard, records, runner
+from harness.executors import Serial
 from harness.plan import Cell, Plan, make
 from harness.store import Store
 from harness.suite import load
@@ -51,9 +53,69 @@ def test_engine(benchmark, tiny, tmp_path, monkeypatch):
 
     def fresh():
         fresh.count += 1
-        return (plan, Store(tmp_path / f"store{fresh.count}"), runner.Serial()), {}
+        return (plan, Store(tmp_path / f"store{fresh.count}"), Serial()), {}
 
     fresh.count = 0
     failed = benchmark.pedantic(runner.run, setup=fresh, rounds=2)
     assert failed == {}
     assert not plan.missing(Store(tmp_path / "store1"))
+
+
+class Small:
+    """Carries out any job in a millisecond, and leaves one small figure."""
+
+    def carry_out(self, job, parents, out):
+        time.sleep(0.001)
+        (out / "records.json").write_text('[{"metric": "seconds", "value": 1.0}]')
+
+
+SUITE = """
+format: 1
+name: large
+version: 1
+title: Many small jobs
+seeds: {seeds}
+grids:
+  - name: house_prices
+    track: probe
+    tasks: [{{data: house_prices}}]
+    protocol: {{steps: 5, measure_at: [5]}}
+    defenses: {{none: , random_init: }}
+    attackers: {{adam: }}
+"""
+"""A seed of it has a dozen jobs."""
+
+
+@pytest.mark.parametrize("count", [1_000, 10_000])
+@pytest.mark.benchmark(group="a suite of so many jobs of a millisecond: planned, keyed, run, recorded; and again")
+@pytest.mark.parametrize("again", [False, True])
+def test_many_jobs(benchmark, tmp_path, monkeypatch, count, again):
+    monkeypatch.setattr(runner, "_track", lambda name: Small())
+    suite = tmp_path / "large.yaml"
+    suite.write_text(SUITE.format(seeds=1))
+    each = len(make(load(str(suite), seeds=101)).jobs) - len(make(load(str(suite), seeds=100)).jobs)
+    suite.write_text(SUITE.format(seeds=-(-count // each // 100)))
+
+    def whole(store):
+        plan = make(load(str(suite), seeds=count // each))
+        assert len(plan.jobs) == pytest.approx(count, rel=0.01)
+        artifacts = Store(store)
+        assert not runner.run(plan, artifacts, Serial())
+        return records.collect(plan, artifacts, {})
+
+    first = whole(tmp_path / "there") if again else None
+    stores = [tmp_path / "there"] * 2 if again else [tmp_path / f"new{i}" for i in range(2)]
+    found = benchmark.pedantic(whole, setup=lambda: ((stores.pop(),), {}), rounds=2)
+    assert first is None or len(found) == len(first)
+
+
+@pytest.mark.parametrize("count", [100_000, 1_000_000])
+@pytest.mark.benchmark(group="so many records to a leaderboard")
+def test_many_records(benchmark, tiny, tmp_path, count):
+    result = api.run(str(tiny), workers=1)
+    one = result.records
+    copies = -(-count // len(one))
+    parts = [one.assign(seed=one["seed"] + 2 * (i % 5), grid=one["grid"] + str(i // 5)) for i in range(copies)]
+    many = pd.concat(parts, ignore_index=True)
+    board, _ = benchmark.pedantic(leaderboard.write, args=(many, tmp_path / "out"), rounds=1)
+    assert len(board) > 0
