@@ -41,7 +41,7 @@ class Cluster:
             scheduler: Any = address
             if address.startswith("local:"):
                 scheduler = self._cleanup.enter_context(
-                    LocalCluster(n_workers=_count(address), threads_per_worker=1, dashboard_address=None)
+                    LocalCluster(n_workers=_count(address), threads_per_worker=1, dashboard_address=":0")
                 )
             self._client = self._cleanup.enter_context(Client(scheduler, timeout=CONNECT, set_as_default=False))
         except (OSError, ValueError) as error:

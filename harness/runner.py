@@ -11,8 +11,9 @@ import traceback
 from collections.abc import Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from harness import deadline, meter
 from harness.catalogue import Catalogue
@@ -79,15 +80,27 @@ def _true_to_plan(job: Job) -> None:
 
 
 _TRUE: set[tuple[str, str]] = set()
-_store_at = cache(Store.at)
 
 
-def perform(job: Job, root: Path, identity: str, timeout: float | None = None, separate: bool = False) -> Outcome:
+class Site(NamedTuple):
+    """Where a run's store lies, which one it is, and the run: what a worker has checked counts for one run."""
+
+    root: Path
+    identity: str
+    run: str
+
+
+@lru_cache(maxsize=1)
+def _store(site: Site) -> Store:
+    return Store.at(site.root, site.identity)
+
+
+def perform(job: Job, site: Site, timeout: float | None = None, separate: bool = False) -> Outcome:
     """`ensure` for a worker: no exception of a job leaves it. timeout: seconds for it. separate: this process is
     there for it alone."""
     began = time.perf_counter()
     try:
-        store = _store_at(root, identity)
+        store = _store(site)
         with deadline.within(timeout, end_process=separate):
             ensure(job, store, wait=False)
     except Busy:
@@ -138,6 +151,7 @@ def run(
     """
     progress = progress or Progress()
     with store.needing(plan.jobs) as name:
+        site = Site(store.root, store.identity, name)
         missing = plan.missing(store)
         progress.began(plan, missing, Costs(store.ledger()), executor.workers)
         work = _Work(missing)
@@ -157,7 +171,7 @@ def run(
                         end(job, Outcome(job.key, reason))
                         continue
                     progress.started(job)
-                    arguments = (job, store.root, store.identity, timeout, executor.separate)
+                    arguments = (job, site, timeout, executor.separate)
                     running[executor.submit(perform, *arguments, gpu=job.gpu)] = job
                 alone = len(running) == 1
                 done, _ = wait(running, PATIENCE, FIRST_COMPLETED) if running else (set(), None)

@@ -199,7 +199,7 @@ def test_a_cluster_that_loses_a_worker_midway(tiny, tmp_path):
     rows = {"attackers": ["adam", "slow"], "plugins": [plugin]}
     reference = figures(api.run(str(tiny), workers=1, store=tmp_path / "serial", **rows))
     found = []
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
         where = cluster.scheduler_address
         running = threading.Thread(target=lambda: found.append(api.run(str(tiny), cluster=where, **rows)))
         running.start()
