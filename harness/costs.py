@@ -22,13 +22,14 @@ class Costs:
         self._seconds: dict[Kind, float] = defaultdict(float)
         self._work: dict[Kind, float] = defaultdict(float)
         for entry in ledger:
-            self.add(entry, entry["seconds"])
+            if entry.get("work"):  # older ledgers do not say
+                self.add(entry, entry["seconds"])
 
     def add(self, about: Mapping[str, Any], seconds: float) -> None:
         """A job that took so long; `about`: its `Job.about`."""
         for kind in _kinds(about):
             self._seconds[kind] += seconds
-            self._work[kind] += about.get("work") or 1.0
+            self._work[kind] += about["work"]
 
     def of(self, about: Mapping[str, Any], work: float = 1.0) -> float | None:
         """Seconds that so much work should take; None if no job of the stage ever ran."""

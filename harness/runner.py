@@ -150,21 +150,21 @@ def run(
     On KeyboardInterrupt the executor is stopped and what is finished stays.
     """
     progress = progress or Progress()
-    with store.needing(plan.jobs) as name:
-        site = Site(store.root, store.identity, name)
-        missing = plan.missing(store)
-        progress.began(plan, missing, Costs(store.ledger()), executor.workers)
-        work = _Work(missing)
-        running: dict[Future[Outcome], Job] = {}
-        dropped: set[str] = set()
+    running: dict[Future[Outcome], Job] = {}
+    try:
+        with store.needing(plan.jobs) as name:
+            site = Site(store.root, store.identity, name)
+            missing = plan.missing(store)
+            progress.began(plan, missing, Costs(store.ledger()), executor.workers)
+            work = _Work(missing)
+            dropped: set[str] = set()
 
-        def end(job: Job, outcome: Outcome) -> None:
-            read = [of.key for of in work.done(job, outcome.reason) if of.transient and not keep]
-            dropped.update(read)
-            _discard(store, read, name)
-            progress.finished(job, outcome)
+            def end(job: Job, outcome: Outcome) -> None:
+                read = [of.key for of in work.done(job, outcome.reason) if of.transient and not keep]
+                dropped.update(read)
+                _discard(store, read, name)
+                progress.finished(job, outcome)
 
-        try:
             while work.left or running:
                 while len(running) < work.at_once(executor) and (job := work.next()) is not None:
                     if (reason := work.doomed(job)) is not None:
@@ -174,10 +174,9 @@ def run(
                     arguments = (job, site, timeout, executor.separate)
                     running[executor.submit(perform, *arguments, gpu=job.gpu)] = job
                 alone = len(running) == 1
-                done, _ = wait(running, PATIENCE, FIRST_COMPLETED) if running else (set(), None)
                 if not running and work.waiting:
-                    time.sleep(PATIENCE)
-                for future in done:
+                    time.sleep(PATIENCE)  # all that is left is in hand of another run
+                for future in wait(running, PATIENCE, FIRST_COMPLETED).done if running else ():
                     job = running.pop(future)
                     outcome = _outcome(future, job, timeout)
                     if outcome.fatal:
@@ -188,9 +187,9 @@ def run(
                         work.suspect(job)
                     else:
                         end(job, outcome)
-        finally:
-            executor.stop(at_once=bool(running))
-            _discard(store, dropped, name)  # what another run still needed when we did not
+            _discard(store, dropped, name)  # what another run needed when this one did not any more
+    finally:
+        executor.stop(at_once=bool(running))
     return work.failed
 
 

@@ -5,7 +5,7 @@ import pytest
 from harness.costs import Costs
 from tests.test_plan import job, spec
 
-ADAM = {"track": "probe", "stage": "attack", "plugin": "adam"}
+ADAM = {"track": "probe", "stage": "attack", "plugin": "adam", "work": 1.0}
 
 
 def test_nothing_is_known_of_a_stage_that_never_ran():
@@ -13,6 +13,10 @@ def test_nothing_is_known_of_a_stage_that_never_ran():
     assert costs.of(ADAM) is None
     assert costs.total([job(stage="immunize"), job()]) is None
     assert costs.total([]) == 0
+
+
+def test_entries_of_older_ledgers_say_nothing():
+    assert Costs([{**ADAM, "work": None, "seconds": 1.0}]).of(ADAM) is None
 
 
 def test_the_most_alike_jobs_count():

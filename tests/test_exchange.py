@@ -4,11 +4,14 @@ import io
 import json
 import tarfile
 
+import pandas as pd
 import pytest
 
-from harness import exchange
+from harness import api, exchange
 from harness.errors import UsageError
+from harness.plan import make
 from harness.store import Store
+from harness.suite import load
 from tests.test_store import put
 
 KEYS = ["ab" * 32, "cd" * 32]
@@ -100,3 +103,22 @@ def test_other_files_are_refused(tmp_path, archive):
         exchange.import_(Store(), archive)
     with pytest.raises(UsageError, match="cannot write"):
         exchange.export(Store(), [], tmp_path / "no" / "where.tar")
+
+
+def test_a_newcomer_runs_only_the_new_method(tiny, tmp_path):
+    """Whoever imports the baselines' artifacts computes nothing of theirs, and gets the same figures."""
+    there, mine = tmp_path / "there", tmp_path / "mine"
+    theirs = api.run(str(tiny), store=there, workers=1)
+    exchange.export(Store(there), make(load(str(tiny))).jobs, tmp_path / "baselines.tar")
+    exchange.import_(Store(mine), tmp_path / "baselines.tar")
+    ours = api.run(str(tiny), defenses=["none", "random_init", "condition_number", "whitening"], store=mine, workers=1)
+    assert not ours.failed
+    immunized = {entry["plugin"] for entry in Store(mine).ledger() if entry["stage"] == "immunize"}
+    assert immunized == {"whitening"}
+    attacks = sum(entry["stage"] == "attack" for entry in Store(mine).ledger())
+    assert attacks == sum(job.stage == "attack" and job.parents["model"].plugin.name == "whitening"
+                          for job in make(load(str(tiny), defenses=["whitening"])).jobs.values())  # fmt: skip
+    # To the second that was metered: the very records.
+    pd.testing.assert_frame_equal(
+        ours.records[ours.records["defense"] != "whitening"].reset_index(drop=True), theirs.records
+    )
