@@ -118,14 +118,14 @@ def _prepare_worker(gpus: int) -> None:
 
 
 def claim_gpu(gpus: int) -> None:
-    """Let CUDA, before it has begun, see the first of `gpus` GPUs alone that no worker of any run on this machine
-    holds, for as long as this process lives."""
-    devices = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
-    for device in devices.split(","):
+    """Let CUDA, before it has begun, see one of `gpus` GPUs alone for as long as this process lives: the first that no
+    worker of any run on this machine holds, or any if all are held."""
+    devices = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))).split(",")
+    os.environ["CUDA_VISIBLE_DEVICES"] = devices[os.getpid() % len(devices)]
+    for device in devices:
         lock = FileLock(Path(tempfile.gettempdir()) / f"immunebench-gpu-{device}.lock", mode=0o666)
         with contextlib.suppress(Timeout):
             lock.acquire(timeout=0)
             _held.append(lock)
             os.environ["CUDA_VISIBLE_DEVICES"] = device
             return
-    raise RuntimeError("all GPUs of this machine are held by other runs")

@@ -181,8 +181,9 @@ if len(sys.argv) > 1:
 """
     env = {"CUDA_VISIBLE_DEVICES": "5,7", "PATH": ""}
     done = subprocess.run([sys.executable, "-c", code, code, code], capture_output=True, text=True, env=env, check=True)
-    assert done.stdout.split() == ["5", "7"]
-    assert "all GPUs of this machine are held" in done.stderr
+    first, second, third = done.stdout.split()
+    assert (first, second) == ("5", "7")
+    assert third in ("5", "7")  # shared, for all are held
 
 
 def test_no_scheduler_no_run(tiny, monkeypatch):
