@@ -12,5 +12,5 @@ class RandomInit(ProbeDefense):
 
     def immunize(self, model: Extractor, targets: ProbeTargets) -> Iterator[float]:
         """Draw the weights."""
-        initial_extractor(model)
+        initial_extractor(model, targets.generator())
         yield 0.0

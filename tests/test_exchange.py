@@ -58,7 +58,7 @@ LINK.type, LINK.linkname = tarfile.SYMTYPE, "/etc/passwd"
 @pytest.mark.parametrize(
     "foreign",
     ["../x.json", f"{KEYS[0]}/../x.json", f"/{KEYS[0]}/x.json", "x.json", f"{KEYS[0]}/x.pkl", LINK],
-    ids=str,
+    ids=lambda of: getattr(of, "name", of),
 )  # fmt: skip
 def test_what_is_no_artifact_is_refused(archive, tmp_path, foreign):
     store = Store(tmp_path / "to")

@@ -169,7 +169,7 @@ def test_a_worker_a_gpu(monkeypatch):
         executors.local(3)
 
 
-def test_each_worker_takes_a_gpu_of_its_own():
+def test_each_worker_takes_a_gpu_of_its_own(tmp_path):
     code = """
 import os, subprocess, sys
 from harness.executors import claim_gpu
@@ -179,7 +179,7 @@ if len(sys.argv) > 1:
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": "5,7"}
     subprocess.run([sys.executable, "-c", sys.argv[1], *sys.argv[2:]], env=env)
 """
-    env = {"CUDA_VISIBLE_DEVICES": "5,7", "PATH": ""}
+    env = {"CUDA_VISIBLE_DEVICES": "5,7", "PATH": "", "TMPDIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code, code, code], capture_output=True, text=True, env=env, check=True)
     first, second, third = done.stdout.split()
     assert (first, second) == ("5", "7")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -30,6 +31,14 @@ class Subject:
     seed: int
     sampled: Callable[[str, int], Images] = field(repr=False)
     """The released model's own pictures of a prompt, for prior preservation."""
+
+    @contextlib.contextmanager
+    def drawing(self) -> Iterator[None]:
+        """For what knows no other random numbers than torch's global ones: these are begun from the seed, and
+        afterwards as they were."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            yield
 
     def batches(
         self, prompt: str, rows: int, *, flip: bool = False, prior: int = 0, prior_weight: float = 1.0

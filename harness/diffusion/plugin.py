@@ -51,7 +51,7 @@ class WeightAttacker(DiffusionAttacker):
     batch_size: int = Field(4, ge=1, description="pictures a step")
 
     def weights(self, model: TextToImage) -> list[torch.nn.Parameter]:
-        """What is trained."""
+        """What is trained; random numbers are the attack's own."""
         raise NotImplementedError
 
     def batches(self, data: Subject) -> Iterator[Batch]:
@@ -60,7 +60,8 @@ class WeightAttacker(DiffusionAttacker):
 
     def adapt(self, model: TextToImage, data: Subject) -> Iterator[torch.Tensor]:
         """One AdamW step at a time, the gradient's norm at most 1."""
-        weights = model.unfreeze(self.weights(model))
+        with data.drawing():
+            weights = model.unfreeze(self.weights(model))
         optimiser = torch.optim.AdamW(weights, lr=self.lr, fused=True)
         for batch in self.batches(data):
             optimiser.zero_grad()

@@ -25,7 +25,8 @@ class NewWord:
             raise RunError(f"'{begin}' holds no word for the new token '{token}' to begin with")
         model.tokenizer.add_tokens([token])
         self.token, self.number = token, model.tokenizer.convert_tokens_to_ids(token)
-        model.text_encoder.resize_token_embeddings(len(model.tokenizer), mean_resizing=False)
+        with torch.random.fork_rng():  # it draws an embedding that we do not use
+            model.text_encoder.resize_token_embeddings(len(model.tokenizer), mean_resizing=False)
         self.embedding = model.text_encoder.get_input_embeddings().weight
         model.unfreeze([self.embedding])
         with torch.no_grad():

@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,15 @@ class Split:
 
 @dataclass(frozen=True)
 class ProbeTargets:
-    """What a defense is given: the training rows of both tasks, never the held-out ones."""
+    """What a defense is given: the training rows of both tasks, never the held-out ones; and what it draws from."""
 
     benign: Split
     harmful: Split
+    seed: int = field(default=0, kw_only=True)
+
+    def generator(self) -> torch.Generator:
+        """Random numbers from the cell's seed: the numbers that `torch.manual_seed(seed)` begins."""
+        return torch.Generator().manual_seed(self.seed)
 
 
 @dataclass(frozen=True)

@@ -63,12 +63,13 @@ class ExtractorDescent(ProbeDefense):
         rows = min(len(targets.benign), len(targets.harmful))
         if rows < self.batch_size:
             raise ValueError(f"a batch of {self.batch_size} rows does not fit into tasks of {rows}")
-        initial_extractor(model)
-        head = nn.Parameter(torch.randn(model.out_features, dtype=torch.float64))
+        draw = targets.generator()
+        initial_extractor(model, draw)
+        head = nn.Parameter(torch.randn(model.out_features, dtype=torch.float64, generator=draw))
         layer = FoldedLinear(model, targets.benign.x[:rows], targets.harmful.x[:rows])
         optimiser = torch.optim.Adam([layer.weight, layer.bias, head], lr=self.lr, fused=True)
         for _ in range(self.epochs):
-            for batch in torch.randperm(rows).split(self.batch_size)[: rows // self.batch_size]:
+            for batch in torch.randperm(rows, generator=draw).split(self.batch_size)[: rows // self.batch_size]:
                 yield self._step(layer, head, optimiser, targets, batch)
         layer.unfold_into(model)
 

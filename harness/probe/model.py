@@ -43,13 +43,14 @@ class Extractor(nn.Linear):
         return extractor
 
 
-def initial_extractor(extractor: Extractor) -> None:
-    """Give `extractor` torch's default random start in place. Drawn in float32 and widened, as the paper's code
-    does, so that a seed means the same start as there."""
-    fresh = nn.Linear(extractor.in_features, extractor.out_features, dtype=torch.float32)
-    with torch.no_grad():
-        extractor.weight.copy_(fresh.weight)
-        extractor.bias.copy_(fresh.bias)
+@torch.no_grad()
+def initial_extractor(extractor: Extractor, generator: torch.Generator) -> None:
+    """Give `extractor` the random start of torch's linear layer in place. Drawn in float32 and widened, as the paper's
+    code does, so that a seed means the same start as there."""
+    weight, bias = (torch.empty(of.shape, dtype=torch.float32) for of in (extractor.weight, extractor.bias))
+    bound = extractor.in_features**-0.5
+    extractor.weight.copy_(nn.init.kaiming_uniform_(weight, a=5**0.5, generator=generator))
+    extractor.bias.copy_(bias.uniform_(-bound, bound, generator=generator))
 
 
 class LinearProbe(nn.Module):

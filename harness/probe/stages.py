@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -51,7 +52,8 @@ def _immunize(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     data = load(Task(**job.inputs["task"]))
     model = Extractor(data.train.benign.x.shape[1])
     who = f"defense {job.plugin.name}"
-    reading = meter.pull(job.plugin.build().immunize(model, data.train), who)
+    targets = replace(data.train, seed=job.seed or 0)
+    reading = meter.pull(job.plugin.build().immunize(model, targets), who)
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise PluginError(f"{who} left weights that are not finite")
     model.save(out)

@@ -44,7 +44,7 @@ def test_lora_equals_a_plain_peft_loop(base: Path, style: Concept, build) -> Non
 
     plain = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
     plain.unet.requires_grad_(False)
-    torch.manual_seed(3)
+    torch.manual_seed(7)  # the attack's own
     plain.unet.add_adapter(
         LoraConfig(r=4, lora_alpha=4, init_lora_weights="gaussian", target_modules=["to_k", "to_q", "to_v", "to_out.0"])
     )

@@ -1,6 +1,7 @@
 """The attackers on real features, and the figures of their trajectories."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,9 +25,8 @@ ATTACKERS = [entry.name for entry in Catalogue().all("attacker") if entry.about[
 @pytest.fixture(scope="module")
 def immunized(build):
     """Harmful house-price features before and after the condition-number defense, seed 1."""
-    targets = load(HOUSES).train
+    targets = replace(load(HOUSES).train, seed=1)
     model = Extractor(79)
-    torch.manual_seed(1)
     list(build("defense", "condition_number", "house_prices").immunize(model, targets))
     with torch.no_grad():
         return {"identity": targets.harmful, "immunized": Split(model(targets.harmful.x), targets.harmful.y)}

@@ -1,5 +1,7 @@
 """The fast training step against the plain one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -56,9 +58,8 @@ def test_gradients_equal_plain_autograd(build, task, settings, preset, side):
 @pytest.mark.parametrize("side", SIDES)
 def test_rir_after_50_steps_equals_the_plain_ones_to_six_digits(build, side):
     targets = load(HOUSE_TASK).train
-    targets = ProbeTargets(*(Split(s.x[:128], s.y[:128]) for s in (targets.benign, targets.harmful)))
+    targets = ProbeTargets(*(Split(s.x[:128], s.y[:128]) for s in (targets.benign, targets.harmful)), seed=1)
     fast = Extractor(79)
-    torch.manual_seed(1)
     defense = build("defense", "condition_number", "house_prices", preconditioner=side, epochs=25)
     losses = list(defense.immunize(fast, targets))
 
@@ -78,9 +79,8 @@ def test_rir_after_50_steps_equals_the_plain_ones_to_six_digits(build, side):
 @pytest.mark.parametrize("side", SIDES)
 def test_rir_of_digits_after_50_steps_equals_the_plain_ones_to_six_digits(build, side):
     targets = load(DIGIT_TASK).train
-    targets = ProbeTargets(*(Split(s.x[:320], s.y[:320]) for s in (targets.benign, targets.harmful)))
+    targets = ProbeTargets(*(Split(s.x[:320], s.y[:320]) for s in (targets.benign, targets.harmful)), seed=1)
     fast = Extractor(784)
-    torch.manual_seed(1)
     list(build("defense", "condition_number", preconditioner=side, epochs=10).immunize(fast, targets))
     torch.manual_seed(1)
     plain = Trainer(targets, DIGITS | {"side": side}, lr=1e-3)
@@ -126,13 +126,12 @@ def test_house_prices_figures(build):
     found = []
     for seed in (1, 2, 3):
         model = Extractor(79)
-        torch.manual_seed(seed)
-        list(build("defense", "condition_number", "house_prices").immunize(model, targets))
+        list(build("defense", "condition_number", "house_prices").immunize(model, replace(targets, seed=seed)))
         found.append(rir(model, targets))
     assert all(90 < value < 115 for value in found), found
     model = Extractor(79)
-    torch.manual_seed(1)
-    list(build("defense", "condition_number", "house_prices", epochs=10).immunize(model, targets))
+    defense = build("defense", "condition_number", "house_prices", epochs=10)
+    list(defense.immunize(model, replace(targets, seed=1)))
     assert 1.5 < rir(model, targets) < 2.5
 
 
@@ -142,8 +141,7 @@ def test_the_two_sides_of_the_preconditioner_differ_as_known(build):
     part = {}
     for side in SIDES:
         model = Extractor(784)
-        torch.manual_seed(1)
-        list(build("defense", "condition_number", preconditioner=side).immunize(model, targets))
+        list(build("defense", "condition_number", preconditioner=side).immunize(model, replace(targets, seed=1)))
         with torch.no_grad():
             ratio = [torch.linalg.matrix_norm(f, 2) ** 2 for f in (model(targets.harmful.x), targets.harmful.x)]
         part[side] = float(ratio[0] / ratio[1])
@@ -155,8 +153,7 @@ def test_the_two_sides_of_the_preconditioner_differ_as_known(build):
 
 @pytest.mark.parametrize("name", ["r_ill", "r_well", "opt_kappa", "imma_linear"])
 def test_each_baseline_lowers_its_own_objective(build, name):
-    targets = load(HOUSE_TASK).train
-    torch.manual_seed(1)
+    targets = replace(load(HOUSE_TASK).train, seed=1)
     losses = [float(loss) for loss in build("defense", name, "house_prices").immunize(Extractor(79), targets)]
     assert sum(losses[-10:]) < sum(losses[:10])
 
