@@ -11,7 +11,8 @@ from harness.probe import LinearProbe, ProbeAttacker, Split
 class WhitenedDescent(ProbeAttacker):
     """Gradient descent on whitened features; on the squared loss its first step is Newton's.
 
-    That step reaches the optimum. On the logistic loss every step descends, by a bound on the curvature.
+    A control: nobody has published it. That step reaches the optimum. On the logistic loss every step descends, by a
+    bound on the curvature.
     """
 
     name = "whitened_descent"

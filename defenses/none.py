@@ -7,7 +7,7 @@ from harness import Defense
 
 
 class Undefended(Defense):
-    """No defense at all: the row every other is compared with, on every track."""
+    """No defense at all: the control that every row is compared with, on every track."""
 
     name = "none"
     track = "any"

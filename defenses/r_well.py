@@ -7,7 +7,10 @@ from harness.probe import Batch, ExtractorDescent, r_well
 
 
 class RWell(ExtractorDescent):
-    """Descent on R_well(H_P) alone, the harmful task ignored: how much of the RIR needs no harmful data."""
+    """Descent on R_well(H_P) alone, the harmful task ignored: how much of the RIR needs no harmful data.
+
+    A control for the condition-number defense (ICML 2025).
+    """
 
     name = "r_well"
     presets = {"house_prices": {"epochs": 100, "lr": 5e-3}}

@@ -129,6 +129,19 @@ class Catalogue:
         return self.get("track", name, where).load()()
 
 
+def named(what: str) -> list[Entry]:
+    """The plugins of a file `….py`, or the attacker and the defense installed under a name; raises `UsageError`."""
+    if what.endswith(".py"):
+        file = Path(what).resolve()
+        return [of for kind in KINDS for of in Catalogue([file]).all(kind) if of.file == str(file)]
+    catalogue = Catalogue()
+    found = [of for kind in KINDS for of in catalogue.all(kind) if of.name == what]
+    if not found:
+        names = [of.name for kind in KINDS for of in catalogue.all(kind)]
+        raise UsageError(f"no attacker or defense is called '{what}', and it is no file ….py; {nearest(what, names)}")
+    return found
+
+
 def configured(kind: str, name: str, settings: Mapping[str, Any], preset: str | None = None) -> PluginSpec:
     """A built-in or installed plugin with settings of its own, for another one that runs it (see `Plugin.uses`);
     raises `UsageError`."""

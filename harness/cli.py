@@ -215,6 +215,43 @@ def show(
 
 
 @app.command()
+def new(
+    kind: Annotated[Kind, typer.Argument(help="attacker or defense")],
+    name: Annotated[str, typer.Argument(help="What people will type: small letters, digits and _.")],
+    track: Annotated[str, typer.Option(help="probe or diffusion")],
+    package: Annotated[bool, typer.Option("--package", help="A package to install, with a test.")] = False,
+) -> None:
+    """Begin a plugin: one file NAME.py that works, or a folder NAME with a package around it."""
+    from harness import scaffold
+
+    path = scaffold.write(kind.value, name, track, Path.cwd(), package)
+    print(f"{path}: now run `immunebench check {scaffold.plugin_file(path)}`")
+
+
+@app.command()
+def check(
+    what: Annotated[str, typer.Argument(metavar="FILE_OR_NAME", help="A plugin file, or an installed plugin's name.")],
+    preset: Annotated[str | None, typer.Option(help="Of the plugin's; by default its default settings.")] = None,
+) -> None:
+    """Try a plugin on a tiny task of its track and say in words what is wrong with it (exit code 1)."""
+    from harness.catalogue import named
+    from harness.kit import Fault, checks
+
+    faults = 0
+    for entry in named(what):
+        print(f"{entry.kind} {entry.name}")
+        for one in checks(entry.load(), preset):
+            try:
+                one()
+            except Fault as fault:
+                faults += 1
+                print(f"  FAULT  {one}: {fault}")
+            else:
+                print(f"  ok     {one}: {one.about}")
+    raise typer.Exit(1 if faults else 0)
+
+
+@app.command()
 def leaderboard(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder that `run` wrote")],
 ) -> None:

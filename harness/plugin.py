@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from harness.plan import Job
     from harness.suite import Grid
+    from harness.trial import Trial
 
 KINDS = ("defense", "attacker")
 
@@ -135,6 +136,11 @@ class Track(ABC):
         """Save the released model that a measuring job without an attacker is about into the folder `out`, as its
         ecosystem does. `ensure` computes a job's artifact and gives its folder. By default raises `UsageError`."""
         raise UsageError(f"track '{self.name}' saves no models")
+
+    def trials(self, kind: str, seed: int) -> Sequence[Trial]:
+        """Tiny tasks for the conformance kit, of which a plugin of this kind (attacker or defense) is tried on the
+        first that it does not refuse by `RunError`; by default there are none."""
+        return ()
 
     def figures(self, records: pd.DataFrame, out: Path) -> list[Path]:
         """Draw the pictures that stand beside the table into `out`; their paths."""

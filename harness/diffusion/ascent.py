@@ -77,18 +77,21 @@ class AscentDefense(DiffusionDefense):
         kept = self._kept(targets)  # before anything changes: it may be the model's own pictures
         changed = model.unfreeze(list(model.weights(self.weights).values()))
         optimiser = torch.optim.AdamW(changed, lr=self.lr, fused=True)
-        for _, harm in zip(range(self.steps), self.harms(model, targets), strict=False):
-            gradients = torch.autograd.grad(-harm, changed)
-            if kept is not None:  # apart, so that the two graphs are never there at once
-                held = torch.autograd.grad(self.prior_weight * model.denoising_loss(next(kept)), changed)
-                gradients = tuple(a + b for a, b in zip(gradients, held, strict=True))
-            for weight, gradient in zip(changed, gradients, strict=True):
-                weight.grad = gradient
-            torch.nn.utils.clip_grad_norm_(changed, 1.0)
-            optimiser.step()
-            yield harm.detach()
-            if self.stop_at is not None and harm >= self.stop_at:
-                return
+        try:
+            for _, harm in zip(range(self.steps), self.harms(model, targets), strict=False):
+                gradients = torch.autograd.grad(-harm, changed)
+                if kept is not None:  # apart, so that the two graphs are never there at once
+                    held = torch.autograd.grad(self.prior_weight * model.denoising_loss(next(kept)), changed)
+                    gradients = tuple(a + b for a, b in zip(gradients, held, strict=True))
+                for weight, gradient in zip(changed, gradients, strict=True):
+                    weight.grad = gradient
+                torch.nn.utils.clip_grad_norm_(changed, 1.0)
+                optimiser.step()
+                yield harm.detach()
+                if self.stop_at is not None and harm >= self.stop_at:
+                    return
+        finally:
+            model.freeze()
 
     def _kept(self, targets: Targets) -> Iterator[Batch] | None:
         if self.prior == "class":

@@ -68,8 +68,7 @@ class TextToImage:
         self.pipeline = pipeline
         self.unet, self.text_encoder, self.vae = pipeline.unet, pipeline.text_encoder, pipeline.vae
         self.tokenizer, self.scheduler = pipeline.tokenizer, pipeline.scheduler
-        for module in (self.unet, self.text_encoder, self.vae):
-            module.requires_grad_(False).eval()
+        self.freeze()
         if not cross_attention(self.unet):
             raise RunError("this pipeline's U-Net has no cross-attention: there is no text to erase or to attack by")
         self._known: dict[str, torch.Tensor] = {}
@@ -122,6 +121,12 @@ class TextToImage:
         """The U-Net's weights of a set, by name, in the U-Net's order."""
         named = self.unet.named_parameters()
         return {name: weight for name, weight in named if any(mark in name for mark in _MARKS[which])}
+
+    def freeze(self) -> None:
+        """Let nothing be trained any more."""
+        for module in (self.unet, self.text_encoder, self.vae):
+            module.requires_grad_(False).eval()
+            module.zero_grad()
 
     def unfreeze(self, parameters: Sequence[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
         """Let parameters be trained, in float32 at least."""

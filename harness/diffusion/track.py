@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.suite import Grid
+    from harness.trial import Trial
 
 _METRICS = (
     Metric(name="msgr", title="MSGR", unit="%", better="higher",
@@ -315,6 +316,14 @@ class DiffusionTrack(Track):
         from harness.diffusion import stages
 
         stages.release(job.parents["model"], ensure(job.parents["model"]), out)
+
+    def trials(self, kind: str, seed: int) -> Sequence[Trial]:
+        """See `harness.diffusion.trial`."""
+        from harness.diffusion import trial
+
+        if kind == "attacker":
+            return [trial.AttackTrial(seed)]
+        return [trial.DefenseTrial(seed, concepts=2), trial.DefenseTrial(seed)]
 
     def table(self, board: pd.DataFrame) -> pd.DataFrame:
         """See `harness.diffusion.table`."""

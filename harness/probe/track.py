@@ -6,7 +6,7 @@ model's own. Source of the metrics: "Model Immunization from a Condition Number 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.suite import Grid
+    from harness.trial import Trial
 
 
 class Protocol(BaseModel):
@@ -160,6 +161,12 @@ class ProbeTrack(Track):
         from harness.probe import stages
 
         stages.carry_out(job, parents, out)
+
+    def trials(self, kind: str, seed: int) -> Sequence[Trial]:
+        """See `harness.probe.trial`."""
+        from harness.probe import trial
+
+        return [trial.AttackTrial(seed) if kind == "attacker" else trial.DefenseTrial(seed)]
 
     def table(self, board: pd.DataFrame) -> pd.DataFrame:
         """See `harness.probe.table`."""

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 import harness
+from harness.runner import Progress
 from tests.diffusion.conftest import write_pictures
 
 CONCEPTS = """
@@ -132,16 +133,14 @@ def test_a_defense_that_does_nothing_has_no_gap(run) -> None:
 def test_everything_is_shared_by_a_second_run(run) -> None:
     asked = {"defenses": ["none"], "attackers": ["textual_inversion"]}
     first = run(**asked)
-    told = {}
+    told = []
 
-    def progress(plan):
-        from harness.runner import Progress
+    class Told(Progress):
+        def began(self, plan, missing, costs, workers):
+            told.append((len(plan.jobs) > 0, len(missing)))
 
-        told["of"] = Progress()
-        return told["of"]
-
-    again = run(**asked, progress=progress)
-    assert told["of"].total == 0
+    again = run(**asked, progress=Told())
+    assert told == [(True, 0)]
     pd.testing.assert_frame_equal(first.records, again.records)
 
 
