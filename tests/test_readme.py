@@ -61,3 +61,10 @@ def test_the_make_targets_exist():
     assert {"quick", "test"} <= set(targets)
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("name", ["signed", "bias_tuning", "weakest"])
+def test_the_examples_conform(name, tmp_path):
+    path = tmp_path / f"{name}.py"
+    path.write_text(python_block(f'"""{name}.py"""'))
+    immunebench(f"check {path}", tmp_path)
