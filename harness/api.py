@@ -35,6 +35,7 @@ class Result:
 def run(
     suite: str,
     *,
+    grids: Sequence[str] = (),
     defenses: Sequence[str] = (),
     attackers: Sequence[str] = (),
     seeds: int | None = None,
@@ -52,10 +53,11 @@ def run(
 ) -> Result:
     """Run a suite, by name or YAML file, and make its leaderboard.
 
-    defenses, attackers: only these rows (a plugin that is no row is added with its defaults). seeds: how many.
-    settings: `"attackers.adam.lr=0.01"` and the like. plugins: plugin files. base: one of the suite's other base
-    models. out: folder for the records and boards. store: folder of artifacts (default `$IMMUNEBENCH_STORE`, else the
-    user's cache). keep: also keep the immunized weights. progress: is told how the run goes.
+    grids: only these. defenses, attackers: only these rows (a plugin that is no row is added with its defaults).
+    seeds: how many. settings: `"attackers.adam.lr=0.01"` and the like. plugins: plugin files. base: one of the suite's
+    other base models. out: folder for the records and boards. store: folder of artifacts (default
+    `$IMMUNEBENCH_STORE`, else the user's cache). keep: also keep the immunized weights. progress: is told how the run
+    goes.
 
     workers: local processes (default one a GPU, else one a core; 1 runs here). cluster: instead, the address of a Dask
     scheduler, or `local:N`. gpu: what a GPU speeds up runs on one or not at all. timeout: seconds for a job.
@@ -70,7 +72,14 @@ def run(
     from harness.suite import load
 
     asked = load(
-        suite, defenses=defenses, attackers=attackers, seeds=seeds, settings=settings, plugins=plugins, base=base
+        suite,
+        grids=grids,
+        defenses=defenses,
+        attackers=attackers,
+        seeds=seeds,
+        settings=settings,
+        plugins=plugins,
+        base=base,
     )
     plan = make(asked)
     artifacts = Store(store)

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from harness import cli_store
-from harness.cli_options import Attackers, Base, Defenses, Plugins, Seeds, Settings, SuiteName, Workers
+from harness.cli_options import Attackers, Base, Defenses, Grids, Plugins, Seeds, Settings, SuiteName, Workers
 from harness.errors import ImmuneBenchError
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ class Kind(StrEnum):
 @app.command()
 def run(
     suite: SuiteName,
+    grid: Grids = [],
     defense: Defenses = [],
     attacker: Attackers = [],
     seeds: Seeds = None,
@@ -71,6 +72,7 @@ def run(
         with Display() as display:
             result = api.run(
                 suite,
+                grids=grid,
                 defenses=defense,
                 attackers=attacker,
                 seeds=seeds,
@@ -104,6 +106,7 @@ def run(
 @app.command()
 def plan(
     suite: SuiteName,
+    grid: Grids = [],
     defense: Defenses = [],
     attacker: Attackers = [],
     seeds: Seeds = None,
@@ -123,7 +126,16 @@ def plan(
     from harness.suite import load
 
     made = make(
-        load(suite, defenses=defense, attackers=attacker, seeds=seeds, settings=settings, plugins=plugin, base=base)
+        load(
+            suite,
+            grids=grid,
+            defenses=defense,
+            attackers=attacker,
+            seeds=seeds,
+            settings=settings,
+            plugins=plugin,
+            base=base,
+        )
     )
     store = Store()
     missing = made.missing(store)

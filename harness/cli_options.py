@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name, or a YAML file.")]
+Grids = Annotated[list[str], typer.Option("--grid", help="Only this grid of the suite. Repeatable.")]
 Defenses = Annotated[list[str], typer.Option("--defense", help="Only this row, or a further plugin. Repeatable.")]
 Attackers = Annotated[list[str], typer.Option("--attacker", help="Only this row, or a further plugin. Repeatable.")]
 Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="Seeds 1 … N instead of the suite's.")]

@@ -122,6 +122,7 @@ class Suite:
 def load(
     suite: str,
     *,
+    grids: Sequence[str] = (),
     defenses: Sequence[str] = (),
     attackers: Sequence[str] = (),
     seeds: int | None = None,
@@ -131,7 +132,7 @@ def load(
 ) -> Suite:
     """Read a suite by name or file and narrow or widen it.
 
-    base: one of the suite's other base models; the suite is then called `name@base`.
+    grids: keep these only. base: one of the suite's other base models; the suite is then called `name@base`.
     defenses, attackers: keep these rows only; a name that is no row but a plugin becomes a row with its defaults.
     seeds: overrides the number of seeds. settings: `defenses.LABEL.FIELD=VALUE` or `attackers.…`.
     plugins: plugin files; where no rows of their kind are asked for, theirs are added to the suite's.
@@ -141,6 +142,12 @@ def load(
     file = read(path)
     if base is not None:
         file = _on(file, base)
+    if grids:
+        names = [grid.name for grid in file.grids]
+        for name in grids:
+            if name not in names:
+                raise UsageError(f"suite '{file.name}' has no grid '{name}'; {nearest(name, names)}")
+        file = file.model_copy(update={"grids": [grid for grid in file.grids if grid.name in grids]})
     files = [*(path.parent / plugin for plugin in file.plugins), *plugins]
     catalogue = Catalogue(files)
     added = {
@@ -151,7 +158,7 @@ def load(
     changes = [_setting(text) for text in settings]
     used: set[tuple[str, str]] = set()
     in_suite = {kind: {label for grid in file.grids for label in getattr(grid, f"{kind}s")} for kind in KINDS}
-    grids = []
+    ready = []
     for grid in file.grids:
         where = f"{path.name}, grid '{grid.name}'"
         track = catalogue.track(grid.track, where)
@@ -170,7 +177,7 @@ def load(
             continue
         tasks, protocol = _checked(track, grid, where, path.parent)
         reference = getattr(protocol, "reference", None)
-        grids.append(
+        ready.append(
             Grid(
                 name=grid.name,
                 track=track,
@@ -187,12 +194,12 @@ def load(
         for label in [*wanted[kind], *(at for k, at, _, _ in changes if k == kind)]:
             if (kind, label) not in used:
                 raise UsageError(f"suite '{file.name}' runs no {kind} '{label}'; {nearest(label, list(choices))}")
-    if not grids:
+    if not ready:
         raise UsageError(f"nothing is left to run of suite '{file.name}': every grid is empty after this choice")
     published = path.parent / file.published if file.published else None
     if published and not published.is_file():
         raise UsageError(f"{path.name}: the published figures {published} do not exist")
-    return Suite(file.name, file.version, file.title, file.description, tuple(grids), published)
+    return Suite(file.name, file.version, file.title, file.description, tuple(ready), published)
 
 
 def _on(file: SuiteFile, base: str) -> SuiteFile:

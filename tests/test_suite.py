@@ -150,3 +150,13 @@ def test_seeds_may_be_listed(tiny):
     assert grid.seeds == (101, 7)
     with pytest.raises(UsageError, match="seeds"):
         load(change(tiny, seeds=[0]))
+
+
+def test_some_grids_only(tiny):
+    content = yaml.safe_load(tiny.read_text())
+    content["grids"].append({**content["grids"][0], "name": "houses_again"})
+    tiny.write_text(yaml.safe_dump(content))
+    assert [grid.name for grid in load(str(tiny)).grids] == ["house_prices", "houses_again"]
+    assert [grid.name for grid in load(str(tiny), grids=["houses_again"]).grids] == ["houses_again"]
+    with pytest.raises(UsageError, match="suite 'tiny' has no grid 'houses'; did you mean house"):
+        load(str(tiny), grids=["houses"])

@@ -86,7 +86,7 @@ grids:
 """A seed of it has a dozen jobs."""
 
 
-@pytest.mark.parametrize("count", [1_000, 10_000])
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.benchmark(group="a suite of so many jobs of a millisecond: planned, keyed, run, recorded; and again")
 @pytest.mark.parametrize("again", [False, True])
 def test_many_jobs(benchmark, tmp_path, monkeypatch, count, again):
@@ -109,7 +109,7 @@ def test_many_jobs(benchmark, tmp_path, monkeypatch, count, again):
     assert first is None or len(found) == len(first)
 
 
-@pytest.mark.parametrize("count", [100_000, 1_000_000])
+@pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 @pytest.mark.benchmark(group="so many records to a leaderboard")
 def test_many_records(benchmark, tiny, tmp_path, count):
     result = api.run(str(tiny), workers=1)
