@@ -267,8 +267,12 @@ class Store:
                     sizes.append(self.size(key))
                     if not dry_run:
                         self.discard(key)
-        for path in [] if dry_run else doomed:
-            shutil.rmtree(path, ignore_errors=True)
+        if not dry_run:
+            for path in doomed:
+                shutil.rmtree(path, ignore_errors=True)
+            for lock in list((self.root / "locks").iterdir()):
+                with contextlib.suppress(Busy), self._locked(lock.name, wait=False):
+                    pass  # it goes, if nobody holds it
         return sum(sizes), len(sizes)
 
     def ledger(self) -> list[dict[str, Any]]:
