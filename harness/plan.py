@@ -61,7 +61,7 @@ class Job:
             "parents": {role: parent.key for role, parent in self.parents.items()},
         }
 
-    @property
+    @cached_property
     def about(self) -> dict[str, Any]:
         """What the store notes beside the artifact."""
         plugin = {"plugin": self.plugin.name, "call": digest(self.plugin.identity)[:16]} if self.plugin else {}

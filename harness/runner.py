@@ -51,7 +51,7 @@ def ensure(job: Job, store: Store, wait: bool = True) -> Path:
     folder = store.open(job.key)
     if folder is None:
         parents = {role: ensure(parent, store) for role, parent in job.parents.items()}
-        with store.writing(job.key, about := job.about, wait) as out:
+        with store.writing(job.key, about := dict(job.about), wait) as out:
             if out is not None:
                 _true_to_plan(job)
                 _track(job.track).carry_out(job, parents, out)

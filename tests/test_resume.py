@@ -22,7 +22,7 @@ from harness.executors import Serial
 from harness.plan import make
 from harness.store import Store
 from harness.suite import load
-from tests.test_runner import figures
+from tests.test_runner import SLOW, figures
 
 
 def _run(suite: str, store: Path, out: Path) -> None:
@@ -173,22 +173,6 @@ def test_a_change_recomputes_what_depends_on_it_and_nothing_else(tiny, change, i
     found = {(job.parents["model"].plugin.name, job.plugin.name) for job in jobs if job.stage == "attack"}
     assert found == attacked
     assert jobs
-
-
-SLOW = '''
-"""A slow attacker."""
-import time
-from harness.probe import ProbeAttacker
-
-
-class Slow(ProbeAttacker):
-    """Takes its time (test)."""
-
-    def adapt(self, model, data):
-        while True:
-            time.sleep(0.1)
-            yield 1.0
-'''
 
 
 def test_a_cluster_that_loses_a_worker_midway(tiny, tmp_path):
