@@ -48,16 +48,14 @@ def board(records: pd.DataFrame, published: pd.DataFrame | None = None) -> pd.Da
     holes = _holes(cells, records)
     measured = records[records["status"] == "ok"]
     groups = measured.groupby([*CELL, *FIGURE], dropna=False, sort=False).ngroup().rename("group")
-    metrics = {(name, m.name): m for name, track in tracks().items() for m in track.metrics}
-    of = pd.Series([metrics.get(name) for name in zip(measured["track"], measured["metric"], strict=True)])
-    log = pd.Series([m is not None and m.scale == "log" for m in of], index=measured.index, dtype=bool)
+    log = (measured["scale"] == "log").fillna(False).astype(bool)
 
     long = measured[[*CELL, *FIGURE]].groupby(groups).first()
     long = long.join(seed_intervals(groups, measured["seed"].fillna(0), measured["value"], log))
     counts = measured.groupby(groups)
     long["n_tasks"] = counts["task"].nunique()
     long["n_seeds"] = counts["seed"].nunique().clip(lower=1)
-    long["unit"] = pd.Series([m.unit if m else "" for m in of], index=measured.index).groupby(groups).first()
+    long["unit"] = counts["unit"].first()
     notes, of_cell = _notes(groups, measured), cells[measured.index].groupby(groups).first()
     long["note"] = ["; ".join(filter(None, (notes[g], holes.get(of_cell[g])))) for g in long.index]
 

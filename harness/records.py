@@ -34,6 +34,8 @@ SCHEMA: dict[str, str] = {
     "split": "string",  # train or heldout rows
     "step": "Int64",  # optimisation steps of the attack
     "value": "Float64",
+    "unit": "string",
+    "scale": "string",  # on which it is averaged: linear or log
     "note": "string",
     "status": "string",  # ok, or failed: a hole, with its reason in the note
     "defense_call": "string",
@@ -61,13 +63,20 @@ def read_figures(artifact: Path) -> list[dict[str, Any]]:
 
 def collect(plan: Plan, store: Store, failed: Mapping[str, str]) -> pd.DataFrame:
     """The records of a plan; a cell whose job failed becomes one row with status `failed` and the reason."""
+    # A record says itself how it is averaged: a board can be read where its track or metric is not installed.
+    how = {
+        (name, metric.name): {"unit": metric.unit or None, "scale": metric.scale}
+        for name, track in plan.suite.tracks.items()
+        for metric in track.metrics
+    }
     rows: list[dict[str, Any]] = []
     for cell in plan.cells:
         base = {**cell.coordinates, "key": cell.job.key, "status": "ok"}
         if cell.job.key in failed:
             rows.append({**base, "status": "failed", "note": failed[cell.job.key]})
             continue
-        rows.extend({**base, **row} for row in read_figures(ensure(cell.job, store)))
+        for row in read_figures(ensure(cell.job, store)):
+            rows.append({**base, **how.get((base["track"], row["metric"]), {}), **row})
     return _frame(rows)
 
 

@@ -26,6 +26,7 @@ def record(**fields):
         "policy": "floor",
         "split": "train",
         "value": 1.0,
+        "scale": "log",
         "status": "ok",
         "key": "k",
     }
