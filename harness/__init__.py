@@ -9,13 +9,14 @@ from pydantic import Field
 from harness.api import Result, release, run
 from harness.catalogue import configured
 from harness.errors import ImmuneBenchError, PluginError, RunError, UsageError
-from harness.plugin import Attacker, Defense, Metric, Plugin, PluginSpec, Track
+from harness.plugin import Attacker, Defense, Measure, Metric, Plugin, PluginSpec, Track
 
 __all__ = [
     "Attacker",
     "Defense",
     "Field",
     "ImmuneBenchError",
+    "Measure",
     "Metric",
     "Plugin",
     "PluginError",

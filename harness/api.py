@@ -94,10 +94,10 @@ def run(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         records.copy_pictures(plan, artifacts, failed, folder)
-        board, shown = leaderboard.write(figures, folder, published)
+        board, shown = leaderboard.write(figures, folder, published, asked.plugins)
     else:
         board = leaderboard.board(figures, published)
-        shown = leaderboard.tables(board)
+        shown = leaderboard.tables(board, asked.plugins)
     return Result(figures, board, shown, failed, folder)
 
 
@@ -136,4 +136,4 @@ def release(
         raise UsageError(f"suite '{plan.suite.name}' has no seed {seed}; there are: {', '.join(map(str, seeds))}")
     artifacts = Store(store)
     track = plan.suite.tracks[found[0].coordinates["track"]]
-    track.release(found[0].job, lambda job: ensure(job, artifacts), Path(out))
+    track.release(found[0].job, lambda job: ensure(job, artifacts, plan.suite.plugins), Path(out))

@@ -1,5 +1,8 @@
-"""Finding plugins and suites: by entry points (`immunebench.defenses`, `immunebench.attackers`, `immunebench.tracks`,
-`immunebench.suites`) and in files. Describing them imports none of their modules, so that listing needs no torch."""
+"""Finding plugins and suites: by entry points (`immunebench.defenses`, `immunebench.attackers`, `immunebench.metrics`,
+`immunebench.tracks`, `immunebench.suites`) and in files.
+
+Describing them imports none of their modules, so that listing needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -105,12 +108,15 @@ class Catalogue:
         for node in parse(path).body:
             if isinstance(node, ast.ClassDef):
                 about = read_class(path, node.name)
-                if about.get("kind") in KINDS and "track" in about:
+                of_a_track = about.get("kind") in KINDS and "track" in about
+                if (of_a_track or about.get("kind") == "track") and not node.name.startswith("_"):
                     found = True
                     name = about.get("name") or snake_case(node.name)
                     self._add(Entry(about["kind"], name, module, node.name, f"{path}:{node.name}", str(path)))
         if not found:
-            raise UsageError(f"plugin file {path} holds no defense or attacker (a subclass of a track's base)")
+            raise UsageError(
+                f"plugin file {path} holds no defense, attacker or metric (a subclass of its track's base) and no track"
+            )
 
     def all(self, kind: str) -> list[Entry]:
         """The entries of one kind, by name."""
@@ -130,7 +136,7 @@ class Catalogue:
 
 
 def named(what: str) -> list[Entry]:
-    """The plugins of a file `….py`, or the attacker and the defense installed under a name; raises `UsageError`."""
+    """The plugins of a file `….py`, or those that are installed under a name; raises `UsageError`."""
     if what.endswith(".py"):
         file = Path(what).resolve()
         return [of for kind in KINDS for of in Catalogue([file]).all(kind) if of.file == str(file)]
@@ -138,7 +144,7 @@ def named(what: str) -> list[Entry]:
     found = [of for kind in KINDS for of in catalogue.all(kind) if of.name == what]
     if not found:
         names = [of.name for kind in KINDS for of in catalogue.all(kind)]
-        raise UsageError(f"no attacker or defense is called '{what}', and it is no file ….py; {nearest(what, names)}")
+        raise UsageError(f"no plugin is called '{what}', and it is no file ….py; {nearest(what, names)}")
     return found
 
 

@@ -252,7 +252,7 @@ def check(
     faults = 0
     for entry in named(what):
         print(f"{entry.kind} {entry.name}")
-        for one in checks(entry.load(), preset):
+        for one in checks(entry.load(), preset, [entry.file] if entry.file else []):
             try:
                 one()
             except Fault as fault:
@@ -266,11 +266,12 @@ def check(
 @app.command()
 def leaderboard(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder that `run` wrote")],
+    plugin: Plugins = [],
 ) -> None:
     """Make a run's boards anew from its records."""
     from harness.leaderboard import markdown, render
 
-    for table in render(folder)[1].values():
+    for table in render(folder, tuple(plugin))[1].values():
         print(markdown(table))
         print(f"\n{table.attrs.get('caption', '')}")
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from harness.errors import RunError, UsageError
-from harness.plugin import Attacker, Plugin, Track
+from harness.plugin import Attacker, Measure, Plugin, Track
 from harness.stage import alone
 from harness.trial import Trial
 
@@ -47,7 +47,7 @@ class Examination:
 
     def __init__(self, plugin: Plugin, track: Track) -> None:
         self.plugin, self.track, self.cls = plugin, track, type(plugin)
-        self.attacks = isinstance(plugin, Attacker)
+        self.attacks, self.measures = isinstance(plugin, Attacker), isinstance(plugin, Measure)
 
     @cached_property
     def first(self) -> Run:
@@ -86,7 +86,7 @@ class Examination:
 
     def _on(self, trial: Trial, global_seed: int) -> Run:
         run = Run()
-        allowed = trial.allowed(self.plugin)
+        allowed = () if self.measures else trial.allowed(self.plugin)
         run.allowed = None if allowed is None else set(allowed)
         run.broken = trial.broken if self.attacks else None
         given = {name: value.clone() for name, value in trial.given().items()}
@@ -120,7 +120,9 @@ class Examination:
 
 
 def _number(loss: Any) -> float | str:
-    """A yielded loss as a number, or the name of what it is instead."""
+    """A yielded loss, or a metric's figure, as a number, or the name of what it is instead."""
+    if isinstance(loss, Mapping):
+        loss = loss.get("value") or 0.0
     try:
         return float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
     except (TypeError, ValueError, RuntimeError):

@@ -16,7 +16,7 @@ import inspect
 import math
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -54,13 +54,16 @@ class Check:
         self.run(self.on)
 
 
-def checks(plugin: type[Plugin], preset: str | None = None, **settings: Any) -> list[Check]:
+def checks(
+    plugin: type[Plugin], preset: str | None = None, files: Sequence[str | Path] = (), **settings: Any
+) -> list[Check]:
     """All checks of a plugin class, with its defaults, one of its presets, or other settings; of each track if it
-    belongs to all. Raises `UsageError` if there is no such preset."""
+    belongs to all. files: plugin files, one of which may hold its track. Raises `UsageError` if there is no such
+    preset or track."""
     if preset is not None and preset not in plugin.presets:
         raise UsageError(f"{plugin.__name__} has no preset '{preset}'; it has: {', '.join(plugin.presets) or 'none'}")
     built = plugin(**{**(plugin.presets[preset] if preset else {}), **settings})
-    tracks = [entry.load()() for entry in Catalogue().all("track")]
+    tracks = [entry.load()() for entry in Catalogue(files).all("track")]
     fitting = [track for track in tracks if plugin.track in (track.name, "any")]
     if not fitting:
         raise UsageError(
@@ -204,7 +207,7 @@ def _changes(on: Examination) -> None:
         raise Fault(f"it changes weights that it says it leaves alone: {', '.join(more[:3])}{' …' * (len(more) > 3)}")
     if on.first.altered:
         raise Fault(f"it changes the data it is given: {', '.join(on.first.altered)}")
-    if not changed and not _does_nothing(on):
+    if not changed and not on.measures and not _does_nothing(on):
         raise Fault("it changes nothing")
 
 
@@ -231,7 +234,7 @@ def _memory(on: Examination) -> None:
 
 @_of_run
 def _condition_of_the_model(on: Examination) -> None:
-    """Of a defense: the model is left in its mode, dtype and gradients, and without hooks."""
+    """Of a defense or a metric: the model is left in its mode, dtype and gradients, and without hooks."""
     left = [text for text in on.first.left if not (on.attacks and text.startswith("gradients of"))]
     if left:
         raise Fault(f"it leaves the model otherwise than it was: {'; '.join(left[:3])}")

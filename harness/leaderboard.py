@@ -14,6 +14,7 @@ from harness.catalogue import Catalogue
 from harness.errors import UsageError
 from harness.plugin import Track
 from harness.stats import seed_intervals
+from harness.tables import further, plain
 
 RECORDS = "records.parquet"
 PUBLISHED = "published.csv"
@@ -32,9 +33,9 @@ PUBLISHED_SCHEMA = [
 
 
 @cache
-def tracks() -> dict[str, Track]:
-    """Every track installed, by name."""
-    return {entry.name: entry.load()() for entry in Catalogue().all("track")}
+def tracks(plugins: tuple[Path, ...] = ()) -> dict[str, Track]:
+    """Every track, installed or in one of these plugin files, by name."""
+    return {entry.name: entry.load()() for entry in Catalogue(plugins).all("track")}
 
 
 def board(records: pd.DataFrame, published: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -126,17 +127,22 @@ def read_published(path: Path) -> pd.DataFrame:
     return published
 
 
-def tables(long: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The readable table of each track on a board."""
-    known = tracks()
+def tables(long: pd.DataFrame, plugins: tuple[Path, ...] = ()) -> dict[str, pd.DataFrame]:
+    """The readable table of each track on a board, with the figures of metric plugins beside its own. plugins: files
+    that may hold a track."""
+    known = tracks(plugins)
     names = [str(name) for name in long["track"].unique()]
     parts = {name: long[long["track"] == name] for name in names}
-    # Of a track that is no longer installed the long form is what there is to read.
-    return {name: known[name].table(part) if name in known else part for name, part in parts.items()}
+    return {
+        name: further(known[name].table(part), part, [metric.name for metric in known[name].metrics])
+        if name in known
+        else plain(part)
+        for name, part in parts.items()
+    }
 
 
 def write(
-    records: pd.DataFrame, out: Path, published: pd.DataFrame | None = None
+    records: pd.DataFrame, out: Path, published: pd.DataFrame | None = None, plugins: tuple[Path, ...] = ()
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Write `records.parquet` and what `render` makes of it into `out`; the board and the readable tables.
 
@@ -146,20 +152,20 @@ def write(
     record_files.save(records, out / RECORDS)
     if published is not None:
         published.to_csv(out / PUBLISHED, index=False)
-    return render(out)
+    return render(out, plugins)
 
 
-def render(out: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+def render(out: Path, plugins: tuple[Path, ...] = ()) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Make `leaderboard.{csv,md,tex,html}` and the pictures anew from the records in `out`; the board and the
-    readable table of each track."""
+    readable table of each track. plugins: files that may hold one."""
     records = record_files.load(out / RECORDS)
     published = read_published(out / PUBLISHED) if (out / PUBLISHED).is_file() else None
     long = board(records, published)
     long.to_csv(out / "leaderboard.csv", index=False)
-    shown = tables(long)
+    shown, known = tables(long, plugins), tracks(plugins)
     suite = f"{records['suite'].iloc[0]} (version {records['suite_version'].iloc[0]})"
-    pictures = {name: _pictures(records[records["track"] == name], out, tracks()[name]) for name in shown
-                if name in tracks()}  # fmt: skip
+    pictures = {name: _pictures(records[records["track"] == name], out, known[name]) for name in shown
+                if name in known}  # fmt: skip
     (out / "leaderboard.md").write_text(_markdown(suite, shown, pictures))
     (out / "leaderboard.tex").write_text(_latex(suite, shown))
     (out / "leaderboard.html").write_text(_html(suite, shown, pictures))
@@ -179,7 +185,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def _cells(table: pd.DataFrame) -> dict[str, list[str]]:
-    return {str(name): table[name].fillna("").astype(str).tolist() for name in table.columns}
+    return {str(name): ["" if pd.isna(of) else str(of) for of in table[name]] for name in table.columns}
 
 
 def _markdown(suite: str, shown: Mapping[str, pd.DataFrame], pictures: Mapping[str, list[str]]) -> str:

@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, dataclass_transform
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated_dataclass
@@ -33,14 +33,16 @@ if TYPE_CHECKING:
     from harness.suite import Grid
     from harness.trial import Trial
 
-KINDS = ("defense", "attacker")
+KINDS = ("defense", "attacker", "metric")
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
 class Plugin:
-    """Base of defenses and attackers; a subclass's annotated attributes become validated fields."""
+    """Base of defenses, attackers and metrics; a subclass's annotated attributes become validated fields."""
 
     kind: ClassVar[str]
+    method: ClassVar[str]
+    """The name of the one that an author writes."""
     track: ClassVar[str]
     """The track it belongs to, or `any`."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -63,9 +65,16 @@ class Plugin:
     @classmethod
     def source_digest(cls) -> str:
         """SHA-256 of what the source files of the class and of its ancestors outside the harness do; the harness
-        versions its own code by stage instead. Presets do not count, for the settings that come of them do."""
+        versions its own code by stage instead. Presets do not count, for the settings that come of them do; nor does
+        what is only said of a figure."""
         files = [inspect.getfile(of) for of in cls.__mro__[:-1] if of.__module__.split(".")[0] != "harness"]
-        return hashlib.sha256("".join(undocumented(Path(file), {"presets"}) for file in files).encode()).hexdigest()
+        does = [undocumented(Path(file), {"presets", "about"}) for file in files]
+        return hashlib.sha256("".join(does).encode()).hexdigest()
+
+    def generator(self, model: Any, data: Any) -> Iterator[Any]:
+        """What its one method gives."""
+        made: Iterator[Any] = getattr(self, self.method)(model, data)
+        return made
 
     def uses(self) -> Sequence[PluginSpec]:
         """Further plugins that this one runs."""
@@ -81,6 +90,7 @@ class Defense(Plugin):
     """Makes an immunized model of a base model before its release."""
 
     kind: ClassVar[str] = "defense"
+    method: ClassVar[str] = "immunize"
 
     def immunize(self, model: Any, targets: Any) -> Iterator[Any]:
         """Change `model` in place so that the harmful targets cannot be learned; yield the loss at each step
@@ -92,6 +102,7 @@ class Attacker(Plugin):
     """Adapts (fine-tunes) a released model to a task. It proposes; the harness measures and judges."""
 
     kind: ClassVar[str] = "attacker"
+    method: ClassVar[str] = "adapt"
 
     def adapt(self, model: Any, data: Any) -> Iterator[Any]:
         """Change `model` in place, yielding the loss at each step, for ever: the harness decides when to stop."""
@@ -99,19 +110,43 @@ class Attacker(Plugin):
 
 
 class Metric(BaseModel):
-    """What a figure is: its name as in records, the papers' spelling, unit, direction and meaning."""
+    """What a figure is and is not."""
 
-    name: str
-    title: str
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="as in records")
+    title: str = Field(description="the papers' spelling")
     unit: str = ""
-    better: str = Field("", description="what a defender wants: higher, lower or nothing")
-    scale: str = Field("linear", description="the scale on which figures are averaged: linear or log")
+    better: Literal["higher", "lower", ""] = Field("", description="what a defender wants, if anything")
+    scale: Literal["linear", "log"] = Field("linear", description="on which figures are averaged")
     description: str
+    formula: str = Field("", description="how it is computed, with its source")
+    policy: str = Field("", description="what the columns policy and split tell apart, if anything")
+    limits: str = Field("", description="what it cannot tell")
+
+
+class Measure(Plugin):
+    """A further metric: looks at a released model before any attack."""
+
+    kind: ClassVar[str] = "metric"
+    method: ClassVar[str] = "measure"
+    about: ClassVar[Metric]
+    """What its figures are; the name is the one it is registered by."""
+
+    def measure(self, model: Any, targets: Any) -> Iterator[Mapping[str, Any]]:
+        """Yield figures (see `figure`) of `model`, which is left as it was, given what a defense is given."""
+        raise NotImplementedError
+
+    def figure(self, value: float | None, **coordinates: Any) -> dict[str, Any]:
+        """One figure; None: not defined here. coordinates: concept, role, policy, split, note (see
+        `harness.records.SCHEMA`)."""
+        return {"metric": self.about.name, "value": value, **coordinates}
 
 
 class Track(ABC):
     """A kind of model and attack. The engine knows a track only by this face."""
 
+    kind: ClassVar[str] = "track"
     name: ClassVar[str]
     task_model: ClassVar[type[BaseModel]]
     """One entry of a grid's `tasks`; `expand()` gives the single tasks it stands for."""
@@ -138,8 +173,8 @@ class Track(ABC):
         raise UsageError(f"track '{self.name}' saves no models")
 
     def trials(self, kind: str, seed: int) -> Sequence[Trial]:
-        """Tiny tasks for the conformance kit, of which a plugin of this kind (attacker or defense) is tried on the
-        first that it does not refuse by `RunError`; by default there are none."""
+        """Tiny tasks for the conformance kit, of which a plugin of this kind (see `KINDS`) is tried on the first
+        that it does not refuse by `RunError`; by default there are none."""
         return ()
 
     def figures(self, records: pd.DataFrame, out: Path) -> list[Path]:

@@ -65,9 +65,9 @@ def collect(plan: Plan, store: Store, failed: Mapping[str, str]) -> pd.DataFrame
     """The records of a plan; a cell whose job failed becomes one row with status `failed` and the reason."""
     # A record says itself how it is averaged: a board can be read where its track or metric is not installed.
     how = {
-        (name, metric.name): {"unit": metric.unit or None, "scale": metric.scale}
-        for name, track in plan.suite.tracks.items()
-        for metric in track.metrics
+        (grid.track.name, metric.name): {"unit": metric.unit or None, "scale": metric.scale}
+        for grid in plan.suite.grids
+        for metric in grid.said
     }
     rows: list[dict[str, Any]] = []
     for cell in plan.cells:
@@ -75,7 +75,7 @@ def collect(plan: Plan, store: Store, failed: Mapping[str, str]) -> pd.DataFrame
         if cell.job.key in failed:
             rows.append({**base, "status": "failed", "note": failed[cell.job.key]})
             continue
-        for row in read_figures(ensure(cell.job, store)):
+        for row in read_figures(ensure(cell.job, store, plan.suite.plugins)):
             rows.append({**base, **how.get((base["track"], row["metric"]), {}), **row})
     return _frame(rows)
 
@@ -85,7 +85,7 @@ def copy_pictures(plan: Plan, store: Store, failed: Mapping[str, str], out: Path
     for cell in plan.cells:
         if cell.job.key not in failed:
             at = cell.coordinates
-            for path in sorted(ensure(cell.job, store).glob("*.png")):
+            for path in sorted(ensure(cell.job, store, plan.suite.plugins).glob("*.png")):
                 names = [at[name] for name in ("grid", "task", "defense", "attacker") if at.get(name)]
                 shutil.copyfile(path, out / "__".join([*names, path.name]))
 

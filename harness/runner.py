@@ -43,26 +43,27 @@ class Outcome:
     peak_mb: float | None = None
 
 
-def ensure(job: Job, store: Store, wait: bool = True) -> Path:
+def ensure(job: Job, store: Store, plugins: tuple[Path, ...] = (), wait: bool = True) -> Path:
     """The job's artifact, computed if it is not there, and before it whatever parent was dropped or damaged.
 
-    What another process is computing is waited for; `wait` False: of the job itself raise `Busy` instead.
+    plugins: files, one of which may hold the job's track. What another process is computing is waited for; `wait`
+    False: of the job itself raise `Busy` instead.
     """
     folder = store.open(job.key)
     if folder is None:
-        parents = {role: ensure(parent, store) for role, parent in job.parents.items()}
+        parents = {role: ensure(parent, store, plugins) for role, parent in job.parents.items()}
         with store.writing(job.key, about := dict(job.about), wait) as out:
             if out is not None:
                 _true_to_plan(job)
-                _track(job.track).carry_out(job, parents, out)
+                _track(job.track, plugins).carry_out(job, parents, out)
                 about["peak_mb"] = meter.peak_mb()
         folder = store.folder(job.key)
     return folder
 
 
 @cache
-def _track(name: str) -> Track:
-    return Catalogue().track(name)
+def _track(name: str, plugins: tuple[Path, ...]) -> Track:
+    return Catalogue(plugins).track(name)
 
 
 def _true_to_plan(job: Job) -> None:
@@ -83,11 +84,13 @@ _TRUE: set[tuple[str, str]] = set()
 
 
 class Site(NamedTuple):
-    """Where a run's store lies, which one it is, and the run: what a worker has checked counts for one run."""
+    """Where a run's store lies, which one it is, and the run: what a worker has checked counts for one run. plugins:
+    files beside what is installed."""
 
     root: Path
     identity: str
     run: str
+    plugins: tuple[Path, ...] = ()
 
 
 @lru_cache(maxsize=1)
@@ -102,7 +105,7 @@ def perform(job: Job, site: Site, timeout: float | None = None, separate: bool =
     try:
         store = _store(site)
         with deadline.within(timeout, end_process=separate):
-            ensure(job, store, wait=False)
+            ensure(job, store, site.plugins, wait=False)
     except Busy:
         return Outcome(job.key, busy=True)
     except StoreError as error:
@@ -153,7 +156,7 @@ def run(
     running: dict[Future[Outcome], Job] = {}
     try:
         with store.needing(plan.jobs) as name:
-            site = Site(store.root, store.identity, name)
+            site = Site(store.root, store.identity, name, plan.suite.plugins)
             missing = plan.missing(store)
             progress.began(plan, missing, Costs(store.ledger()), executor.workers)
             work = _Work(missing)

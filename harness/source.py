@@ -45,7 +45,9 @@ def parse(path: Path) -> ast.Module:
 
 def read_class(path: Path, name: str) -> dict[str, str]:
     """`doc`, `summary` and the string class attributes (`kind`, `track`, `name`) that a class has or inherits,
-    followed through its bases' imports by reading their sources only."""
+    followed through its bases' imports by reading their sources only; nothing of one without a source in Python."""
+    if path.suffix != ".py":
+        return {}
     tree = parse(path)
     node = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name), None)
     if node is None:

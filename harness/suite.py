@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from harness.catalogue import Catalogue
 from harness.errors import UsageError, describe, nearest
-from harness.plugin import KINDS, PluginSpec, Track
+from harness.plugin import KINDS, Metric, PluginSpec, Track
 
 FORMAT = 1
 """The newest suite file format this harness reads."""
@@ -27,7 +27,7 @@ Seeds = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), Before
 
 
 class Row(BaseModel):
-    """One defense or attacker of a grid: a plugin and its settings. Any further key is a hyper-parameter."""
+    """One defense, attacker or metric of a grid: a plugin and its settings. Any further key is a hyper-parameter."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -51,9 +51,10 @@ class GridFile(BaseModel):
     protocol: dict[str, Any] = {}
     defenses: dict[str, Row] = Field(min_length=1)
     attackers: dict[str, Row] = {}
+    metrics: dict[str, Row] = Field({}, description="plugins that measure more than the track itself does")
     seeds: Seeds | None = Field(None, description="overrides the suite's")
 
-    @field_validator("defenses", "attackers", mode="before")
+    @field_validator("defenses", "attackers", "metrics", mode="before")
     @classmethod
     def _bare_labels(cls, rows: Any) -> Any:
         """A row without settings may be left empty: `none:`."""
@@ -98,8 +99,14 @@ class Grid:
     defenses: Mapping[str, PluginSpec]
     attackers: Mapping[str, PluginSpec]
     seeds: tuple[int, ...]
+    metrics: Mapping[str, PluginSpec] = field(default_factory=dict)
     reference: PluginSpec | None = None
     """The undefended row that a track compares with, whether or not it is among `defenses`."""
+
+    @property
+    def said(self) -> list[Metric]:
+        """What its figures are: the track's own and those of its metric plugins."""
+        return [*self.track.metrics, *(type(spec.build()).about for spec in self.metrics.values())]
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,8 @@ class Suite:
     description: str
     grids: tuple[Grid, ...]
     published: Path | None = None
+    plugins: tuple[Path, ...] = ()
+    """Plugin files beside what is installed."""
 
     @property
     def tracks(self) -> dict[str, Track]:
@@ -154,7 +163,7 @@ def load(
         kind: [entry.name for entry in catalogue.all(kind) if entry.file and Path(entry.file) in _resolved(plugins)]
         for kind in KINDS
     }
-    wanted = {"defense": list(defenses), "attacker": list(attackers)}
+    wanted = {"defense": list(defenses), "attacker": list(attackers), "metric": []}
     changes = [_setting(text) for text in settings]
     used: set[tuple[str, str]] = set()
     in_suite = {kind: {label for grid in file.grids for label in getattr(grid, f"{kind}s")} for kind in KINDS}
@@ -185,6 +194,7 @@ def load(
                 protocol=protocol,
                 defenses=rows["defense"],
                 attackers=rows["attacker"],
+                metrics=rows["metric"],
                 seeds=tuple(dict.fromkeys(_numbered(seeds) or grid.seeds or file.seeds)),
                 reference=catalogue.get("defense", reference, where).spec({}, where) if reference else None,
             )
@@ -199,7 +209,8 @@ def load(
     published = path.parent / file.published if file.published else None
     if published and not published.is_file():
         raise UsageError(f"{path.name}: the published figures {published} do not exist")
-    return Suite(file.name, file.version, file.title, file.description, tuple(ready), published)
+    resolved = tuple(Path(file).resolve() for file in files)
+    return Suite(file.name, file.version, file.title, file.description, tuple(ready), published, resolved)
 
 
 def _on(file: SuiteFile, base: str) -> SuiteFile:
@@ -218,6 +229,7 @@ def _on(file: SuiteFile, base: str) -> SuiteFile:
                 "protocol": grid.protocol | changes.protocol,
                 "defenses": rows(grid.defenses),
                 "attackers": rows(grid.attackers),
+                "metrics": rows(grid.metrics),
             }
         )
         for grid in file.grids
@@ -299,5 +311,5 @@ def _setting(text: str) -> tuple[str, str, str, Any]:
     parts = path.split(".")
     kind = parts[0].removesuffix("s")
     if not equals or len(parts) < 3 or kind not in KINDS:
-        raise UsageError(f"--set {text}: write defenses.LABEL.FIELD=VALUE or attackers.LABEL.FIELD=VALUE")
+        raise UsageError(f"--set {text}: write defenses.LABEL.FIELD=VALUE, attackers.… or metrics.…")
     return kind, ".".join(parts[1:-1]), parts[-1], yaml.safe_load(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pandas as pd
@@ -22,7 +22,30 @@ def value(cell: pd.DataFrame, metric: str, **at: object) -> str:
     return number(pick(cell, metric, **at).get("value"))
 
 
-def interval(found: Mapping[str, Any]) -> str:
+def further(wide: pd.DataFrame, part: pd.DataFrame, known: Collection[str]) -> pd.DataFrame:
+    """A track's table with a column more for each figure of a released model that is none of its `known` metrics;
+    part: its rows of the long-form board."""
+    more = part[part["metric"].notna() & ~part["metric"].isin(known) & part["attacker"].isna()]
+    names = ["metric", "role", "policy", "split"]
+    for _, figures in more.groupby(names, dropna=False, sort=False):
+        texts = {(row["grid"], row["defense"]): interval(row) for _, row in figures.iterrows()}
+        title = " ".join(figures[names].iloc[0].dropna())
+        wide[title] = [texts.get(row, "") for row in zip(wide["grid"], wide["defense"], strict=True)]
+    return wide
+
+
+def plain(part: pd.DataFrame) -> pd.DataFrame:
+    """The table of a track that is not installed here: its rows of the long-form board, less what is empty."""
+    at = ["grid", "defense", "attacker", "concept", "metric", "role", "policy", "split", "step"]
+    wide = part[at].copy()
+    wide["value [95 %]"] = [interval(row) for _, row in part.iterrows()]
+    wide["note"] = part["note"]
+    wide = wide.dropna(axis=1, how="all")
+    wide.attrs["caption"] = "Its track is not installed here, so this is all there is to read, a row a figure."
+    return wide
+
+
+def interval(found: Mapping[str, Any] | pd.Series) -> str:
     """A picked figure with its interval, as text."""
     text = number(found.get("value"))
     if text and not pd.isna(found["ci_low"]):

@@ -205,5 +205,5 @@ def test_the_command_tells_faults_and_exits_with_one(tmp_path):
     assert done.returncode == 1
     assert done.stdout.count("FAULT") == 1
     assert "FAULT  docstring: the docstring names no source" in done.stdout
-    with pytest.raises(UsageError, match=r"no attacker or defense is called 'adm'.*did you mean adam"):
+    with pytest.raises(UsageError, match=r"no plugin is called 'adm'.*did you mean adam"):
         named("adm")

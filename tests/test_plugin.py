@@ -135,7 +135,7 @@ def test_files_that_are_no_plugins_are_refused(tmp_path):
         Catalogue([tmp_path / "absent.py"])
     empty = tmp_path / "empty.py"
     empty.write_text("x = 1")
-    with pytest.raises(UsageError, match="holds no defense or attacker"):
+    with pytest.raises(UsageError, match="holds no defense, attacker or metric"):
         Catalogue([empty])
     broken = tmp_path / "broken.py"
     broken.write_text("class (:")

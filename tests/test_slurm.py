@@ -7,7 +7,7 @@ import pytest
 
 from tests.test_runner import figures
 
-EXAMPLE = Path(__file__).parents[1] / "docs" / "slurm.py"
+EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "slurm.py"
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from .model import WeightSet as WeightSet
 from .model import cross_attention as cross_attention
 from .plugin import DiffusionAttacker as DiffusionAttacker
 from .plugin import DiffusionDefense as DiffusionDefense
+from .plugin import DiffusionMeasure as DiffusionMeasure
 from .plugin import WeightAttacker as WeightAttacker
 from .words import NewWord as NewWord
 from .words import save_word as save_word

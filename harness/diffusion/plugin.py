@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from pydantic import Field
 from harness.diffusion.concepts import Concept
 from harness.diffusion.data import Subject, Targets
 from harness.diffusion.model import Batch, TextToImage
-from harness.plugin import Attacker, Defense
+from harness.plugin import Attacker, Defense, Measure
 
 
 class DiffusionDefense(Defense):
@@ -41,6 +41,16 @@ class DiffusionAttacker(Attacker):
     def save(self, model: TextToImage, folder: Path) -> None:
         """Leave the attacked model as its ecosystem does; by default the whole pipeline."""
         model.pipeline.save_pretrained(folder)
+
+
+class DiffusionMeasure(Measure):
+    """Looks at a released text-to-image model."""
+
+    track: ClassVar[str] = "diffusion"
+
+    def measure(self, model: TextToImage, targets: Targets) -> Iterator[Mapping[str, Any]]:
+        """Yield figures of the model, given the concepts it is not to learn and what it is to keep."""
+        raise NotImplementedError
 
 
 class WeightAttacker(DiffusionAttacker):

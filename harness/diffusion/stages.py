@@ -36,6 +36,7 @@ def carry_out(job: Job, parents: Mapping[str, Path], out: Path) -> None:
         "captions": _captions,
         "erase": _erase,
         "immunize": _immunize,
+        "measure": _measure,
         "draw": _draw,
         "attack": _attack,
         "look": _look,
@@ -104,21 +105,32 @@ def _immunize(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     model = _base(job)
     if "erased" in parents:
         _apply(model, parents["erased"])
-    seed = job.seed or 0
-    subjects = []
-    for role in sorted(name for name in job.parents if name.startswith("pictures.")):
-        concept = Concept(**job.parents[role].inputs["concept"])
-        own = seed_of("immunize", concept.name, seed)
-        subjects.append(_subject(job, model, concept, parents[role], own))
-    captions, pictures = _kept(job, parents)
-    group = tuple(job.inputs.get("targets", ()))
-    targets = Targets(model, tuple(subjects), group, captions, pictures, seed_of("immunize", "kept", seed))
+    targets = _targets(job, model, parents)
     who = f"defense {job.plugin.name}"
     reading = meter.pull(job.plugin.build().immunize(model, targets), who)
     if not all(value.isfinite().all() for value in model.unet.parameters()):
         raise PluginError(f"{who} left weights that are not finite")
     _save_weights(job, model, out)
     reading.model_copy(update={"notes": targets.notes}).save(out)
+
+
+def _measure(job: Job, parents: Mapping[str, Path], out: Path) -> None:
+    assert job.plugin is not None
+    model = _base(job)
+    _apply(model, parents["model"])
+    write_figures(job.plugin.build().measure(model, _targets(job, model, parents)), out)
+
+
+def _targets(job: Job, model: TextToImage, parents: Mapping[str, Path]) -> Targets:
+    """What a defense or a metric is given; its draws are of the stage."""
+    seed, subjects = job.seed or 0, []
+    for role in sorted(name for name in job.parents if name.startswith("pictures.")):
+        concept = Concept(**job.parents[role].inputs["concept"])
+        own = seed_of(job.stage, concept.name, seed)
+        subjects.append(_subject(job, model, concept, parents[role], own))
+    captions, pictures = _kept(job, parents)
+    group = tuple(job.inputs.get("targets", ()))
+    return Targets(model, tuple(subjects), group, captions, pictures, seed_of(job.stage, "kept", seed))
 
 
 def _kept(job: Job, parents: Mapping[str, Path]) -> tuple[tuple[str, ...], Images]:

@@ -2,7 +2,8 @@
 
 Jobs of a cell: pictures (of each concept, by the base; captions: of what a defense is to keep), erase -> immunize ->
 attack -> look (what the encoders see) -> compare, the last beside the undefended model's own, -> average over
-attackers; and before any attack draw -> look -> before. Source of the metrics: MIMA (AAAI 2025).
+attackers; and before any attack draw -> look -> before, and measure for a metric plugin. Source of the metrics:
+MIMA (AAAI 2025).
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel
 
 from harness.diffusion.concepts import Concept, Group, GroupBlock, folder_digest
+from harness.diffusion.metrics import METRICS
 from harness.diffusion.protocol import Protocol
 from harness.errors import UsageError
 from harness.plan import Job, seed_of
-from harness.plugin import Metric, PluginSpec, Track
+from harness.plugin import PluginSpec, Track
 from harness.store import file_digest
 
 if TYPE_CHECKING:
@@ -27,42 +29,6 @@ if TYPE_CHECKING:
 
     from harness.suite import Grid
     from harness.trial import Trial
-
-_METRICS = (
-    Metric(name="msgr", title="MSGR", unit="%", better="higher",
-           description="mean over concepts of the similarity an attacker loses to the defense (MIMA, Eq. 10), by "
-           "encoder"),
-    Metric(name="msgr_of_means", title="MSGR (ratio of means)", unit="%", better="higher",
-           description="the same of the means over concepts, as the authors' plotting code has it"),
-    Metric(name="mrsgr", title="MRSGR", unit="%", better="higher",
-           description="how much more the defense changes what is learned of targets than of benign concepts (MIMA, "
-           "Eq. 11-13), by encoder"),
-    Metric(name="mrsgr_paired", title="MRSGR (paired)", unit="%", better="higher",
-           description="the same over pictures of one seed, not over all pairs: zero for a defense that does nothing"),
-    Metric(name="msgr_area", title="MSGR area", unit="%", better="higher",
-           description="mean height of MSGR's curve over the measured steps"),
-    Metric(name="similarity", title="M", description="similarity of the attacked model's pictures to the reference's; "
-           "role kept: of the released model's to those of the undefended one, of one seed, before any attack"),
-    Metric(name="rate", title="rate", unit="share of pictures",
-           description="pictures in which the base's classifier sees the concept; without an attacker: of the "
-           "released model; role kept: concepts that are neither targets nor benign tasks, split train: those that a "
-           "defense is told to keep, heldout: those that it is not"),
-    Metric(name="rate_area", title="rate area", unit="share of pictures",
-           description="mean height of the rate's curve over the measured steps"),
-    Metric(name="rate_allowed", title="rate allowed", unit="share of pictures",
-           description="the rate of the reference pictures as the autoencoder gives them back: what any attack can "
-           "reach"),
-    Metric(name="erased_rate", title="erased rate", unit="share of pictures",
-           description="the rate of the base after the erasure, before any defense"),
-    Metric(name="defense_steps", title="steps", description="steps the defense took"),
-    Metric(name="noted", title="noted", description="what a defense notes of itself, by policy: a merge's condition "
-           "numbers, for one"),
-    Metric(name="seconds", title="seconds", unit="s", description="time inside the defense or, of a row with an "
-           "attacker, inside the attack on one concept"),
-    Metric(name="peak_mb", title="memory", unit="MiB",
-           description="highest resident memory while it ran, less that at its start"),
-)  # fmt: skip
-
 
 MEAN = "mean"
 """The attacker's place in what is averaged over attackers."""
@@ -107,14 +73,24 @@ class _Jobs:
         parents = {} if erased is None else {"erased": erased}
         inputs = self._base(group)
         if defense.name != self.protocol.reference:
-            inputs |= {"targets": [concept.name for concept in group.targets], "told": group.told}
-            inputs |= self._sampling()
-            parents |= {f"pictures.{i}": self.pictures(group, c) for i, c in enumerate(group.targets)}
-            if group.captions:
-                parents["captions"] = self.captions(group)
+            told, pictures = self._told(group)
+            inputs |= told
+            parents |= pictures
         return Job(track="diffusion", stage="immunize", version=2, inputs=inputs, plugin=defense, parents=parents,
                    seed=None if defense.deterministic else seed, where=self._where(group), transient=True,
                    gpu=True, work=len(group.targets))  # fmt: skip
+
+    def _told(self, group: Group) -> tuple[dict[str, Any], dict[str, Job]]:
+        """What a defense or a metric is given beside the model: inputs and parents."""
+        inputs = {"targets": [concept.name for concept in group.targets], "told": group.told, **self._sampling()}
+        parents = {f"pictures.{i}": self.pictures(group, c) for i, c in enumerate(group.targets)}
+        return inputs, parents | ({"captions": self.captions(group)} if group.captions else {})
+
+    def measure(self, group: Group, model: Job, metric: PluginSpec, seed: int) -> Job:
+        inputs, parents = self._told(group)
+        return Job(track="diffusion", stage="measure", version=1, inputs=self._base(group) | inputs, plugin=metric,
+                   seed=None if metric.deterministic else seed, parents={"model": model, **parents},
+                   where=self._where(group), gpu=True)  # fmt: skip
 
     def attack(
         self, group: Group, model: Job, attacker: PluginSpec, concept: Concept, seed: int, other: bool = False
@@ -275,7 +251,7 @@ class DiffusionTrack(Track):
     name = "diffusion"
     task_model: ClassVar[type[BaseModel]] = GroupBlock
     protocol_model: ClassVar[type[BaseModel]] = Protocol
-    metrics = _METRICS
+    metrics = METRICS
 
     def measurements(self, grid: Grid) -> Iterator[tuple[dict[str, Any], Job]]:
         """For each group, seed and defense: figures before any attack, then those of every attacker. The undefended
@@ -292,6 +268,9 @@ class DiffusionTrack(Track):
                     floor = model.key == reference.key
                     at = {"task": group.label, "defense": label, "defense_call": repr(defense)}
                     yield at | {"seed": model.seed}, jobs.before(group, model, reference)
+                    for metric in grid.metrics.values():
+                        drawn = None if model.seed is None and metric.deterministic else seed
+                        yield at | {"seed": drawn}, jobs.measure(group, model, metric, seed)
                     compared = {
                         name: jobs.compare(group, model, reference, attacker, seed, floor)
                         for name, attacker in grid.attackers.items()
@@ -323,7 +302,7 @@ class DiffusionTrack(Track):
 
         if kind == "attacker":
             return [trial.AttackTrial(seed)]
-        return [trial.DefenseTrial(seed, concepts=2), trial.DefenseTrial(seed)]
+        return [trial.ReleaseTrial(seed, concepts=2), trial.ReleaseTrial(seed)]
 
     def table(self, board: pd.DataFrame) -> pd.DataFrame:
         """See `harness.diffusion.table`."""

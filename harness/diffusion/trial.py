@@ -67,7 +67,7 @@ class AttackTrial(_OnTheBase):
 
     def begin(self, plugin: Any) -> Iterator[Any]:
         """Learn it."""
-        return plugin.adapt(self.model, self.subjects[0])
+        return plugin.generator(self.model, self.subjects[0])
 
     def loss(self, plugin: Any) -> float:
         """The denoising loss of the concept by the attacker's own prompt."""
@@ -83,8 +83,8 @@ class AttackTrial(_OnTheBase):
         return {f"unet.{name}" for name, weight in other.unet.named_parameters() if id(weight) in trained}
 
 
-class DefenseTrial(_OnTheBase):
-    """Concepts that the base is not to learn."""
+class ReleaseTrial(_OnTheBase):
+    """Concepts that the base is not to learn, with a model to immunize or to look at."""
 
     steps: ClassVar[int] = 8
 
@@ -94,10 +94,10 @@ class DefenseTrial(_OnTheBase):
         self.model.text(CAPTIONS)  # it remembers them, which is no doing of a plugin's
 
     def begin(self, plugin: Any) -> Iterator[Any]:
-        """Immunize it."""
+        """Immunize it or look at it."""
         names = tuple(subject.concept.name for subject in self.subjects)
         targets = Targets(self.model, self.subjects, names, CAPTIONS, self.pictures, seed=5)
-        return plugin.immunize(self.model, targets)
+        return plugin.generator(self.model, targets)
 
     def loss(self, plugin: Any) -> float:
         """The denoising loss of the first concept."""

@@ -9,6 +9,7 @@ from .model import losses as losses
 from .model import losses_slope as losses_slope
 from .plugin import ProbeAttacker as ProbeAttacker
 from .plugin import ProbeDefense as ProbeDefense
+from .plugin import ProbeMeasure as ProbeMeasure
 from .spectrum import condition_number as condition_number
 from .spectrum import gram as gram
 from .spectrum import r_ill as r_ill

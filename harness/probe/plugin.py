@@ -1,11 +1,11 @@
-"""The two bases of this track's plugins."""
+"""The bases of this track's plugins."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from harness.plugin import Attacker, Defense
+from harness.plugin import Attacker, Defense, Measure
 from harness.probe.data import ProbeTargets, Split
 from harness.probe.model import Extractor, LinearProbe
 
@@ -27,4 +27,14 @@ class ProbeAttacker(Attacker):
 
     def adapt(self, model: LinearProbe, data: Split) -> Iterator[Any]:
         """Change the probe's weight in place; `data.x` are the task's features, (rows, dim) float64."""
+        raise NotImplementedError
+
+
+class ProbeMeasure(Measure):
+    """Looks at a released extractor."""
+
+    track: ClassVar[str] = "probe"
+
+    def measure(self, model: Extractor, targets: ProbeTargets) -> Iterator[Mapping[str, Any]]:
+        """Yield figures of the extractor, given the training rows of the benign and the harmful task."""
         raise NotImplementedError

@@ -30,6 +30,7 @@ def carry_out(job: Job, parents: Mapping[str, Path], out: Path) -> None:
         "immunize": _immunize,
         "spectrum": _spectrum,
         "rir": _rir,
+        "measure": _measure,
         "attack": _attack,
         "progress": _progress,
     }[job.stage]
@@ -76,6 +77,12 @@ def _rir(job: Job, parents: Mapping[str, Path], out: Path) -> None:
     reading = meter.Reading.load(parents["spectrum"])
     settings = {name: job.inputs[name] for name in ("policies", "much", "kept")}
     write_figures(measures.rir_figures(spectrum, reference, reading, **settings), out)
+
+
+def _measure(job: Job, parents: Mapping[str, Path], out: Path) -> None:
+    assert job.plugin is not None
+    targets = replace(load(Task(**job.inputs["task"])).train, seed=job.seed or 0)
+    write_figures(job.plugin.build().measure(Extractor.load(parents["model"]), targets), out)
 
 
 def _attack(job: Job, parents: Mapping[str, Path], out: Path) -> None:

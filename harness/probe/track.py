@@ -1,7 +1,8 @@
 """The linear-probe track: its tasks, protocol, jobs and metrics.
 
 Jobs of a cell: immunize -> spectrum -> rir, and immunize -> attack -> progress, the last two beside the undefended
-model's own. Source of the metrics: "Model Immunization from a Condition Number Perspective" (ICML 2025).
+model's own, and immunize -> measure for a metric plugin. Source of the metrics: "Model Immunization from a Condition
+Number Perspective" (ICML 2025).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.errors import RunError
 from harness.plan import Job, seed_of
-from harness.plugin import Metric, PluginSpec, Track
+from harness.plugin import PluginSpec, Track
+from harness.probe.metrics import METRICS
 from harness.probe.tasks import ROLES, Role, Task, TaskBlock
 
 if TYPE_CHECKING:
@@ -51,39 +53,6 @@ class Protocol(BaseModel):
         return self
 
 
-_METRICS = (
-    Metric(name="rir", title="RIR", better="higher", scale="log",
-           description="relative immunization ratio (i)/(ii) (ICML 2025, Eq. 15), under a κ policy"),
-    Metric(name="kappa_ratio", title="κ(θ)/κ(I)", scale="log",
-           description="the condition number's change: role harmful is RIR's part (i), benign its part (ii)"),
-    Metric(name="kappa", title="κ", scale="log", description="condition number of the feature Hessian"),
-    Metric(name="rank", title="rank", description="numerical rank of the features"),
-    Metric(name="definition", title="definition", unit="share of cells", better="higher",
-           description="whether (a), (b) and (c) of the paper's Definition 3.1 hold after scale normalisation"),
-    Metric(name="definition_a", title="(a)", unit="share of cells", better="higher",
-           description="κ of the harmful task is raised at least `much`-fold"),
-    Metric(name="definition_b", title="(b)", unit="share of cells", better="higher",
-           description="κ of the benign task is not raised"),
-    Metric(name="definition_c", title="(c)", unit="share of cells", better="higher",
-           description="the benign task's best loss is kept"),
-    Metric(name="best_loss", title="best loss", description="lowest loss a probe can reach on the training rows"),
-    Metric(name="best_score", title="best score", better="",
-           description="held-out accuracy (digits) or R² (prices) of the probe of lowest training loss"),
-    Metric(name="loss_gap", title="loss gap", description="(L_t − L*)/(L_0 − L*) on the training rows"),
-    Metric(name="norm_ratio", title="norm ratio",
-           description="‖w_t − w*‖²/‖w_0 − w*‖² (ICML 2025, Eq. 16), w* of least norm"),
-    Metric(name="score", title="held-out score",
-           description="held-out accuracy (digits) or R² (prices) of the attacked probe"),
-    Metric(name="steps_to_gap", title="steps to gap", unit="steps", scale="log",
-           description="steps until the loss gap is at most the protocol's `gap`"),
-    Metric(name="slow_down", title="slow-down", scale="log",
-           description="steps_to_gap over that of the undefended features"),
-    Metric(name="seconds", title="seconds", unit="s", description="time inside the defense"),
-    Metric(name="peak_mb", title="memory", unit="MiB",
-           description="highest resident memory while the defense ran, less that at its start"),
-)  # fmt: skip
-
-
 @dataclass(frozen=True)
 class _Jobs:
     """The jobs of one grid."""
@@ -104,6 +73,11 @@ class _Jobs:
         inputs = self._inputs(task) | self.protocol.model_dump(mode="json", include={"policies", "much", "kept"})
         parents = {"spectrum": self.spectrum(task, model), "reference": self.spectrum(task, reference)}
         return Job(track="probe", stage="rir", version=1, inputs=inputs, parents=parents)
+
+    def measure(self, task: Task, model: Job, metric: PluginSpec, seed: int) -> Job:
+        drawn = None if metric.deterministic else seed_of("measure", task.label, seed)
+        return Job(track="probe", stage="measure", version=1, inputs=self._inputs(task), plugin=metric, seed=drawn,
+                   parents={"model": model})  # fmt: skip
 
     def attack(self, task: Task, model: Job, attacker: PluginSpec, role: Role, seed: int) -> Job:
         settings = self.protocol.model_dump(mode="json", include={"loss", "steps", "measure_at"})
@@ -136,7 +110,7 @@ class ProbeTrack(Track):
     name = "probe"
     task_model: ClassVar[type[BaseModel]] = TaskBlock
     protocol_model: ClassVar[type[BaseModel]] = Protocol
-    metrics = _METRICS
+    metrics = METRICS
 
     def measurements(self, grid: Grid) -> Iterator[tuple[dict[str, Any], Job]]:
         """For each task, seed and defense: RIR; then every attacker on both sides of the task."""
@@ -149,6 +123,9 @@ class ProbeTrack(Track):
                     model = jobs.immunize(task, defense, seed)
                     at = {"task": task.label, "defense": label, "defense_call": repr(defense), "seed": model.seed}
                     yield at, jobs.rir(task, model, reference)
+                    for metric in grid.metrics.values():
+                        drawn = None if model.seed is None and metric.deterministic else seed
+                        yield at | {"seed": drawn}, jobs.measure(task, model, metric, seed)
                     for name, attacker in grid.attackers.items():
                         drawn = None if model.seed is None and attacker.deterministic else seed
                         attacked = at | {"attacker": name, "attacker_call": repr(attacker), "seed": drawn}
@@ -166,7 +143,7 @@ class ProbeTrack(Track):
         """See `harness.probe.trial`."""
         from harness.probe import trial
 
-        return [trial.AttackTrial(seed) if kind == "attacker" else trial.DefenseTrial(seed)]
+        return [trial.AttackTrial(seed) if kind == "attacker" else trial.ReleaseTrial(seed)]
 
     def table(self, board: pd.DataFrame) -> pd.DataFrame:
         """See `harness.probe.table`."""

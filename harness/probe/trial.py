@@ -28,8 +28,8 @@ def _targets(seed: int) -> ProbeTargets:
     return ProbeTargets(*splits, seed=seed)
 
 
-class DefenseTrial(Trial):
-    """An extractor to immunize."""
+class ReleaseTrial(Trial):
+    """An extractor to immunize, or to look at."""
 
     steps: ClassVar[int] = 2000
 
@@ -37,8 +37,8 @@ class DefenseTrial(Trial):
         self.targets, self.model = _targets(seed), Extractor(DIM)
 
     def begin(self, plugin: Any) -> Iterator[Any]:
-        """Immunize it."""
-        return plugin.immunize(self.model, self.targets)
+        """Immunize it or look at it."""
+        return plugin.generator(self.model, self.targets)
 
     def modules(self) -> Mapping[str, torch.nn.Module]:
         """The extractor."""
@@ -67,7 +67,7 @@ class AttackTrial(Trial):
 
     def begin(self, plugin: Any) -> Iterator[Any]:
         """Train it."""
-        return plugin.adapt(self.probe, self.data)
+        return plugin.generator(self.probe, self.data)
 
     def modules(self) -> Mapping[str, torch.nn.Module]:
         """The probe."""

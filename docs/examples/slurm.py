@@ -1,4 +1,4 @@
-"""A suite on a cluster that Slurm runs, one GPU a worker: `python docs/slurm.py styles`, from a login node.
+"""A suite on a cluster that Slurm runs, one GPU a worker: `python docs/examples/slurm.py styles`, from a login node.
 
 For PBS take `PBSCluster`. Partition, memory and walltime are yours to fill in. The store (IMMUNEBENCH_STORE) and this
 Python environment must lie on a file system that all nodes share. What a worker has in hand when its walltime is over
