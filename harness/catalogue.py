@@ -132,7 +132,8 @@ class Catalogue:
 
     def track(self, name: str, where: str = "") -> Track:
         """The track of that name."""
-        return self.get("track", name, where).load()()
+        track: Track = self.get("track", name, where).load()()
+        return track
 
 
 def named(what: str) -> list[Entry]:

@@ -60,7 +60,8 @@ class Cluster:
         self._on_gpu = self._client.get_executor(pure=False, retries=0, resources={GPU: 1} if gpu else None)
 
     def _workers(self) -> dict[str, Any]:
-        return self._client.scheduler_info(n_workers=-1)["workers"]
+        workers: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+        return workers
 
     @property
     def workers(self) -> int:
@@ -73,7 +74,8 @@ class Cluster:
         """Send it to a worker. Raises `RunError` if the scheduler is gone."""
         if self._client.status not in ("running", "connecting"):
             raise RunError("the cluster's scheduler is gone; what is finished is kept: run the same command again")
-        return (self._on_gpu if gpu else self._anywhere).submit(function, *arguments)
+        future: Future[Any] = (self._on_gpu if gpu else self._anywhere).submit(function, *arguments)
+        return future
 
     def stop(self, at_once: bool) -> None:
         """Give back what is in hand, and end the workers that were started here."""

@@ -76,10 +76,11 @@ class Processes:
     def submit(self, function: Callable[..., Any], *arguments: Any, gpu: bool = False) -> Future[Any]:
         """Send it to a worker; new ones are started where one has died."""
         try:
-            return self._pool.submit(function, *arguments)
+            future: Future[Any] = self._pool.submit(function, *arguments)
         except BrokenExecutor:
             self._pool = self._start()
-            return self._pool.submit(function, *arguments)
+            future = self._pool.submit(function, *arguments)
+        return future
 
     def stop(self, at_once: bool) -> None:
         """End the workers; killed, they leave half-written artifacts in the store's temporary folder, unseen."""

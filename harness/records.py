@@ -58,7 +58,8 @@ def write_figures(figures: Iterable[Mapping[str, Any]], out: Path) -> None:
 
 def read_figures(artifact: Path) -> list[dict[str, Any]]:
     """What `write_figures` left."""
-    return json.loads((artifact / FILE).read_text())
+    figures: list[dict[str, Any]] = json.loads((artifact / FILE).read_text())
+    return figures
 
 
 def collect(plan: Plan, store: Store, failed: Mapping[str, str]) -> pd.DataFrame:

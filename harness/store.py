@@ -300,7 +300,8 @@ def file_digest(path: Path) -> str:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """What is recorded in an artifact's folder."""
-    return json.loads((folder / MANIFEST).read_text())
+    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+    return manifest
 
 
 def intact(folder: Path, key: str) -> bool:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     import torch
 
+    from harness.plugin import Plugin
+
 
 class Trial(ABC):
     """One released model, and what an attacker or a defense is given beside it."""
@@ -19,7 +21,7 @@ class Trial(ABC):
     """An attack has broken the undefended model if `loss` has fallen to this share of what it was at first."""
 
     @abstractmethod
-    def begin(self, plugin: Any) -> Iterator[Any]:
+    def begin(self, plugin: Plugin) -> Iterator[Any]:
         """The plugin's generator on this model."""
 
     @abstractmethod

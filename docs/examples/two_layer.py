@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from harness import Attacker, Defense, Field, Measure, Metric, PluginSpec, Track, meter, stage
+from harness import Attacker, Defense, Field, Measure, Metric, Plugin, PluginSpec, Track, meter, stage
 from harness.plan import Job, seed_of
 from harness.records import write_figures
 from harness.suite import Grid
@@ -45,7 +45,7 @@ class FullDescent(_Attacker):
     deterministic = True
     lr: float = Field(0.05, gt=0, description="step size")
 
-    def adapt(self, model: torch.nn.Module, data: Data) -> Iterator[torch.Tensor]:
+    def adapt(self, model: torch.nn.Sequential, data: Data) -> Iterator[torch.Tensor]:
         """One step at a time, for ever."""
         optimiser = torch.optim.SGD(model.parameters(), lr=self.lr)
         while True:
@@ -62,10 +62,10 @@ class Shrinking(_Defense):
     deterministic = True
     share: float = Field(0.1, gt=0, le=1, description="what is left of the weights")
 
-    def immunize(self, model: torch.nn.Module, targets: Data) -> Iterator[float]:
+    def immunize(self, model: torch.nn.Sequential, targets: Data) -> Iterator[float]:
         """A closed form."""
         with torch.no_grad():
-            model[0].weight *= self.share
+            next(model.parameters()).mul_(self.share)
         yield 0.0
 
 
@@ -83,7 +83,7 @@ class Sharpness(Measure):
     )
     rows: int = Field(32, ge=1, description="rows of each draw")
 
-    def measure(self, model: torch.nn.Module, targets: Data) -> Iterator[Mapping[str, Any]]:
+    def measure(self, model: torch.nn.Sequential, targets: Data) -> Iterator[Mapping[str, Any]]:
         """One figure."""
         draw = torch.Generator().manual_seed(targets.seed)
         norms = []
@@ -143,15 +143,17 @@ class TwoLayerTrack(Track):
                     }
                     model = _job("immunize", task, seed, defense)
                     for metric in grid.metrics.values():
-                        yield at, _job("look", task, seed, metric, model=model)
+                        yield at, _job("look", task, seed, metric, {"model": model})
                     for name, attacker in grid.attackers.items():
+                        arms = {"ours": model, "undefended": _job("immunize", task, seed, grid.reference)}
                         attacks = {
-                            role: _job("attack", task, seed, attacker, steps=grid.protocol.steps, model=released)
-                            for role, released in {
-                                "ours": model, "undefended": _job("immunize", task, seed, grid.reference)
-                            }.items()
-                        }  # fmt: skip
-                        yield at | {"attacker": name, "attacker_call": repr(attacker)}, _job("compare", task, **attacks)
+                            arm: _job("attack", task, seed, attacker, {"model": released}, steps=grid.protocol.steps)
+                            for arm, released in arms.items()
+                        }
+                        yield (
+                            at | {"attacker": name, "attacker_call": repr(attacker)},
+                            _job("compare", task, parents=attacks),
+                        )
 
     def carry_out(self, job: Job, parents: Mapping[str, Path], out: Path) -> None:
         """Compute one job."""
@@ -166,6 +168,7 @@ class TwoLayerTrack(Track):
             if "model" in parents:
                 state = stage.load(parents["model"] / "model.safetensors")
                 model.load_state_dict({name: of for name, of in state.items() if name != "error"})
+            assert job.plugin is not None
             plugin = job.plugin.build()
             if job.stage == "look":
                 write_figures(plugin.measure(model, data), out)
@@ -197,7 +200,7 @@ class TwoLayerTrial(Trial):
     def __init__(self, seed: int) -> None:
         self.model, self.data = network(seed), task_data(seed, seed)
 
-    def begin(self, plugin: Any) -> Iterator[Any]:
+    def begin(self, plugin: Plugin) -> Iterator[Any]:
         """The plugin's generator."""
         return plugin.generator(self.model, self.data)
 
@@ -210,11 +213,17 @@ class TwoLayerTrial(Trial):
         return error(self.model, self.data).item()
 
 
-def _job(stage_: str, task: Task, seed: int | None = None, plugin: PluginSpec | None = None, **more: Any) -> Job:
-    parents = {name: of for name, of in more.items() if isinstance(of, Job)}
-    inputs = {name: of for name, of in more.items() if name not in parents} | task.model_dump()
+def _job(
+    of: str,
+    task: Task,
+    seed: int | None = None,
+    plugin: PluginSpec | None = None,
+    parents: Mapping[str, Job] = {},
+    **inputs: Any,
+) -> Job:
     drawn = None if seed is None else seed_of(task.teacher, seed)
-    return Job(track="two_layer", stage=stage_, version=1, inputs=inputs, plugin=plugin, seed=drawn, parents=parents)
+    inputs |= task.model_dump()
+    return Job(track="two_layer", stage=of, version=1, inputs=inputs, plugin=plugin, seed=drawn, parents=parents)
 
 
 def network(seed: int) -> torch.nn.Sequential:
@@ -231,6 +240,7 @@ def task_data(teacher: int, seed: int) -> Data:
         return Data(x, network(1000 + teacher)(x), seed)
 
 
-def error(model: torch.nn.Module, data: Data) -> torch.Tensor:
+def error(model: torch.nn.Sequential, data: Data) -> torch.Tensor:
     """Mean squared error."""
-    return (model(data.x) - data.y).square().mean()
+    residual: torch.Tensor = model(data.x) - data.y
+    return residual.square().mean()

@@ -14,6 +14,7 @@ from harness.diffusion.concepts import Concept
 from harness.diffusion.data import Subject, Targets
 from harness.diffusion.model import Images, TextToImage
 from harness.diffusion.plugin import WeightAttacker
+from harness.plugin import Plugin
 from harness.trial import Trial
 
 SAMPLING: dict[str, Any] = {"sampler": "ddim", "steps": 10, "guidance": 2.0}
@@ -65,7 +66,7 @@ class AttackTrial(_OnTheBase):
     steps: ClassVar[int] = 30
     broken: ClassVar[float] = 0.9
 
-    def begin(self, plugin: Any) -> Iterator[Any]:
+    def begin(self, plugin: Plugin) -> Iterator[Any]:
         """Learn it."""
         return plugin.generator(self.model, self.subjects[0])
 
@@ -93,7 +94,7 @@ class ReleaseTrial(_OnTheBase):
         self.pictures = np.concatenate([_pictures(caption, 1) for caption in CAPTIONS])
         self.model.text(CAPTIONS)  # it remembers them, which is no doing of a plugin's
 
-    def begin(self, plugin: Any) -> Iterator[Any]:
+    def begin(self, plugin: Plugin) -> Iterator[Any]:
         """Immunize it or look at it."""
         names = tuple(subject.concept.name for subject in self.subjects)
         targets = Targets(self.model, self.subjects, names, CAPTIONS, self.pictures, seed=5)

@@ -14,9 +14,10 @@ import torch
 from scipy.optimize import minimize
 
 from harness.meter import Reading
-from harness.probe.data import ROLES, Split
+from harness.probe.data import Split
 from harness.probe.model import Loss, losses, losses_slope
 from harness.probe.spectrum import FLOOR, Policy, Spectrum
+from harness.probe.tasks import ROLES
 from harness.records import figure
 
 SPLITS = ("train", "heldout")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from harness.plugin import Plugin
 from harness.probe.data import ProbeTargets, Split
 from harness.probe.model import Extractor, LinearProbe
 from harness.trial import Trial
@@ -36,7 +37,7 @@ class ReleaseTrial(Trial):
     def __init__(self, seed: int) -> None:
         self.targets, self.model = _targets(seed), Extractor(DIM)
 
-    def begin(self, plugin: Any) -> Iterator[Any]:
+    def begin(self, plugin: Plugin) -> Iterator[Any]:
         """Immunize it or look at it."""
         return plugin.generator(self.model, self.targets)
 
@@ -65,7 +66,7 @@ class AttackTrial(Trial):
     def __init__(self, seed: int) -> None:
         self.data, self.probe = _targets(seed).harmful, LinearProbe(DIM)
 
-    def begin(self, plugin: Any) -> Iterator[Any]:
+    def begin(self, plugin: Plugin) -> Iterator[Any]:
         """Train it."""
         return plugin.generator(self.probe, self.data)
 

@@ -19,6 +19,7 @@ import torch
 from safetensors import safe_open
 from safetensors import torch as safetensors
 from torch import distributed, nn
+from torch.multiprocessing.spawn import spawn
 
 from harness.plan import seed_of
 
@@ -62,7 +63,7 @@ def train(
     if not done.exists():
         with tempfile.TemporaryDirectory() as meeting:
             arguments = (lesson, folder, seed, processes, f"file://{meeting}/point", tell)
-            torch.multiprocessing.spawn(_process, arguments, processes)
+            spawn(_process, arguments, processes)
     return safetensors.load(done.read_bytes())
 
 
