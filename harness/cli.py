@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import sys
 import time
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -40,6 +40,7 @@ class Kind(StrEnum):
 
     defense = "defense"
     attacker = "attacker"
+    metric = "metric"
 
 
 @app.command()
@@ -182,6 +183,7 @@ def list_(what: Annotated[Listing, typer.Argument(help="defenses, attackers, sui
             for entry in catalogue.all("track")
             for metric in entry.load().metrics
         ]
+        rows += [(entry.name, entry.about["track"], entry.about["summary"]) for entry in catalogue.all("metric")]
     elif what is Listing.suites:
         from harness.suite import read
 
@@ -201,29 +203,38 @@ def list_(what: Annotated[Listing, typer.Argument(help="defenses, attackers, sui
 
 @app.command()
 def show(
-    kind: Annotated[Kind, typer.Argument(help="defense or attacker")],
+    kind: Annotated[Kind, typer.Argument(help="defense, attacker or metric")],
     name: Annotated[str, typer.Argument(help="its name")],
     plugin: Plugins = [],
 ) -> None:
-    """Show a plugin: its docstring, fields with their defaults, presets and origin."""
+    """Show a plugin: its docstring, fields with their defaults, presets and origin; or what a metric is."""
     from harness.catalogue import Catalogue
+    from harness.reference import described, fields
 
-    entry = Catalogue(plugin).get(kind.value, name)
+    catalogue = Catalogue(plugin)
+    tracks = [entry.load()() for entry in catalogue.all("track")]
+    own = [(of, track.name) for track in tracks for of in track.metrics if of.name == name]
+    if kind is Kind.metric and own:
+        for metric, track in own:
+            _print(described(metric, track))
+        return
+    entry = catalogue.get(kind.value, name)
     cls = entry.load()
     print(f"{cls.kind} {name} (track {cls.track}), from {entry.origin}\n\n{inspect.getdoc(cls)}\n")
-    fields = dataclasses.fields(cls)
-    print("fields:" if fields else "no fields")
-    for field in fields:
-        annotation = cls.__pydantic_fields__[field.name]
-        type_name = getattr(annotation.annotation, "__name__", None) or str(annotation.annotation)
-        if type_name in ("Literal", "Union", "Optional"):
-            type_name = str(annotation.annotation).replace("typing.", "")
-        limits = ", ".join(str(limit) for limit in annotation.metadata)
-        print(f"  {field.name}: {type_name} = {annotation.default!r}{f'  [{limits}]' if limits else ''}")
-        if annotation.description:
-            print(f"      {annotation.description}")
+    if kind is Kind.metric:
+        _print(described(cls.about))
+    rows = fields(cls)
+    print("fields:" if rows else "no fields")
+    for of in rows:
+        print(f"  {of.name}: {of.type} = {of.default}{f'  [{of.bounds}]' if of.bounds else ''}")
+        if of.description:
+            print(f"      {of.description}")
     for preset, values in cls.presets.items():
         print(f"preset {preset}: {', '.join(f'{key}={value!r}' for key, value in values.items())}")
+
+
+def _print(told: Mapping[str, str]) -> None:
+    print("\n".join(f"{title}: {text}" for title, text in told.items()) + "\n")
 
 
 @app.command()
@@ -274,6 +285,18 @@ def leaderboard(
     for table in render(folder, tuple(plugin))[1].values():
         print(markdown(table))
         print(f"\n{table.attrs.get('caption', '')}")
+
+
+@app.command()
+def docs(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Where to.")] = Path("site"),
+    plugin: Plugins = [],
+) -> None:
+    """Build the documentation, with a page for each plugin that is installed here or in a file."""
+    from harness import reference
+
+    reference.build(out, plugin)
+    print(f"open {out}/index.html")
 
 
 @app.command()

@@ -29,6 +29,8 @@ from harness.examination import Examination, same
 from harness.plugin import Plugin
 from harness.source import read_class
 
+__all__ = ["Check", "Fault", "checks"]
+
 _SOURCE = re.compile(r"\b(1[6-9]|20)\d\d\b|arxiv|doi\.org|https?://|\bcontrol\b", re.IGNORECASE)
 _DEVICES = re.compile(r"^(cuda|cpu|mps)(:\d+)?$")
 

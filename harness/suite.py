@@ -45,12 +45,12 @@ class GridFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str
-    track: str
-    tasks: list[dict[str, Any]] = Field(min_length=1)
-    protocol: dict[str, Any] = {}
-    defenses: dict[str, Row] = Field(min_length=1)
-    attackers: dict[str, Row] = {}
+    name: str = Field(description="as in records; published figures are joined by it")
+    track: str = Field(description="whose tasks, protocol and plugins these are")
+    tasks: list[dict[str, Any]] = Field(min_length=1, description="blocks of tasks, as the track has them")
+    protocol: dict[str, Any] = Field({}, description="budget and what is measured, as the track has it")
+    defenses: dict[str, Row] = Field(min_length=1, description="by label")
+    attackers: dict[str, Row] = Field({}, description="by label; without any the models alone are measured")
     metrics: dict[str, Row] = Field({}, description="plugins that measure more than the track itself does")
     seeds: Seeds | None = Field(None, description="overrides the suite's")
 
@@ -76,16 +76,16 @@ class SuiteFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: int
-    name: str
+    format: int = Field(description=f"of the file; this harness reads up to {FORMAT}")
+    name: str = Field(description="what people type")
     version: int = Field(ge=1, description="raised with every change that moves a figure; versions never mix")
-    title: str
-    description: str = ""
+    title: str = Field(description="one line")
+    description: str = Field("", description="what it is for, and how its settings were chosen")
     seeds: Seeds = Field(_numbered(5), description="of every cell: how many, which are then 1 … n, or which")
     plugins: list[str] = Field([], description="plugin files, relative to the suite file")
     published: str | None = Field(None, description="a tidy CSV of published figures, relative to the suite file")
     bases: dict[str, BaseModelFile] = Field({}, description="other base models, by the word that chooses one")
-    grids: list[GridFile] = Field(min_length=1)
+    grids: list[GridFile] = Field(min_length=1, description="one for each set of tasks, protocol and rows")
 
 
 @dataclass(frozen=True)

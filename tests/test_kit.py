@@ -168,6 +168,17 @@ def test_what_new_writes_runs_in_quick(tmp_path, kind, track):
     assert "my_own" in set(result.records[kind].dropna())
 
 
+@pytest.mark.slow
+def test_what_new_writes_and_the_example_of_a_track_are_strictly_typed(tmp_path):
+    """Against the public face, as a third party's own type check would."""
+    root = Path(__file__).parents[1]
+    files = [scaffold.write(kind, f"my_{kind}_{track}", track, tmp_path) for kind, track in BEGINNINGS]
+    command = [sys.executable, "-m", "mypy", "--strict", "--allow-untyped-calls", "--config-file", "pyproject.toml",
+               "--cache-dir", str(tmp_path / "cache"), *files, root / "docs" / "examples" / "two_layer.py"]  # fmt: skip
+    done = subprocess.run([str(part) for part in command], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize(("kind", "track"), BEGINNINGS)
 def test_a_package_registers_and_its_test_passes(tmp_path, kind, track):
     """As installed: its folder and entry points are on the path, in a process of their own."""

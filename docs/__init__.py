@@ -1,0 +1,1 @@
+"""The documentation's sources: `immunebench docs` builds them."""

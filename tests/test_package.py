@@ -1,0 +1,114 @@
+"""A package of somebody else's with an attacker and a defense, by pip into a fresh environment and out of it again."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+PROJECT = """
+[build-system]
+requires = ["setuptools>=77,<100"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "outsiders"
+version = "1.0"
+dependencies = ["immunebench"]
+
+[project.entry-points."immunebench.attackers"]
+sign_descent = "outsiders:SignDescent"
+
+[project.entry-points."immunebench.defenses"]
+doubled = "outsiders:Doubled"
+
+[tool.setuptools]
+py-modules = ["outsiders"]
+"""
+PLUGINS = '''
+import torch
+
+from harness import Field
+from harness.probe import ProbeAttacker, ProbeDefense
+
+
+class SignDescent(ProbeAttacker):
+    """Steps of one size (Bernstein et al., 2018)."""
+
+    deterministic = True
+    lr: float = Field(1e-2, gt=0, description="step size of the outsiders")
+
+    def adapt(self, model, data):
+        while True:
+            loss, gradient = model.gradient(data)
+            model.weight.data.sub_(self.lr * gradient.sign())
+            yield loss
+
+
+class Doubled(ProbeDefense):
+    """All weights twice as large (a control)."""
+
+    deterministic = True
+
+    def immunize(self, model, targets):
+        with torch.no_grad():
+            model.weight *= 2
+        yield 0.0
+'''
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory):
+    """A fresh environment's interpreter; what immunebench needs is on its path and not installed a second time."""
+    folder = tmp_path_factory.mktemp("fresh")
+    venv.create(folder, with_pip=True, symlinks=True)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    (folder / "lib" / version / "site-packages" / "ours.pth").write_text(
+        f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+    )
+    python = folder / "bin" / "python"
+    if sys.version_info < (3, 12):  # these come with a setuptools that is too old, and goes before ours
+        told(python, folder, "pip", "uninstall", "--quiet", "--yes", "setuptools")
+    return python
+
+
+def told(python: Path, folder: Path, *arguments: str) -> str:
+    # Nothing of this checkout may be on the path by accident.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([str(python), "-m", *arguments], cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_in_and_out(python, tmp_path):
+    package, work = tmp_path / "package", tmp_path / "work"
+    package.mkdir()
+    work.mkdir()
+    (package / "pyproject.toml").write_text(PROJECT)
+    (package / "outsiders.py").write_text(PLUGINS)
+
+    def immunebench(*arguments: str) -> str:
+        return told(python, work, "harness.cli", *arguments)
+
+    told(python, work, "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", str(package))
+    assert "outsiders" not in told(Path(sys.executable), work, "pip", "list")  # it is in the fresh one alone
+    assert "sign_descent        probe" in immunebench("list", "attackers")
+    assert "All weights twice as large" in immunebench("list", "defenses")
+    assert "step size of the outsiders" in immunebench("show", "attacker", "sign_descent")
+    immunebench("check", "doubled")
+    rows = ["--defense", "none", "--defense", "doubled", "--attacker", "adam", "--attacker", "sign_descent"]
+    table = immunebench("run", "house_prices", *rows, "--seeds", "1", "--workers", "1", "--out", "out")
+    assert "doubled" in table
+    immunebench("docs", "site")
+    for page in ("defenses/doubled.html", "attackers/sign_descent.html"):
+        assert "of track <code>probe</code>" in (work / "site" / "reference" / page).read_text()
+
+    made = {path.name: path.read_bytes() for path in (work / "out").iterdir()}
+    assert b"sign_descent" in made["leaderboard.csv"]
+    told(python, work, "pip", "uninstall", "--quiet", "--yes", "outsiders")
+    assert "sign_descent" not in immunebench("list", "attackers")
+    assert "doubled" in immunebench("leaderboard", "out")
+    assert {path.name: path.read_bytes() for path in (work / "out").iterdir()} == made
