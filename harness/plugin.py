@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.plan import Job
+    from harness.protection import Protection
     from harness.suite import Grid
     from harness.trial import Trial
 
@@ -63,9 +64,11 @@ class Plugin:
     @classmethod
     def source_digest(cls) -> str:
         """SHA-256 of what the source files of the class and of its ancestors outside the harness do; the harness
-        versions its own code by stage instead. Presets do not count, for the settings that come of them do."""
+        versions its own code by stage instead. Presets do not count, for the settings that come of them do; nor does
+        `control`, which changes no result."""
         files = [inspect.getfile(of) for of in cls.__mro__[:-1] if of.__module__.split(".")[0] != "harness"]
-        return hashlib.sha256("".join(undocumented(Path(file), {"presets"}) for file in files).encode()).hexdigest()
+        text = "".join(undocumented(Path(file), {"presets", "control"}) for file in files)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def uses(self) -> Sequence[PluginSpec]:
         """Further plugins that this one runs."""
@@ -81,6 +84,8 @@ class Defense(Plugin):
     """Makes an immunized model of a base model before its release."""
 
     kind: ClassVar[str] = "defense"
+    control: ClassVar[bool] = False
+    """Is no serious defense but a yardstick: one that does as well as it has shown nothing."""
 
     def immunize(self, model: Any, targets: Any) -> Iterator[Any]:
         """Change `model` in place so that the harmful targets cannot be learned; yield the loss at each step
@@ -118,6 +123,14 @@ class Track(ABC):
     protocol_model: ClassVar[type[BaseModel]]
     """A grid's `protocol`: budget, measuring steps, metrics' settings."""
     metrics: ClassVar[Sequence[Metric]]
+
+    def protection(self, grid: Grid) -> Protection | None:
+        """The figure by which the grid's defenses are judged; by default none is, and the board ranks nothing."""
+        return None
+
+    def members(self, task: str) -> Sequence[str]:
+        """What a task, by its label, has in common with others (digits, concepts); by default nothing."""
+        return (task,)
 
     @abstractmethod
     def measurements(self, grid: Grid) -> Iterator[tuple[dict[str, Any], Job]]:
@@ -159,6 +172,7 @@ class PluginSpec:
     attribute: str
     file: str | None = None
     deterministic: bool = False
+    control: bool = False
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -70,6 +70,20 @@ class BaseModelFile(BaseModel):
     preset: str | None = Field(None, description="instead of the rows' presets; by default the plugins' defaults")
 
 
+class Tuning(BaseModel):
+    """On what the suite's settings were chosen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seeds: list[int] = Field(description="empty: on none, they are the papers' or the plugins' defaults")
+    tasks: list[str] = Field([], description="by label; empty: on all of the suite's")
+
+    def covers(self, task: str, seed: int | None) -> bool:
+        """Whether settings were chosen on this task and seed; None: nothing in it is random."""
+        on_task = not self.tasks or task in self.tasks
+        return bool(self.seeds) and on_task and (seed is None or seed in self.seeds)
+
+
 class SuiteFile(BaseModel):
     """A suite file."""
 
@@ -81,6 +95,8 @@ class SuiteFile(BaseModel):
     title: str
     description: str = ""
     seeds: Seeds = Field(_numbered(5), description="of every cell: how many, which are then 1 … n, or which")
+    tuning: Tuning | None = Field(None, description="on which seeds and tasks settings were chosen, for what is chosen "
+                                  "and reported on the same flatters")  # fmt: skip
     plugins: list[str] = Field([], description="plugin files, relative to the suite file")
     published: str | None = Field(None, description="a tidy CSV of published figures, relative to the suite file")
     bases: dict[str, BaseModelFile] = Field({}, description="other base models, by the word that chooses one")
@@ -112,6 +128,7 @@ class Suite:
     description: str
     grids: tuple[Grid, ...]
     published: Path | None = None
+    tuning: Tuning | None = None
 
     @property
     def tracks(self) -> dict[str, Track]:
@@ -199,7 +216,7 @@ def load(
     published = path.parent / file.published if file.published else None
     if published and not published.is_file():
         raise UsageError(f"{path.name}: the published figures {published} do not exist")
-    return Suite(file.name, file.version, file.title, file.description, tuple(ready), published)
+    return Suite(file.name, file.version, file.title, file.description, tuple(ready), published, file.tuning)
 
 
 def _on(file: SuiteFile, base: str) -> SuiteFile:

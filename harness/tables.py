@@ -25,7 +25,7 @@ def value(cell: pd.DataFrame, metric: str, **at: object) -> str:
 def interval(found: Mapping[str, Any]) -> str:
     """A picked figure with its interval, as text."""
     text = number(found.get("value"))
-    if text and not pd.isna(found["ci_low"]):
+    if text and not pd.isna(found["ci_low"]) and found["ci_low"] < found["ci_high"]:
         text += f" [{number(found['ci_low'])}, {number(found['ci_high'])}]"
     return text
 

@@ -52,20 +52,18 @@ def test_long_form_columns_and_figures_by_hand():
 
 
 def test_holes_are_counted_and_never_silent():
-    board = leaderboard.board(
-        frame(
-            record(seed=1, value=4.0, key="k1"),
-            record(seed=2, status="failed", note="lost", metric=None, policy=None, split=None, value=None, key="k2"),
-            record(defense="none", status="failed", note="gone", metric=None, policy=None, split=None, value=None),
-        )
+    found = frame(
+        record(seed=1, value=4.0, key="k1"),
+        record(seed=2, status="failed", note="lost", metric=None, policy=None, split=None, value=None, key="k2"),
+        record(defense="none", status="failed", note="gone", metric=None, policy=None, split=None, value=None),
     )
-    rows = board.set_index("defense")
+    rows = leaderboard.board(found).set_index("defense")
     assert rows.loc["condition_number", "value"] == pytest.approx(4)
     assert rows.loc["condition_number", "note"] == "1 of 2 cells failed: lost"
     assert pd.isna(rows.loc["none", "value"])
     assert rows.loc["none", "note"] == "1 of 1 cells failed: gone"
     assert rows.loc["none", "n_tasks"] == 0
-    wide = leaderboard.tables(board)["probe"].set_index("defense")
+    wide = leaderboard.make(found).tables["probe"].set_index("defense")
     assert wide.loc["none", "missing"] == "1 of 1 cells failed: gone"
 
 
@@ -172,6 +170,7 @@ def test_files_of_a_run(tiny, tmp_path):
     result = api.run(str(tiny), workers=1, out=out)
     written = {path.name for path in out.iterdir()}
     assert {"records.parquet", *(f"leaderboard.{suffix}" for suffix in ("md", "csv", "tex", "html"))} <= written
+    assert {"standings.csv", "comparisons.csv"} <= written
     assert {"house_prices_steps.png", "house_prices_steps.svg"} <= written
 
     back = records.load(out / "records.parquet")
@@ -179,14 +178,14 @@ def test_files_of_a_run(tiny, tmp_path):
     long = pd.read_csv(out / "leaderboard.csv")
     assert len(long) == len(result.board)
     text = (out / "leaderboard.md").read_text()
-    assert "| house_prices | condition_number |" in " ".join(text.split())
+    assert "| 1–3 | condition_number | " in " ".join(text.split())
     assert "![house_prices_steps.png](house_prices_steps.png)" in text
     latex = (out / "leaderboard.tex").read_text()
-    assert latex.count("\\toprule") == latex.count("\\bottomrule") == 1
+    assert latex.count("\\toprule") == latex.count("\\bottomrule") == 2
     page = Checked()
     page.feed((out / "leaderboard.html").read_text())
-    assert page.tags.count("table") == 1
-    assert page.tags.count("tr") == 1 + 3
+    assert page.tags.count("table") == 2  # standings, and the track's own
+    assert page.tags.count("tr") == 2 * (1 + 3)
     assert "img" in page.tags
 
     # The same files again from the records alone, byte for byte.
