@@ -120,10 +120,11 @@ def _of_cells(of: Cells, compared: pd.DataFrame) -> Iterator[tuple[str, str, str
         for defense in of.defenses:
             yield defense, attacker, "weak-attack", ""
     if of.broken is not None:
-        last, before = (scores.groupby("defense").mean() for scores in (of.scores, of.earlier))
+        strong = [scores.drop(columns=of.weak) for scores in (of.scores, of.earlier)]
+        last, before = (scores.groupby("defense").mean() for scores in strong)
         stuck = (last > of.score(of.broken)) & (before - last <= of.resolution)
-        for defense, attackers in stuck.iterrows():
-            for attacker in attackers.index[attackers]:
+        for attacker in stuck:
+            for defense in stuck.index[stuck[attacker].astype(bool)]:
                 yield str(defense), str(attacker), "stalled-attack", ""
 
 

@@ -73,7 +73,8 @@ class Cells:
         if self.broken is None or not len(self.undefended):
             return []
         means = self.scores.loc[list(self.undefended)].mean()
-        return [str(name) for name, left in means.items() if not left <= self.score(self.broken)]
+        enough = self.score(self.broken) + 1e-9  # a mean's rounding is no weakness
+        return [str(name) for name, left in means.items() if not left <= enough]
 
     @cached_property
     def worst(self) -> pd.Series:

@@ -79,9 +79,10 @@ class Tuning(BaseModel):
     tasks: list[str] = Field([], description="by label; empty: on all of the suite's")
 
     def covers(self, task: str, seed: int | None) -> bool:
-        """Whether settings were chosen on this task and seed; None: nothing in it is random."""
-        on_task = not self.tasks or task in self.tasks
-        return bool(self.seeds) and on_task and (seed is None or seed in self.seeds)
+        """Whether settings were chosen on this task and seed. Where nothing is random (None) the task alone tells."""
+        if seed is None:
+            return task in self.tasks
+        return seed in self.seeds and (not self.tasks or task in self.tasks)
 
 
 class SuiteFile(BaseModel):

@@ -34,7 +34,7 @@ def number(given: Any) -> str:
     """Three significant digits, without an exponent where that is readable."""
     if given is None or pd.isna(given):
         return ""
-    real = float(given)
+    real = float(given) or 0.0  # no minus before a zero
     if real != 0 and not 1e-3 <= abs(real) < 1e5:
         return f"{real:.1e}"
     return f"{real:.3g}" if abs(real) < 1000 else f"{real:.0f}"
