@@ -25,7 +25,7 @@ boards: .venv/quick
 	for suite in digits house_prices relearning strength inner_steps styles objects personal; do \
 	  $(BIN)/immunebench run $$suite --out results/runs/$$suite || exit 1; \
 	  mkdir -p results/leaderboards/$$suite; \
-	  find results/runs/$$suite -name 'leaderboard.*' -o -name '*.png' -o -name '*.svg' | \
+	  find results/runs/$$suite -name 'leaderboard.*' -o -name 'standings.csv' -o -name 'comparisons.csv' -o -name '*.png' -o -name '*.svg' | \
 	    xargs cp -t results/leaderboards/$$suite || exit 1; \
 	done
 

@@ -12,6 +12,7 @@ class Ascent(AscentDefense):
     """Gradient ascent on the targets' own loss: no thought of an attacker at all."""
 
     name = "ascent"
+    control = True
     presets: ClassVar = small_presets(styles=1e-3, objects=6e-4, personal=6e-4)
 
     def harms(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:

@@ -10,6 +10,7 @@ class Undefended(Defense):
     """No defense at all: the control that every row is compared with, on every track."""
 
     name = "none"
+    control = True
     track = "any"
     deterministic = True
 

@@ -9,6 +9,7 @@ class RandomInit(ProbeDefense):
     """Torch's default random initialisation, untrained: where the trained defenses start."""
 
     name = "random_init"
+    control = True
 
     def immunize(self, model: Extractor, targets: ProbeTargets) -> Iterator[float]:
         """Draw the weights."""

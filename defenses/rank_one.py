@@ -15,6 +15,7 @@ class RankOne(ProbeDefense):
     """
 
     name = "rank_one"
+    control = True
     deterministic = True
 
     gain: float = Field(10.0, gt=0, description="g, by how much the direction is stretched")

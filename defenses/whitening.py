@@ -12,6 +12,7 @@ class Whitening(ProbeDefense):
     """θ = (K_P + ρσ₁I)^(-½): no training and no harmful data, yet a trained defense's RIR (closed-form control)."""
 
     name = "whitening"
+    control = True
     deterministic = True
 
     rho: float = Field(1e-3, gt=0, description="ridge, in units of the largest eigenvalue of K_P")

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Result:
     """What a run gives. records: one row a measured figure. board: figures averaged, with intervals, long-form.
-    tables: the readable table of each track. failed: reasons of the jobs that failed, by key. out: the folder with
-    the files, None if none were wanted."""
+    standings: ranks, worst cases and flags, a row a grid and defense. tables: the readable table of each track's own
+    figures. failed: reasons of the jobs that failed, by key. text: the readable board, as Markdown. out: the folder
+    with the files, None if none were wanted."""
 
     records: pd.DataFrame = field(repr=False)
     board: pd.DataFrame = field(repr=False)
+    standings: pd.DataFrame = field(repr=False)
     tables: dict[str, pd.DataFrame] = field(repr=False)
     failed: dict[str, str]
+    text: str = field(repr=False)
     out: Path | None = None
 
     def _repr_html_(self) -> str:
@@ -94,11 +97,10 @@ def run(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         records.copy_pictures(plan, artifacts, failed, folder)
-        board, shown = leaderboard.write(figures, folder, published, asked.plugins)
+        made = leaderboard.write(figures, folder, published, asked.plugins)
     else:
-        board = leaderboard.board(figures, published)
-        shown = leaderboard.tables(board, asked.plugins)
-    return Result(figures, board, shown, failed, folder)
+        made = leaderboard.make(figures, published, plugins=asked.plugins)
+    return Result(figures, made.board, made.standings, made.tables, failed, made.markdown(), folder)
 
 
 def release(

@@ -72,6 +72,7 @@ class Entry:
             attribute=self.attribute,
             file=self.file,
             deterministic=cls.deterministic,
+            control=getattr(cls, "control", False),
         )
 
 

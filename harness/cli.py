@@ -65,7 +65,6 @@ def run(
     """Run a suite and make its leaderboard; finished jobs are taken from the store."""
     from harness import api
     from harness.display import Display
-    from harness.leaderboard import markdown
 
     folder = out or Path("results/runs") / "@".join([Path(suite).stem, *([base] if base else [])])
     began = time.perf_counter()
@@ -91,9 +90,7 @@ def run(
     except KeyboardInterrupt:
         print("stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
         raise typer.Exit(130) from None
-    for table in result.tables.values():
-        print(f"\n{markdown(table)}\n")
-        print(table.attrs.get("caption", ""))
+    print(f"\n{result.text}")
     print(f"\n{len(result.records)} records in {time.perf_counter() - began:.0f} s; all of it in {folder}/")
     if result.failed:
         cells = result.records[result.records["status"] != "ok"]
@@ -280,11 +277,9 @@ def leaderboard(
     plugin: Plugins = [],
 ) -> None:
     """Make a run's boards anew from its records."""
-    from harness.leaderboard import markdown, render
+    from harness.leaderboard import render
 
-    for table in render(folder, tuple(plugin))[1].values():
-        print(markdown(table))
-        print(f"\n{table.attrs.get('caption', '')}")
+    print(render(folder, tuple(plugin)).markdown())
 
 
 @app.command()

@@ -1,19 +1,21 @@
-"""Records to tables: a long-form board (CSV) and a track's readable one (Markdown, LaTeX, HTML)."""
+"""Records to boards: long-form ones (CSV) and a readable one, a section a grid (Markdown, LaTeX, HTML)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from tabulate import tabulate
 
+from harness import flags, formats, readable, standings
 from harness import records as record_files
 from harness.catalogue import Catalogue
 from harness.errors import UsageError
 from harness.plugin import Track
-from harness.stats import seed_intervals
+from harness.stats import intervals
 from harness.tables import further, plain
 
 RECORDS = "records.parquet"
@@ -21,8 +23,11 @@ PUBLISHED = "published.csv"
 CELL = ["suite", "suite_version", "grid", "track", "defense", "attacker"]
 FIGURE = ["concept", "metric", "role", "policy", "split", "step"]
 COLUMNS = [
-    *CELL, *FIGURE, "value", "ci_low", "ci_high", "n_tasks", "n_seeds", "unit", "published", "note",
+    *CELL, *FIGURE, "value", "ci_low", "ci_high", "tasks_low", "tasks_high", "n_tasks", "n_seeds", "unit", "published",
+    "published_note", "note", "flags",
 ]  # fmt: skip
+
+NUMBERS = ["ci_low", "ci_high", "tasks_low", "tasks_high", "published"]
 
 PUBLISHED_SCHEMA = [
     "paper", "table", "setting", "task", "n_concepts", "defense", "attacker", "metric", "role", "policy", "split",
@@ -41,18 +46,29 @@ def tracks(plugins: tuple[Path, ...] = ()) -> dict[str, Track]:
 def board(records: pd.DataFrame, published: pd.DataFrame | None = None) -> pd.DataFrame:
     """The long-form board: a row a figure, averaged over tasks within a seed, then over seeds.
 
-    The interval is Student's t over seeds, the tasks being the suite's own and fixed; a ratio is averaged on the
-    log scale. A cell of which some tasks or seeds failed says so in `note`; one of which all failed keeps a row
-    with no value. `published` is the paper's figure for the same grid, defense and metric.
+    The intervals are `stats.intervals`: `ci_…` of other seeds, the tasks being the suite's own and fixed, `tasks_…` of
+    other tasks as well; a ratio is averaged on the log scale. A cell of which some tasks or seeds failed says so in
+    `note`; one of which all failed keeps a row with no value. `published` is the paper's figure for the same grid,
+    defense and metric, `published_note` where it stands and what it is of. Raises `UsageError` if records of two
+    versions of a suite are mixed.
     """
+    versions = records.groupby("suite")["suite_version"].unique()
+    for suite, found in versions[versions.map(len) > 1].items():
+        raise UsageError(f"records of suite '{suite}' are of versions {' and '.join(map(str, sorted(found)))}, which "
+                         "never mix: make a board of each")  # fmt: skip
     cells = records.groupby(CELL, dropna=False, sort=False).ngroup().rename("cell")
     holes = _holes(cells, records)
     measured = records[records["status"] == "ok"]
+    measured = measured.assign(value=measured["value"].where(np.isfinite(measured["value"].astype(float))))
     groups = measured.groupby([*CELL, *FIGURE], dropna=False, sort=False).ngroup().rename("group")
     log = (measured["scale"] == "log").fillna(False).astype(bool)
 
     long = measured[[*CELL, *FIGURE]].groupby(groups).first()
-    long = long.join(seed_intervals(groups, measured["seed"].fillna(0), measured["value"], log))
+    members = {
+        str(task): str(of).split("+") for task, of in records.groupby("task")["members"].first().dropna().items()
+    }
+    found = intervals(groups, measured["task"], measured["seed"], measured["value"], log, members)
+    long = long.join(found.drop(columns=["se", "df"]))
     counts = measured.groupby(groups)
     long["n_tasks"] = counts["task"].nunique()
     long["n_seeds"] = counts["seed"].nunique().clip(lower=1)
@@ -65,7 +81,7 @@ def board(records: pd.DataFrame, published: pd.DataFrame | None = None) -> pd.Da
     long = pd.concat([long.assign(cell=of_cell), empty.assign(cell=lost)])
     long = long.sort_values("cell", kind="stable").reindex(columns=COLUMNS)  # the suite's order
     types = {name: kind for name, kind in record_files.SCHEMA.items() if name in COLUMNS}
-    long = long.astype({**types, **dict.fromkeys(["ci_low", "ci_high", "published"], "Float64")})
+    long = long.astype({**types, **dict.fromkeys(NUMBERS, "Float64"), "published_note": "string", "flags": "string"})
     long["note"] = long["note"].mask(long["note"] == "")
     long = long.reset_index(drop=True)
     return long if published is None else _with_published(long, published)
@@ -105,12 +121,18 @@ def _with_published(long: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame
     another policy (an encoder that is not at hand), has a row of its own with nothing measured."""
     keys = ["grid", "defense", "attacker", "metric", "role", "policy", "split"]
     told = published.rename(columns={"setting": "grid", "value": "published"})
-    of_tasks = told[told["task"].notna()].groupby(keys, dropna=False)["published"].mean().reset_index()
-    told = pd.concat([told[told["task"].isna()], of_tasks])[[*keys, "published"]].drop_duplicates(keys)
-    told = told.astype(dict.fromkeys(keys, "string"))
-    merged = long.drop(columns="published").merge(told, on=keys, how="left")
+    where = told["paper"] + ", " + told["table"]
+    told["published_note"] = where.where(told["note"].isna(), where + ": " + told["note"])
+    of_tasks = told[told["task"].notna()].groupby(keys, dropna=False).agg(
+        published=("published", "mean"), published_note=("published_note", "first"), tasks=("task", "size")
+    ).reset_index()  # fmt: skip
+    of_tasks["published_note"] += "; mean of " + of_tasks["tasks"].astype("string") + " tasks"
+    told = pd.concat([told[told["task"].isna()], of_tasks])[[*keys, "published", "published_note"]]
+    told = told.drop_duplicates(keys).astype({**dict.fromkeys(keys, "string"), "published_note": "string"})
+    merged = long.drop(columns=["published", "published_note"]).merge(told, on=keys, how="left")
     last = merged["step"].isna() | (merged["step"] == merged.groupby(CELL, dropna=False)["step"].transform("max"))
-    merged["published"] = merged["published"].where(last.fillna(True)).astype("Float64")
+    for name in ("published", "published_note"):
+        merged[name] = merged[name].where(last.fillna(True))
     kinds = long[[*CELL, "metric"]].drop_duplicates()
     elsewhere = told.merge(kinds, on=["grid", "defense", "attacker", "metric"])
     elsewhere = elsewhere.merge(long[keys].drop_duplicates(), on=keys, how="left", indicator=True)
@@ -127,24 +149,94 @@ def read_published(path: Path) -> pd.DataFrame:
     return published
 
 
-def tables(long: pd.DataFrame, plugins: tuple[Path, ...] = ()) -> dict[str, pd.DataFrame]:
-    """The readable table of each track on a board, with the figures of metric plugins beside its own. plugins: files
+@dataclass(frozen=True)
+class Boards:
+    """Everything a board is. board: long form, see `board`. standings: a row a grid and defense, see
+    `standings.standings`. comparisons: a row a grid and pair of defenses. tables: each track's readable table of its
+    own figures. sections: the readable board."""
+
+    board: pd.DataFrame
+    standings: pd.DataFrame
+    comparisons: pd.DataFrame
+    tables: dict[str, pd.DataFrame]
+    sections: list[formats.Section]
+    title: str
+
+    def markdown(self) -> str:
+        """The readable board, without its pictures."""
+        return formats.markdown([replace(section, pictures=()) for section in self.sections], self.title)
+
+
+def make(
+    records: pd.DataFrame,
+    published: pd.DataFrame | None = None,
+    pictures: Mapping[str, list[str]] | None = None,
+    plugins: tuple[Path, ...] = (),
+) -> Boards:
+    """Every board of the records, without a file. pictures: by grid, the files that stand beside it. plugins: files
     that may hold a track."""
     known = tracks(plugins)
-    names = [str(name) for name in long["track"].unique()]
-    parts = {name: long[long["track"] == name] for name in names}
-    return {
-        name: further(known[name].table(part), part, [metric.name for metric in known[name].metrics])
-        if name in known
-        else plain(part)
-        for name, part in parts.items()
-    }
+    long = board(records, published)
+    judged = {str(cells.at["grid"]): cells for cells in standings.cells(records)}
+    compared = {grid: standings.comparisons(cells) for grid, cells in judged.items()}
+    stood = {grid: standings.standings(cells, compared[grid]) for grid, cells in judged.items()}
+    found: flags.Raised = {}
+    for of_grid, rows in records.groupby("grid", sort=False):
+        found |= flags.raised(rows, judged.get(str(of_grid)), compared.get(str(of_grid)))
+    for at, rows in long[_unlike(long)].groupby(["grid", "defense"]):
+        what = rows["metric"].str.cat(rows["role"], " ", na_rep="").str.strip().unique()
+        found.setdefault((str(at[0]), str(at[1]), ""), {})["unlike-published"] = ", ".join(what)
+    long["flags"] = _flagged(long, found)
+    sections: list[formats.Section] = []
+    tables: dict[str, pd.DataFrame] = {}
+    for grid in map(str, records["grid"].unique()):
+        part = long[long["grid"] == grid]
+        name = str(part["track"].iloc[0])
+        order = list(stood[grid]["defense"]) if grid in stood else list(part["defense"].unique())
+        part = part.iloc[part["defense"].map({defense: i for i, defense in enumerate(order)}).argsort(kind="stable")]
+        short, lines = flags.listed({place: of for place, of in found.items() if place[0] == grid}, order)
+        shown = [readable.standing(judged.get(grid), stood.get(grid), order, short)]
+        if name in known:
+            table = further(known[name].table(part), part, [metric.name for metric in known[name].metrics])
+            said = "" if name in tables else table.attrs.get("caption", "")  # once a track
+            tables[name] = pd.concat([tables[name], table]) if name in tables else table
+            shown.append((table.drop(columns="grid", errors="ignore"), said))
+        else:
+            shown.append(plain(part))
+        lines += [f"published: {note}" for note in part["published_note"].dropna().unique()]
+        sections.append(formats.Section(f"{grid} (track {name})", shown, lines, (pictures or {}).get(grid, [])))
+    title = f"{records['suite'].iloc[0]} (version {records['suite_version'].iloc[0]})"
+    every = [pd.concat(list(frames.values()), ignore_index=True) if frames else pd.DataFrame()
+             for frames in (stood, compared)]  # fmt: skip
+    if len(every[0]):
+        every[0]["flags"] = _flagged(every[0], found)
+    return Boards(long, every[0], every[1], tables, sections, title)
+
+
+def _unlike(long: pd.DataFrame) -> pd.Series:
+    """Where the interval excludes what was published."""
+    return ((long["published"] < long["ci_low"]) | (long["published"] > long["ci_high"])).fillna(False)
+
+
+def _flagged(rows: pd.DataFrame, found: flags.Raised) -> list[str | None]:
+    """The flags of each row: its defense's, and of attackers those of its own or, where it is of all, every one's."""
+    by_row: dict[tuple[str, ...], set[str]] = {}
+    for (grid, defense, attacker), of in found.items():
+        for place in {(grid, defense), (grid, defense, attacker)}:
+            by_row.setdefault(place, set()).update(of)
+    names = []
+    for row in (
+        rows[["grid", "defense", *(["attacker"] if "attacker" in rows else [])]].fillna("").itertuples(index=False)
+    ):
+        own = by_row.get(tuple(row), set()) | by_row.get((row[0], row[1], ""), set())
+        names.append(" ".join(name for name in flags.FLAGS if name in own) or None)
+    return names
 
 
 def write(
     records: pd.DataFrame, out: Path, published: pd.DataFrame | None = None, plugins: tuple[Path, ...] = ()
-) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    """Write `records.parquet` and what `render` makes of it into `out`; the board and the readable tables.
+) -> Boards:
+    """Write `records.parquet` and what `render` makes of it into `out`.
 
     What was published is kept beside, so that `leaderboard DIR` makes the same files again.
     """
@@ -155,76 +247,25 @@ def write(
     return render(out, plugins)
 
 
-def render(out: Path, plugins: tuple[Path, ...] = ()) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    """Make `leaderboard.{csv,md,tex,html}` and the pictures anew from the records in `out`; the board and the
-    readable table of each track. plugins: files that may hold one."""
+def render(out: Path, plugins: tuple[Path, ...] = ()) -> Boards:
+    """Make `leaderboard.{csv,md,tex,html}`, `standings.csv`, `comparisons.csv` and the pictures anew from the records
+    in `out`. plugins: files that may hold a track."""
     records = record_files.load(out / RECORDS)
     published = read_published(out / PUBLISHED) if (out / PUBLISHED).is_file() else None
-    long = board(records, published)
-    long.to_csv(out / "leaderboard.csv", index=False)
-    shown, known = tables(long, plugins), tracks(plugins)
-    suite = f"{records['suite'].iloc[0]} (version {records['suite_version'].iloc[0]})"
-    pictures = {name: _pictures(records[records["track"] == name], out, known[name]) for name in shown
-                if name in known}  # fmt: skip
-    (out / "leaderboard.md").write_text(_markdown(suite, shown, pictures))
-    (out / "leaderboard.tex").write_text(_latex(suite, shown))
-    (out / "leaderboard.html").write_text(_html(suite, shown, pictures))
-    return long, shown
+    made = make(records, published, _pictures(records, out, plugins), plugins)
+    for name, table in (("leaderboard", made.board), ("standings", made.standings), ("comparisons", made.comparisons)):
+        table.to_csv(out / f"{name}.csv", index=False)
+    (out / "leaderboard.md").write_text(formats.markdown(made.sections, made.title))
+    (out / "leaderboard.tex").write_text(formats.latex(made.sections, made.title))
+    (out / "leaderboard.html").write_text(formats.page(made.sections, made.title))
+    return made
 
 
-def _pictures(records: pd.DataFrame, out: Path, track: Track) -> list[str]:
-    """The files of a track's pictures: drawn now from the records, or left by measuring jobs."""
-    drawn = [path.name for path in track.figures(records, out)]
-    copied = [path.name for grid in records["grid"].unique() for path in sorted(out.glob(f"{grid}__*.png"))]
-    return drawn + copied
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A readable table as Markdown."""
-    return tabulate(_cells(table), headers="keys", tablefmt="github", showindex=False, disable_numparse=True)
-
-
-def _cells(table: pd.DataFrame) -> dict[str, list[str]]:
-    return {str(name): ["" if pd.isna(of) else str(of) for of in table[name]] for name in table.columns}
-
-
-def _markdown(suite: str, shown: Mapping[str, pd.DataFrame], pictures: Mapping[str, list[str]]) -> str:
-    parts = [f"# {suite}\n"]
-    for name, table in shown.items():
-        parts.append(f"## Track `{name}`\n\n{markdown(table)}\n")
-        if table.attrs.get("caption"):
-            parts.append(f"{table.attrs['caption']}\n")
-        parts.extend(f"![{file}]({file})\n" for file in pictures.get(name, []) if file.endswith(".png"))
-    return "\n".join(parts)
-
-
-def _latex(suite: str, shown: Mapping[str, pd.DataFrame]) -> str:
-    parts = [f"% {suite}; needs \\usepackage{{booktabs}} and a Unicode engine for κ"]
-    parts.extend(
-        tabulate(_cells(table), headers="keys", tablefmt="latex_booktabs", showindex=False, disable_numparse=True)
-        for table in shown.values()
-    )
-    return "\n\n".join(parts) + "\n"
-
-
-def _html(suite: str, shown: Mapping[str, pd.DataFrame], pictures: Mapping[str, list[str]]) -> str:
-    style = (
-        "body{font:15px/1.4 system-ui,sans-serif;margin:2em;color-scheme:light dark}"
-        "table{border-collapse:collapse}"
-        "th,td{padding:.3em .7em;border-bottom:1px solid #8886;text-align:right;white-space:nowrap}"
-        "th:first-child,td:first-child,td:nth-child(2),th:nth-child(2){text-align:left}"
-        ".wide{overflow-x:auto}img{max-width:100%}"
-    )
-    parts = [
-        "<!doctype html><html lang='en'><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width,initial-scale=1'>"
-        f"<title>{suite}</title><style>{style}</style><h1>{suite}</h1>"
-    ]
-    for name, table in shown.items():
-        parts.append(f"<h2>Track {name}</h2><div class='wide'>")
-        parts.append(pd.DataFrame(_cells(table)).to_html(index=False, border=0))
-        parts.append(f"</div><p>{table.attrs.get('caption', '')}</p>")
-        files = pictures.get(name, [])
-        shown_files = [file for file in files if file.endswith(".svg") or file.replace(".png", ".svg") not in files]
-        parts.extend(f"<img src='{file}' alt='{file}'>" for file in shown_files)
-    return "\n".join(parts) + "\n</html>\n"
+def _pictures(records: pd.DataFrame, out: Path, plugins: tuple[Path, ...]) -> dict[str, list[str]]:
+    """By grid, the files of its pictures: drawn now by its track from the records, or left by measuring jobs."""
+    files: dict[str, list[str]] = {}
+    for grid, rows in records.groupby("grid", sort=False):
+        track = tracks(plugins).get(str(rows["track"].iloc[0]))
+        drawn = [path.name for path in track.figures(rows, out)] if track else []
+        files[str(grid)] = drawn + [path.name for path in sorted(out.glob(f"{grid}__*.png"))]
+    return files

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.plan import Job
+    from harness.protection import Protection
     from harness.suite import Grid
     from harness.trial import Trial
 
@@ -66,9 +67,9 @@ class Plugin:
     def source_digest(cls) -> str:
         """SHA-256 of what the source files of the class and of its ancestors outside the harness do; the harness
         versions its own code by stage instead. Presets do not count, for the settings that come of them do; nor does
-        what is only said of a figure."""
+        what is only said of a figure, nor `control`, which changes no result."""
         files = [inspect.getfile(of) for of in cls.__mro__[:-1] if of.__module__.split(".")[0] != "harness"]
-        does = [undocumented(Path(file), {"presets", "about"}) for file in files]
+        does = [undocumented(Path(file), {"presets", "about", "control"}) for file in files]
         return hashlib.sha256("".join(does).encode()).hexdigest()
 
     def generator(self, model: Any, data: Any) -> Iterator[Any]:
@@ -91,6 +92,8 @@ class Defense(Plugin):
 
     kind: ClassVar[str] = "defense"
     method: ClassVar[str] = "immunize"
+    control: ClassVar[bool] = False
+    """Is no serious defense but a yardstick: one that does as well as it has shown nothing."""
 
     def immunize(self, model: Any, targets: Any) -> Iterator[Any]:
         """Change `model` in place so that the harmful targets cannot be learned; yield the loss at each step
@@ -154,6 +157,14 @@ class Track(ABC):
     """A grid's `protocol`: budget, measuring steps, metrics' settings."""
     metrics: ClassVar[Sequence[Metric]]
 
+    def protection(self, grid: Grid) -> Protection | None:
+        """The figure by which the grid's defenses are judged; by default none is, and the board ranks nothing."""
+        return None
+
+    def members(self, task: str) -> Sequence[str]:
+        """What a task, by its label, has in common with others (digits, concepts); by default nothing."""
+        return (task,)
+
     @abstractmethod
     def measurements(self, grid: Grid) -> Iterator[tuple[dict[str, Any], Job]]:
         """The grid's cells as coordinates (`task`, `defense`, `attacker`, `seed`) and the job that measures them;
@@ -194,6 +205,7 @@ class PluginSpec:
     attribute: str
     file: str | None = None
     deterministic: bool = False
+    control: bool = False
 
     @property
     def identity(self) -> dict[str, Any]:

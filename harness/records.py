@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from harness import protection
 from harness.errors import UsageError
 from harness.plan import Plan
 from harness.runner import ensure
@@ -40,6 +42,13 @@ SCHEMA: dict[str, str] = {
     "status": "string",  # ok, or failed: a hole, with its reason in the note
     "defense_call": "string",
     "attacker_call": "string",
+    "control": "string",  # the defense is: undefended (what is compared with), another control, or empty: on trial
+    "members": "string",  # what the task is made of, joined by +: tasks that share one are alike
+    "judged": "string",  # the figure says how well the model withstands the attack, and a defender wants it higher or
+    # lower; or it is of what is to be kept; else empty
+    "broken": "Float64",  # an attack that brings the figure so far has succeeded
+    "resolution": "Float64",  # a smaller difference of the figure, on its scale, is none
+    "tuned": "boolean",  # settings were chosen on this task and seed; empty: the suite does not say
     "key": "string",  # of the measuring job
 }
 """Column → pandas type."""
@@ -70,14 +79,25 @@ def collect(plan: Plan, store: Store, failed: Mapping[str, str]) -> pd.DataFrame
         for grid in plan.suite.grids
         for metric in grid.said
     }
+    grids = {grid.name: grid for grid in plan.suite.grids}
+    judged = {name: grid.track.protection(grid) for name, grid in grids.items()}
     rows: list[dict[str, Any]] = []
     for cell in plan.cells:
-        base = {**cell.coordinates, "key": cell.job.key, "status": "ok"}
+        at, grid = cell.coordinates, grids[cell.coordinates["grid"]]
+        base = {**at, **protection.of_cell(plan.suite, grid, at), "key": cell.job.key, "status": "ok"}
+        # A mean over attackers is no attacker, so it judges nothing.
+        by = judged[grid.name] if at.get("attacker") in (None, *grid.attackers) else None
+        attacked = bool(grid.attackers)
         if cell.job.key in failed:
-            rows.append({**base, "status": "failed", "note": failed[cell.job.key]})
+            due = by.missing(at, attacked) if by else {}
+            rows.append({**base, **due, "status": "failed", "note": failed[cell.job.key]})
             continue
-        for row in read_figures(ensure(cell.job, store, plan.suite.plugins)):
-            rows.append({**base, **how.get((base["track"], row["metric"]), {}), **row})
+        figures = [
+            {**base, **how.get((base["track"], row["metric"]), {}), **row}
+            for row in read_figures(ensure(cell.job, store, plan.suite.plugins))
+        ]
+        marks = by.marks(figures, attacked) if by else repeat({})
+        rows += [row | mark for row, mark in zip(figures, marks, strict=False)]
     return _frame(rows)
 
 

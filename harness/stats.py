@@ -1,32 +1,123 @@
-"""Intervals of repeated figures."""
+"""Intervals of repeated figures, over seeds and over tasks; Holm's correction; ranks that the data bear out."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
 
-def seed_intervals(
-    groups: pd.Series, seeds: pd.Series, values: pd.Series, log: pd.Series, level: float = 0.95
+
+def intervals(
+    groups: pd.Series,
+    tasks: pd.Series,
+    seeds: pd.Series,
+    values: pd.Series,
+    log: pd.Series,
+    members: Mapping[str, Sequence[str]] | None = None,
+    level: float = 0.95,
+    resolution: float = 0.0,
 ) -> pd.DataFrame:
-    """Means over tasks and seeds with Student's t intervals over seeds, for many figures at once.
+    """Means over tasks and seeds with Student's t intervals, for many figures at once.
 
-    Four aligned columns, a row a measured value: groups (which figure it belongs to), seeds, values, and log
-    (whether it is averaged as its logarithm, i.e. geometrically, as a ratio wants; values ≤ 0 then count as
-    undefined). Within a seed the tasks are averaged first: they are the suite's own and fixed, so the interval
-    speaks of other seeds on the same tasks. One seed, or seeds that do not differ, have no interval.
+    Five aligned columns, a row a measured value: groups (which figure it belongs to), tasks, seeds (empty where
+    nothing is random), values, and log (whether it is averaged as its logarithm, i.e. geometrically, as a ratio wants;
+    values ≤ 0 then count as undefined). Within a seed the tasks are averaged first.
 
-    Returns `value`, `ci_low`, `ci_high`, indexed by group.
+    Returns, indexed by group, `value` and two intervals. `ci_low`, `ci_high`: the tasks are the suite's own and
+    fixed, so it speaks of other seeds on the same tasks; one seed, or seeds that do not differ, have none.
+    `tasks_low`, `tasks_high`: of other seeds and other tasks of the kind, tasks that share a digit or concept being
+    alike (`members`: by task, what it is made of; see `task_variance`); the two variances are added, and the degrees
+    of freedom are Satterthwaite's (Biometrics Bulletin 2, 1946). `se`, `df`: the standard error over seeds, on the
+    scale of averaging, and its degrees of freedom. resolution: what a value is measured to, on that scale; the
+    variance of rounding to it, resolution²/12 (Sheppard), is added, so that seeds that agree by coarseness alone are
+    not taken to be exact.
     """
     figures = values.astype(float).mask(log & (values <= 0).fillna(False))
     figures[log] = np.log(figures[log])
-    by_seed = figures.groupby([groups, seeds]).mean().groupby(level=0).agg(["mean", "std", "count"])
+    by_seed = figures.groupby([groups, seeds.fillna(0)]).mean().groupby(level=0).agg(["mean", "std", "count"])
+    mean, count, df = by_seed["mean"], by_seed["count"], by_seed["count"] - 1
+    spread = np.sqrt(by_seed["std"] ** 2 + resolution**2 / 12)
+    se = (spread / np.sqrt(count)).where(spread > 1e-12 * mean.abs())
+    found = pd.DataFrame({"value": mean, "se": se, "df": df})
+    half = {"ci": stats.t.ppf((1 + level) / 2, df) * se}
+
+    by_task = figures.groupby([groups, tasks]).mean().unstack()
+    over_tasks, clusters = task_variance(by_task, members or {})
+    alone = by_seed["std"] ** 2 / count  # of seeds; none where nothing is random
+    alone = alone.mask(seeds.isna().groupby(groups).all() | (by_seed["std"] == 0), 0.0)
+    both = over_tasks + alone
+    freedom = both**2 / (over_tasks**2 / (clusters - 1) + (alone**2 / df).fillna(0))
+    half["tasks"] = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(both)
+
+    for name, width in half.items():
+        found[f"{name}_low"], found[f"{name}_high"] = mean - width, mean + width
     is_log = log.groupby(groups).first()
-    half = stats.t.ppf((1 + level) / 2, by_seed["count"] - 1) * by_seed["std"] / np.sqrt(by_seed["count"])
-    half = half.where(by_seed["std"] > 1e-12 * by_seed["mean"].abs())
-    linear = pd.DataFrame(
-        {"value": by_seed["mean"], "ci_low": by_seed["mean"] - half, "ci_high": by_seed["mean"] + half}
-    )
-    linear[is_log] = np.exp(linear[is_log])
-    return linear
+    shown = [name for name in found if name not in ("se", "df")]
+    found.loc[is_log, shown] = np.exp(found.loc[is_log, shown])
+    return found
+
+
+def task_variance(by_task: pd.DataFrame, members: Mapping[str, Sequence[str]]) -> tuple[pd.Series, pd.Series]:
+    """The variance of each row's mean over tasks, as other tasks of their kind would have it, and from how many
+    clusters; NaN where there is but one.
+
+    by_task: (figures, tasks), NaN where a figure is not measured on a task. members: by task, its digits or concepts;
+    a task without is its own. Digits (concepts) are left out one at a time with all tasks they are in, those that
+    always come together as one: the delete-one-cluster jackknife, (n − 1)/n Σ(θ₍ᵢ₎ − θ)² (Efron & Stein, 1981;
+    for clustered data MacKinnon, Nielsen & Webb, J. Appl. Econometrics 38, 2023), used with n − 1 degrees of freedom.
+    Where tasks share members it errs to the wide side.
+    """
+    variance = pd.Series(np.nan, by_task.index)
+    clusters = pd.Series(np.nan, by_task.index)
+    present = pd.Series([row.tobytes() for row in by_task.notna().to_numpy()], by_task.index)
+    for rows in present.groupby(present, sort=False).groups.values():
+        some = by_task.loc[rows].dropna(axis=1)
+        within = _clusters([members.get(str(task)) or [str(task)] for task in some])
+        rest = ~within
+        n = len(within)
+        if n < 2 or not rest.any(axis=1).all():  # one cluster, or one that is in every task
+            continue
+        values = some.to_numpy(float)
+        without = values @ rest.T / rest.sum(axis=1)
+        variance[rows] = (n - 1) / n * ((without - values.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+        clusters[rows] = n
+    return variance, clusters
+
+
+def _clusters(members: Sequence[Sequence[str]]) -> Bools:
+    """(clusters, tasks): which tasks each member is in; members in the same tasks are one cluster."""
+    names = sorted({name for of in members for name in of})
+    return np.unique(np.array([[name in of for of in members] for name in names], bool), axis=0)
+
+
+def holm(p: Sequence[float] | Floats) -> Floats:
+    """p-values adjusted for their number, step by step (Holm, Scand. J. Statistics 6, 1979); NaN counts as 1."""
+    given = np.nan_to_num(np.asarray(p, float), nan=1.0)
+    order = np.argsort(given, kind="stable")
+    adjusted: Floats = np.empty_like(given)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(given[order] * np.arange(len(given), 0, -1)))
+    return adjusted
+
+
+def rank_intervals(better: Bools) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The best and the worst rank that each of n may have; better: (n, n), whether the row is known to be better than
+    the column.
+
+    Where the comparisons hold together at a level (as Holm's do), so do the ranks (Mogstad, Romano, Shaikh &
+    Wilhelm, Review of Economic Studies 91, 2024, Section 3).
+    """
+    return 1 + better.sum(axis=0), len(better) - better.sum(axis=1)
+
+
+def performance_profile(scores: Floats, at: Floats) -> Floats:
+    """The share of cells whose score is at least each of the thresholds `at`; NaN is none (Dolan & Moré, Mathematical
+    Programming 91, 2002; as tail distributions of scores Agarwal et al., NeurIPS 2021)."""
+    whole = np.asarray(scores, float)
+    shares: Floats = (whole[None, :] >= np.asarray(at, float)[:, None]).mean(axis=1)
+    return shares

@@ -71,6 +71,21 @@ class BaseModelFile(BaseModel):
     preset: str | None = Field(None, description="instead of the rows' presets; by default the plugins' defaults")
 
 
+class Tuning(BaseModel):
+    """On what the suite's settings were chosen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seeds: list[int] = Field(description="empty: on none, they are the papers' or the plugins' defaults")
+    tasks: list[str] = Field([], description="by label; empty: on all of the suite's")
+
+    def covers(self, task: str, seed: int | None) -> bool:
+        """Whether settings were chosen on this task and seed. Where nothing is random (None) the task alone tells."""
+        if seed is None:
+            return task in self.tasks
+        return seed in self.seeds and (not self.tasks or task in self.tasks)
+
+
 class SuiteFile(BaseModel):
     """A suite file."""
 
@@ -82,6 +97,8 @@ class SuiteFile(BaseModel):
     title: str = Field(description="one line")
     description: str = Field("", description="what it is for, and how its settings were chosen")
     seeds: Seeds = Field(_numbered(5), description="of every cell: how many, which are then 1 … n, or which")
+    tuning: Tuning | None = Field(None, description="on which seeds and tasks settings were chosen, for what is chosen "
+                                  "and reported on the same flatters")  # fmt: skip
     plugins: list[str] = Field([], description="plugin files, relative to the suite file")
     published: str | None = Field(None, description="a tidy CSV of published figures, relative to the suite file")
     bases: dict[str, BaseModelFile] = Field({}, description="other base models, by the word that chooses one")
@@ -119,6 +136,7 @@ class Suite:
     description: str
     grids: tuple[Grid, ...]
     published: Path | None = None
+    tuning: Tuning | None = None
     plugins: tuple[Path, ...] = ()
     """Plugin files beside what is installed."""
 
@@ -210,7 +228,7 @@ def load(
     if published and not published.is_file():
         raise UsageError(f"{path.name}: the published figures {published} do not exist")
     resolved = tuple(Path(file).resolve() for file in files)
-    return Suite(file.name, file.version, file.title, file.description, tuple(ready), published, resolved)
+    return Suite(file.name, file.version, file.title, file.description, tuple(ready), published, file.tuning, resolved)
 
 
 def _on(file: SuiteFile, base: str) -> SuiteFile:

@@ -34,21 +34,21 @@ def further(wide: pd.DataFrame, part: pd.DataFrame, known: Collection[str]) -> p
     return wide
 
 
-def plain(part: pd.DataFrame) -> pd.DataFrame:
-    """The table of a track that is not installed here: its rows of the long-form board, less what is empty."""
-    at = ["grid", "defense", "attacker", "concept", "metric", "role", "policy", "split", "step"]
+def plain(part: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The table of a track that is not installed here, its rows of the long-form board less what is empty, and what
+    is said below it."""
+    at = ["defense", "attacker", "concept", "metric", "role", "policy", "split", "step"]
     wide = part[at].copy()
     wide["value [95 %]"] = [interval(row) for _, row in part.iterrows()]
     wide["note"] = part["note"]
-    wide = wide.dropna(axis=1, how="all")
-    wide.attrs["caption"] = "Its track is not installed here, so this is all there is to read, a row a figure."
-    return wide
+    said = "The track is not installed here, so this is all there is to read, a row a figure."
+    return wide.dropna(axis=1, how="all"), said
 
 
 def interval(found: Mapping[str, Any] | pd.Series) -> str:
     """A picked figure with its interval, as text."""
     text = number(found.get("value"))
-    if text and not pd.isna(found["ci_low"]):
+    if text and not pd.isna(found["ci_low"]) and found["ci_low"] < found["ci_high"]:
         text += f" [{number(found['ci_low'])}, {number(found['ci_high'])}]"
     return text
 
@@ -57,7 +57,7 @@ def number(given: Any) -> str:
     """Three significant digits, without an exponent where that is readable."""
     if given is None or pd.isna(given):
         return ""
-    real = float(given)
+    real = float(given) or 0.0  # no minus before a zero
     if real != 0 and not 1e-3 <= abs(real) < 1e5:
         return f"{real:.1e}"
     return f"{real:.3g}" if abs(real) < 1000 else f"{real:.0f}"

@@ -90,7 +90,7 @@ def test_run_plan_and_leaderboard(tiny, tmp_path):
     out = tmp_path / "out"
     done = immunebench("run", tiny, "--out", out, "--workers", 1, "--plugin", tmp_path / "mine.py", "--seeds", 1)
     assert done.returncode == 0, done.stderr
-    assert "| house_prices | condition_number |" in " ".join(done.stdout.split())
+    assert "| 1–3 | condition_number |" in " ".join(done.stdout.split())
     assert str(out) in done.stdout
     assert "my_attack" in set(pd.read_csv(out / "leaderboard.csv")["attacker"].dropna())
     after = immunebench("plan", tiny, "--seeds", 1)

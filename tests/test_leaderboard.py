@@ -1,6 +1,7 @@
 """Records to boards, by hand-made records and by a real run."""
 
 import math
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -52,20 +53,18 @@ def test_long_form_columns_and_figures_by_hand():
 
 
 def test_holes_are_counted_and_never_silent():
-    board = leaderboard.board(
-        frame(
-            record(seed=1, value=4.0, key="k1"),
-            record(seed=2, status="failed", note="lost", metric=None, policy=None, split=None, value=None, key="k2"),
-            record(defense="none", status="failed", note="gone", metric=None, policy=None, split=None, value=None),
-        )
+    found = frame(
+        record(seed=1, value=4.0, key="k1"),
+        record(seed=2, status="failed", note="lost", metric=None, policy=None, split=None, value=None, key="k2"),
+        record(defense="none", status="failed", note="gone", metric=None, policy=None, split=None, value=None),
     )
-    rows = board.set_index("defense")
+    rows = leaderboard.board(found).set_index("defense")
     assert rows.loc["condition_number", "value"] == pytest.approx(4)
     assert rows.loc["condition_number", "note"] == "1 of 2 cells failed: lost"
     assert pd.isna(rows.loc["none", "value"])
     assert rows.loc["none", "note"] == "1 of 1 cells failed: gone"
     assert rows.loc["none", "n_tasks"] == 0
-    wide = leaderboard.tables(board)["probe"].set_index("defense")
+    wide = leaderboard.make(found).tables["probe"].set_index("defense")
     assert wide.loc["none", "missing"] == "1 of 1 cells failed: gone"
 
 
@@ -172,6 +171,7 @@ def test_files_of_a_run(tiny, tmp_path):
     result = api.run(str(tiny), workers=1, out=out)
     written = {path.name for path in out.iterdir()}
     assert {"records.parquet", *(f"leaderboard.{suffix}" for suffix in ("md", "csv", "tex", "html"))} <= written
+    assert {"standings.csv", "comparisons.csv"} <= written
     assert {"house_prices_steps.png", "house_prices_steps.svg"} <= written
 
     back = records.load(out / "records.parquet")
@@ -179,14 +179,14 @@ def test_files_of_a_run(tiny, tmp_path):
     long = pd.read_csv(out / "leaderboard.csv")
     assert len(long) == len(result.board)
     text = (out / "leaderboard.md").read_text()
-    assert "| house_prices | condition_number |" in " ".join(text.split())
+    assert "| 1–3 | condition_number | " in " ".join(text.split())
     assert "![house_prices_steps.png](house_prices_steps.png)" in text
     latex = (out / "leaderboard.tex").read_text()
-    assert latex.count("\\toprule") == latex.count("\\bottomrule") == 1
+    assert latex.count("\\toprule") == latex.count("\\bottomrule") == 2
     page = Checked()
     page.feed((out / "leaderboard.html").read_text())
-    assert page.tags.count("table") == 1
-    assert page.tags.count("tr") == 1 + 3
+    assert page.tags.count("table") == 2  # standings, and the track's own
+    assert page.tags.count("tr") == 2 * (1 + 3)
     assert "img" in page.tags
 
     # The same files again from the records alone, byte for byte.
@@ -217,3 +217,71 @@ def test_the_map_is_drawn_for_all_pairs_only(tmp_path):
     ]
     assert {path.name for path in draw(frame(*rows), tmp_path)} == {"digits_log_rir.png", "digits_log_rir.svg"}
     assert not draw(frame(*rows[:50]), tmp_path)
+
+
+def test_two_versions_of_a_suite_never_mix():
+    with pytest.raises(UsageError, match="suite 's' are of versions 1 and 2, which never mix"):
+        leaderboard.board(frame(record(), record(suite_version=2, seed=2)))
+
+
+def test_a_board_of_a_track_that_is_not_installed_is_readable(tmp_path):
+    """Ranks, worst cases and flags come of the records alone."""
+    from tests.test_standings import grid
+
+    rows = grid({"none": {"lora": 1.0}, "mine": {"lora": lambda task, seed: 0.1 * seed}})
+    leaderboard.write(frame(*rows), tmp_path)
+    text = (tmp_path / "leaderboard.md").read_text()
+    assert re.search(r"\| 1 +\| mine +\| 0.2 \[", text)
+    assert "track 'elsewhere' is not installed here" in text
+    assert len(text) < 5000
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    leaderboard.render(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_intervals_over_tasks_stand_in_the_long_form():
+    """Two digit pairs that share a digit: without 1 there is the pair 2-3 alone, and so on."""
+    values = {"P1-H2": 1.0, "P2-H3": math.e**2}
+    rows = [
+        record(task=task, value=value, seed=None, members="+".join(task[1::3]), key=task)
+        for task, value in values.items()
+    ]
+    rows += [record(task="P3-H1", value=math.e**3, seed=None, members="3+1", key="x")]
+    (row,) = leaderboard.board(frame(*rows)).to_dict("records")
+    mean, without = 5 / 3, [2.0, 3.0, 0.0]  # digits 1, 2 and 3
+    half = 4.30265 * math.sqrt(2 / 3 * sum((one - mean) ** 2 for one in without))
+    assert pd.isna(row["ci_low"])
+    assert math.log(row["tasks_high"]) == pytest.approx(mean + half, rel=1e-4)
+    assert math.log(row["tasks_low"]) == pytest.approx(mean - half, rel=1e-4)
+
+
+def test_records_say_what_judges_and_what_is_a_control(tiny):
+    """At the last step of the harmful side, of every attacker; the long form says who is worst."""
+    result = api.run(str(tiny), workers=1)
+    judged = result.records[result.records["judged"] == "higher"]
+    assert set(judged["metric"]) == {"loss_gap"}
+    assert set(judged["role"]) == {"harmful"}
+    assert set(judged["step"]) == {5}
+    assert set(judged["attacker"]) == {"gradient_descent", "adam"}
+    assert judged["broken"].eq(0.1).all()
+    control = result.records.groupby("defense")["control"].first()
+    assert control["none"] == "undefended"
+    assert control["random_init"] == "control"
+    assert pd.isna(control["condition_number"])
+    for _, row in result.standings.iterrows():
+        cells = judged[judged["defense"] == row["defense"]]
+        lowest = cells.groupby(cells["seed"].fillna(0))["value"].min().mean()
+        assert row["worst"] == pytest.approx(lowest)
+
+
+def test_a_failed_cell_that_would_judge_is_missing(tiny, tmp_path):
+    (tmp_path / "quitter.py").write_text(
+        "from harness.probe import ProbeAttacker\n\n\nclass Quitter(ProbeAttacker):\n"
+        "    def adapt(self, model, data):\n        yield from ()\n"
+    )
+    result = api.run(str(tiny), workers=1, plugins=[tmp_path / "quitter.py"], attackers=["adam", "quitter"], seeds=1)
+    rows = result.standings.set_index("defense")
+    assert set(rows["missing"]) == {1}
+    assert set(rows["n_cells"]) == {2}
+    assert rows["flags"].str.contains("missing").all()
+    assert "quitter: 1 of 1 cells" in result.text

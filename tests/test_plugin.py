@@ -195,3 +195,18 @@ def test_docstrings_and_presets_are_no_part_of_what_a_source_does(tmp_path):
 )
 def test_snake_case(name, expected):
     assert snake_case(name) == expected
+
+
+def test_whether_it_is_a_control_changes_no_result(tmp_path):
+    """Finished results are keyed by the digest."""
+    digests = set()
+    for i, line in enumerate(("", "    control = True\n", "    presets = {}\n")):
+        path = tmp_path / f"mine{i}.py"
+        path.write_text(
+            'from harness import Defense\n\n\nclass Mine(Defense):\n    """Mine."""\n\n    track = "any"\n' + line
+            + "\n    def immunize(self, model, targets):\n        yield 0.0\n"
+        )  # fmt: skip
+        entry = Catalogue([path]).get("defense", "mine")
+        digests.add(entry.load().source_digest())
+        assert entry.spec({}, "test").control == ("control" in line)
+    assert len(digests) == 1

@@ -1,59 +1,206 @@
-"""Intervals against SciPy and against their promise."""
+"""Intervals, corrections and ranks against SciPy, against plain arithmetic, and against their promise."""
+
+import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
-from harness.stats import seed_intervals
+from harness.stats import holm, intervals, performance_profile, rank_intervals, task_variance
+
+DRAWS = 1500
 
 
-def intervals(rows, log=False):
-    """rows: (group, seed, value)."""
-    groups, seeds, values = (pd.Series(column) for column in zip(*rows, strict=True))
-    return seed_intervals(groups, seeds, values.astype("Float64"), pd.Series([log] * len(rows)))
+def of_rows(rows, log=False, members=None):
+    """rows: (group, task, seed, value)."""
+    groups, tasks, seeds, values = (pd.Series(column) for column in zip(*rows, strict=True))
+    return intervals(groups, tasks, seeds, values.astype("Float64"), pd.Series([log] * len(rows)), members)
 
 
 def test_equals_scipys_t_interval():
     values = [1.0, 2.0, 4.0, 4.5]
-    found = intervals([(0, seed, value) for seed, value in enumerate(values)]).loc[0]
+    found = of_rows([(0, "t", seed, value) for seed, value in enumerate(values)]).loc[0]
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert found["value"] == pytest.approx(np.mean(values))
     assert (found["ci_low"], found["ci_high"]) == pytest.approx((expected.low, expected.high))
+    assert 2 * stats.t.sf(found["value"] / found["se"], found["df"]) == pytest.approx(
+        stats.ttest_1samp(values, 0).pvalue
+    )
 
 
 def test_ratios_are_averaged_as_logarithms():
-    found = intervals([(0, 1, 10.0), (0, 2, 1000.0)], log=True).loc[0]
+    found = of_rows([(0, "t", 1, 10.0), (0, "t", 2, 1000.0)], log=True).loc[0]
     assert found["value"] == pytest.approx(100)
     assert found["ci_low"] * found["ci_high"] == pytest.approx(100**2)
 
 
 def test_tasks_are_averaged_within_a_seed_first():
-    """Two tasks far apart, the same in both seeds: the seeds agree, so there is no interval to speak of."""
-    rows = [(0, seed, value) for seed in (1, 2) for value in (1.0, 9.0)]
-    found = intervals(rows).loc[0]
+    """Two tasks far apart, the same in both seeds: the seeds agree, so there is no interval to speak of; other tasks
+    would differ."""
+    found = of_rows([(0, task, seed, value) for seed in (1, 2) for task, value in (("a", 1.0), ("b", 9.0))]).loc[0]
     assert found["value"] == 5
     assert np.isnan(found["ci_low"])
+    half = stats.t.ppf(0.975, 1) * stats.sem([1, 9])
+    assert (found["tasks_low"], found["tasks_high"]) == pytest.approx((5 - half, 5 + half))
+
+
+def test_what_agrees_by_coarseness_alone_has_the_width_of_its_coarseness():
+    """Three seeds at one rate, of twenty pictures: a uniform error of a twentieth has the variance 1/20²/12."""
+    columns = [pd.Series(column) for column in ([0] * 3, ["t"] * 3, [1, 2, 3], [0.5] * 3, [False] * 3)]
+    found = intervals(*columns, resolution=1 / 20).loc[0]
+    assert found["ci_high"] - 0.5 == pytest.approx(stats.t.ppf(0.975, 2) * np.sqrt(1 / 20**2 / 12 / 3))
 
 
 def test_one_seed_has_no_interval():
-    found = intervals([(0, 1, 3.0), (0, 1, 5.0)]).loc[0]
+    found = of_rows([(0, "a", 1, 3.0), (0, "b", 1, 5.0)]).loc[0]
     assert found["value"] == 4
+    assert np.isnan(found[["ci_low", "tasks_low"]].astype(float)).all()
+
+
+def test_where_nothing_is_random_only_tasks_vary():
+    found = of_rows([(0, "a", None, 3.0), (0, "b", None, 5.0), (0, "c", None, 7.0)]).loc[0]
+    expected = stats.ttest_1samp([3, 5, 7], 0).confidence_interval(0.95)
     assert np.isnan(found["ci_low"])
+    assert (found["tasks_low"], found["tasks_high"]) == pytest.approx((expected.low, expected.high))
 
 
 def test_groups_do_not_mix_and_what_is_undefined_is_left_out():
-    rows = [(0, 1, 1.0), (1, 1, 8.0), (0, 2, 3.0), (1, 2, float("nan")), (1, 3, -2.0)]
-    linear = intervals(rows)
+    rows = [(0, "t", 1, 1.0), (1, "t", 1, 8.0), (0, "t", 2, 3.0), (1, "t", 2, float("nan")), (1, "t", 3, -2.0)]
+    linear = of_rows(rows)
     assert linear.loc[0, "value"] == 2
     assert linear.loc[1, "value"] == 3
-    assert intervals(rows, log=True).loc[1, "value"] == pytest.approx(8)  # a ratio ≤ 0 is none
+    assert of_rows(rows, log=True).loc[1, "value"] == pytest.approx(8)  # a ratio ≤ 0 is none
 
 
-def test_intervals_keep_their_level():
-    """Five seeds, 2,000 draws: nominal 95 % cover the true mean in at least 93 %."""
+def test_the_jackknife_leaves_out_a_digit_with_all_its_pairs():
+    """Written out for three digits: without digit 0 the pairs 1-2 and 2-1 are left."""
+    pairs = {f"P{a}-H{b}": [str(a), str(b)] for a, b in itertools.permutations(range(3), 2)}
+    values = dict(zip(pairs, [1.0, 2.0, 4.0, 8.0, 16.0, 32.0], strict=True))
+    without = [np.mean([v for task, v in values.items() if str(digit) not in pairs[task]]) for digit in range(3)]
+    expected = 2 / 3 * sum((mean - 63 / 6) ** 2 for mean in without)
+    variance, clusters = task_variance(pd.DataFrame([values]), pairs)
+    assert variance.item() == pytest.approx(expected)
+    assert clusters.item() == 3
+
+
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=8))
+def test_tasks_that_share_nothing_are_their_own_clusters(values):
+    """Then the jackknife's is the variance of a mean; concepts that always come together count once."""
+    frame = pd.DataFrame([values], columns=[f"a{i}+b{i}" for i in range(len(values))])
+    variance, clusters = task_variance(frame, {name: name.split("+") for name in frame})
+    assert variance.item() == pytest.approx(np.var(values, ddof=1) / len(values), abs=1e-9)
+    assert clusters.item() == len(values)
+
+
+def test_a_concept_in_every_task_leaves_nothing_to_compare():
+    variance, _ = task_variance(pd.DataFrame([{"a+b": 1.0, "a+c": 2.0}]), {"a+b": ["a", "b"], "a+c": ["a", "c"]})
+    assert np.isnan(variance.item())
+
+
+def test_holm_by_hand():
+    """.01 × 4, .02 × 3, .03 × 2 (no less than the one before), .5 × 1."""
+    assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    assert holm([0.6, float("nan")]) == pytest.approx([1, 1])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_lies_between_no_correction_and_bonferronis(p):
+    adjusted = holm(p)
+    assert (adjusted >= np.array(p) - 1e-15).all()
+    assert (adjusted <= np.minimum(1, len(p) * np.array(p)) + 1e-15).all()
+    assert (np.diff(adjusted[np.argsort(p, kind="stable")]) >= 0).all()
+
+
+def test_ranks_are_what_comparisons_leave_open():
+    """0 beats 2 and 3, 1 beats 3, nothing else is known."""
+    better = np.zeros((4, 4), bool)
+    better[[0, 0, 1], [2, 3, 3]] = True
+    low, high = rank_intervals(better)
+    assert list(zip(low, high, strict=True)) == [(1, 2), (1, 3), (2, 4), (3, 4)]
+
+
+def test_a_profile_counts_cells():
+    scores = np.array([0.1, 0.5, 0.5, np.nan])
+    assert performance_profile(scores, np.array([0.0, 0.5, 0.6])) == pytest.approx([0.75, 0.5, 0])
+
+
+# ---- whether they keep their level --------------------------------------------------------------------------------
+
+
+def coverage(values, kind, members=None, log=False, truth=0.0):
+    """The share of draws whose interval holds the truth; values (draws, tasks, seeds)."""
+    draw, task, seed = np.indices(values.shape).reshape(3, -1)
+    names = np.array(list(members or [f"t{i}" for i in range(values.shape[1])]))
+    given = np.exp(values) if log else values
+    found = intervals(pd.Series(draw), pd.Series(names[task]), pd.Series(seed), pd.Series(given.ravel()),
+                      pd.Series(np.full(values.size, log)), members)  # fmt: skip
+    low, high = (np.log(found[f"{kind}_{side}"]) if log else found[f"{kind}_{side}"] for side in ("low", "high"))
+    return ((low <= truth) & (high >= truth)).mean()
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("case", ["ratios", "rates", "heavy tails"])
+def test_intervals_over_seeds_cover(case, seeds):
+    """Tasks fixed: log-normal ratios of six tasks; rates of twenty pictures; t-distributed with five degrees."""
+    rng = np.random.default_rng(seeds)
+    shape = (DRAWS, 6, seeds)
+    common = rng.normal(0, 1, (DRAWS, 1, seeds))  # a seed moves all tasks alike
+    values = {
+        "ratios": common + rng.normal(0, 1, shape),
+        "rates": rng.binomial(20, 0.6, shape) / 20 - 0.6,
+        "heavy tails": rng.standard_t(5, shape) + common,
+    }[case]
+    assert coverage(values, "ci", log=case == "ratios") >= 0.93
+
+
+ALL = list(itertools.permutations(range(10), 2))
+PAIRS = {"all 90 pairs": ALL, "three pairs": [(0, 1), (7, 2), (4, 9)],
+         "six pairs": [(0, 1), (1, 0), (3, 8), (4, 9), (7, 2), (5, 6)]}  # fmt: skip
+
+
+def digit_pairs(rng, pairs, seeds, digits=(1.0, 0.7), seed=0.3, draws=DRAWS):
+    """Log ratios to which the benign and the harmful digit, the pair, and the seed contribute; mean 0."""
+    benign, harmful = (rng.normal(0, scale, (draws, 10)) for scale in digits)
+    own, other = np.array(pairs).T
+    noise = rng.normal(0, 0.5, (draws, len(pairs), 1)) + rng.normal(0, 0.5, (draws, len(pairs), seeds))
+    return benign[:, own, None] + harmful[:, other, None] + noise + rng.normal(0, seed, (draws, 1, seeds))
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize(("digits", "seed"), [((1.0, 0.7), 0.3), ((0.0, 0.0), 0.3), ((1.0, 0.7), 2.0)])
+def test_intervals_over_tasks_cover_pairs_of_digits(name, seeds, digits, seed):
+    """Other digits and other seeds, log-normal: where digits matter, where they do not, where seeds matter most."""
+    members = {f"P{a}-H{b}": [str(a), str(b)] for a, b in PAIRS[name]}
+    draws = 500 if len(members) == 90 else DRAWS
+    values = digit_pairs(np.random.default_rng(seeds), PAIRS[name], seeds, digits, seed, draws)
+    assert coverage(values, "tasks", members, log=True) >= 0.93
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("spread", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("groups", ["ab cd ef gh ae", "abc def ghb bdg ceh"])
+def test_intervals_over_tasks_cover_groups_that_share_concepts(groups, spread, seeds):
+    """Five groups of two and of three, as the suites have them."""
+    rng = np.random.default_rng(seeds)
+    members = {group: list(group) for group in groups.split()}
+    concepts = rng.normal(0, spread, (DRAWS, 8))
+    of_groups = np.stack([concepts[:, ["abcdefgh".index(c) for c in of]].mean(1) for of in members.values()], 1)
+    values = of_groups[:, :, None] + rng.normal(0, 0.15, (DRAWS, 5, seeds)) + rng.normal(0, 0.1, (DRAWS, 1, seeds))
+    assert coverage(values, "tasks", members) >= 0.93
+
+
+def test_what_would_not_cover():
+    """A percentile bootstrap over three seeds; pairs of digits taken for independent; seeds taken for tasks."""
     rng = np.random.default_rng(0)
-    rows = [(draw, seed, value) for draw in range(2000) for seed, value in enumerate(rng.normal(3, 2, 5))]
-    found = intervals(rows)
-    covered = ((found["ci_low"] <= 3) & (found["ci_high"] >= 3)).mean()
-    assert 0.93 <= covered <= 0.97
+    three = rng.normal(0, 1, (DRAWS, 3))
+    found = stats.bootstrap((three,), np.mean, axis=1, method="percentile", n_resamples=999, vectorized=True,
+                            rng=rng).confidence_interval  # fmt: skip
+    assert ((found.low <= 0) & (found.high >= 0)).mean() < 0.85
+    values = digit_pairs(rng, ALL, 5, draws=500)
+    members = {f"P{a}-H{b}": [str(a), str(b)] for a, b in ALL}
+    assert coverage(values, "tasks", {task: [task] for task in members}, log=True) < 0.85
+    assert coverage(values, "ci", members, log=True) < 0.85

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from harness.errors import UsageError
-from harness.suite import load
+from harness.suite import Tuning, load
 from tests.test_plugin import MINE
 
 
@@ -160,3 +160,17 @@ def test_some_grids_only(tiny):
     assert [grid.name for grid in load(str(tiny), grids=["houses_again"]).grids] == ["houses_again"]
     with pytest.raises(UsageError, match="suite 'tiny' has no grid 'houses'; did you mean house"):
         load(str(tiny), grids=["houses"])
+
+
+@pytest.mark.parametrize(
+    ("task", "seed", "covered"),
+    [("a", 101, True), ("a", 1, False), ("b", 101, False), ("a", None, True), ("b", None, False)],
+)
+def test_what_settings_were_chosen_on(task, seed, covered):
+    assert Tuning(seeds=[101], tasks=["a"]).covers(task, seed) == covered
+
+
+def test_settings_chosen_on_all_tasks_of_a_seed():
+    assert Tuning(seeds=[101]).covers("a", 101)
+    assert not Tuning(seeds=[101]).covers("a", None)
+    assert not Tuning(seeds=[]).covers("a", 101)

@@ -12,17 +12,16 @@ CAPTION = (
     "rank; held-out: under floor on held-out rows. a b c: share of cells in which each part of the paper's "
     "definition of an immunized model holds after scale normalisation (range). Attacks on the harmful task: GD is "
     "gradient descent with exact line search, best the attacker that leaves the smallest gap (if several close it, "
-    "the one that is first at the protocol's gap); gap: what is left of the loss gap after the last step; slow: "
-    "steps to the protocol's gap over those on the undefended model (≥: not reached); score: the best held-out "
-    "accuracy or R² that any attacker reaches at any measured step (undefended in parentheses). s, MiB: the "
-    "defense's own seconds and memory."
+    "the one that is first at the protocol's gap); slow: steps to the protocol's gap over those on the undefended "
+    "model (≥: not reached); score: the best held-out accuracy or R² that any attacker reaches at any measured step "
+    "(undefended in parentheses). s, MiB: the defense's own seconds and memory."
 )
 GRADIENT_DESCENT = "gradient_descent"
 CLOSED = 1e-9
 """A loss gap below this is none: rounding carries finished attacks to either side of the optimum."""
 COLUMNS = [
     "grid", "defense", "RIR [95 %]", "published", "(i)", "(ii)", "range", "held-out", "a b c",
-    "GD gap", "best gap", "GD slow", "best slow", "score", "s", "MiB", "missing",
+    "GD slow", "best slow", "best", "score", "s", "MiB", "missing",
 ]  # fmt: skip
 
 
@@ -66,13 +65,11 @@ def _attacked(cell: pd.DataFrame, undefended: pd.DataFrame) -> dict[str, str]:
     reached = cell[(cell["metric"] == "steps_to_gap") & (cell["role"] == "harmful")].set_index("attacker")["value"]
     ranked = pd.DataFrame({"gap": last.clip(lower=CLOSED), "steps": reached.reindex(last.index)})
     strongest = str(ranked.sort_values(["gap", "steps"], kind="stable").index[0])
-    best = ranked["gap"].min()
     score, base = (_best_score(of) for of in (cell, undefended))
     return {
-        "GD gap": number(last.get(GRADIENT_DESCENT)),
-        "best gap": f"{'0' if best == CLOSED else number(best)} {strongest}",
         "GD slow": _slow(cell, GRADIENT_DESCENT),
         "best slow": _slow(cell, strongest),
+        "best": strongest,
         "score": f"{score} ({base})" if score else "",
     }
 

@@ -7,6 +7,7 @@ Number Perspective" (ICML 2025).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from harness.plan import Job, seed_of
 from harness.plugin import PluginSpec, Track
 from harness.probe.metrics import METRICS
 from harness.probe.tasks import ROLES, Role, Task, TaskBlock
+from harness.protection import Protection
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,6 +113,18 @@ class ProbeTrack(Track):
     task_model: ClassVar[type[BaseModel]] = TaskBlock
     protocol_model: ClassVar[type[BaseModel]] = Protocol
     metrics = METRICS
+
+    def protection(self, grid: Grid) -> Protection:
+        """What an attacker leaves of the loss gap; where nothing attacks, the paper's RIR."""
+        if not grid.attackers:
+            return Protection({"metric": "rir", "policy": "floor", "split": "train"}, "higher", resolution=1e-3)
+        left = {"metric": "loss_gap", "role": "harmful", "split": "train"}
+        kept = {"metric": "best_score", "role": "benign"}
+        return Protection(left, "higher", broken=grid.protocol.gap, resolution=1e-3, kept=(kept,))
+
+    def members(self, task: str) -> Sequence[str]:
+        """The two digits of a pair."""
+        return re.findall(r"\d", task) if re.fullmatch(r"P\d-H\d", task) else (task,)
 
     def measurements(self, grid: Grid) -> Iterator[tuple[dict[str, Any], Job]]:
         """For each task, seed and defense: RIR; then every attacker on both sides of the task."""

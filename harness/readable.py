@@ -1,0 +1,55 @@
+"""The standings of a grid as they are read: ranks, the worst case with its attacker, the others beside, flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from harness.standings import Cells
+from harness.tables import interval, number
+
+
+def standing(
+    of: Cells | None, stood: pd.DataFrame | None, order: Sequence[str], short: Mapping[str, str]
+) -> tuple[pd.DataFrame, str]:
+    """The table and what is said below it. stood: see `standings.standings`; None, like `of`, where nothing judges.
+    order: the defenses. short: their flags."""
+    flags = [short[defense] for defense in order]
+    if of is None or stood is None:
+        return _telling(pd.DataFrame({"defense": order, "flags": flags}, dtype=object)), ""
+    attacked = list(of.scores) != [""]
+    what = str(of.figure["metric"]).replace("_", " ")
+    figures = stood[
+        [name for name in stood if name in ("worst", "ci_low", "ci_high", "mean") or "attacker" in str(name)]
+    ]
+    figures = figures.astype(float)
+    figures = figures.mask(figures.abs() < 1e-6 * of.resolution, 0.0)  # rounding
+    rows = figures.rename(columns={"worst": "value"}).to_dict("records")
+    table = pd.DataFrame({"rank": _ranks(stood), "defense": order}, dtype=object)
+    table[f"{'worst ' if attacked else ''}{what} [95 %]"] = [
+        interval({str(k): v for k, v in row.items()}) for row in rows
+    ]
+    if attacked:
+        table["by"] = stood["by"].to_numpy()
+        for attacker in ("mean", *of.scores):
+            title = f"{attacker} (weak)" if attacker in of.weak else attacker
+            table[title] = figures["mean" if attacker == "mean" else f"attacker {attacker}"].map(number).to_numpy()
+    table["flags"] = flags
+    where = ", ".join(str(of.figure[name]) for name in ("role", "policy", "split") if of.figure[name])
+    first = " after the last step: of each task and seed what its strongest attacker leaves, then the mean"
+    below = (
+        f"{what} ({where}){first if attacked else ''}; a defender wants it {of.better}. In brackets a 95 % t interval "
+        "over seeds, on these tasks. A rank is all that the paired comparisons (Holm, 5 %) leave open."
+    )
+    return _telling(table), below
+
+
+def _ranks(stood: pd.DataFrame) -> list[str]:
+    pairs = zip(stood["rank_low"], stood["rank_high"], strict=True)
+    return ["" if pd.isna(low) else f"{low}" if low == high else f"{low}–{high}" for low, high in pairs]
+
+
+def _telling(table: pd.DataFrame) -> pd.DataFrame:
+    """Without columns that say nothing."""
+    return table[[name for name in table if name == "defense" or (table[name].fillna("") != "").any()]]

@@ -1,0 +1,168 @@
+"""Worst case, comparisons and ranks, by hand-made records and by a simulation."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness import leaderboard, records
+from harness.standings import cells, comparisons, standings
+
+
+def rate(defense, attacker, task, seed, value, **more):
+    """One judging record: a rate, which a defender wants low."""
+    control = {"none": "undefended", "ascent": "control"}.get(defense)
+    return {
+        "suite": "s", "suite_version": 1, "grid": "g", "track": "elsewhere", "task": task, "defense": defense,
+        "attacker": attacker, "seed": seed, "metric": "rate", "role": "harmful", "step": 60, "value": value,
+        "scale": "linear", "status": "ok", "judged": "lower", "broken": 0.8, "resolution": 0.05, "control": control,
+        "members": task, "key": f"{defense}{attacker}{task}{seed}", **more,
+    }  # fmt: skip
+
+
+def frame(rows):
+    return records._frame(rows)
+
+
+def table(rows):
+    (of,) = cells(frame(rows))
+    compared = comparisons(of)
+    return standings(of, compared), compared
+
+
+def grid(values, tasks=("a", "b"), seeds=(1, 2, 3)):
+    """values: defense → attacker → a rate, or a function of task and seed."""
+    return [
+        rate(defense, attacker, task, seed, of(task, seed) if callable(of) else of)
+        for defense, attackers in values.items() for attacker, of in attackers.items()
+        for task in tasks for seed in seeds
+    ]  # fmt: skip
+
+
+def test_the_worst_case_is_taken_per_task_and_seed_before_any_mean():
+    """Each attacker wins one task: the worst of the means (.5) is not the mean of the worst (.9)."""
+    rows = grid({
+        "none": {"lora": 1.0, "dreambooth": 1.0},
+        "mine": {"lora": lambda task, seed: 0.9 if task == "a" else 0.1,
+                 "dreambooth": lambda task, seed: 0.1 if task == "a" else 0.9},
+    })  # fmt: skip
+    found, _ = table(rows)
+    assert found.loc["mine", "worst"] == pytest.approx(0.9)
+    assert found.loc["mine", "mean"] == pytest.approx(0.5)
+    assert found.loc["mine", "attacker lora"] == pytest.approx(0.5)
+    assert list(found.index) == ["mine", "none"]
+
+
+def test_the_attacker_that_does_it_is_named():
+    rows = grid({
+        "none": {"lora": 1.0, "dreambooth": 1.0},
+        "mine": {"lora": lambda task, seed: 0.6 if seed == 1 else 0.2, "dreambooth": 0.5},
+    })  # fmt: skip
+    found, _ = table(rows)
+    assert found.loc["mine", "by"] == "dreambooth"  # in two of three seeds
+    assert found.loc["mine", "worst"] == pytest.approx((0.6 + 0.5 + 0.5) / 3)
+
+
+def test_intervals_of_a_figure_that_is_wanted_low_are_the_right_way_round():
+    rows = grid({"none": {"lora": 1.0}, "mine": {"lora": lambda task, seed: 0.1 * seed}})
+    found, _ = table(rows)
+    assert found.loc["mine", "ci_low"] < 0.2 < found.loc["mine", "ci_high"]
+
+
+def test_logarithms_are_compared_as_ratios():
+    rows = [
+        rate(defense, "lora", "a", seed, value, scale="log", judged="higher", broken=None, resolution=0.001)
+        for seed in (1, 2, 3) for defense, value in (("x", 100.0 * 2**seed), ("y", 10.0 * 2**seed))
+    ]  # fmt: skip
+    _, (row,) = None, table(rows)[1].to_dict("records")
+    assert (row["defense"], row["other"]) == ("x", "y")
+    assert row["difference"] == pytest.approx(10)
+    assert row["separated"]
+
+
+def test_pairs_are_compared_on_their_own_cells():
+    """Seeds differ far more than defenses do; within every seed one is better by about .1."""
+    noise = {1: 0.002, 2: -0.002, 3: 0.0, 4: 0.001, 5: -0.001}
+    rows = grid({
+        "none": {"lora": lambda task, seed: 0.15 * seed + 0.1 + noise[seed]},
+        "mine": {"lora": lambda task, seed: 0.15 * seed},
+    }, seeds=(1, 2, 3, 4, 5))  # fmt: skip
+    for row in rows:
+        row |= {"broken": None, "resolution": 0.001}
+    found, compared = table(rows)
+    (row,) = compared.to_dict("records")
+    assert row["difference"] == pytest.approx(-0.1)
+    assert row["separated"]
+    assert row["superiority"] == 1
+    assert list(zip(found["rank_low"], found["rank_high"], strict=True)) == [(1, 1), (2, 2)]
+    assert found.loc["mine", "ci_high"] > found.loc["none", "ci_low"]  # unpaired they overlap
+
+
+def test_what_no_interval_separates_shares_ranks():
+    rng = np.random.default_rng(0)
+    draws = {(d, t, s): rng.uniform(0.3, 0.5) for d in "xyz" for t in "ab" for s in (1, 2, 3)}
+    rows = grid({d: {"lora": lambda task, seed, d=d: draws[d, task, seed]} for d in "xyz"} | {"none": {"lora": 1.0}})
+    found, _ = table(rows)
+    ranks = dict(zip(found.index, zip(found["rank_low"], found["rank_high"], strict=True), strict=True))
+    assert ranks["x"] == ranks["y"] == ranks["z"]
+    assert ranks["x"][0] == 1
+    assert ranks["x"][1] >= 3
+
+
+def test_one_seed_orders_nothing():
+    found, _ = table(grid({"none": {"lora": 1.0}, "mine": {"lora": 0.0}}, seeds=(1,)))
+    assert set(zip(found["rank_low"], found["rank_high"], strict=True)) == {(1, 2)}
+
+
+@pytest.mark.parametrize(("other", "ranks"), [(0.5, {(1, 1), (2, 2)}), (0.98, {(1, 2)})])
+def test_where_nothing_is_random_the_difference_is_exact_to_what_is_measured(other, ranks):
+    found, _ = table(grid({"none": {"lora": 1.0}, "mine": {"lora": other}}, seeds=(None,)))
+    assert set(zip(found["rank_low"], found["rank_high"], strict=True)) == ranks
+    assert found["ci_low"].isna().all()
+
+
+def test_an_unseeded_defense_is_compared_with_every_seed():
+    rows = grid({"mine": {"lora": lambda task, seed: 0.2 + 0.01 * seed}}) + grid({"none": {"lora": 1.0}}, seeds=(None,))
+    found, compared = table(rows)
+    assert compared["n_cells"].item() == 6
+    assert found.loc["none", "ci_low"] is pd.NA or np.isnan(found.loc["none", "ci_low"])
+    assert found["missing"].tolist() == [0, 0]
+
+
+def test_missing_cells_are_counted_whether_failed_undefined_or_not_there():
+    rows = grid({"none": {"lora": 1.0, "dreambooth": 1.0}, "mine": {"lora": 0.5, "dreambooth": 0.1}})
+    at = {(row["defense"], row["attacker"], row["task"], row["seed"]): row for row in rows}
+    at["mine", "lora", "a", 1] |= {"status": "failed", "value": None, "metric": None, "note": "gone"}
+    at["mine", "lora", "a", 2]["value"] = None
+    at["mine", "lora", "a", 3]["value"] = float("inf")
+    rows.remove(at["mine", "lora", "b", 1])
+    found, _ = table(rows)
+    assert found.loc["mine", "missing"] == 4
+    assert found.loc["mine", "n_cells"] == 12
+    made = leaderboard.make(frame(rows))
+    assert made.standings.set_index("defense").loc["mine", "flags"].split().count("missing") == 1
+    assert "lora: 4 of 6 cells" in made.markdown()
+
+
+def test_a_weak_attacker_earns_nothing():
+    """It is in no mean; it still counts where it is the strongest; alone it makes neither worst case nor rank."""
+    values = {"none": {"lora": 1.0, "weak": 0.3}, "mine": {"lora": 0.4, "weak": 0.6}}
+    found, _ = table(grid(values))
+    assert found.loc["mine", "mean"] == pytest.approx(0.4)
+    assert found.loc["mine", "worst"] == pytest.approx(0.6)
+    alone, compared = table(grid({defense: {"weak": of["weak"]} for defense, of in values.items()}))
+    assert alone[["worst", "rank_low", "mean"]].isna().all(axis=None)
+    assert not compared["separated"].any()
+    assert (
+        "weak (weak)" in leaderboard.make(frame(grid({d: {"weak": of["weak"]} for d, of in values.items()}))).markdown()
+    )
+
+
+def test_ranks_hold_together():
+    """Five defenses of which none is better, three groups, three seeds: at most 7 % of grids tell any pair apart."""
+    rng = np.random.default_rng(1)
+    wrong = 0
+    for _ in range(100):
+        values = {d: {"lora": (lambda draws: lambda task, seed: draws[task, seed])(
+            {(t, s): rng.binomial(20, 0.5) / 20 for t in "abc" for s in (1, 2, 3)})} for d in "vwxyz"}  # fmt: skip
+        wrong += table(grid(values, tasks="abc"))[1]["separated"].any()
+    assert wrong <= 7
