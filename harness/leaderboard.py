@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness import flags, formats, readable, standings
+from harness import flags, formats, profiles, readable, standings
 from harness import records as record_files
 from harness.catalogue import Catalogue
 from harness.errors import UsageError
@@ -262,10 +262,14 @@ def render(out: Path, plugins: tuple[Path, ...] = ()) -> Boards:
 
 
 def _pictures(records: pd.DataFrame, out: Path, plugins: tuple[Path, ...]) -> dict[str, list[str]]:
-    """By grid, the files of its pictures: drawn now by its track from the records, or left by measuring jobs."""
+    """By grid, the files of its pictures: profiles, those its track draws from the records, and those that measuring
+    jobs left."""
     files: dict[str, list[str]] = {}
     for grid, rows in records.groupby("grid", sort=False):
         track = tracks(plugins).get(str(rows["track"].iloc[0]))
         drawn = [path.name for path in track.figures(rows, out)] if track else []
         files[str(grid)] = drawn + [path.name for path in sorted(out.glob(f"{grid}__*.png"))]
+    for of in standings.cells(records):
+        grid = str(of.at["grid"])
+        files[grid] = [path.name for path in profiles.draw(of, out / f"{grid}_profile")] + files[grid]
     return files

@@ -215,7 +215,7 @@ def standings(of: Cells, compared: pd.DataFrame) -> pd.DataFrame:
     table = table.join(worst.rename(columns={"value": "worst"}))
     table["by"] = _strongest(of)
     table["mean"] = of.summary(of.mean)["value"]
-    for attacker in of.scores:
+    for attacker in filter(None, of.scores):
         table[f"attacker {attacker}"] = of.summary(of.scores[attacker])["value"]
     lacking = of.scores.isna().stack(future_stack=True)
     table["n_cells"] = lacking.groupby("defense").size()
