@@ -67,7 +67,7 @@ def test_show():
     for told in (
         "Kingma & Ba",
         "lr: float = 0.01",
-        "Gt(gt=0)",
+        "[> 0]",
         "step size",
         "attackers.adam:Adam (package immunebench)",
     ):

@@ -127,7 +127,7 @@ def test_flags_stand_in_the_table_below_it_and_in_the_long_form():
     rows = clean(mine={"lora": lambda task, seed: wide[seed]}, other={"lora": 0.0}, third={"lora": 0.0})
     made = leaderboard.make(frame(rows))
     text = made.markdown()
-    (row,) = [line for line in text.splitlines() if "| mine " in line]
+    row = next(line for line in text.splitlines() if "| mine " in line)
     assert "no-better" in row
     assert "tuning-untold" not in row  # what all rows have is said below only
     assert f"no-better: {FLAGS['no-better'].meaning}" in text
