@@ -285,3 +285,9 @@ def test_a_failed_cell_that_would_judge_is_missing(tiny, tmp_path):
     assert set(rows["n_cells"]) == {2}
     assert rows["flags"].str.contains("missing").all()
     assert "quitter: 1 of 1 cells" in result.text
+
+
+def test_what_is_not_finite_is_counted_not_averaged():
+    board = leaderboard.board(frame(record(value=math.inf, key="1"), record(value=3.0, seed=2, key="2")))
+    assert board.loc[0, "value"] == pytest.approx(3)
+    assert board.loc[0, "note"] == "undefined in 1 of 2 cells"
