@@ -47,7 +47,7 @@ class Cells:
     @property
     def log(self) -> bool:
         """Whether scores are logarithms."""
-        return self.figure["scale"] == "log"
+        return bool(self.figure["scale"] == "log")
 
     @property
     def defenses(self) -> list[str]:
@@ -92,7 +92,7 @@ class Cells:
         found = intervals(flat["defense"], flat["task"], flat["seed"].where(random), flat["score"],
                           pd.Series(False, flat.index), self.members)  # fmt: skip
         bounds = [f"{kind}_{side}" for kind in ("ci", "tasks") for side in ("low", "high")]
-        shown = found[["value", *bounds]].apply(self.value).reindex(self.defenses)
+        shown: pd.DataFrame = found[["value", *bounds]].apply(self.value).reindex(self.defenses)
         if self.better == "lower":  # what bounds a score from below bounds its figure from above
             shown.columns = ["value", "ci_high", "ci_low", "tasks_high", "tasks_low"]
         return shown[["value", *bounds]]

@@ -194,7 +194,7 @@ def make(
         if name in tracks():
             table = tracks()[name].table(part)
             said = "" if name in tables else table.attrs.get("caption", "")  # once a track
-            tables[name] = pd.concat([tables[name], table]) if name in tables else table
+            tables[name] = pd.concat([tables[name], table]).astype(object).fillna("") if name in tables else table
             shown.append((table.drop(columns="grid", errors="ignore"), said))
         else:
             lines.append(f"track '{name}' is not installed here, so its own table is left out; every figure is in "

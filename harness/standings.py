@@ -54,15 +54,16 @@ def comparisons(of: Cells) -> pd.DataFrame:
     for kind in ("ci", "tasks"):
         ends = turned[[f"{kind}_low", f"{kind}_high"]]
         turned[f"{kind}_low"], turned[f"{kind}_high"] = ends.min(axis=1, skipna=False), ends.max(axis=1, skipna=False)
-    front = [*of.at, "defense", "other"]
-    return pd.concat([rows[front], turned, rows[["p", "p_holm", "superiority", "n_cells", "separated"]]], axis=1)
+    parts = [rows[[*of.at, "defense", "other"]], turned, rows.drop(columns=[*of.at, "defense", "other"])]
+    whole: pd.DataFrame = pd.concat(parts, axis=1)
+    return whole
 
 
 def standings(of: Cells, compared: pd.DataFrame) -> pd.DataFrame:
     """A row a defense, the best worst case first (of equal ones the best mean): `metric`, what judges, and which way it
-    is `better`; `rank_low` to `rank_high`, the ranks it may have by `compared`;
-    `worst` and `mean` over attackers, with intervals; `by`, the attacker that does the worst in most cells; each
-    attacker's figure under `attacker NAME`; `n_cells` due, and how many of them are `missing`."""
+    is `better`; `rank_low` to `rank_high`, the ranks it may have by `compared`; `worst`, with
+    intervals, and `mean` over attackers; `by`, the attacker that does the worst in most cells; each attacker's figure under `attacker NAME`;
+    `n_cells` due, and how many of them are `missing`."""
     worst = of.summary(of.worst)
     front = {**of.at, "metric": of.figure["metric"], "better": of.better}
     table = pd.DataFrame(front, index=worst.index).assign(defense=worst.index)
