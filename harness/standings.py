@@ -61,8 +61,8 @@ def comparisons(of: Cells) -> pd.DataFrame:
 
 def standings(of: Cells, compared: pd.DataFrame) -> pd.DataFrame:
     """A row a defense, the best worst case first (of equal ones the best mean): `metric`, what judges, and which way it
-    is `better`; `rank_low` to `rank_high`, the ranks it may have by `compared`; `worst`, with
-    intervals, and `mean` over attackers; `by`, the attacker that does the worst in most cells; each attacker's figure under `attacker NAME`;
+    is `better`; `rank_low` to `rank_high`, the ranks it may have by `compared`; `worst`, with intervals, and `mean`
+    over attackers; `by`, the attacker that does the worst in most cells; each attacker's figure under `attacker NAME`;
     `n_cells` due, and how many of them are `missing`."""
     worst = of.summary(of.worst)
     front = {**of.at, "metric": of.figure["metric"], "better": of.better}
