@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from harness.standings import Cells
+from harness.cells import Cells
 
 SEEDS = 5
 """Fewer seeds are too few for a headline."""

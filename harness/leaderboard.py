@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness import flags, formats, profiles, readable, standings
+from harness import cells, flags, formats, profiles, readable, standings
 from harness import records as record_files
 from harness.catalogue import Catalogue
 from harness.errors import UsageError
@@ -177,9 +177,9 @@ def make(
     that may hold a track."""
     known = tracks(plugins)
     long = board(records, published)
-    judged = {str(cells.at["grid"]): cells for cells in standings.cells(records)}
-    compared = {grid: standings.comparisons(cells) for grid, cells in judged.items()}
-    stood = {grid: standings.standings(cells, compared[grid]) for grid, cells in judged.items()}
+    judged = {str(of.at["grid"]): of for of in cells.read(records)}
+    compared = {grid: standings.comparisons(of) for grid, of in judged.items()}
+    stood = {grid: standings.standings(of, compared[grid]) for grid, of in judged.items()}
     found: flags.Raised = {}
     for of_grid, rows in records.groupby("grid", sort=False):
         found |= flags.raised(rows, judged.get(str(of_grid)), compared.get(str(of_grid)))
@@ -195,11 +195,12 @@ def make(
         order = list(stood[grid]["defense"]) if grid in stood else list(part["defense"].unique())
         part = part.iloc[part["defense"].map({defense: i for i, defense in enumerate(order)}).argsort(kind="stable")]
         short, lines = flags.listed({place: of for place, of in found.items() if place[0] == grid}, order)
-        shown = [readable.standing(judged.get(grid), stood.get(grid), order, short)]
+        titles = {metric.name: metric.title for metric in known[name].metrics} if name in known else {}
+        shown = [readable.standing(judged.get(grid), stood.get(grid), order, short, titles)]
         if name in known:
-            table = further(known[name].table(part), part, [metric.name for metric in known[name].metrics])
+            table = further(known[name].table(part), part, list(titles))
             said = "" if name in tables else table.attrs.get("caption", "")  # once a track
-            tables[name] = pd.concat([tables[name], table]) if name in tables else table
+            tables[name] = pd.concat([tables[name], table]).astype(object).fillna("") if name in tables else table
             shown.append((table.drop(columns="grid", errors="ignore"), said))
         else:
             shown.append(plain(part))
@@ -269,7 +270,7 @@ def _pictures(records: pd.DataFrame, out: Path, plugins: tuple[Path, ...]) -> di
         track = tracks(plugins).get(str(rows["track"].iloc[0]))
         drawn = [path.name for path in track.figures(rows, out)] if track else []
         files[str(grid)] = drawn + [path.name for path in sorted(out.glob(f"{grid}__*.png"))]
-    for of in standings.cells(records):
+    for of in cells.read(records):
         grid = str(of.at["grid"])
         files[grid] = [path.name for path in profiles.draw(of, out / f"{grid}_profile")] + files[grid]
     return files

@@ -8,8 +8,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from harness.cells import Cells
 from harness.pictures import save
-from harness.standings import Cells
 from harness.stats import performance_profile
 
 FEWEST = 5

@@ -6,20 +6,25 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from harness.standings import Cells
+from harness.cells import Cells
 from harness.tables import interval, number
 
 
 def standing(
-    of: Cells | None, stood: pd.DataFrame | None, order: Sequence[str], short: Mapping[str, str]
+    of: Cells | None,
+    stood: pd.DataFrame | None,
+    order: Sequence[str],
+    short: Mapping[str, str],
+    titles: Mapping[str, str],
 ) -> tuple[pd.DataFrame, str]:
     """The table and what is said below it. stood: see `standings.standings`; None, like `of`, where nothing judges.
-    order: the defenses. short: their flags."""
+    order: the defenses. short: their flags. titles: how metrics are written; others by their names."""
     flags = [short[defense] for defense in order]
     if of is None or stood is None:
         return _telling(pd.DataFrame({"defense": order, "flags": flags}, dtype=object)), ""
     attacked = list(of.scores) != [""]
-    what = str(of.figure["metric"]).replace("_", " ")
+    metric = str(of.figure["metric"])
+    what = titles.get(metric, metric)
     figures = stood[
         [name for name in stood if name in ("worst", "ci_low", "ci_high", "mean") or "attacker" in str(name)]
     ]

@@ -98,7 +98,7 @@ def _clusters(members: Sequence[Sequence[str]]) -> Bools:
 
 def holm(p: Sequence[float] | Floats) -> Floats:
     """p-values adjusted for their number, step by step (Holm, Scand. J. Statistics 6, 1979); NaN counts as 1."""
-    given = np.nan_to_num(np.asarray(p, float), nan=1.0)
+    given: Floats = np.nan_to_num(np.asarray(p, float), nan=1.0)
     order = np.argsort(given, kind="stable")
     adjusted: Floats = np.empty_like(given)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(given[order] * np.arange(len(given), 0, -1)))
@@ -118,6 +118,5 @@ def rank_intervals(better: Bools) -> tuple[npt.NDArray[np.int64], npt.NDArray[np
 def performance_profile(scores: Floats, at: Floats) -> Floats:
     """The share of cells whose score is at least each of the thresholds `at`; NaN is none (Dolan & Moré, Mathematical
     Programming 91, 2002; as tail distributions of scores Agarwal et al., NeurIPS 2021)."""
-    whole = np.asarray(scores, float)
-    shares: Floats = (whole[None, :] >= np.asarray(at, float)[:, None]).mean(axis=1)
-    return shares
+    held: Floats = (np.asarray(scores, float)[None, :] >= np.asarray(at, float)[:, None]).mean(axis=1)
+    return held

@@ -76,9 +76,9 @@ def test_no_better_than_the_undefended_model_or_than_a_control():
     wide = {1: 0.3, 2: 0.95, 3: 0.4, 4: 1.0, 5: 0.5}
     found = flags(clean(mine={"lora": lambda task, seed: wide[seed]}))
     assert {"no-better", "control-as-good"} <= found["mine"]
-    beside = flags(clean(ascent={"lora": lambda task, seed: 0.31}))
+    beside = flags(clean(ascent={"lora": lambda task, seed: 0.31}, noise={"lora": lambda task, seed: 0.31}))
     assert beside["mine"] == {"control-as-good"}
-    assert beside["ascent"] == set()  # a control is not held against controls
+    assert beside["ascent"] == beside["noise"] == set()  # a control is not held against controls
 
 
 @pytest.mark.parametrize(("kept", "harms"), [(0.96, False), (0.9, True)])

@@ -17,7 +17,7 @@ SECTIONS = [formats.Section(f"grid {NASTY}", [(pd.DataFrame({NASTY: [NASTY, None
 DOCUMENT = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n%s\\end{document}\n"
 
 
-@given(st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=40))
+@given(st.text(st.sampled_from(NASTY) | st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=40))
 def test_latex_is_ascii_with_every_special_letter_escaped(text):
     escaped = formats.escape(text)
     assert escaped.isascii()

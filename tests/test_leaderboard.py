@@ -285,3 +285,19 @@ def test_a_failed_cell_that_would_judge_is_missing(tiny, tmp_path):
     assert set(rows["n_cells"]) == {2}
     assert rows["flags"].str.contains("missing").all()
     assert "quitter: 1 of 1 cells" in result.text
+
+
+def test_what_is_not_finite_is_counted_not_averaged():
+    board = leaderboard.board(frame(record(value=math.inf, key="1"), record(value=3.0, seed=2, key="2")))
+    assert board.loc[0, "value"] == pytest.approx(3)
+    assert board.loc[0, "note"] == "undefined in 1 of 2 cells"
+
+
+def test_a_tracks_table_holds_all_its_grids():
+    """Columns that one grid lacks are empty there."""
+    rows = [record(), record(grid="digits", task="P0-H1", key="2"), record(grid="digits", metric="seconds", key="3")]
+    made = leaderboard.make(frame(*rows))
+    table = made.tables["probe"]
+    assert list(table["grid"]) == ["house_prices", "digits"]
+    assert list(table["s"]) == ["", "1"]
+    assert [section.title for section in made.sections] == ["house_prices (track probe)", "digits (track probe)"]

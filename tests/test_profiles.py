@@ -4,13 +4,13 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from harness.cells import read
 from harness.profiles import draw
-from harness.standings import cells
 from tests.test_standings import frame, grid
 
 
 def of(values, seeds=(1, 2, 3)):
-    (found,) = cells(frame(grid(values, seeds=seeds)))
+    (found,) = read(frame(grid(values, seeds=seeds)))
     return found
 
 

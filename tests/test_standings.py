@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 
 from harness import leaderboard, records
-from harness.standings import cells, comparisons, standings
+from harness.cells import read
+from harness.standings import comparisons, standings
 
 
 def rate(defense, attacker, task, seed, value, **more):
     """One judging record: a rate, which a defender wants low."""
-    control = {"none": "undefended", "ascent": "control"}.get(defense)
+    control = {"none": "undefended", "ascent": "control", "noise": "control"}.get(defense)
     return {
         "suite": "s", "suite_version": 1, "grid": "g", "track": "elsewhere", "task": task, "defense": defense,
         "attacker": attacker, "seed": seed, "metric": "rate", "role": "harmful", "step": 60, "value": value,
@@ -24,7 +25,7 @@ def frame(rows):
 
 
 def table(rows):
-    (of,) = cells(frame(rows))
+    (of,) = read(frame(rows))
     compared = comparisons(of)
     return standings(of, compared), compared
 

@@ -54,6 +54,15 @@ def test_what_agrees_by_coarseness_alone_has_the_width_of_its_coarseness():
     assert found["ci_high"] - 0.5 == pytest.approx(stats.t.ppf(0.975, 2) * np.sqrt(1 / 20**2 / 12 / 3))
 
 
+def test_the_variances_of_tasks_and_of_seeds_are_added():
+    """Tasks 0, 3, 6 and seeds -1, 1: their means' variances are 3 and 1, with 2 and 1 degrees of freedom."""
+    rows = [(0, f"t{task}", seed, task + seed) for task in (0, 3, 6) for seed in (-1, 1)]
+    found = of_rows(rows).loc[0]
+    df = (3 + 1) ** 2 / (3**2 / 2 + 1**2 / 1)
+    assert found["tasks_high"] - 3 == pytest.approx(stats.t.ppf(0.975, df) * np.sqrt(3 + 1))
+    assert 3 - found["tasks_low"] == pytest.approx(found["tasks_high"] - 3)
+
+
 def test_one_seed_has_no_interval():
     found = of_rows([(0, "a", 1, 3.0), (0, "b", 1, 5.0)]).loc[0]
     assert found["value"] == 4
