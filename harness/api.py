@@ -65,7 +65,7 @@ def run(
     Raises `UsageError` before anything is computed, `RunError` if the store gives out. Failed cells do not raise:
     they are holes in the board, with their reasons in `failed`.
     """
-    from harness import executors, leaderboard, records, runner
+    from harness import executors, leaderboard, packing, records, runner, submission
     from harness.cluster import Cluster
     from harness.plan import make
     from harness.store import Store
@@ -87,6 +87,7 @@ def run(
         raise UsageError("either --workers, of this machine, or --cluster, which has its own")
     progress = progress or runner.Progress()
     executor = Cluster(cluster, gpu, progress.say) if cluster else executors.local(workers, gpu)
+    missing = len(plan.missing(artifacts))
     failed = runner.run(plan, artifacts, executor, progress, keep, timeout)
     figures = records.collect(plan, artifacts, failed)
     published = leaderboard.read_published(asked.published) if asked.published else None
@@ -95,6 +96,7 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         records.copy_pictures(plan, artifacts, failed, folder)
         board, shown = leaderboard.write(figures, folder, published)
+        submission.write(packing.pack(plan, artifacts, failed, missing), folder / packing.RUN)
     else:
         board = leaderboard.board(figures, published)
         shown = leaderboard.tables(board)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from harness.errors import UsageError
 from harness.plan import Plan
 from harness.runner import ensure
 from harness.store import Store
+from harness.suite import Suite
 
+Averaging = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""Track → metric → `unit` and `scale`."""
 FILE = "records.json"
 """What a measuring job leaves in its artifact: a list of figures."""
 
@@ -53,7 +56,12 @@ def figure(metric: str, value: float | None, **coordinates: Any) -> dict[str, An
 
 def write_figures(figures: Iterable[Mapping[str, Any]], out: Path) -> None:
     """Leave a measuring job's figures in its artifact; pictures (`*.png`) may stand beside them."""
-    (out / FILE).write_text(json.dumps(list(figures), allow_nan=False))
+    (out / FILE).write_text(dump_figures(list(figures)))
+
+
+def dump_figures(figures: Sequence[Mapping[str, Any]]) -> str:
+    """The text of that file."""
+    return json.dumps(figures, allow_nan=False)
 
 
 def read_figures(artifact: Path) -> list[dict[str, Any]]:
@@ -63,20 +71,36 @@ def read_figures(artifact: Path) -> list[dict[str, Any]]:
 
 def collect(plan: Plan, store: Store, failed: Mapping[str, str]) -> pd.DataFrame:
     """The records of a plan; a cell whose job failed becomes one row with status `failed` and the reason."""
-    # A record says itself how it is averaged: a board can be read where its track or metric is not installed.
-    how = {
-        (name, metric.name): {"unit": metric.unit or None, "scale": metric.scale}
-        for name, track in plan.suite.tracks.items()
-        for metric in track.metrics
+    keys = {cell.job.key: cell.job for cell in plan.cells}
+    figures = {key: read_figures(ensure(job, store)) for key, job in keys.items() if key not in failed}
+    return assemble(((cell.coordinates, cell.job.key) for cell in plan.cells), figures, failed, averaging(plan.suite))
+
+
+def averaging(suite: Suite) -> Averaging:
+    """The unit and the scale of each metric of a suite's tracks."""
+    return {
+        name: {metric.name: {"unit": metric.unit or None, "scale": metric.scale} for metric in track.metrics}
+        for name, track in suite.tracks.items()
     }
+
+
+def assemble(
+    cells: Iterable[tuple[Mapping[str, Any], str]],
+    figures: Mapping[str, Iterable[Mapping[str, Any]]],
+    failed: Mapping[str, str],
+    averaging: Averaging,
+) -> pd.DataFrame:
+    """The records of cells (coordinates and key of each) from the figures of the measuring jobs, by key, and the
+    reasons of those that failed. A record says itself how it is averaged: a board can be read where its track or
+    metric is not installed."""
     rows: list[dict[str, Any]] = []
-    for cell in plan.cells:
-        base = {**cell.coordinates, "key": cell.job.key, "status": "ok"}
-        if cell.job.key in failed:
-            rows.append({**base, "status": "failed", "note": failed[cell.job.key]})
-            continue
-        for row in read_figures(ensure(cell.job, store)):
-            rows.append({**base, **how.get((base["track"], row["metric"]), {}), **row})
+    for coordinates, key in cells:
+        base = {**coordinates, "key": key, "status": "ok"}
+        if key in failed:
+            rows.append({**base, "status": "failed", "note": failed[key]})
+        else:
+            how = averaging.get(base["track"], {})
+            rows.extend({**base, **how.get(row["metric"], {}), **row} for row in figures[key])
     return _frame(rows)
 
 
@@ -84,10 +108,13 @@ def copy_pictures(plan: Plan, store: Store, failed: Mapping[str, str], out: Path
     """Copy the pictures (`*.png`) that measuring jobs left beside their figures into `out`, named by their cell."""
     for cell in plan.cells:
         if cell.job.key not in failed:
-            at = cell.coordinates
             for path in sorted(ensure(cell.job, store).glob("*.png")):
-                names = [at[name] for name in ("grid", "task", "defense", "attacker") if at.get(name)]
-                shutil.copyfile(path, out / "__".join([*names, path.name]))
+                shutil.copyfile(path, out / picture_name(cell.coordinates, path.name))
+
+
+def picture_name(at: Mapping[str, Any], file: str) -> str:
+    """The name, beside a board, of a picture that the measuring job of the cell `at` calls `file`."""
+    return "__".join([*(at[name] for name in ("grid", "task", "defense", "attacker") if at.get(name)), file])
 
 
 def inventory(store: Store, keys: Iterable[str]) -> pd.DataFrame:

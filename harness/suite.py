@@ -112,6 +112,8 @@ class Suite:
     description: str
     grids: tuple[Grid, ...]
     published: Path | None = None
+    folder: Path = Path()
+    """The suite file's, which the files it names are relative to."""
 
     @property
     def tracks(self) -> dict[str, Track]:
@@ -199,7 +201,7 @@ def load(
     published = path.parent / file.published if file.published else None
     if published and not published.is_file():
         raise UsageError(f"{path.name}: the published figures {published} do not exist")
-    return Suite(file.name, file.version, file.title, file.description, tuple(ready), published)
+    return Suite(file.name, file.version, file.title, file.description, tuple(ready), published, path.parent)
 
 
 def _on(file: SuiteFile, base: str) -> SuiteFile:

@@ -274,6 +274,7 @@ class DiffusionTrack(Track):
 
     name = "diffusion"
     task_model: ClassVar[type[BaseModel]] = GroupBlock
+    single_task_model: ClassVar[type[BaseModel]] = Group
     protocol_model: ClassVar[type[BaseModel]] = Protocol
     metrics = _METRICS
 

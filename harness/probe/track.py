@@ -135,6 +135,7 @@ class ProbeTrack(Track):
 
     name = "probe"
     task_model: ClassVar[type[BaseModel]] = TaskBlock
+    single_task_model: ClassVar[type[BaseModel]] = Task
     protocol_model: ClassVar[type[BaseModel]] = Protocol
     metrics = _METRICS
 

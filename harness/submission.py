@@ -1,0 +1,287 @@
+"""A submission: a finished run as one JSON file (`.json` or, compressed, `.json.gz`) that others can check.
+
+It holds the suite as it was run, every cell with its figures and the digests of its artifact, what it cost, and where
+it was computed. What repeats is written once: `kinds` has the figures of a kind of cell without their values, a cell
+has the values. A cell's figures are, to the byte, the `records.json` of its measuring job, so their digest is checked
+by writing them again. Contact sheets lie beside the file, under names that follow from the cell.
+
+What is read here may be anybody's: sizes are bounded before anything is built of them, nothing is unpickled or run.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.errors import RunError, UsageError, describe
+from harness.records import FILE, SCHEMA, assemble, dump_figures, picture_name
+from harness.store import file_digest
+
+FORMAT = 1
+"""The newest format of a submission that this harness reads and the one that it writes."""
+LIMIT = 64 * 2**20
+"""Bytes of a submission's text; a longer one is refused."""
+SUFFIX = ".json.gz"
+
+Label = Annotated[str, Field(pattern=r"^\w[\w .,:;+=()@'°-]*$", max_length=300)]
+"""What stands in a table or a file's name."""
+Text = Annotated[
+    str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$", max_length=20000)
+]
+"""One line, without what steers a terminal."""
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, in hexadecimal")]
+ArtifactFile = Annotated[str, Field(pattern=r"^\w[\w.-]*\.(json|png)$", max_length=100)]
+Index = Annotated[int, Field(ge=0)]
+
+
+class InvalidSubmission(RunError):
+    """A submission that is none, is damaged, or says what cannot be. Exit code 1."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Plugin(_Part):
+    """A defense or attacker with its settings."""
+
+    kind: Literal["defense", "attacker"]
+    name: Label
+    params: dict[str, Any] = Field(description="all of its fields")
+    source: Digest = Field(description="of what its source does")
+    deterministic: bool
+    call: Text = Field(description="the call that makes it")
+    package: Text | None = Field(description="the installed package that holds it, with its version; null: a file")
+    file: Digest | None = Field(description="of a plugin file, its text in `sources`")
+
+
+class Grid(_Part):
+    """A grid as it was run. Numbers of plugins are places in `plugins`."""
+
+    name: Label
+    track: Label
+    tasks: list[dict[str, Any]] = Field(min_length=1, description='single tasks; files they name are {"path": …}, '
+                                        "relative to the suite file")  # fmt: skip
+    protocol: dict[str, Any]
+    defenses: dict[Label, Index] = Field(min_length=1)
+    attackers: dict[Label, Index]
+    seeds: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, max_length=1000)
+    reference: Index | None = Field(description="what stands for no defense")
+
+
+class Suite(_Part):
+    """A suite as it was run."""
+
+    name: Label
+    version: int = Field(ge=1)
+    title: str
+    description: str
+    grids: list[Grid] = Field(min_length=1)
+
+
+class Cell(_Part):
+    """One point of a grid, measured or failed."""
+
+    at: dict[str, Label | int | None] = Field(description="its coordinates, as columns of the records")
+    calls: dict[str, Text]
+    key: Digest = Field(description="of the measuring job")
+    failed: Text | None = Field(None, description="the reason of a hole")
+    kind: Index | None = Field(None, description="its place in `kinds`; null: a hole")
+    values: list[int | float | None] = Field([], description="of the figures of its kind")
+    files: dict[ArtifactFile, Digest] = Field({}, description="of its artifact: records.json and pictures")
+
+    @property
+    def label(self) -> str:
+        """The cell, to people."""
+        return " · ".join(str(value) for value in self.at.values() if value is not None)
+
+
+class Averaging(_Part):
+    """How a metric is read."""
+
+    unit: Text | None
+    scale: Literal["linear", "log"]
+
+
+class Cost(_Part):
+    """What the jobs of a stage took, each counted once."""
+
+    track: Label
+    stage: Label
+    jobs: int = Field(ge=0)
+    metered: int = Field(ge=0, description="of so many jobs the cost is known; seconds and memory are theirs")
+    seconds: float = Field(ge=0, description="their sum")
+    peak_mb: float | None = Field(description="MiB: the highest resident memory of a worker; null: unknown")
+
+
+class Git(_Part):
+    """The harness's checkout."""
+
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40,64}$")]
+    dirty: bool = Field(description="whether a tracked file differed from the commit")
+
+
+class Hardware(_Part):
+    """The machine."""
+
+    cpu: Text
+    cores: int | None
+    memory_gb: float = Field(description="GiB")
+    gpus: list[Text]
+
+
+class Provenance(_Part):
+    """Where, when and by what the run was made."""
+
+    harness: Text = Field(description="version of the harness")
+    git: Git | None = Field(description="null: not run from a checkout")
+    date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
+    python: Text
+    system: Text
+    packages: dict[Text, Text] = Field(description="versions")
+    hardware: Hardware
+    stages: dict[Text, int] = Field(description="versions of the stages, by track/stage")
+    computed: int = Field(ge=0, description="jobs computed by the run itself; what else it needed of the plan was in "
+                          "its store already")  # fmt: skip
+
+
+class Submission(_Part):
+    """A finished run."""
+
+    format: Literal[1]
+    suite: Suite
+    plugins: list[Plugin]
+    sources: dict[Digest, Annotated[str, Field(max_length=10**6)]] = Field(description="texts of plugin files")
+    metrics: dict[Label, dict[Label, Averaging]] = Field(description="by track and name")
+    kinds: list[list[dict[str, Label | Text | int | None]]] = Field(
+        description="lists of figures, each with its coordinates as columns of the records; `value` stands empty"
+    )
+    cells: list[Cell] = Field(min_length=1)
+    costs: list[Cost]
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Submission:
+        for digest, text in self.sources.items():
+            if hashlib.sha256(text.encode()).hexdigest() != digest:
+                raise ValueError(f"the plugin source {digest[:12]} has another digest")
+        for plugin in self.plugins:
+            if plugin.file is not None and plugin.file not in self.sources:
+                raise ValueError(f"{plugin.kind} '{plugin.name}' has no source")
+        for grid in self.suite.grids:
+            used = [*grid.defenses.values(), *grid.attackers.values(), grid.reference or 0]
+            if max(used) >= len(self.plugins):
+                raise ValueError(f"grid '{grid.name}' names a plugin that is not there")
+        for figure in (figure for kind in self.kinds for figure in kind):
+            if not {"metric", "value"} <= set(figure) <= set(SCHEMA) or figure["value"] is not None:
+                raise ValueError(f"no figure: {figure!r:.80}")
+        seen: dict[str, Cell] = {}
+        for cell in self.cells:
+            self._check(cell)
+            other = seen.setdefault(cell.key, cell)
+            if other is not cell and (other.at == cell.at or (other.files, other.failed) != (cell.files, cell.failed)):
+                raise ValueError(f"{cell.label}: the cell is there twice, or its job with other figures")
+        return self
+
+    def _check(self, cell: Cell) -> None:
+        if not set(cell.at) | set(cell.calls) <= set(SCHEMA) or cell.at.get("grid") not in self._tracks:
+            raise ValueError(f"{cell.label}: other coordinates than records have")
+        if cell.kind is None:
+            if cell.failed is None or cell.values or cell.files:
+                raise ValueError(f"{cell.label}: the cell is neither measured nor failed")
+            return
+        if cell.failed is not None or cell.kind >= len(self.kinds) or len(self.kinds[cell.kind]) != len(cell.values):
+            raise ValueError(f"{cell.label}: other figures than its kind has")
+        text = dump_figures(self.figures(cell))
+        if cell.files.get(FILE) != hashlib.sha256(text.encode()).hexdigest():
+            raise ValueError(f"{cell.label}: the figures are not those of the digest")
+
+    @cached_property
+    def _tracks(self) -> dict[str, str]:
+        return {grid.name: grid.track for grid in self.suite.grids}
+
+    def figures(self, cell: Cell) -> list[dict[str, Any]]:
+        """The figures of a measured cell, as its job left them."""
+        assert cell.kind is not None
+        kind = self.kinds[cell.kind]
+        return [{**figure, "value": value} for figure, value in zip(kind, cell.values, strict=True)]
+
+    def coordinates(self, cell: Cell) -> dict[str, Any]:
+        """A cell's coordinates, as the plan has them."""
+        common = {"suite": self.suite.name, "suite_version": self.suite.version}
+        return {**common, "track": self._tracks[str(cell.at["grid"])], **cell.at, **cell.calls}
+
+    def records(self) -> pd.DataFrame:
+        """The run's records (`harness.records.SCHEMA`)."""
+        measured = {cell.key: self.figures(cell) for cell in self.cells if cell.failed is None}
+        failed = {cell.key: cell.failed for cell in self.cells if cell.failed is not None}
+        averaging = {track: {name: how.model_dump() for name, how in of.items()} for track, of in self.metrics.items()}
+        return assemble(((self.coordinates(cell), cell.key) for cell in self.cells), measured, failed, averaging)
+
+    def pictures(self) -> Iterator[tuple[str, str]]:
+        """The pictures that lie beside the file: name and digest of each."""
+        for cell in self.cells:
+            for file, digest in cell.files.items():
+                if file.endswith(".png"):
+                    yield picture_name(cell.at, file), digest
+
+
+def read(path: Path) -> Submission:
+    """A submission, its form and its digests checked, those of the pictures beside it too.
+
+    Raises `UsageError` if there is no such file or it is of a newer format, and `InvalidSubmission`.
+    """
+    submission = parse(_content(path), str(path))
+    for name, digest in submission.pictures():
+        picture = path.parent / name
+        if not picture.is_file() or picture.is_symlink() or file_digest(picture) != digest:
+            raise InvalidSubmission(f"{path}: its picture {name} is not beside it, or is another one")
+    return submission
+
+
+def parse(content: Any, where: str) -> Submission:
+    """What a submission's JSON says; raises as `read` does."""
+    newest = content.get("format") if isinstance(content, dict) else None
+    if isinstance(newest, int) and newest > FORMAT:
+        raise UsageError(f"{where} has format {newest}; this harness reads up to {FORMAT}: upgrade immunebench")
+    try:
+        return Submission.model_validate(content)
+    except ValidationError as error:
+        raise InvalidSubmission(f"{where} is no valid submission: {describe(error):.500}") from None
+
+
+def _content(path: Path) -> Any:
+    """The JSON of a file, of `LIMIT` bytes at most."""
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            data = (gzip.GzipFile(fileobj=file) if packed else file).read(LIMIT + 1)
+        if len(data) > LIMIT:
+            raise InvalidSubmission(f"{path} is no valid submission: longer than {LIMIT >> 20} MiB")
+        return json.loads(data, parse_constant=_refuse)
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist; `immunebench submit` writes it") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise InvalidSubmission(f"cannot read {path}: {error}") from None
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or too deep
+        raise InvalidSubmission(f"{path} is no valid submission: no JSON ({error!s:.100})") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def write(content: Mapping[str, Any], path: Path) -> None:
+    """A submission's content as JSON, compressed if `path` ends with .gz; the same content gives the same bytes."""
+    data = json.dumps(content, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
