@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from harness import cli_store
+from harness import cli_publish, cli_store
 from harness.cli_options import Attackers, Base, Defenses, Grids, Plugins, Seeds, Settings, SuiteName, Workers
 from harness.errors import ImmuneBenchError
 
@@ -24,6 +24,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich would double the time of --help
 )
 app.add_typer(cli_store.app, name="store")
+for command in (cli_publish.leaderboard, cli_publish.submit, cli_publish.boards):
+    app.command()(command)
 
 
 class Listing(StrEnum):
@@ -261,18 +263,6 @@ def check(
             else:
                 print(f"  ok     {one}: {one.about}")
     raise typer.Exit(1 if faults else 0)
-
-
-@app.command()
-def leaderboard(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder that `run` wrote")],
-) -> None:
-    """Make a run's boards anew from its records."""
-    from harness.leaderboard import markdown, render
-
-    for table in render(folder)[1].values():
-        print(markdown(table))
-        print(f"\n{table.attrs.get('caption', '')}")
 
 
 @app.command()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 from tabulate import tabulate
@@ -153,16 +155,23 @@ def render(out: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Make `leaderboard.{csv,md,tex,html}` and the pictures anew from the records in `out`; the board and the
     readable table of each track."""
     records = record_files.load(out / RECORDS)
-    published = read_published(out / PUBLISHED) if (out / PUBLISHED).is_file() else None
+    return draw(records, read_published(out / PUBLISHED) if (out / PUBLISHED).is_file() else None, out)
+
+
+def draw(
+    records: pd.DataFrame, published: pd.DataFrame | None, out: Path, note: str = ""
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """`render` of these records, with the contact sheets that lie in `out`; `note`: what is to be said under the
+    title."""
     long = board(records, published)
     long.to_csv(out / "leaderboard.csv", index=False)
     shown = tables(long)
     suite = f"{records['suite'].iloc[0]} (version {records['suite_version'].iloc[0]})"
     pictures = {name: _pictures(records[records["track"] == name], out, tracks()[name]) for name in shown
                 if name in tracks()}  # fmt: skip
-    (out / "leaderboard.md").write_text(_markdown(suite, shown, pictures))
+    (out / "leaderboard.md").write_text(_markdown(suite, shown, pictures, note))
     (out / "leaderboard.tex").write_text(_latex(suite, shown))
-    (out / "leaderboard.html").write_text(_html(suite, shown, pictures))
+    (out / "leaderboard.html").write_text(_html(suite, shown, pictures, note))
     return long, shown
 
 
@@ -175,20 +184,26 @@ def _pictures(records: pd.DataFrame, out: Path, track: Track) -> list[str]:
 
 def markdown(table: pd.DataFrame) -> str:
     """A readable table as Markdown."""
-    return tabulate(_cells(table), headers="keys", tablefmt="github", showindex=False, disable_numparse=True)
+    cells = {name.replace("|", "\\|"): [of.replace("|", "\\|") for of in column]
+             for name, column in _cells(table).items()}  # fmt: skip
+    return tabulate(cells, headers="keys", tablefmt="github", showindex=False, disable_numparse=True)
 
 
 def _cells(table: pd.DataFrame) -> dict[str, list[str]]:
     return {str(name): table[name].fillna("").astype(str).tolist() for name in table.columns}
 
 
-def _markdown(suite: str, shown: Mapping[str, pd.DataFrame], pictures: Mapping[str, list[str]]) -> str:
-    parts = [f"# {suite}\n"]
+def _markdown(suite: str, shown: Mapping[str, pd.DataFrame], pictures: Mapping[str, list[str]], note: str = "") -> str:
+    parts = [f"# {escape(suite)}\n", *([f"{escape(note)}\n"] if note else [])]
     for name, table in shown.items():
-        parts.append(f"## Track `{name}`\n\n{markdown(table)}\n")
+        parts.append(f"## Track `{name}`\n\n{escape(markdown(table), quote=False)}\n")
         if table.attrs.get("caption"):
             parts.append(f"{table.attrs['caption']}\n")
-        parts.extend(f"![{file}]({file})\n" for file in pictures.get(name, []) if file.endswith(".png"))
+        parts.extend(
+            f"![{escape(file, quote=False)}]({_link(file)})\n"
+            for file in pictures.get(name, [])
+            if file.endswith(".png")
+        )
     return "\n".join(parts)
 
 
@@ -201,7 +216,12 @@ def _latex(suite: str, shown: Mapping[str, pd.DataFrame]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _html(suite: str, shown: Mapping[str, pd.DataFrame], pictures: Mapping[str, list[str]]) -> str:
+def _link(file: str) -> str:
+    return quote(file, safe="+@,=")
+
+
+def _html(suite: str, shown: Mapping[str, pd.DataFrame], pictures: Mapping[str, list[str]], note: str = "") -> str:
+    suite = escape(suite)
     style = (
         "body{font:15px/1.4 system-ui,sans-serif;margin:2em;color-scheme:light dark}"
         "table{border-collapse:collapse}"
@@ -214,11 +234,13 @@ def _html(suite: str, shown: Mapping[str, pd.DataFrame], pictures: Mapping[str, 
         "<meta name='viewport' content='width=device-width,initial-scale=1'>"
         f"<title>{suite}</title><style>{style}</style><h1>{suite}</h1>"
     ]
+    if note:
+        parts.append(f"<p>{escape(note)}</p>")
     for name, table in shown.items():
-        parts.append(f"<h2>Track {name}</h2><div class='wide'>")
+        parts.append(f"<h2>Track {escape(name)}</h2><div class='wide'>")
         parts.append(pd.DataFrame(_cells(table)).to_html(index=False, border=0))
         parts.append(f"</div><p>{table.attrs.get('caption', '')}</p>")
         files = pictures.get(name, [])
         shown_files = [file for file in files if file.endswith(".svg") or file.replace(".png", ".svg") not in files]
-        parts.extend(f"<img src='{file}' alt='{file}'>" for file in shown_files)
+        parts.extend(f"<img src='{_link(file)}' alt='{escape(file)}'>" for file in shown_files)
     return "\n".join(parts) + "\n</html>\n"
