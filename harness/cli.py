@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich would double the time of --help
 )
 app.add_typer(cli_store.app, name="store")
-for command in (cli_publish.leaderboard, cli_publish.submit, cli_publish.boards):
+for command in (cli_publish.leaderboard, cli_publish.submit, cli_publish.verify, cli_publish.boards):
     app.command()(command)
 
 

@@ -1,12 +1,14 @@
-"""`immunebench submit`, `immunebench boards` and `immunebench leaderboard`."""
+"""`immunebench submit`, `verify`, `leaderboard` and `boards`."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from harness.cli_options import Workers
 from harness.errors import UsageError
 
 
@@ -50,14 +52,14 @@ def leaderboard(
     from harness import boards
     from harness.leaderboard import markdown, render
 
-    if what[0].is_dir():
-        if len(what) > 1 or out:
-            raise UsageError("give one folder that `run` wrote, or submissions (files) and --out DIR")
-        tables = render(what[0])[1]
-    elif out is None:
-        raise UsageError("say where a board made of submissions goes: --out DIR")
-    else:
+    if what[0].is_file():
+        if out is None:
+            raise UsageError("say where a board made of submissions goes: --out DIR")
         tables = boards.make(what, out)
+    elif len(what) > 1 or out:
+        raise UsageError("give one folder that `run` wrote, or submissions (files) and --out DIR")
+    else:
+        tables = render(what[0])[1]
     for table in tables.values():
         print(markdown(table))
         print(f"\n{table.attrs.get('caption', '')}")
@@ -79,3 +81,49 @@ def boards(
         raise typer.Exit(1 if found else 0)
     for made in rebuild(submissions, out):
         print(made)
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="What `submit` wrote.")],
+    cells: Annotated[int, typer.Option(min=0, help="So many cells, drawn at random, are run again.")] = 5,
+    all_: Annotated[bool, typer.Option("--all", help="Run all cells again.")] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the draw; at random by default.")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Run plugin files that it holds. Read them first.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Note the verdict beside it, for boards.")] = False,
+    store: Annotated[Path | None, typer.Option(help="Folder to keep in what is computed; no run's store.")] = None,
+    files: Annotated[
+        Path | None, typer.Option(help="Folder of the files that its suite names; the installed suite's by default.")
+    ] = None,
+    workers: Workers = None,
+    timeout: Annotated[float | None, typer.Option(min=1, help="Seconds for a job, or it fails.")] = None,
+) -> None:
+    """Check a submission: its form, digests and plan, and random cells run again (exit code 1: it does not hold)."""
+    if not trust:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # a submission names base models: nothing is fetched on its word
+    from harness import executors, tiers
+    from harness.display import Display
+    from harness.verify import verify
+
+    with Display() as display:
+        report = verify(
+            file,
+            None if all_ else cells,
+            seed=seed,
+            trust=trust,
+            store=store,
+            files=files,
+            executor=lambda: executors.local(workers, False),
+            progress=display,
+            timeout=timeout,
+        )
+    for line in report.lines:
+        print(line)
+    for problem in report.problems:
+        print(f"does not hold: {problem}")
+    if report.verification is None:
+        print("verdict: does not hold")
+        raise typer.Exit(1)
+    print(f"verdict: {report.verification.told}")
+    if record:
+        tiers.beside(file).write_text(report.verification.model_dump_json(indent=1) + "\n")
+        print(f"noted in {tiers.beside(file)}")

@@ -26,6 +26,7 @@ from harness.records import FILE, averaging, read_figures
 from harness.runner import ensure
 from harness.store import Store, default_root, file_digest
 from harness.submission import Submission
+from harness.suite import Suite
 
 RUN = "run.json.gz"
 """What a run leaves in its folder: its submission, not yet checked."""
@@ -37,37 +38,10 @@ OF_SUITE = ("suite", "suite_version", "track")
 
 def pack(plan: Plan, store: Store, failed: Mapping[str, str], computed: int) -> dict[str, Any]:
     """The content of the submission of a run that has ended. computed: how many jobs it did itself."""
-    plugins, kinds = _Numbered(), _Numbered()
-    sources: dict[str, str] = {}
-
-    def plugin(spec: PluginSpec) -> int:
-        text = Path(spec.file).read_text(encoding="utf-8") if spec.file else None
-        digest = text and hashlib.sha256(text.encode()).hexdigest()
-        if text and digest:
-            sources[digest] = text
-        return plugins.place({
-            "kind": spec.kind, "name": spec.name, "params": dict(spec.params), "source": spec.source,
-            "deterministic": spec.deterministic, "call": repr(spec), "package": _package(spec), "file": digest,
-        })  # fmt: skip
-
-    grids = [
-        {
-            "name": grid.name,
-            "track": grid.track.name,
-            "tasks": [_portable(task.model_dump(mode="json"), plan.suite.folder) for task in grid.tasks],
-            "protocol": _portable(grid.protocol.model_dump(mode="json"), plan.suite.folder),
-            "defenses": {label: plugin(spec) for label, spec in grid.defenses.items()},
-            "attackers": {label: plugin(spec) for label, spec in grid.attackers.items()},
-            "seeds": list(grid.seeds),
-            "reference": grid.reference and plugin(grid.reference),
-        }
-        for grid in plan.suite.grids
-    ]
+    kinds = _Numbered()
     cells = []
     for cell in plan.cells:
-        at = {
-            name: value for name, value in cell.coordinates.items() if name not in ("suite", "suite_version", "track")
-        }
+        at = {name: value for name, value in cell.coordinates.items() if name not in OF_SUITE}
         calls = {name: at.pop(name) for name in list(at) if name.endswith("_call")}
         packed: dict[str, Any] = {"at": at, "calls": calls, "key": cell.job.key}
         if cell.job.key in failed:
@@ -79,19 +53,47 @@ def pack(plan: Plan, store: Store, failed: Mapping[str, str], computed: int) -> 
             packed["values"] = [figure["value"] for figure in figures]
             packed["files"] = {path.name: file_digest(path) for path in [folder / FILE, *sorted(folder.glob("*.png"))]}
         cells.append(packed)
-    suite = plan.suite
     return {
         "format": submission.FORMAT,
-        "suite": {"name": suite.name, "version": suite.version, "title": suite.title,
-                  "description": suite.description, "grids": grids},
-        "plugins": plugins.values,
-        "sources": sources,
-        "metrics": averaging(suite),
+        **pack_suite(plan.suite),
+        "metrics": averaging(plan.suite),
         "kinds": kinds.values,
         "cells": cells,
         "costs": _costs(plan, store),
         "provenance": {**provenance.gather(), "stages": stages(plan), "computed": computed},
-    }  # fmt: skip
+    }
+
+
+def pack_suite(suite: Suite) -> dict[str, Any]:
+    """The parts of a submission that its cells follow from: `suite`, `plugins` and `sources`."""
+    plugins = _Numbered()
+    sources: dict[str, str] = {}
+
+    def plugin(spec: PluginSpec) -> int:
+        text = Path(spec.file).read_text(encoding="utf-8") if spec.file else None
+        digest = None if text is None else hashlib.sha256(text.encode()).hexdigest()
+        if text is not None and digest is not None:
+            sources[digest] = text
+        return plugins.place({
+            "kind": spec.kind, "name": spec.name, "params": dict(spec.params), "source": spec.source,
+            "deterministic": spec.deterministic, "call": repr(spec), "package": _package(spec), "file": digest,
+        })  # fmt: skip
+
+    grids = [
+        {
+            "name": grid.name,
+            "track": grid.track.name,
+            "tasks": [_portable(task.model_dump(mode="json"), suite.folder) for task in grid.tasks],
+            "protocol": _portable(grid.protocol.model_dump(mode="json"), suite.folder),
+            "defenses": {label: plugin(spec) for label, spec in grid.defenses.items()},
+            "attackers": {label: plugin(spec) for label, spec in grid.attackers.items()},
+            "seeds": list(grid.seeds),
+            "reference": grid.reference and plugin(grid.reference),
+        }
+        for grid in suite.grids
+    ]
+    told = {"name": suite.name, "version": suite.version, "title": suite.title, "description": suite.description}
+    return {"suite": {**told, "grids": grids}, "plugins": plugins.values, "sources": sources}
 
 
 class _Numbered:

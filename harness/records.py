@@ -114,7 +114,8 @@ def copy_pictures(plan: Plan, store: Store, failed: Mapping[str, str], out: Path
 
 def picture_name(at: Mapping[str, Any], file: str) -> str:
     """The name, beside a board, of a picture that the measuring job of the cell `at` calls `file`."""
-    return "__".join([*(at[name] for name in ("grid", "task", "defense", "attacker") if at.get(name)), file])
+    labels = [str(at[name]) for name in ("grid", "task", "defense", "attacker") if at.get(name)]
+    return "__".join([*labels, file]).replace("/", "_")
 
 
 def inventory(store: Store, keys: Iterable[str]) -> pd.DataFrame:

@@ -30,10 +30,14 @@ FORMAT = 1
 """The newest format of a submission that this harness reads and the one that it writes."""
 LIMIT = 64 * 2**20
 """Bytes of a submission's text; a longer one is refused."""
+DEPTH = 20
+"""Levels that its lists and objects may be nested."""
 SUFFIX = ".json.gz"
 
-Label = Annotated[str, Field(pattern=r"^\w[\w .,:;+=()@'°-]*$", max_length=300)]
-"""What stands in a table or a file's name."""
+Name = Annotated[str, Field(pattern=r"^\w[\w .,+=()@-]*$", max_length=100)]
+"""What a folder or a picture may be called."""
+Label = Annotated[str, Field(pattern=r"^\w[\w .,:;+=()@'°/-]*$", max_length=300)]
+"""What stands in a table."""
 Text = Annotated[
     str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$", max_length=20000)
 ]
@@ -67,21 +71,21 @@ class Plugin(_Part):
 class Grid(_Part):
     """A grid as it was run. Numbers of plugins are places in `plugins`."""
 
-    name: Label
+    name: Name
     track: Label
     tasks: list[dict[str, Any]] = Field(min_length=1, description='single tasks; files they name are {"path": …}, '
                                         "relative to the suite file")  # fmt: skip
     protocol: dict[str, Any]
     defenses: dict[Label, Index] = Field(min_length=1)
     attackers: dict[Label, Index]
-    seeds: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, max_length=1000)
+    seeds: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, max_length=100)
     reference: Index | None = Field(description="what stands for no defense")
 
 
 class Suite(_Part):
     """A suite as it was run."""
 
-    name: Label
+    name: Name
     version: int = Field(ge=1)
     title: str
     description: str
@@ -163,7 +167,8 @@ class Submission(_Part):
     sources: dict[Digest, Annotated[str, Field(max_length=10**6)]] = Field(description="texts of plugin files")
     metrics: dict[Label, dict[Label, Averaging]] = Field(description="by track and name")
     kinds: list[list[dict[str, Label | Text | int | None]]] = Field(
-        description="lists of figures, each with its coordinates as columns of the records; `value` stands empty"
+        description="lists of figures, each with its coordinates as columns of the records, in the order in which "
+        "the digest has them; `value` stands empty"
     )
     cells: list[Cell] = Field(min_length=1)
     costs: list[Cost]
@@ -268,13 +273,30 @@ def _content(path: Path) -> Any:
             data = (gzip.GzipFile(fileobj=file) if packed else file).read(LIMIT + 1)
         if len(data) > LIMIT:
             raise InvalidSubmission(f"{path} is no valid submission: longer than {LIMIT >> 20} MiB")
-        return json.loads(data, parse_constant=_refuse)
+        content = json.loads(data, parse_constant=_refuse)
+        _bounded(content)
+        return content
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; `immunebench submit` writes it") from None
     except (OSError, EOFError, zlib.error) as error:
         raise InvalidSubmission(f"cannot read {path}: {error}") from None
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or too deep
         raise InvalidSubmission(f"{path} is no valid submission: no JSON ({error!s:.100})") from None
+
+
+def _bounded(content: Any) -> None:
+    """Raises ValueError for JSON that is nested deeper than any submission, or has halves of characters."""
+    level = [content]
+    for _ in range(DEPTH):
+        level = [
+            child
+            for item in level
+            if isinstance(item, list | dict)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    if level:
+        raise ValueError(f"nested deeper than {DEPTH}")
+    json.dumps(content, ensure_ascii=False).encode()
 
 
 def _refuse(constant: str) -> None:

@@ -185,7 +185,7 @@ SCRIPT = "<script>alert(1)</script>"
         (change(["suite", "name"], "../digits"), "suite.name"),
         (change(["suite", "name"], SCRIPT), "suite.name"),
         (change(["suite", "grids", 0, "defenses", "none"], 99), "names a plugin that is not there"),
-        (change(["suite", "grids", 0, "seeds"], [1] * 1001), "suite.grids.0.seeds"),
+        (change(["suite", "grids", 0, "seeds"], [1] * 101), "suite.grids.0.seeds"),
         (change(["kinds", 0, 0, "value"], 1), "no figure"),
         (change(["kinds", 0, 0, "colour"], "red"), "no figure"),
         (change(["kinds", 0, 0], {}), "no figure"),
@@ -212,6 +212,8 @@ def test_what_cannot_be_is_refused_in_one_line(content, harm, told):
         (b"", "no JSON"),
         (b"\xff\xfe", "no JSON"),
         (b"[" * 10**6, "no JSON"),
+        (b"[" * 200 + b"]" * 200, "nested deeper than 20"),
+        (b'["\\ud800"]', "no JSON"),
         (b'{"format": 1' + b"0" * 5000 + b"}", "no JSON"),
         (b'{"format": NaN}', "NaN is no number"),
         (b'{"format": -Infinity}', "-Infinity is no number"),
@@ -293,6 +295,13 @@ def test_a_swapped_picture_is_seen(content, tmp_path):
     sheet.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InvalidSubmission, match="is not beside it"):
         submission.read(tmp_path / "sub.json.gz")
+
+
+def test_no_label_leads_a_picture_elsewhere(content):
+    content["cells"][0]["at"]["task"] = "x/../../../y"
+    content["cells"][0]["files"]["sheet.png"] = "0" * 64
+    ((name, _),) = submission.parse(content, "here").pictures()
+    assert name == "house_prices__x_.._.._.._y__none__sheet.png"
 
 
 def test_a_runs_pictures_come_along(content, tmp_path):
