@@ -17,6 +17,7 @@ from harness.submission import Submission
 from harness.suite import read
 
 _TEXTS = (".md", ".tex", ".html")
+_MADE = (*_TEXTS, ".csv", ".png", ".svg")
 
 
 def make(files: Sequence[Path], out: Path) -> dict[str, pd.DataFrame]:
@@ -77,10 +78,14 @@ def _published(name: str) -> pd.DataFrame | None:
 
 
 def rebuild(submissions: Path, out: Path) -> list[Path]:
-    """A board in `out` for each folder of `submissions`, whose submissions it is made of; the boards' folders."""
+    """A board in `out` for each folder of `submissions`, whose submissions it is made of, in place of what lies there;
+    the boards' folders."""
     made = []
     for folder in sorted(path for path in submissions.glob("*") if path.is_dir()):
         if of := tiers.files(folder):
+            for path in (out / folder.name).glob("*"):
+                if path.suffix in _MADE:
+                    path.unlink()
             make(of, out / folder.name)
             made.append(out / folder.name)
     return made
@@ -88,21 +93,24 @@ def rebuild(submissions: Path, out: Path) -> list[Path]:
 
 def stale(submissions: Path, boards: Path) -> list[str]:
     """What in `boards` is not what `rebuild` makes of `submissions`: text that differs, figures that differ by more
-    than rounding, and pictures that are missing or, of contact sheets, others. (Curves are drawn a little differently
-    by every version of the drawing library.)"""
+    than rounding, and pictures that are missing, left over or, of contact sheets, others. (Curves are drawn a little
+    differently by every version of the drawing library.)"""
     found = []
     with tempfile.TemporaryDirectory() as temporary:
         for made in rebuild(submissions, Path(temporary)):
             of = [submission.read(path) for path in tiers.files(submissions / made.name)]
             sheets = {name for one in of for name, _ in one.pictures()}
-            for new in sorted(made.iterdir()):
-                old = boards / made.name / new.name
-                if not old.is_file() or not _same(new, old, new.suffix in _TEXTS or new.name in sheets):
-                    found.append(f"{made.name}/{new.name}")
+            there = {path.name for path in (boards / made.name).glob("*") if path.suffix in _MADE}
+            for name in sorted(there.union(path.name for path in made.iterdir())):
+                exactly = name in sheets or name.endswith(_TEXTS)
+                if not _same(made / name, boards / made.name / name, exactly):
+                    found.append(f"{made.name}/{name}")
     return found
 
 
 def _same(new: Path, old: Path, exactly: bool) -> bool:
+    if not (new.is_file() and old.is_file()):
+        return False
     if exactly:
         return new.read_bytes() == old.read_bytes()
     if new.suffix != ".csv":

@@ -140,7 +140,8 @@ def test_a_stale_board_is_told(tmp_path):
     (out / "tiny/house_prices_steps.svg").unlink()
     sheet = "house_prices__house_prices__none__sheet.png"
     (out / "tiny" / sheet).write_bytes(b"another")
-    expected = {"leaderboard.md", "leaderboard.csv", "house_prices_steps.svg", sheet}
+    (out / "tiny/house_prices_map.png").write_bytes(b"of an older board")
+    expected = {"leaderboard.md", "leaderboard.csv", "house_prices_steps.svg", sheet, "house_prices_map.png"}
     assert set(boards.stale(submissions, out)) == {f"tiny/{name}" for name in expected}
     done = immunebench("boards", "--submissions", submissions, "--out", out, "--check")
     assert done.returncode == 1

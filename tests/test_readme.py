@@ -42,6 +42,9 @@ def test_commands(command, tmp_path):
     command = command.replace("tcp://head:8786", "local:2")
     if "store import" in command:
         immunebench("store export baselines.tar quick", tmp_path)
+    if re.search(r"submit|verify|leaderboard", command):
+        immunebench("run house_prices --seeds 1 --workers 1 --defense none --attacker adam", tmp_path)
+        immunebench("submit results/runs/house_prices", tmp_path)
     small = " --seeds 1" * (" run " in command) + " --workers 1" * (" run " in command and "--cluster" not in command)
     immunebench(command.partition("#")[0] + small, tmp_path)
     if "--plugin" in command:
