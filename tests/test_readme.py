@@ -42,10 +42,11 @@ def test_commands(command, tmp_path):
     command = command.replace("tcp://head:8786", "local:2")
     if "store import" in command:
         immunebench("store export baselines.tar quick", tmp_path)
-    if re.search(r"submit|verify|leaderboard", command):
+    if "results/" in command:
         immunebench("run house_prices --seeds 1 --workers 1 --defense none --attacker adam", tmp_path)
         immunebench("submit results/runs/house_prices", tmp_path)
-    small = " --seeds 1" * (" run " in command) + " --workers 1" * (" run " in command and "--cluster" not in command)
+    alone = re.search("immunebench (run|verify) ", command) and "--cluster" not in command
+    small = " --seeds 1" * (" run " in command) + " --workers 1" * bool(alone)
     immunebench(command.partition("#")[0] + small, tmp_path)
     if "--plugin" in command:
         assert "signed_descent" in (tmp_path / "results/runs/house_prices/leaderboard.csv").read_text()
