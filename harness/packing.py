@@ -37,7 +37,8 @@ OF_SUITE = ("suite", "suite_version", "track")
 
 
 def pack(plan: Plan, store: Store, failed: Mapping[str, str], computed: int) -> dict[str, Any]:
-    """The content of the submission of a run that has ended. computed: how many jobs it did itself."""
+    """The content of the submission of a run that has ended, not checked (see `submit`). computed: how many jobs it did
+    itself."""
     kinds = _Numbered()
     cells = []
     for cell in plan.cells:

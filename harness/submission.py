@@ -13,8 +13,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,7 +37,8 @@ SUFFIX = ".json.gz"
 
 Name = Annotated[str, Field(pattern=r"^\w[\w .,+=()@-]*$", max_length=100)]
 """What a folder or a picture may be called."""
-Label = Annotated[str, Field(pattern=r"^\w[\w .,:;+=()@'°/-]*$", max_length=300)]
+_LABEL = r"^\w[\w .,:;+=()@'°/-]*$"
+Label = Annotated[str, Field(pattern=_LABEL, max_length=300)]
 """What stands in a table."""
 Text = Annotated[
     str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$", max_length=20000)
@@ -45,6 +47,12 @@ Text = Annotated[
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, in hexadecimal")]
 ArtifactFile = Annotated[str, Field(pattern=r"^\w[\w.-]*\.(json|png)$", max_length=100)]
 Index = Annotated[int, Field(ge=0)]
+Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Coordinate = Annotated[str, Field(pattern="^(grid|task|defense|attacker|seed|concept|role|policy|split|step)$")]
+"""Columns of the records that place a cell."""
+Call = Annotated[str, Field(pattern="^(defense|attacker)_call$")]
+FigureColumn = Annotated[str, Field(pattern="^(metric|value|concept|role|policy|split|step|note)$")]
+"""Columns of the records that a figure fills."""
 
 
 class InvalidSubmission(RunError):
@@ -95,12 +103,12 @@ class Suite(_Part):
 class Cell(_Part):
     """One point of a grid, measured or failed."""
 
-    at: dict[str, Label | int | None] = Field(description="its coordinates, as columns of the records")
-    calls: dict[str, Text]
+    at: dict[Coordinate, Label | Integer | None] = Field(description="its coordinates, as columns of the records")
+    calls: dict[Call, Text]
     key: Digest = Field(description="of the measuring job")
     failed: Text | None = Field(None, description="the reason of a hole")
     kind: Index | None = Field(None, description="its place in `kinds`; null: a hole")
-    values: list[int | float | None] = Field([], description="of the figures of its kind")
+    values: list[Integer | float | None] = Field([], description="of the figures of its kind")
     files: dict[ArtifactFile, Digest] = Field({}, description="of its artifact: records.json and pictures")
 
     @property
@@ -166,7 +174,7 @@ class Submission(_Part):
     plugins: list[Plugin]
     sources: dict[Digest, Annotated[str, Field(max_length=10**6)]] = Field(description="texts of plugin files")
     metrics: dict[Label, dict[Label, Averaging]] = Field(description="by track and name")
-    kinds: list[list[dict[str, Label | Text | int | None]]] = Field(
+    kinds: list[list[dict[FigureColumn, Text | Integer | None]]] = Field(
         description="lists of figures, each with its coordinates as columns of the records, in the order in which "
         "the digest has them; `value` stands empty"
     )
@@ -186,8 +194,10 @@ class Submission(_Part):
             used = [*grid.defenses.values(), *grid.attackers.values(), grid.reference or 0]
             if max(used) >= len(self.plugins):
                 raise ValueError(f"grid '{grid.name}' names a plugin that is not there")
+        if len(self._tracks) < len(self.suite.grids):
+            raise ValueError("two grids have one name")
         for figure in (figure for kind in self.kinds for figure in kind):
-            if not {"metric", "value"} <= set(figure) <= set(SCHEMA) or figure["value"] is not None:
+            if "value" not in figure or figure["value"] is not None or not _typed(figure, {"metric"}):
                 raise ValueError(f"no figure: {figure!r:.80}")
         seen: dict[str, Cell] = {}
         for cell in self.cells:
@@ -198,7 +208,7 @@ class Submission(_Part):
         return self
 
     def _check(self, cell: Cell) -> None:
-        if not set(cell.at) | set(cell.calls) <= set(SCHEMA) or cell.at.get("grid") not in self._tracks:
+        if cell.at.get("grid") not in self._tracks or not _typed(cell.at, {"task", "defense"}):
             raise ValueError(f"{cell.label}: other coordinates than records have")
         if cell.kind is None:
             if cell.failed is None or cell.values or cell.files:
@@ -240,6 +250,20 @@ class Submission(_Part):
                     yield picture_name(cell.at, file), digest
 
 
+def _typed(columns: Mapping[str, Any], needed: Set[str]) -> bool:
+    """Whether columns of the records, `needed` ones among them, have values of their types, or none; labels, but for
+    notes."""
+
+    def right(name: str, value: Any) -> bool:
+        if SCHEMA[name] != "string":
+            return isinstance(value, int)
+        return isinstance(value, str) and (name == "note" or re.match(_LABEL, value) is not None)
+
+    return all(columns.get(name) is not None for name in needed) and all(
+        value is None or right(name, value) for name, value in columns.items()
+    )
+
+
 def read(path: Path) -> Submission:
     """A submission, its form and its digests checked, those of the pictures beside it too.
 
@@ -248,7 +272,11 @@ def read(path: Path) -> Submission:
     submission = parse(_content(path), str(path))
     for name, digest in submission.pictures():
         picture = path.parent / name
-        if not picture.is_file() or picture.is_symlink() or file_digest(picture) != digest:
+        try:
+            same = not picture.is_symlink() and file_digest(picture) == digest
+        except OSError:
+            same = False
+        if not same:
             raise InvalidSubmission(f"{path}: its picture {name} is not beside it, or is another one")
     return submission
 
@@ -285,7 +313,8 @@ def _content(path: Path) -> Any:
 
 
 def _bounded(content: Any) -> None:
-    """Raises ValueError for JSON that is nested deeper than any submission, or has halves of characters."""
+    """Raises ValueError for JSON that is nested deeper than any submission, or has infinite numbers or halves of
+    characters."""
     level = [content]
     for _ in range(DEPTH):
         level = [
@@ -296,7 +325,7 @@ def _bounded(content: Any) -> None:
         ]
     if level:
         raise ValueError(f"nested deeper than {DEPTH}")
-    json.dumps(content, ensure_ascii=False).encode()
+    json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
 
 
 def _refuse(constant: str) -> None:

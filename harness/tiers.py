@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import UsageError, describe
 from harness.store import file_digest
-from harness.submission import SUFFIX
+from harness.submission import SUFFIX, Digest, Text
 
 
 class Tier(StrEnum):
@@ -33,7 +33,7 @@ class Verification(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
-    submission: str
+    submission: Digest
     tier: Tier
     cells: int
     rerun: int
@@ -42,9 +42,9 @@ class Verification(BaseModel):
     tolerance: int
     interval: int
     """Figures that agree to the last bit, but for rounding, and within the spread over seeds."""
-    date: str
-    harness: str
-    commit: str | None
+    date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
+    harness: Text
+    commit: Text | None
 
     @property
     def told(self) -> str:

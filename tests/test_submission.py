@@ -149,6 +149,10 @@ def twice(content):
     content["cells"].append(content["cells"][0])
 
 
+def two_grids(content):
+    content["suite"]["grids"] *= 2
+
+
 HOLE = {"kind": None, "failed": "lost", "files": {}}
 
 
@@ -174,7 +178,12 @@ SCRIPT = "<script>alert(1)</script>"
         (twice, "the cell is there twice"),
         (other_job, "or its job with other figures"),
         (change(["cells", 0, "at", "grid"], "elsewhere"), "other coordinates"),
-        (change(["cells", 0, "at", "colour"], "red"), "other coordinates"),
+        (change(["cells", 0, "at", "colour"], "red"), "cells.0.at.colour"),
+        (change(["cells", 0, "at", "status"], "failed"), "cells.0.at.status"),
+        (change(["cells", 0, "at", "seed"], "one"), "other coordinates"),
+        (change(["cells", 0, "at", "seed"], 2**63), "cells.0.at.seed"),
+        (change(["cells", 0, "at", "task"], None), "other coordinates"),
+        (change(["cells", 0, "values", 0], 10**400), "cells.0.values.0"),
         (change(["cells", 0, "at", "task"], "../../x"), "cells.0.at.task"),
         (change(["cells", 0, "at", "task"], SCRIPT), "cells.0.at.task"),
         (change(["cells", 0, "at", "defense"], "a|b"), "cells.0.at.defense"),
@@ -187,7 +196,14 @@ SCRIPT = "<script>alert(1)</script>"
         (change(["suite", "grids", 0, "defenses", "none"], 99), "names a plugin that is not there"),
         (change(["suite", "grids", 0, "seeds"], [1] * 101), "suite.grids.0.seeds"),
         (change(["kinds", 0, 0, "value"], 1), "no figure"),
-        (change(["kinds", 0, 0, "colour"], "red"), "no figure"),
+        (change(["kinds", 0, 0, "colour"], "red"), "kinds.0.0.colour"),
+        (change(["kinds", 0, 0, "defense"], "mine"), "kinds.0.0.defense"),
+        (change(["kinds", 0, 0, "scale"], "linear"), "kinds.0.0.scale"),
+        (change(["kinds", 0, 0, "step"], "last"), "no figure"),
+        (change(["kinds", 0, 0, "metric"], None), "no figure"),
+        (change(["kinds", 0, 0, "policy"], "$\\frac$"), "no figure"),
+        (change(["kinds", 0, 0, "policy"], SCRIPT), "no figure"),
+        (two_grids, "two grids have one name"),
         (change(["kinds", 0, 0], {}), "no figure"),
         (change(["sources", "0" * 64], "import os"), "has another digest"),
         (change(["plugins", 0, "file"], "0" * 64), "has no source"),
@@ -217,7 +233,7 @@ def test_what_cannot_be_is_refused_in_one_line(content, harm, told):
         (b'{"format": 1' + b"0" * 5000 + b"}", "no JSON"),
         (b'{"format": NaN}', "NaN is no number"),
         (b'{"format": -Infinity}', "-Infinity is no number"),
-        (b'{"format": 1, "cells": 1e999}', "no valid submission"),
+        (b'{"format": 1, "cells": 1e999}', "no JSON"),
         (b"[1, 2]", "no valid submission"),
         (b'"text"', "no valid submission"),
         (pickle.dumps({"format": 1}), "no JSON"),
@@ -234,7 +250,7 @@ def test_infinite_figures_are_refused(tmp_path):
     text = gzip.decompress(FIXTURE.read_bytes()).decode()
     path = tmp_path / "sub.json"
     path.write_text(text.replace('"seconds":', '"seconds":1e999,"x":', 1))
-    with pytest.raises(InvalidSubmission, match="finite"):
+    with pytest.raises(InvalidSubmission, match="no JSON"):
         submission.read(path)
 
 
@@ -295,6 +311,13 @@ def test_a_swapped_picture_is_seen(content, tmp_path):
     sheet.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InvalidSubmission, match="is not beside it"):
         submission.read(tmp_path / "sub.json.gz")
+
+
+def test_a_pictures_name_that_no_file_can_have(content, tmp_path):
+    content["cells"][0]["at"]["task"] = "x" * 300
+    path = with_sheet(content, tmp_path)
+    with pytest.raises(InvalidSubmission, match="is not beside it"):
+        submission.read(path)
 
 
 def test_no_label_leads_a_picture_elsewhere(content):
