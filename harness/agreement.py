@@ -23,10 +23,10 @@ RELATIVE, ABSOLUTE = 1e-6, 1e-9
 class Agreement(StrEnum):
     """How a figure agrees with the one told."""
 
-    exact = "exactly"
-    tolerance = "within rounding"
-    interval = "within the spread over seeds"
-    none = "not"
+    exact = "agree exactly"
+    tolerance = "agree within rounding"
+    interval = "agree within the spread over seeds"
+    none = "do not agree"
 
 
 class Spread:

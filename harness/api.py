@@ -87,16 +87,16 @@ def run(
         raise UsageError("either --workers, of this machine, or --cluster, which has its own")
     progress = progress or runner.Progress()
     executor = Cluster(cluster, gpu, progress.say) if cluster else executors.local(workers, gpu)
-    missing = len(plan.missing(artifacts))
+    folder = Path(out) if out is not None else None
+    opening = packing.opening(plan, artifacts) if folder else {}
     failed = runner.run(plan, artifacts, executor, progress, keep, timeout)
     figures = records.collect(plan, artifacts, failed)
     published = leaderboard.read_published(asked.published) if asked.published else None
-    folder = Path(out) if out is not None else None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         records.copy_pictures(plan, artifacts, failed, folder)
         board, shown = leaderboard.write(figures, folder, published)
-        submission.write(packing.pack(plan, artifacts, failed, missing), folder / packing.RUN)
+        submission.write(packing.pack(plan, artifacts, failed, opening), folder / packing.RUN)
     else:
         board = leaderboard.board(figures, published)
         shown = leaderboard.tables(board)

@@ -24,8 +24,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich would double the time of --help
 )
 app.add_typer(cli_store.app, name="store")
-for command in (cli_publish.leaderboard, cli_publish.submit, cli_publish.verify, cli_publish.boards):
-    app.command()(command)
 
 
 class Listing(StrEnum):
@@ -276,6 +274,10 @@ def train_base(
     from harness.diffusion.small import recipe, world
 
     recipe.run(out, fashion=fashion or world.FASHION, seed=seed, processes=processes)
+
+
+for command in (cli_publish.leaderboard, cli_publish.submit, cli_publish.verify, cli_publish.boards):
+    app.command()(command)
 
 
 def main() -> None:

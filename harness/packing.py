@@ -36,9 +36,14 @@ OF_SUITE = ("suite", "suite_version", "track")
 """Coordinates that a submission says once."""
 
 
-def pack(plan: Plan, store: Store, failed: Mapping[str, str], computed: int) -> dict[str, Any]:
-    """The content of the submission of a run that has ended, not checked (see `submit`). computed: how many jobs it did
-    itself."""
+def opening(plan: Plan, store: Store) -> dict[str, Any]:
+    """What a submission says of a run that is about to begin: its suite, its plugins and where it is made."""
+    made = {**provenance.gather(), "stages": stages(plan), "computed": len(plan.missing(store))}
+    return {"format": submission.FORMAT, **pack_suite(plan.suite), "provenance": made}
+
+
+def pack(plan: Plan, store: Store, failed: Mapping[str, str], opening: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of the submission of a run that has ended, not checked (see `submit`), from its `opening`."""
     kinds = _Numbered()
     cells = []
     for cell in plan.cells:
@@ -55,13 +60,11 @@ def pack(plan: Plan, store: Store, failed: Mapping[str, str], computed: int) -> 
             packed["files"] = {path.name: file_digest(path) for path in [folder / FILE, *sorted(folder.glob("*.png"))]}
         cells.append(packed)
     return {
-        "format": submission.FORMAT,
-        **pack_suite(plan.suite),
+        **opening,
         "metrics": averaging(plan.suite),
         "kinds": kinds.values,
         "cells": cells,
         "costs": _costs(plan, store),
-        "provenance": {**provenance.gather(), "stages": stages(plan), "computed": computed},
     }
 
 
@@ -132,8 +135,10 @@ def _costs(plan: Plan, store: Store) -> list[dict[str, Any]]:
     ledger = {entry["key"]: entry for entry in store.ledger() if "key" in entry}
     found: dict[tuple[str, str], list[Mapping[str, Any] | None]] = defaultdict(list)
     for key, job in plan.jobs.items():
-        metered = store.manifest(key) if store.has(key) else ledger.get(key)
-        found[job.track, job.stage].append(metered)
+        try:
+            found[job.track, job.stage].append(store.manifest(key))
+        except (OSError, ValueError):  # not there, or another run drops it just now
+            found[job.track, job.stage].append(ledger.get(key))
     costs = []
     for (track, stage), jobs in found.items():
         known = [job for job in jobs if job is not None]

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from harness.errors import RunError, UsageError, describe
+from harness.errors import RunError, UsageError
 from harness.records import FILE, SCHEMA, assemble, dump_figures, picture_name
 from harness.store import file_digest
 
@@ -289,7 +289,12 @@ def parse(content: Any, where: str) -> Submission:
     try:
         return Submission.model_validate(content)
     except ValidationError as error:
-        raise InvalidSubmission(f"{where} is no valid submission: {describe(error):.500}") from None
+        first = error.errors(include_url=False)[0]
+        at = ".".join(str(part) for part in first["loc"])
+        told = (
+            f"{at}: {first['msg']} (got {first['input']!r:.80})" if at else first["msg"].removeprefix("Value error, ")
+        )
+        raise InvalidSubmission(f"{where} is no valid submission: {told:.500}") from None
 
 
 def _content(path: Path) -> Any:

@@ -194,13 +194,13 @@ def _differences(planned: set[tuple[Identity, str]], submitted: set[tuple[Identi
     """How the cells of a submission are not those of its plan."""
     cells, told = {cell for cell, _ in planned}, {cell for cell, _ in submitted}
     for what, differing in (
-        ("cells are missing that its plan has", cells - told),
+        ("cells that its plan has are missing", cells - told),
         ("cells are there that its plan has not", told - cells),
-        ("cells have another key here: the configuration was changed, or a data set or base model is another one here",
+        ("cells have another key here (the configuration was changed, or it is another data set or base model here)",
          {cell for cell, _ in submitted - planned} & cells),
     ):  # fmt: skip
         if differing:
-            yield f"{len(differing)} {what}, e.g. {min(map(_label, differing))}"
+            yield f"{what}: {len(differing)}, e.g. {min(map(_label, differing))}"
 
 
 def _as_installed(found: Submission, plan: Plan, report: Report) -> None:
@@ -221,8 +221,8 @@ def _as_installed(found: Submission, plan: Plan, report: Report) -> None:
             other.append(_label(at))
         own += at in installed
     if other:
-        report.problems.append(f"{len(other)} cells have another protocol or other settings than {name} version "
-                               f"{found.suite.version} has, e.g. {min(other)}")  # fmt: skip
+        report.problems.append(f"cells have another protocol or other settings than {name} version "
+                               f"{found.suite.version} has: {len(other)}, e.g. {min(other)}")  # fmt: skip
     total = sum(len(keys) for keys in installed.values())
     report.lines.append(f"it has {own} of the {total} cells of the suite, and {len(plan.cells) - own} others")
 
@@ -276,8 +276,10 @@ def _compare(
             if len(jobs) <= SHOWN:
                 report.lines.append(f"  {cell.label}: {_in_words(counts)}")
             if wrong := [label for label, agreement in agreements if agreement is Agreement.none]:
-                report.problems.append(f"{cell.label}: {len(wrong)} figures do not agree, e.g. {wrong[0]}")
-    report.lines.append(f"figures that agree: {_in_words(total)}")
+                report.problems.append(
+                    f"{cell.label}: {len(wrong)} of {len(agreements)} figures do not agree, e.g. {wrong[0]}"
+                )
+    report.lines.append(f"figures: {_in_words(total)}")
     return total
 
 
