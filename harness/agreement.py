@@ -89,6 +89,9 @@ def compare(
         if averaging.get(track, {}).get(one["metric"], {}).get("unit") not in COSTS:
             label = " ".join(str(value) for value in _coordinates(one).values())
             agreement = _agreement(one, other["value"], cell, track, spread)
+            if agreement is not Agreement.interval and one.get("note") != other.get("note"):
+                agreement = Agreement.none
+                label += f", noted '{one.get('note')}' there, '{other.get('note')}' here"
             if agreement is Agreement.none:
                 label += f": {one['value']} there, {other['value']} here"
             found.append((label, agreement))

@@ -46,6 +46,9 @@ def suite_of(submission: Submission, folder: Path, find: Callable[[schema.Plugin
             protocol = track.protocol_model.model_validate(placed(grid.protocol, folder))
         except ValidationError as error:
             raise InvalidSubmission(f"{where}: {describe(error)}") from None
+        reference = None if grid.reference is None else specs[grid.reference]
+        if getattr(protocol, "reference", None) != (reference and reference.name):
+            raise InvalidSubmission(f"{where}: its protocol names another reference than it has")
         grids.append(
             Grid(
                 name=grid.name,
@@ -55,7 +58,7 @@ def suite_of(submission: Submission, folder: Path, find: Callable[[schema.Plugin
                 defenses={label: specs[place] for label, place in grid.defenses.items()},
                 attackers={label: specs[place] for label, place in grid.attackers.items()},
                 seeds=tuple(grid.seeds),
-                reference=None if grid.reference is None else specs[grid.reference],
+                reference=reference,
             )
         )
     suite = submission.suite

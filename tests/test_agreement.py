@@ -80,6 +80,15 @@ def test_two_seeds_have_no_spread():
     assert agreement(seeds("score", 1.0, 2.0, 9.0), 1.1) == [Agreement.interval]
 
 
+def test_a_note_must_be_the_same_where_the_figure_is():
+    found = seeds("score", 2.0, 1.0, 2.0, 3.0)
+    told = found.figures(found.cells[0])
+    spread = Spread(found, AVERAGING, 1)
+    for again, how in ((2.0, Agreement.none), (2.5, Agreement.interval)):
+        noted = [{**told[0], "value": again, "note": "lower bound"}]
+        assert [of for _, of in compare(told, noted, found.cells[0], "probe", AVERAGING, spread)] == [how]
+
+
 def test_costs_are_not_compared_and_it_is_the_harness_that_knows_them():
     assert agreement(seeds("seconds", 1.0), 99.0) == []
     assert agreement(seeds("score", 1.0), 99.0) == [Agreement.none]

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import re
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from defenses.random_init import RandomInit
@@ -357,3 +359,55 @@ def test_a_shipped_suites_plan_is_the_same_from_its_submission(name):
     for plan in (unknown, known):
         assert [(dict(cell.coordinates), cell.job.key) for cell in plan.cells] == expected
     assert str(suite.folder) not in json.dumps(told)
+
+
+def leaves(value, path=()):
+    """The paths of all that stands in JSON, but for objects and lists."""
+    if isinstance(value, dict | list):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(item, (*path, name))
+    else:
+        yield path
+
+
+FREE = ("title", "description", "costs", "provenance", "package")
+"""What says nothing of a figure; nobody but its author can know it."""
+
+
+def metered(content, path):
+    """Whether it is what a clock or the system's memory said."""
+    if path[0] != "cells" or path[2] != "values":
+        return False
+    return content["kinds"][content["cells"][path[1]]["kind"]][path[3]]["metric"] in ("seconds", "peak_mb")
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_nothing_can_be_changed_unseen(honest, tmp_path, data):
+    """One thing anywhere in the file, with the digests of figures written anew as a forger would, and all cells run
+    again (once; then they are in the store of these checks)."""
+    content = content_of(honest)
+    paths = [of for of in leaves(content) if not set(FREE) & set(of) and not metered(content, of)]
+    paths = [of for of in paths if of[:2] not in {("suite", "name"), ("suite", "version")}]  # it is not installed
+    kinds = sorted({re.sub(r"\d+", "0", "/".join(map(str, of))) for of in paths})
+    kind = data.draw(st.sampled_from(kinds))  # so that the many figures do not crowd out the rest
+    path = data.draw(st.sampled_from([of for of in paths if re.sub(r"\d+", "0", "/".join(map(str, of))) == kind]))
+    *parents, last = path
+    at = content
+    for name in parents:
+        at = at[name]
+    old = at[last]
+    others = ["x", "f" * 64, 0, 1, 7, 0.5, 1e9, None, True]
+    new = data.draw(st.sampled_from([value for value in others if value != old]))
+    at[last] = new
+    for of in content["cells"] if "files" not in path else ():
+        with suppress(Exception):
+            resealed(content, of)
+    changed = tmp_path / "changed.json.gz"
+    submission.write(content, changed)
+    note = f"{parents}.{last}: {old!r} became {new!r}"
+    try:
+        report = check(changed, store=honest.parent / "checks")
+    except (InvalidSubmission, UsageError):
+        return
+    assert report.verification is None or report.verification.tier != "reproduced", note
