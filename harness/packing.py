@@ -5,6 +5,7 @@ Files that a suite names are told relative to its own file, and by their names a
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
 import importlib.metadata
@@ -30,8 +31,6 @@ from harness.suite import Suite
 
 RUN = "run.json.gz"
 """What a run leaves in its folder: its submission, not yet checked."""
-
-
 OF_SUITE = ("suite", "suite_version", "track")
 """Coordinates that a submission says once."""
 
@@ -165,8 +164,11 @@ def _portable(value: Any, folder: Path) -> Any:
 def _machine() -> tuple[list[str], re.Pattern[str]]:
     """What names this machine and its user: folders, the longest first, and names."""
     folders = {str(Path.home()), os.getcwd(), str(default_root())} - {os.sep}
-    names = "|".join(re.escape(name) for name in (platform.node(), getpass.getuser()) if name)
-    return sorted(folders, key=len, reverse=True), re.compile(rf"\b(?:{names})\b")
+    names = [platform.node()]
+    with contextlib.suppress(KeyError, OSError, ImportError):  # a user without a name
+        names.append(getpass.getuser())
+    either = "|".join(re.escape(name) for name in names if name)
+    return sorted(folders, key=len, reverse=True), re.compile(rf"\b(?:{either})\b" if either else r"(?!)")
 
 
 def _anonymous(reason: str) -> str:

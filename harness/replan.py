@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from harness import submission as schema
 from harness.catalogue import Catalogue
-from harness.errors import describe
+from harness.errors import UsageError, describe
 from harness.plugin import PluginSpec
 from harness.submission import InvalidSubmission, Submission
 from harness.suite import Grid, Suite
@@ -26,6 +26,47 @@ class Claimed(PluginSpec):
 
     def __repr__(self) -> str:
         return self.told
+
+
+class Plugins:
+    """The plugins of a submission that can be run here. sources: a folder to write those into that came with it;
+    None: they are not trusted. reasons: why some cannot be run."""
+
+    def __init__(self, found: Submission, sources: Path | None) -> None:
+        self.reasons: list[str] = []
+        self._found, self._sources, self._catalogue = found, sources, Catalogue()
+
+    def find(self, plugin: schema.Plugin) -> PluginSpec | None:
+        """That one, or None; raises `InvalidSubmission` if it is another than the submission says."""
+        found = self._find(plugin, f"{plugin.kind} '{plugin.name}'")
+        if isinstance(found, PluginSpec):
+            return found
+        if found not in self.reasons:
+            self.reasons.append(found)
+        return None
+
+    def _find(self, plugin: schema.Plugin, told: str) -> PluginSpec | str:
+        """That one, or why it cannot be run."""
+        placed(plugin.params, Path())  # no files outside
+        if plugin.file is not None and self._sources is None:
+            return f"{told} came as a file with the submission; --trust runs it, look at it first"
+        try:
+            spec = self._here(plugin).get(plugin.kind, plugin.name).spec(plugin.params, told)
+        except UsageError as error:
+            return str(error)
+        if spec.source != plugin.source:
+            return f"{told} has another source here than in {plugin.package or 'the submission'}"
+        if (spec.params, spec.deterministic, repr(spec)) != (plugin.params, plugin.deterministic, plugin.call):
+            raise InvalidSubmission(f"{told} is {spec!r} here, not {plugin.call}: the configuration was changed")
+        return spec
+
+    def _here(self, plugin: schema.Plugin) -> Catalogue:
+        if plugin.file is None:
+            return self._catalogue
+        assert self._sources is not None
+        path = self._sources / f"plugin_{plugin.file[:16]}.py"
+        path.write_text(self._found.sources[plugin.file], encoding="utf-8")
+        return Catalogue([path])
 
 
 def suite_of(submission: Submission, folder: Path, find: Callable[[schema.Plugin], PluginSpec | None]) -> Suite:

@@ -24,10 +24,9 @@ from harness.errors import ImmuneBenchError, UsageError
 from harness.executors import Executor
 from harness.packing import OF_SUITE, stages
 from harness.plan import Cell, Plan, ancestry, make
-from harness.plugin import PluginSpec
 from harness.runner import ensure
 from harness.store import Store, default_root, file_digest
-from harness.submission import InvalidSubmission, Plugin, Submission
+from harness.submission import InvalidSubmission, Submission
 from harness.tiers import Tier, Verification
 
 SHOWN = 20
@@ -72,7 +71,7 @@ def verify(
     report.lines.append(f"{found.suite.name} version {found.suite.version}, {len(found.cells)} cells, {failed} of them "
                         "failed: form and digests hold")  # fmt: skip
     with tempfile.TemporaryDirectory() as temporary:
-        plugins = _Plugins(found, Path(temporary) if trust else None)
+        plugins = replan.Plugins(found, Path(temporary) if trust else None)
         plan = _plan(found, files or _folder(found), plugins, report)
         if plan is not None and not report.problems:
             drawn, seed = _draw(plan, _measured(found), cells, seed)
@@ -91,47 +90,6 @@ def verify(
     return report
 
 
-class _Plugins:
-    """The plugins of a submission that can be run here. sources: a folder to write those into that came with it;
-    None: they are not trusted. reasons: why some cannot be run."""
-
-    def __init__(self, found: Submission, sources: Path | None) -> None:
-        self.reasons: list[str] = []
-        self._found, self._sources, self._catalogue = found, sources, Catalogue()
-
-    def find(self, plugin: Plugin) -> PluginSpec | None:
-        """That one, or None; raises `InvalidSubmission` if it is another than the submission says."""
-        found = self._find(plugin, f"{plugin.kind} '{plugin.name}'")
-        if isinstance(found, PluginSpec):
-            return found
-        if found not in self.reasons:
-            self.reasons.append(found)
-        return None
-
-    def _find(self, plugin: Plugin, told: str) -> PluginSpec | str:
-        """That one, or why it cannot be run."""
-        replan.placed(plugin.params, Path())  # no files outside
-        if plugin.file is not None and self._sources is None:
-            return f"{told} came as a file with the submission; --trust runs it, look at it first"
-        try:
-            spec = self._here(plugin).get(plugin.kind, plugin.name).spec(plugin.params, told)
-        except UsageError as error:
-            return str(error)
-        if spec.source != plugin.source:
-            return f"{told} has another source here than in {plugin.package or 'the submission'}"
-        if (spec.params, spec.deterministic, repr(spec)) != (plugin.params, plugin.deterministic, plugin.call):
-            raise InvalidSubmission(f"{told} is {spec!r} here, not {plugin.call}: the configuration was changed")
-        return spec
-
-    def _here(self, plugin: Plugin) -> Catalogue:
-        if plugin.file is None:
-            return self._catalogue
-        assert self._sources is not None
-        path = self._sources / f"plugin_{plugin.file[:16]}.py"
-        path.write_text(self._found.sources[plugin.file], encoding="utf-8")
-        return Catalogue([path])
-
-
 def _folder(found: Submission) -> Path:
     """Where the installed suite of that name lies."""
     installed = _installed(found)
@@ -143,7 +101,7 @@ def _installed(found: Submission) -> Path | None:
     return next((Path(of.file) for of in Catalogue().all("suite") if of.name == name and of.file), None)
 
 
-def _plan(found: Submission, folder: Path, plugins: _Plugins, report: Report) -> Plan | None:
+def _plan(found: Submission, folder: Path, plugins: replan.Plugins, report: Report) -> Plan | None:
     """The plan made here, and whether the submission's cells are its cells; None if it is not worth making."""
     for grid in found.suite.grids:
         cells = sum(cell.at["grid"] == grid.name for cell in found.cells)

@@ -354,7 +354,7 @@ def test_a_shipped_suites_plan_is_the_same_from_its_submission(name):
     plugins = [Plugin.model_validate(plugin) for plugin in told["plugins"]]
     found = SimpleNamespace(suite=Suite.model_validate(told["suite"]), plugins=plugins, sources={})
     unknown = make(replan.suite_of(found, suite.folder, lambda plugin: None))
-    known = make(replan.suite_of(found, suite.folder, verify._Plugins(found, None).find))
+    known = make(replan.suite_of(found, suite.folder, replan.Plugins(found, None).find))
     expected = [(dict(cell.coordinates), cell.job.key) for cell in make(suite).cells]
     for plan in (unknown, known):
         assert [(dict(cell.coordinates), cell.job.key) for cell in plan.cells] == expected
