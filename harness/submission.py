@@ -64,9 +64,9 @@ class _Part(BaseModel):
 
 
 class Plugin(_Part):
-    """A defense or attacker with its settings."""
+    """A defense, attacker or further metric with its settings."""
 
-    kind: Literal["defense", "attacker"]
+    kind: Literal["defense", "attacker", "metric"]
     name: Label
     params: dict[str, Any] = Field(description="all of its fields")
     source: Digest = Field(description="of what its source does")
@@ -86,6 +86,7 @@ class Grid(_Part):
     protocol: dict[str, Any]
     defenses: dict[Label, Index] = Field(min_length=1)
     attackers: dict[Label, Index]
+    metrics: dict[Label, Index] = Field({}, description="plugins that measure more than the track itself does")
     seeds: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, max_length=100)
     reference: Index | None = Field(description="what stands for no defense")
 
@@ -191,7 +192,7 @@ class Submission(_Part):
             if plugin.file is not None and plugin.file not in self.sources:
                 raise ValueError(f"{plugin.kind} '{plugin.name}' has no source")
         for grid in self.suite.grids:
-            used = [*grid.defenses.values(), *grid.attackers.values(), grid.reference or 0]
+            used = [*grid.defenses.values(), *grid.attackers.values(), *grid.metrics.values(), grid.reference or 0]
             if max(used) >= len(self.plugins):
                 raise ValueError(f"grid '{grid.name}' names a plugin that is not there")
         if len(self._tracks) < len(self.suite.grids):
