@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: quick test test-slow bench boards clean
+.PHONY: quick test test-slow bench boards runs clean
 
 quick: .venv/quick
 	$(BIN)/immunebench run quick
@@ -20,14 +20,17 @@ test-slow: .venv/test
 bench: .venv/test
 	$(BIN)/pytest tests/benchmarks --benchmark-only
 
-# The committed leaderboards, from nothing.
+# The committed leaderboards, from the committed submissions: nothing is computed.
 boards: .venv/quick
+	$(BIN)/immunebench boards
+
+# The submissions and the leaderboards, from nothing: many hours.
+runs: .venv/quick
 	for suite in digits house_prices relearning strength inner_steps styles objects personal; do \
 	  $(BIN)/immunebench run $$suite --out results/runs/$$suite || exit 1; \
-	  mkdir -p results/leaderboards/$$suite; \
-	  find results/runs/$$suite -name 'leaderboard.*' -o -name 'standings.csv' -o -name 'comparisons.csv' -o -name '*.png' -o -name '*.svg' | \
-	    xargs cp -t results/leaderboards/$$suite || exit 1; \
+	  $(BIN)/immunebench submit results/runs/$$suite || exit 1; \
 	done
+	$(BIN)/immunebench boards
 
 .venv/quick: pyproject.toml requirements-data.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -68,7 +68,7 @@ def run(
     Raises `UsageError` before anything is computed, `RunError` if the store gives out. Failed cells do not raise:
     they are holes in the board, with their reasons in `failed`.
     """
-    from harness import executors, leaderboard, records, runner
+    from harness import executors, leaderboard, packing, records, runner, submission
     from harness.cluster import Cluster
     from harness.plan import make
     from harness.store import Store
@@ -90,14 +90,16 @@ def run(
         raise UsageError("either --workers, of this machine, or --cluster, which has its own")
     progress = progress or runner.Progress()
     executor = Cluster(cluster, gpu, progress.say) if cluster else executors.local(workers, gpu)
+    folder = Path(out) if out is not None else None
+    opening = packing.opening(plan, artifacts) if folder else {}
     failed = runner.run(plan, artifacts, executor, progress, keep, timeout)
     figures = records.collect(plan, artifacts, failed)
     published = leaderboard.read_published(asked.published) if asked.published else None
-    folder = Path(out) if out is not None else None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         records.copy_pictures(plan, artifacts, failed, folder)
         made = leaderboard.write(figures, folder, published, asked.plugins)
+        submission.write(packing.pack(plan, artifacts, failed, opening), folder / packing.RUN)
     else:
         made = leaderboard.make(figures, published, plugins=asked.plugins)
     return Result(figures, made.board, made.standings, made.tables, failed, made.markdown(), folder)

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from harness import cli_store
+from harness import cli_publish, cli_store
 from harness.cli_options import Attackers, Base, Defenses, Grids, Plugins, Seeds, Settings, SuiteName, Workers
 from harness.errors import ImmuneBenchError
 
@@ -272,17 +272,6 @@ def check(
 
 
 @app.command()
-def leaderboard(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder that `run` wrote")],
-    plugin: Plugins = [],
-) -> None:
-    """Make a run's boards anew from its records."""
-    from harness.leaderboard import render
-
-    print(render(folder, tuple(plugin)).markdown())
-
-
-@app.command()
 def docs(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Where to.")] = Path("site"),
     plugin: Plugins = [],
@@ -305,6 +294,10 @@ def train_base(
     from harness.diffusion.small import recipe, world
 
     recipe.run(out, fashion=fashion or world.FASHION, seed=seed, processes=processes)
+
+
+for command in (cli_publish.leaderboard, cli_publish.submit, cli_publish.verify, cli_publish.boards):
+    app.command()(command)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import html
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import pandas as pd
 from tabulate import tabulate
@@ -29,16 +30,21 @@ class Section:
     pictures: Sequence[str] = ()
 
 
-def markdown(sections: Sequence[Section], title: str) -> str:
-    """The board as Markdown."""
-    parts = [f"# {title}"]
+def markdown(sections: Sequence[Section], title: str, note: str = "") -> str:
+    """The board as Markdown, without HTML. note: what is to be said under the title."""
+    parts = [f"# {title}", note]
     for section in sections:
         parts.append(f"## {section.title}")
         for table, below in section.tables:
             parts += [tabulated(table, "github"), below]
         parts.append("\n".join(f"- {note}" for note in section.notes))
-        parts += [f"![{file}]({file})" for file in section.pictures if file.endswith(".png")]
-    return "\n\n".join(filter(None, parts)) + "\n"
+    pictures = [
+        f"![{html.escape(file, quote=False)}]({_link(file)})"
+        for section in sections
+        for file in section.pictures
+        if file.endswith(".png")
+    ]
+    return "\n\n".join([*(html.escape(part, quote=False) for part in parts if part), *pictures]) + "\n"
 
 
 def latex(sections: Sequence[Section], title: str) -> str:
@@ -54,14 +60,15 @@ def latex(sections: Sequence[Section], title: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def page(sections: Sequence[Section], title: str) -> str:
-    """The board as a page of HTML."""
+def page(sections: Sequence[Section], title: str, note: str = "") -> str:
+    """The board as a page of HTML. note: what is to be said under the title."""
     title = html.escape(title)
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width,initial-scale=1'>"
         f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>"
     ]
+    parts += [f"<p>{html.escape(note)}</p>"] if note else []
     for section in sections:
         parts.append(f"<h2>{html.escape(section.title)}</h2>")
         for table, below in section.tables:
@@ -71,8 +78,12 @@ def page(sections: Sequence[Section], title: str) -> str:
         parts += [f"<ul>{items}</ul>"] if items else []
         files = section.pictures
         shown = [file for file in files if file.endswith(".svg") or file.replace(".png", ".svg") not in files]
-        parts += [f"<img src='{html.escape(file)}' alt='{html.escape(file)}'>" for file in shown]
+        parts += [f"<img src='{_link(file)}' alt='{html.escape(file)}'>" for file in shown]
     return "\n".join(parts) + "\n</html>\n"
+
+
+def _link(file: str) -> str:
+    return quote(file, safe="+@,=")
 
 
 def tabulated(table: pd.DataFrame, form: str = "github") -> str:

@@ -252,13 +252,24 @@ def render(out: Path, plugins: tuple[Path, ...] = ()) -> Boards:
     """Make `leaderboard.{csv,md,tex,html}`, `standings.csv`, `comparisons.csv` and the pictures anew from the records
     in `out`. plugins: files that may hold a track."""
     records = record_files.load(out / RECORDS)
-    published = read_published(out / PUBLISHED) if (out / PUBLISHED).is_file() else None
+    return draw(records, read_published(out / PUBLISHED) if (out / PUBLISHED).is_file() else None, out, plugins=plugins)
+
+
+def draw(
+    records: pd.DataFrame,
+    published: pd.DataFrame | None,
+    out: Path,
+    note: str = "",
+    plugins: tuple[Path, ...] = (),
+) -> Boards:
+    """`render` of these records, with the contact sheets that lie in `out`; `note`: what is to be said under the
+    title."""
     made = make(records, published, _pictures(records, out, plugins), plugins)
     for name, table in (("leaderboard", made.board), ("standings", made.standings), ("comparisons", made.comparisons)):
         table.to_csv(out / f"{name}.csv", index=False)
-    (out / "leaderboard.md").write_text(formats.markdown(made.sections, made.title))
+    (out / "leaderboard.md").write_text(formats.markdown(made.sections, made.title, note))
     (out / "leaderboard.tex").write_text(formats.latex(made.sections, made.title))
-    (out / "leaderboard.html").write_text(formats.page(made.sections, made.title))
+    (out / "leaderboard.html").write_text(formats.page(made.sections, made.title, note))
     return made
 
 

@@ -153,6 +153,8 @@ class Track(ABC):
     name: ClassVar[str]
     task_model: ClassVar[type[BaseModel]]
     """One entry of a grid's `tasks`; `expand()` gives the single tasks it stands for."""
+    single_task_model: ClassVar[type[BaseModel]]
+    """One of these; what it dumps it also reads."""
     protocol_model: ClassVar[type[BaseModel]]
     """A grid's `protocol`: budget, measuring steps, metrics' settings."""
     metrics: ClassVar[Sequence[Metric]]

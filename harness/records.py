@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
-from itertools import repeat
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,10 @@ from harness.errors import UsageError
 from harness.plan import Plan
 from harness.runner import ensure
 from harness.store import Store
+from harness.suite import Suite
 
+Averaging = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""Track → metric → `unit` and `scale`."""
 FILE = "records.json"
 """What a measuring job leaves in its artifact: a list of figures."""
 
@@ -62,7 +64,12 @@ def figure(metric: str, value: float | None, **coordinates: Any) -> dict[str, An
 
 def write_figures(figures: Iterable[Mapping[str, Any]], out: Path) -> None:
     """Leave a measuring job's figures in its artifact; pictures (`*.png`) may stand beside them."""
-    (out / FILE).write_text(json.dumps(list(figures), allow_nan=False))
+    (out / FILE).write_text(dump_figures(list(figures)))
+
+
+def dump_figures(figures: Sequence[Mapping[str, Any]]) -> str:
+    """The text of that file."""
+    return json.dumps(figures, allow_nan=False)
 
 
 def read_figures(artifact: Path) -> list[dict[str, Any]]:
@@ -73,31 +80,45 @@ def read_figures(artifact: Path) -> list[dict[str, Any]]:
 
 def collect(plan: Plan, store: Store, failed: Mapping[str, str]) -> pd.DataFrame:
     """The records of a plan; a cell whose job failed becomes one row with status `failed` and the reason."""
-    # A record says itself how it is averaged: a board can be read where its track or metric is not installed.
-    how = {
-        (grid.track.name, metric.name): {"unit": metric.unit or None, "scale": metric.scale}
-        for grid in plan.suite.grids
-        for metric in grid.said
+    keys = {cell.job.key: cell.job for cell in plan.cells}
+    figures = {
+        key: read_figures(ensure(job, store, plan.suite.plugins)) for key, job in keys.items() if key not in failed
     }
-    grids = {grid.name: grid for grid in plan.suite.grids}
-    judged = {name: grid.track.protection(grid) for name, grid in grids.items()}
+    cells = ((cell.coordinates, cell.job.key) for cell in plan.cells)
+    judging = protection.judging(plan.suite, (cell.coordinates for cell in plan.cells))
+    return assemble(cells, figures, failed, averaging(plan.suite), judging)
+
+
+def averaging(suite: Suite) -> Averaging:
+    """The unit and the scale of each metric of a suite's tracks."""
+    found: dict[str, dict[str, Mapping[str, str | None]]] = {}
+    for grid in suite.grids:
+        for metric in grid.said:
+            how = {"unit": metric.unit or None, "scale": metric.scale}
+            found.setdefault(grid.track.name, {})[metric.name] = how
+    return found
+
+
+def assemble(
+    cells: Iterable[tuple[Mapping[str, Any], str]],
+    figures: Mapping[str, Sequence[Mapping[str, Any]]],
+    failed: Mapping[str, str],
+    averaging: Averaging,
+    judging: Mapping[str, protection.Judging],
+) -> pd.DataFrame:
+    """The records of cells (coordinates and key of each) from the figures of the measuring jobs, by key, and the
+    reasons of those that failed. A record says itself how it is averaged and what it judges (`judging`: by grid): a
+    board can be read where its track or metric is not installed."""
     rows: list[dict[str, Any]] = []
-    for cell in plan.cells:
-        at, grid = cell.coordinates, grids[cell.coordinates["grid"]]
-        base = {**at, **protection.of_cell(plan.suite, grid, at), "key": cell.job.key, "status": "ok"}
-        # A mean over attackers is no attacker, so it judges nothing.
-        by = judged[grid.name] if at.get("attacker") in (None, *grid.attackers) else None
-        attacked = bool(grid.attackers)
-        if cell.job.key in failed:
-            due = by.missing(at, attacked) if by else {}
-            rows.append({**base, **due, "status": "failed", "note": failed[cell.job.key]})
+    for coordinates, key in cells:
+        by = judging[coordinates["grid"]]
+        base = {**coordinates, **by.of_cell(coordinates), "key": key, "status": "ok"}
+        if key in failed:
+            rows.append({**base, **by.missing(coordinates), "status": "failed", "note": failed[key]})
             continue
-        figures = [
-            {**base, **how.get((base["track"], row["metric"]), {}), **row}
-            for row in read_figures(ensure(cell.job, store, plan.suite.plugins))
-        ]
-        marks = by.marks(figures, attacked) if by else repeat({})
-        rows += [row | mark for row, mark in zip(figures, marks, strict=False)]
+        how = averaging.get(base["track"], {})
+        of_cell = [{**base, **how.get(row["metric"], {}), **row} for row in figures[key]]
+        rows += [row | mark for row, mark in zip(of_cell, by.marks(of_cell), strict=True)]
     return _frame(rows)
 
 
@@ -105,10 +126,14 @@ def copy_pictures(plan: Plan, store: Store, failed: Mapping[str, str], out: Path
     """Copy the pictures (`*.png`) that measuring jobs left beside their figures into `out`, named by their cell."""
     for cell in plan.cells:
         if cell.job.key not in failed:
-            at = cell.coordinates
             for path in sorted(ensure(cell.job, store, plan.suite.plugins).glob("*.png")):
-                names = [at[name] for name in ("grid", "task", "defense", "attacker") if at.get(name)]
-                shutil.copyfile(path, out / "__".join([*names, path.name]))
+                shutil.copyfile(path, out / picture_name(cell.coordinates, path.name))
+
+
+def picture_name(at: Mapping[str, Any], file: str) -> str:
+    """The name, beside a board, of a picture that the measuring job of the cell `at` calls `file`."""
+    labels = [str(at[name]) for name in ("grid", "task", "defense", "attacker") if at.get(name)]
+    return "__".join([*labels, file]).replace("/", "_")
 
 
 def inventory(store: Store, keys: Iterable[str]) -> pd.DataFrame:

@@ -202,7 +202,8 @@ class Store:
                 text = json.dumps({"key": key, **about, "files": digests}, sort_keys=True, indent=1)
                 (out / MANIFEST).write_text(text)
         if out is not None:
-            line = {name: about.get(name) for name in ("track", "stage", "plugin", "call", "work", "seconds")}
+            said = ("track", "stage", "plugin", "call", "work", "seconds", "peak_mb")
+            line = {"key": key, **{name: about.get(name) for name in said}}
             with self._room(), (self.root / LEDGER).open("a") as ledger:
                 ledger.write(json.dumps(line) + "\n")
 
@@ -276,7 +277,8 @@ class Store:
         return sum(sizes), len(sizes)
 
     def ledger(self) -> list[dict[str, Any]]:
-        """What earlier jobs cost: one entry a job, with `track`, `stage`, `plugin`, `call`, `work` and `seconds`."""
+        """What earlier jobs cost: one entry a job, with `key`, `track`, `stage`, `plugin`, `call`, `work`,
+        `seconds` and `peak_mb`; older entries have no key and no memory."""
         try:
             lines = (self.root / LEDGER).read_text().splitlines()
         except FileNotFoundError:

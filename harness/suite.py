@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from harness.catalogue import Catalogue
 from harness.errors import UsageError, describe, nearest
 from harness.plugin import KINDS, Metric, PluginSpec, Track
+from harness.protection import Tuning
 
 FORMAT = 1
 """The newest suite file format this harness reads."""
@@ -71,21 +72,6 @@ class BaseModelFile(BaseModel):
     preset: str | None = Field(None, description="instead of the rows' presets; by default the plugins' defaults")
 
 
-class Tuning(BaseModel):
-    """On what the suite's settings were chosen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    seeds: list[int] = Field(description="empty: on none, they are the papers' or the plugins' defaults")
-    tasks: list[str] = Field([], description="by label; empty: on all of the suite's")
-
-    def covers(self, task: str, seed: int | None) -> bool:
-        """Whether settings were chosen on this task and seed. Where nothing is random (None) the task alone tells."""
-        if seed is None:
-            return task in self.tasks
-        return seed in self.seeds and (not self.tasks or task in self.tasks)
-
-
 class SuiteFile(BaseModel):
     """A suite file."""
 
@@ -139,6 +125,8 @@ class Suite:
     tuning: Tuning | None = None
     plugins: tuple[Path, ...] = ()
     """Plugin files beside what is installed."""
+    folder: Path = Path()
+    """The suite file's, which the files it names are relative to."""
 
     @property
     def tracks(self) -> dict[str, Track]:
@@ -227,8 +215,17 @@ def load(
     published = path.parent / file.published if file.published else None
     if published and not published.is_file():
         raise UsageError(f"{path.name}: the published figures {published} do not exist")
-    resolved = tuple(Path(file).resolve() for file in files)
-    return Suite(file.name, file.version, file.title, file.description, tuple(ready), published, file.tuning, resolved)
+    return Suite(
+        name=file.name,
+        version=file.version,
+        title=file.title,
+        description=file.description,
+        grids=tuple(ready),
+        published=published,
+        tuning=file.tuning,
+        plugins=tuple(Path(file).resolve() for file in files),
+        folder=path.parent,
+    )
 
 
 def _on(file: SuiteFile, base: str) -> SuiteFile:

@@ -20,7 +20,7 @@ def immunebench(*arguments, **options):
 def test_help_names_every_command():
     done = immunebench("--help")
     assert done.returncode == 0
-    for command in ("run", "plan", "list", "show", "leaderboard", "train-base"):
+    for command in ("run", "plan", "list", "show", "leaderboard", "submit", "verify", "boards", "train-base"):
         assert f"\n  {command} " in done.stdout
 
 
@@ -46,7 +46,9 @@ def test_training_the_base_without_its_data(tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list", "defenses"], ["list", "metrics"], ["run", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["list", "defenses"], ["list", "metrics"], ["run", "--help"], ["verify", "--help"]]
+)
 def test_what_must_be_quick_imports_no_torch(arguments):
     code = f"""
 import sys

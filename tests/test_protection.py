@@ -3,7 +3,10 @@
 from harness.protection import Protection
 
 RATE = Protection(
-    {"metric": "rate", "role": "harmful"}, "lower", broken=0.8, kept=({"metric": "rate", "role": "kept"},)
+    figure={"metric": "rate", "role": "harmful"},
+    better="lower",
+    broken=0.8,
+    kept=[{"metric": "rate", "role": "kept"}],
 )
 
 

@@ -22,7 +22,7 @@ from harness.diffusion.protocol import Protocol
 from harness.errors import UsageError
 from harness.plan import Job, seed_of
 from harness.plugin import PluginSpec, Track
-from harness.protection import Protection
+from harness.protection import Figure, Protection
 from harness.store import file_digest
 
 if TYPE_CHECKING:
@@ -253,6 +253,7 @@ class DiffusionTrack(Track):
 
     name = "diffusion"
     task_model: ClassVar[type[BaseModel]] = GroupBlock
+    single_task_model: ClassVar[type[BaseModel]] = Group
     protocol_model: ClassVar[type[BaseModel]] = Protocol
     metrics = METRICS
 
@@ -260,9 +261,9 @@ class DiffusionTrack(Track):
         """How often the judge sees a target in what the attacked model draws; where nothing attacks, none."""
         if not grid.attackers:
             return None
-        rate = {"metric": "rate", "role": "harmful", "policy": "classifier"}
-        kept = [{"metric": "rate", "role": role} for role in ("kept", "benign")]
-        return Protection(rate, "lower", broken=BROKEN, resolution=1 / grid.protocol.images, kept=kept)
+        rate: Figure = {"metric": "rate", "role": "harmful", "policy": "classifier"}
+        kept: list[Figure] = [{"metric": "rate", "role": role} for role in ("kept", "benign")]
+        return Protection(figure=rate, better="lower", broken=BROKEN, resolution=1 / grid.protocol.images, kept=kept)
 
     def members(self, task: str) -> Sequence[str]:
         """The group's concepts."""

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Role = Literal["benign", "harmful"]
 ROLES: tuple[Role, ...] = ("benign", "harmful")
+Data = Literal["mnist5k", "mnist", "house_prices", "house_prices_openml"]
 
 
 class Task(BaseModel):
@@ -16,7 +17,7 @@ class Task(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: str
+    data: Data
     framing: Literal["single-class", "one-vs-rest"] | None = None
     benign: int | None = None
     harmful: int | None = None
@@ -32,7 +33,7 @@ class TaskBlock(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    data: Literal["mnist5k", "mnist", "house_prices", "house_prices_openml"]
+    data: Data
     framing: Literal["single-class", "one-vs-rest"] | None = Field(
         None,
         description="digits only. single-class: a task holds images of its digit alone (the paper's tables); "

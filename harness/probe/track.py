@@ -20,7 +20,7 @@ from harness.plan import Job, seed_of
 from harness.plugin import PluginSpec, Track
 from harness.probe.metrics import METRICS
 from harness.probe.tasks import ROLES, Role, Task, TaskBlock
-from harness.protection import Protection
+from harness.protection import Figure, Protection
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,16 +111,18 @@ class ProbeTrack(Track):
 
     name = "probe"
     task_model: ClassVar[type[BaseModel]] = TaskBlock
+    single_task_model: ClassVar[type[BaseModel]] = Task
     protocol_model: ClassVar[type[BaseModel]] = Protocol
     metrics = METRICS
 
     def protection(self, grid: Grid) -> Protection:
         """What an attacker leaves of the loss gap; where nothing attacks, the paper's RIR."""
         if not grid.attackers:
-            return Protection({"metric": "rir", "policy": "floor", "split": "train"}, "higher", resolution=1e-3)
-        left = {"metric": "loss_gap", "role": "harmful", "split": "train"}
-        kept = {"metric": "best_score", "role": "benign"}
-        return Protection(left, "higher", broken=grid.protocol.gap, resolution=1e-3, kept=(kept,))
+            ratio: Figure = {"metric": "rir", "policy": "floor", "split": "train"}
+            return Protection(figure=ratio, better="higher", resolution=1e-3)
+        left: Figure = {"metric": "loss_gap", "role": "harmful", "split": "train"}
+        kept: Figure = {"metric": "best_score", "role": "benign"}
+        return Protection(figure=left, better="higher", broken=grid.protocol.gap, resolution=1e-3, kept=[kept])
 
     def members(self, task: str) -> Sequence[str]:
         """The two digits of a pair."""

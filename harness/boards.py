@@ -1,0 +1,122 @@
+"""Boards made of submissions, without computing anything."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness import leaderboard, submission, tiers
+from harness.catalogue import Catalogue
+from harness.errors import UsageError
+from harness.submission import Submission
+from harness.suite import read
+
+_TEXTS = (".md", ".tex", ".html")
+_MADE = (*_TEXTS, ".csv", ".png", ".svg")
+
+
+def make(files: Sequence[Path], out: Path) -> leaderboard.Boards:
+    """One board, with its contact sheets, of submissions of one suite and version into the folder `out`. Raises
+    `UsageError` if they do not go together, and what `submission.read` raises."""
+    found = [submission.read(path) for path in files]
+    records = merge(found, files)
+    out.mkdir(parents=True, exist_ok=True)
+    for path, of in zip(files, found, strict=True):
+        for name, _ in of.pictures():
+            shutil.copyfile(path.parent / name, out / name)
+    known = [tiers.tier(path) for path in files]
+    told = known[:1] if len({*known}) == 1 else [f"{path.name}: {of}" for path, of in zip(files, known, strict=True)]
+    return leaderboard.draw(records, _published(found[0].suite.name), out, f"Tier: {'; '.join(told)}.")
+
+
+def merge(found: Sequence[Submission], names: Sequence[Path]) -> pd.DataFrame:
+    """The records of all submissions, a cell that two of them have alike once; raises `UsageError` if they are of
+    different suites, versions or protocols, or tell different figures of one cell."""
+    first = found[0].suite
+    protocols: dict[str, tuple[str, dict[str, Any]]] = {}
+    cells: dict[str, tuple[Path, set[Any]]] = {}
+    for of, name in zip(found, names, strict=True):
+        suite = of.suite
+        if (suite.name, suite.version) != (first.name, first.version):
+            raise UsageError(
+                f"{name} is of {suite.name} version {suite.version}, {names[0]} of {first.name} version "
+                f"{first.version}: a board is of one suite and version"
+            )
+        for grid in suite.grids:
+            if protocols.setdefault(grid.name, (grid.track, grid.protocol)) != (grid.track, grid.protocol):
+                raise UsageError(f"{name} has another protocol of grid '{grid.name}' than a submission before it")
+        for label, told in _told(of).items():
+            before, other = cells.setdefault(label, (name, told))
+            if told != other:
+                raise UsageError(f"{name} and {before} differ in the cell {label}: leave one of them out")
+    records = pd.concat([of.records() for of in found]).drop_duplicates(ignore_index=True)
+    order = {grid: place for place, grid in enumerate(records["grid"].unique())}
+    return records.sort_values("grid", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+
+
+def _told(of: Submission) -> dict[str, set[Any]]:
+    """What is told of each cell: the keys of its jobs, and their digests or reasons."""
+    told: dict[str, set[Any]] = {}
+    for cell in of.cells:
+        told.setdefault(cell.label, set()).add((cell.key, cell.failed, *sorted(cell.files.items())))
+    return told
+
+
+def _published(name: str) -> pd.DataFrame | None:
+    """The papers' figures that the installed suite of that name compares with."""
+    known = {entry.name: entry for entry in Catalogue().all("suite")}
+    entry = known.get(name.partition("@")[0])
+    if entry is None or entry.file is None:
+        return None
+    file = read(Path(entry.file))
+    return leaderboard.read_published(Path(entry.file).parent / file.published) if file.published else None
+
+
+def rebuild(submissions: Path, out: Path) -> list[Path]:
+    """A board in `out` for each folder of `submissions`, whose submissions it is made of, in place of what lies there;
+    the boards' folders."""
+    made = []
+    for folder in sorted(path for path in submissions.glob("*") if path.is_dir()):
+        if of := tiers.files(folder):
+            for path in (out / folder.name).glob("*"):
+                if path.suffix in _MADE:
+                    path.unlink()
+            make(of, out / folder.name)
+            made.append(out / folder.name)
+    return made
+
+
+def stale(submissions: Path, boards: Path) -> list[str]:
+    """What in `boards` is not what `rebuild` makes of `submissions`: text that differs, figures that differ by more
+    than rounding, and pictures that are missing, left over or, of contact sheets, others. (Curves are drawn a little
+    differently by every version of the drawing library.)"""
+    found = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for made in rebuild(submissions, Path(temporary)):
+            of = [submission.read(path) for path in tiers.files(submissions / made.name)]
+            sheets = {name for one in of for name, _ in one.pictures()}
+            there = {path.name for path in (boards / made.name).glob("*") if path.suffix in _MADE}
+            for name in sorted(there.union(path.name for path in made.iterdir())):
+                exactly = name in sheets or name.endswith(_TEXTS)
+                if not _same(made / name, boards / made.name / name, exactly):
+                    found.append(f"{made.name}/{name}")
+    return found
+
+
+def _same(new: Path, old: Path, exactly: bool) -> bool:
+    if not (new.is_file() and old.is_file()):
+        return False
+    if exactly:
+        return new.read_bytes() == old.read_bytes()
+    if new.suffix != ".csv":
+        return True
+    try:
+        pd.testing.assert_frame_equal(pd.read_csv(new), pd.read_csv(old), rtol=1e-9)
+    except AssertionError:
+        return False
+    return True
