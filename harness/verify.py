@@ -12,8 +12,8 @@ import random
 import secrets
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def _plan(found: Submission, folder: Path, plugins: replan.Plugins, report: Repo
             made_by = found.provenance.git.commit if found.provenance.git else found.provenance.harness
             raise UsageError(f"stage {stage} has version {version} in the submission and {here[stage]} here: check it "
                              f"with the harness that made it ({made_by})")  # fmt: skip
-    averaging = records.averaging(plan.suite)
+    averaging = _averaging(plan.suite)
     for track, of in found.metrics.items():
         for name, told in of.items():
             if averaging.get(track, {}).get(name, told.model_dump()) != told.model_dump():
@@ -132,8 +132,17 @@ def _plan(found: Submission, folder: Path, plugins: replan.Plugins, report: Repo
     report.problems += _differences(planned, submitted)
     if planned == submitted:
         report.lines.append("its cells and their keys are those that its suite's content gives here")
-        _as_installed(found, plan, report)
+        _as_installed(found, plan, _measured(found), report)
     return plan
+
+
+def _averaging(of: suite.Suite) -> records.Averaging:
+    """How the metrics that are known here are read."""
+    known = [
+        replace(grid, metrics={n: spec for n, spec in grid.metrics.items() if not isinstance(spec, replan.Claimed)})
+        for grid in of.grids
+    ]
+    return records.averaging(replace(of, grids=tuple(known)))
 
 
 Identity = tuple[tuple[str, Any], ...]
@@ -163,8 +172,8 @@ def _differences(planned: set[tuple[Identity, str]], submitted: set[tuple[Identi
             yield f"{what}: {len(differing)}, e.g. {min(map(_label, differing))}"
 
 
-def _as_installed(found: Submission, plan: Plan, report: Report) -> None:
-    """Whether it is the suite that is installed under that name and version."""
+def _as_installed(found: Submission, plan: Plan, measured: set[str], report: Report) -> None:
+    """Whether it is the suite that is installed under that name and version, or rows of it, and perhaps others."""
     name, _, base = found.suite.name.partition("@")
     file = _installed(found)
     if file is None or suite.read(file).version != found.suite.version:
@@ -173,20 +182,23 @@ def _as_installed(found: Submission, plan: Plan, report: Report) -> None:
         return
     if suite.read(file).tuning != found.tuning:
         report.problems.append(f"{name} was tuned otherwise than it says")
-    installed: dict[Identity, set[str]] = defaultdict(set)
-    for cell in make(suite.load(name, base=base or None)).cells:
-        installed[_identity(cell.coordinates, calls=False)].add(cell.job.key)
-    own, other = 0, []
-    for cell in filter(_runnable, plan.cells):
-        at = _identity(cell.coordinates, calls=False)
-        if at in installed and cell.job.key not in installed[at]:
-            other.append(_label(at))
-        own += at in installed
+    installed, own = _keys(make(suite.load(name, base=base or None)).cells), _keys(filter(_runnable, plan.cells))
+    shared = sum(len(keys & installed.get(at, set())) for at, keys in own.items())
+    # At one place there may be several cells: of a further metric, say, or a contact sheet, which shows all rows.
+    other = [_label(at) for at, keys in own.items() if at in installed and keys & measured and not keys & installed[at]]
     if other:
         report.problems.append(f"cells have another protocol or other settings than {name} version "
                                f"{found.suite.version} has: {len(other)}, e.g. {min(other)}")  # fmt: skip
     total = sum(len(keys) for keys in installed.values())
-    report.lines.append(f"it has {own} of the {total} cells of the suite, and {len(plan.cells) - own} others")
+    report.lines.append(f"it has {shared} of the {total} cells of the suite, and {len(plan.cells) - shared} others")
+
+
+def _keys(cells: Iterable[Cell]) -> dict[Identity, set[str]]:
+    """By coordinates without calls."""
+    found: dict[Identity, set[str]] = defaultdict(set)
+    for cell in cells:
+        found[_identity(cell.coordinates, calls=False)].add(cell.job.key)
+    return found
 
 
 def _runnable(cell: Cell) -> bool:
@@ -218,7 +230,7 @@ def _compare(
     found: Submission, part: Plan, store: Store, holes: Mapping[str, str], report: Report
 ) -> Counter[Agreement]:
     """How the figures of the cells that were run again agree; what does not is a problem."""
-    averaging = records.averaging(part.suite)
+    averaging = _averaging(part.suite)
     told = {cell.key: cell for cell in found.cells}
     jobs = {cell.job.key: cell for cell in part.cells}
     spread = Spread(found, averaging, sum(len(told[key].values) for key in jobs))

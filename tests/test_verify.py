@@ -236,6 +236,19 @@ def test_a_part_of_an_installed_suite_is_one(tmp_path):
     assert any(line.startswith("it has 3 of the ") and line.endswith(", and 0 others") for line in report.lines)
 
 
+def test_one_attacker_of_several_is_a_part_too():
+    """Though the contact sheet, which shows all attackers, is another one."""
+    part = make(load("personal", grids=[load("personal").grids[0].name], attackers=["dreambooth"], seeds=1))
+    report = verify.Report()
+    sheets = {cell.job.key for cell in part.cells if cell.job.stage == "sheet"}
+    assert sheets
+    verify._as_installed(
+        SimpleNamespace(suite=part.suite), part, {cell.job.key for cell in part.cells} - sheets, report
+    )
+    assert report.problems == []
+    assert report.lines[0].endswith(f"and {len(sheets)} others")
+
+
 def test_another_version_of_a_stage_is_for_another_harness(forged):
     def older(content):
         content["provenance"]["stages"]["probe/spectrum"] = 0

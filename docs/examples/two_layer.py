@@ -120,6 +120,7 @@ class TwoLayerTrack(Track):
 
     name = "two_layer"
     task_model = Task
+    single_task_model = Task
     protocol_model = Protocol
     metrics = (
         Metric(name="error", title="error", better="higher", scale="log",
