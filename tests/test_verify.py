@@ -174,6 +174,16 @@ def renamed(content):
             of["at"]["defense"] = "mine"
     defenses = content["suite"]["grids"][0]["defenses"]
     defenses["mine"] = defenses.pop("random_init")
+    controls = content["judging"]["house_prices"]["controls"]
+    controls["mine"] = controls.pop("random_init")
+
+
+def flattered(content):
+    del content["judging"]["house_prices"]["controls"]["random_init"]
+
+
+def lenient(content):
+    content["judging"]["house_prices"]["protection"]["broken"] = 1e-6
 
 
 def uncounted(content):
@@ -193,6 +203,8 @@ def uncounted(content):
         (swapped, None, "figures do not agree"),
         (invented, 0, "or base model here): 1, e.g."),
         (uncounted, 0, "metric 'rir' has another unit or scale here"),
+        (flattered, 0, "its figures are judged otherwise here"),
+        (lenient, 0, "its figures are judged otherwise here"),
     ],
 )
 def test_what_does_not_hold(forged, harm, cells, told):
@@ -243,7 +255,10 @@ def test_one_attacker_of_several_is_a_part_too():
     sheets = {cell.job.key for cell in part.cells if cell.job.stage == "sheet"}
     assert sheets
     verify._as_installed(
-        SimpleNamespace(suite=part.suite), part, {cell.job.key for cell in part.cells} - sheets, report
+        SimpleNamespace(suite=part.suite, tuning=part.suite.tuning),
+        part,
+        {cell.job.key for cell in part.cells} - sheets,
+        report,
     )
     assert report.problems == []
     assert report.lines[0].endswith(f"and {len(sheets)} others")
@@ -365,7 +380,7 @@ def test_a_shipped_suites_plan_is_the_same_from_its_submission(name):
     suite = load(name, seeds=1)
     told = json.loads(json.dumps(packing.pack_suite(suite)))
     plugins = [Plugin.model_validate(plugin) for plugin in told["plugins"]]
-    found = SimpleNamespace(suite=Suite.model_validate(told["suite"]), plugins=plugins, sources={})
+    found = SimpleNamespace(suite=Suite.model_validate(told["suite"]), plugins=plugins, sources={}, tuning=suite.tuning)
     unknown = make(replan.suite_of(found, suite.folder, lambda plugin: None))
     known = make(replan.suite_of(found, suite.folder, replan.Plugins(found, None).find))
     expected = [(dict(cell.coordinates), cell.job.key) for cell in make(suite).cells]
