@@ -20,6 +20,7 @@ from tabulate import tabulate
 from harness import suite as suites
 from harness.catalogue import Catalogue, Entry
 from harness.errors import RunError, UsageError
+from harness.flags import FLAGS
 from harness.plugin import KINDS, Metric, Plugin, Track
 from harness.source import module_path
 
@@ -105,6 +106,7 @@ def pages(plugins: Sequence[str | Path] = ()) -> dict[str, str]:
     for entry in catalogue.all("suite"):
         made[f"suites/{entry.name}.md"] = _suite(entry)
     made["suite_file.md"] = _schema()
+    made["flags.md"] = _flags()
     made["python.md"] = _python()
     return made
 
@@ -180,6 +182,11 @@ def _schema() -> str:
     for of in _nested(suites.SuiteFile):
         parts += [f"## {of.__name__}", _docstring(of), _table([field._asdict() for field in fields(of)])]
     return "\n\n".join(parts) + "\n"
+
+
+def _flags() -> str:
+    rows = [{"flag": f"`{flag.name}`", "means": flag.meaning, "so": flag.todo} for flag in FLAGS.values()]
+    return "\n\n".join(["# Flags", "What a board raises of itself, by row.", _table(rows)]) + "\n"
 
 
 def _suite(entry: Entry) -> str:

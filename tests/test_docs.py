@@ -16,6 +16,7 @@ from harness.diffusion.concepts import GroupBlock
 from harness.diffusion.concepts import read as read_concepts
 from harness.diffusion.protocol import Protocol
 from harness.errors import RunError
+from harness.flags import FLAGS
 from harness.plugin import KINDS
 from harness.reference import build, fields
 from harness.suite import SuiteFile, load
@@ -193,6 +194,13 @@ def test_a_plugin_files_page_has_its_docstring_and_fields(site):
     assert "Bernstein et al., 2018" in shown
     assert "step size" in shown
     assert str(site.parent) not in shown  # no path of this machine
+
+
+def test_the_flags_are_explained_on_one_page(site):
+    shown = " ".join(Page(site / "reference" / "flags.html").shown.split())
+    for flag in FLAGS.values():
+        for text in (flag.name, flag.meaning, flag.todo):
+            assert text.replace("`", "") in shown
 
 
 def test_the_suite_files_reference_has_every_key(site):
