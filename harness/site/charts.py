@@ -64,7 +64,7 @@ def intervals(of: Cells, stood: pd.DataFrame) -> Chart:
     """Each defense's worst case with both intervals, the mean over attackers beside it."""
     shown = stood.iloc[::-1]  # plotly draws upwards
     names = [_label(name) for name in shown["defense"]]
-    figure = _figure(_what(of), "", height=110 + 26 * len(names), margin_l=10)
+    figure = _figure(_what(of), "", height=160 + 26 * len(names), margin_l=10)
     for kind, width, name in (("tasks", 1, "95 %, other tasks too"), ("ci", 4, "95 %, other seeds")):
         bars = _bars(shown, "worst", kind, width, COLOURS[0])
         figure.add_scatter(x=_floats(shown["worst"]), y=names, error_x=bars, name=name, mode="markers",
@@ -76,7 +76,7 @@ def intervals(of: Cells, stood: pd.DataFrame) -> Chart:
         figure.add_vline(of.broken, line={"dash": "dot", "color": "gray"}, annotation_text="broken")
     figure.update_xaxes(type="log" if of.log else "linear")
     figure.update_yaxes(automargin=True, type="category", dtick=1)
-    return Chart("Intervals", f"Dot chart of {_what(of)} by defense, with intervals; its figures are in the standings "
+    return Chart(_what(of), f"Dot chart of {_what(of)} by defense, with intervals; its figures are in the standings "
                  "above.", figure)  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def bargains(of: Cells, stood: pd.DataFrame, board: pd.DataFrame, kept: pd.DataF
             if points.empty:
                 continue
             what = _what(of) if height == "worst" else _what(of).replace("worst", "mean", 1)
-            figure = _figure(title, what, height=420)
+            figure = _figure(title, what, height=330 + 16 * len(stood))
             best = points[_front(points["kept"].to_numpy(float), of.score(points[height].to_numpy(float)))]
             best = best.sort_values("kept")
             figure.add_scatter(x=_floats(best["kept"]), y=_floats(best[height]), mode="lines", hoverinfo="skip",
@@ -118,10 +118,12 @@ def bargains(of: Cells, stood: pd.DataFrame, board: pd.DataFrame, kept: pd.DataF
 
 
 def maps(of: Cells) -> Iterator[Chart]:
-    """Where the tasks are ordered pairs, and at least half of all there are, each defense's figures as a map."""
+    """Where the tasks are pairs of three things or more, and at least half of all ordered pairs, each defense's figures
+    as a map."""
     pairs = {task: of.members.get(task, []) for task in map(str, of.by_task.index)}
     names = sorted({name for pair in pairs.values() for name in pair})
-    if any(len(pair) != 2 for pair in pairs.values()) or 2 * len(pairs) < len(names) * (len(names) - 1):
+    paired = all(len(pair) == 2 for pair in pairs.values())
+    if not paired or len(names) < 3 or 2 * len(pairs) < len(names) * (len(names) - 1):
         return
     task, (first, second) = next(iter(pairs.items()))
     values = of.by_task.to_numpy(float)
@@ -136,9 +138,10 @@ def maps(of: Cells) -> Iterator[Chart]:
         figure = _figure(f"first of the pair ({first} in {task})", f"second ({second} in {task})", height=360,
                          margin_l=50)  # fmt: skip
         figure.add_heatmap(
-            x=[_label(name) for name in names], y=[_label(name) for name in names], z=shade.to_numpy(),
-            text=shade.map(lambda of: "" if pd.isna(of) else f"{of:.1f}").to_numpy(), texttemplate="%{text}",
-            customdata=shown.to_numpy(), hovertemplate="%{x}, %{y}: %{customdata}<extra></extra>", textfont={"size": 9},
+            x=[_label(name) for name in names], y=[_label(name) for name in names], z=shade.to_numpy().tolist(),
+            text=shade.map(lambda of: "" if pd.isna(of) else f"{of:.1f}").to_numpy().tolist(), texttemplate="%{text}",
+            customdata=shown.to_numpy().tolist(), hovertemplate="%{x}, %{y}: %{customdata}<extra></extra>",
+            textfont={"size": 9},
             colorscale="RdBu" if of.better == "higher" else "RdBu_r", zmin=-most, zmax=most, showscale=False,
         )  # fmt: skip
         figure.update_xaxes(type="category", dtick=1)
@@ -152,15 +155,16 @@ def maps(of: Cells) -> Iterator[Chart]:
 def curves(board: pd.DataFrame, of: Cells | None = None) -> Iterator[Chart]:
     """Figures that are measured at several steps, a chart an attacker and figure, with bands of 95 % over seeds."""
     measured = board[board["step"].notna() & board["concept"].isna() & board["value"].notna()]
+    order = list(measured["defense"].unique())
     for at, rows in measured.groupby(["metric", "role", "policy", "split", "attacker"], dropna=False, sort=False):
         steps = sorted(int(step) for step in rows["step"].unique())
         if len(steps) < 2:
             continue
         *parts, attacker = (None if pd.isna(part) else str(part) for part in tuple[Any, ...](at))
         what = " ".join(part for part in parts if part).replace("_", " ")
-        figure = _figure("steps", what, height=360)
-        for place, (defense, line) in enumerate(rows.groupby("defense", sort=False)):
-            line = line.sort_values("step")
+        figure = _figure("steps", what, height=330 + 16 * len(order))
+        for defense, line in rows.groupby("defense", sort=False):
+            line, place = line.sort_values("step"), order.index(defense)
             look, at_steps = _look(place), [str(step) for step in line["step"]]
             low, high = (_floats(line[side].fillna(line["value"])) for side in ("ci_low", "ci_high"))
             shared = {"name": _label(defense), "legendgroup": _label(defense)}
@@ -203,7 +207,7 @@ def _what(of: Cells) -> str:
 def _figure(x: str, y: str, *, height: int, margin_l: int = 60) -> go.Figure:
     figure = go.Figure()
     clear = "rgba(0,0,0,0)"
-    below = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
+    below = {"orientation": "h", "maxheight": 0.65, "yref": "container", "y": 0, "yanchor": "bottom"}
     figure.update_layout(height=height, margin={"l": margin_l, "r": 10, "t": 20, "b": 50}, paper_bgcolor=clear,
                          plot_bgcolor=clear, dragmode=False, legend=below)  # fmt: skip
     figure.update_xaxes(title=_label(x), fixedrange=True)  # a finger on the chart scrolls the page

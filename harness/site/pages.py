@@ -90,7 +90,7 @@ class Grid:
         table["ours"] = [interval(row) for _, row in rows.iterrows()]
         table["published"] = rows["published"].map(number)
         table["where"] = rows["published_note"]
-        return table.dropna(axis=1, how="all").astype(object).fillna("")
+        return table.dropna(axis=1, how="all")
 
     @property
     def pairs(self) -> pd.DataFrame:
@@ -196,7 +196,14 @@ class Site:
                                          trim_blocks=True, lstrip_blocks=True)  # fmt: skip
         environment.filters |= {"code": code, "prose": prose, "path": quote,
                                 "sentence": lambda text: text[:1].upper() + text[1:]}  # fmt: skip
-        environment.globals |= {"KINDS": KINDS, "columns": CELL_COLUMNS, "flags": FLAGS, "order": order, "site": self}
+        environment.globals |= {
+            "KINDS": KINDS,
+            "columns": CELL_COLUMNS,
+            "filled": filled,
+            "flags": FLAGS,
+            "order": order,
+            "site": self,
+        }
         self.environment = environment
 
     def _plugin(self, kind: str, call: str) -> Plugin | None:
@@ -242,7 +249,7 @@ class Site:
         by = {"attacker": attacker} if attacker in cells.scores else {}
         if not (by or column == "mean" or column.endswith(CI)):
             return [(text, None)]
-        at = urlencode({"grid": grid, "defense": row["defense"], **by})
+        at = urlencode({"grid": grid, "defense": row["defense"], "is of": "protection", **by})
         return [(text, f"{root}boards/{quote(board)}/cells.html#{at}")]
 
     def standing(self, plugin: Plugin) -> list[dict[str, Any]]:
@@ -321,6 +328,11 @@ def order(texts: Iterable[Any]) -> list[str] | None:
     if not any(match for _, match in found) or any(text and not match for text, match in found):
         return None
     return [match[1] if match else "" for _, match in found]
+
+
+def filled(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of texts, empty where there is nothing."""
+    return table.astype(object).where(table.notna(), "")
 
 
 def prose(text: str | None) -> Markup:

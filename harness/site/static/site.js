@@ -24,20 +24,27 @@ dark.addEventListener("change", () => document.querySelectorAll("figure[data-dra
 function tabulate(DataTable, table) {
   const options = {
     autoWidth: false,
-    columnControl: ["order", ["title", "search", "searchList"]],
+    columnControl: [
+      { extend: "order", text: "Sort" },
+      { extend: "dropdown", text: "Filter", content: ["title", "search"] },
+    ],
     layout: { topStart: "search", topEnd: null, bottomStart: "info", bottomEnd: "paging" },
     order: [],
     ordering: { indicators: false, handler: true },
     pageLength: 50,
   };
-  if (table.id !== "cells") {
-    return new DataTable(table, { ...options, paging: table.tBodies[0].rows.length > options.pageLength });
+  if (table.id === "cells") {
+    const data = JSON.parse(document.getElementById("cells-data").textContent);
+    const columns = Array.from(table.tHead.rows[0].cells, () => ({ render: DataTable.render.text() }));
+    const cells = new DataTable(table, { ...options, data, columns, deferRender: true });
+    follow(cells);
+    addEventListener("hashchange", () => follow(cells));
+  } else {
+    new DataTable(table, { ...options, paging: table.tBodies[0].rows.length > options.pageLength });
   }
-  const data = JSON.parse(document.getElementById("cells-data").textContent);
-  const columns = Array.from(table.tHead.rows[0].cells, () => ({ render: DataTable.render.text() }));
-  const cells = new DataTable(table, { ...options, data, columns, deferRender: true });
-  follow(cells);
-  addEventListener("hashchange", () => follow(cells));
+  const region = table.closest(".wide"); // it scrolls no more, what lies in it does
+  region.removeAttribute("tabindex");
+  region.querySelector(".dt-layout-table").tabIndex = 0;
 }
 
 // The address says which cells, as in #grid=digits&defense=whitening.
