@@ -146,7 +146,7 @@ def test_every_link_leads_somewhere(site):
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             assert target.is_file(), (path, link)
             if target.name == "cells.html" != path.name and parts.fragment:
-                assert {"grid", "defense"} <= set(parse_qs(parts.fragment))
+                assert "grid" in parse_qs(parts.fragment)
             elif parts.fragment:
                 ids = [of.get("id") for _, of in found[target].elements]
                 assert unquote(parts.fragment) in ids, (path, link)
@@ -271,8 +271,8 @@ def test_pages_can_be_read_with_a_keyboard_and_a_reader(site):
 def test_flags_are_explained_once_and_linked_from_where_they_are_raised(runs, site):
     page = Page(site / "flags.html")
     for flag in FLAGS.values():
-        assert flag.meaning[1:] in page.text
-        assert flag.todo[1:] in page.text
+        assert flag.meaning[1:].replace("`", "") in page.text
+        assert flag.todo[1:].replace("`", "") in page.text
     board = Page(site / "boards" / "rates" / "index.html")
     raised = {name for of in pd.read_csv(runs / "rates" / "standings.csv")["flags"].dropna() for name in of.split()}
     assert {"harms", "weak-attack", "missing", "unlike-published"} <= raised

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +55,6 @@ def judged(of: Cells, stood: pd.DataFrame, board: pd.DataFrame, kept: pd.DataFra
         "Intervals": [intervals(of, stood)],
         "Protection against what is kept": list(bargains(of, stood, board, kept)),
         "Map of the pairs": list(maps(of)),
-        "Against steps": list(curves(board[board["metric"] == of.figure["metric"]], of)),
     }
     return {heading: charts for heading, charts in found.items() if charts}
 
@@ -152,8 +151,9 @@ def maps(of: Cells) -> Iterator[Chart]:
                     "second of the pair, a column the first.", figure, table)  # fmt: skip
 
 
-def curves(board: pd.DataFrame, of: Cells | None = None) -> Iterator[Chart]:
-    """Figures that are measured at several steps, a chart an attacker and figure, with bands of 95 % over seeds."""
+def curves(board: pd.DataFrame, log: Collection[str], of: Cells | None) -> Iterator[Chart]:
+    """Figures that are measured at several steps, a chart an attacker and figure, with bands of 95 % over seeds. log:
+    metrics that are drawn on a logarithmic axis. of: the judging cells, if there are any."""
     measured = board[board["step"].notna() & board["concept"].isna() & board["value"].notna()]
     order = list(measured["defense"].unique())
     for at, rows in measured.groupby(["metric", "role", "policy", "split", "attacker"], dropna=False, sort=False):
@@ -180,7 +180,7 @@ def curves(board: pd.DataFrame, of: Cells | None = None) -> Iterator[Chart]:
         if of is not None and judges and of.broken is not None:
             figure.add_hline(of.broken, line={"dash": "dot", "color": "gray"}, annotation_text="broken")
         figure.update_xaxes(type="category", categoryorder="array", categoryarray=[str(step) for step in steps])
-        figure.update_yaxes(type="log" if of is not None and of.log else "linear")
+        figure.update_yaxes(type="log" if parts[0] in log else "linear")
         yield Chart(f"{attacker or 'released'}: {what}", f"Line chart of {what} against steps of {attacker}, a line a "
                     "defense; all its figures are in leaderboard.csv.", figure)  # fmt: skip
 

@@ -27,6 +27,7 @@ from harness.flags import FLAGS
 from harness.formats import Section
 from harness.reference import fields
 from harness.site import charts
+from harness.site.charts import Chart
 from harness.site.sources import Source
 from harness.tables import interval, number
 
@@ -77,7 +78,9 @@ class Grid:
     compared: pd.DataFrame
     board: pd.DataFrame
     cells: standings.Cells | None
-    charts: Mapping[str, list[charts.Chart]]
+    charts: Mapping[str, list[Chart]]
+    others: Sequence[Chart]
+    """Against steps, of figures that do not judge."""
     pictures: Sequence[tuple[str, str, str]]
     """Contact sheets: file, task, what of."""
     profile: str | None
@@ -122,13 +125,14 @@ class Board:
             for of in (self.made.standings, self.made.comparisons, self.made.board, self.source.records)
         )
         of = self.cells.get(name)
-        if of is not None:
-            kept = rows.loc[rows["judged"] == "kept", standings.FIGURE].drop_duplicates()
-            drawn = charts.judged(of, stood, board, kept)
-        else:
-            drawn = {"Against steps": list(charts.curves(board))}
+        kept = rows.loc[rows["judged"] == "kept", standings.FIGURE].drop_duplicates()
+        drawn = charts.judged(of, stood, board, kept) if of is not None else {}
+        log = set(rows.loc[rows["scale"] == "log", "metric"])
+        by_steps = board[board["metric"] == of.figure["metric"]] if of is not None else board.head(0)
+        drawn["Against steps"] = list(charts.curves(by_steps, log, of))
+        others = list(charts.curves(board.drop(by_steps.index), log, of))
         profile = profiles.draw(of, self.out / f"{name}_profile") if of is not None else []
-        return Grid(name, section, stood, compared, board, of, drawn, list(self._pictures(name, rows)),
+        return Grid(name, section, stood, compared, board, of, drawn, others, list(self._pictures(name, rows)),
                     profile[1].name if profile else None)  # fmt: skip
 
     def _pictures(self, grid: str, records: pd.DataFrame) -> Iterable[tuple[str, str, str]]:
