@@ -27,6 +27,7 @@ from harness.site import build
 from tests.test_standings import frame, grid, rate
 
 HOSTILE = "<b>mine</b> & co"
+SLOW = "slow <img src=x>"
 NOTE = "<script>alert(1)</script>"
 CALLS = {"none": "Undefended()", "ascent": "Ascent(lr=0.001)", HOSTILE: "Mine(of='<i>')"}
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -37,9 +38,9 @@ def rates():
     """A grid of text to image: three defenses, an attacker that breaks and one that does not, steps, what is kept, and
     a hole; and one that nothing judges."""
     rows = grid({
-        "none": {"lora": 1.0, "slow": 0.2},
-        "ascent": {"lora": lambda task, seed: 0.5 + 0.1 * seed, "slow": 0.1},
-        HOSTILE: {"lora": lambda task, seed: 0.1 * seed, "slow": 0.0},
+        "none": {"lora": 1.0, SLOW: 0.2},
+        "ascent": {"lora": lambda task, seed: 0.5 + 0.1 * seed, SLOW: 0.1},
+        HOSTILE: {"lora": lambda task, seed: 0.1 * seed, SLOW: 0.0},
     })  # fmt: skip
     rows += [row | {"step": 30, "value": row["value"] / 2, "judged": None} for row in rows]
     kept = {"attacker": None, "step": None, "role": "kept", "judged": "kept"}
@@ -48,7 +49,7 @@ def rates():
     hole = {"status": "failed", "note": NOTE, "value": None}
     rows = [row | (hole if (row["defense"], row["task"], row["seed"]) == ("ascent", "b", 3) else {}) for row in rows]
     rows += [rate("none", "lora", "a", 1, 0.5) | {"grid": "plain", "judged": None}]
-    attacked = {"lora": "LoRA()", "slow": "Unheard(of=1)"}
+    attacked = {"lora": "LoRA()", SLOW: "Unheard(of=1)"}
     return [
         row | {"defense_call": CALLS[row["defense"]], "attacker_call": attacked.get(row["attacker"])} for row in rows
     ]
@@ -61,7 +62,7 @@ def pairs():
             "grid": "digits", "metric": "rir", "role": None, "policy": "floor", "split": "train", "step": None,
             "scale": "log", "judged": "higher", "broken": None, "members": f"{p}+{h}", "defense_call": CALLS[defense],
         }
-        for defense, many in {"none": 1, "ascent": 30}.items() for seed in (1, 2)
+        for defense, many in {"none": 1, "ascent": 30, HOSTILE: 5}.items() for seed in (1, 2)
         for p in range(10) for h in range(10) if p != h
     ]  # fmt: skip
 
@@ -225,7 +226,7 @@ def test_the_charts_show_the_boards_figures(runs, site):
 
 
 def test_the_map_has_every_pair(site):
-    none, ascent = traces(Page(site / "boards" / "all pairs" / "index.html"), "heatmap")
+    none, ascent, _ = traces(Page(site / "boards" / "all pairs" / "index.html"), "heatmap")
     for of, many in ((none, 1), (ascent, 30)):
         for h, row in enumerate(of["z"]):
             for p, value in enumerate(row):
@@ -249,6 +250,7 @@ def test_labels_and_notes_are_text(site):
     for path, page in pages(site).items():
         tags = {tag for tag, _ in page.elements}
         assert not tags & {"b", "i"}, path
+        assert "x" not in page.of("img", "src"), path
         assert "alert(1)" not in path.read_text().replace("&lt;script&gt;alert(1)", "").replace(
             "\\u003cscript\\u003ealert(1)", ""
         )
@@ -404,11 +406,17 @@ def test_sorting_by_mouse_and_by_keyboard(browser):
     assert column(table, "lora")[1].get_attribute("aria-sort") == "descending"
     sort.click()
     until(lambda: column(table, "lora")[0] == ["0.2", "0.7", "1"])
-    sort = column(table, "slow (weak)")[1].find_element("css selector", "button[aria-label=Sort]")
+    sort = column(table, f"{SLOW} (weak)")[1].find_element("css selector", "button[aria-label=Sort]")
     driver.execute_script("arguments[0].focus()", sort)
     sort.send_keys(Keys.ENTER)
-    until(lambda: column(table, "slow (weak)")[0] == ["0.2", "0.1", "0"])
+    until(lambda: column(table, f"{SLOW} (weak)")[0] == ["0.2", "0.1", "0"])
     assert not complaints(driver)
+    table = browser("boards/all pairs/index.html").find_element("css selector", "table.data")
+    sort = column(table, "rir [95 %]")[1].find_element("css selector", "button[aria-label=Sort]")
+    sort.click()  # as numbers, not as texts
+    until(lambda: [text.split()[0] for text in column(table, "rir [95 %]")[0]] == ["34.9", "5.81", "1.16"])
+    sort.click()
+    until(lambda: [text.split()[0] for text in column(table, "rir [95 %]")[0]] == ["1.16", "5.81", "34.9"])
 
 
 def test_filtering(browser):
@@ -422,6 +430,9 @@ def test_filtering(browser):
     Select(driver.find_element("css selector", ".dtcc-dropdown select")).select_by_value("greater")
     driver.find_element("css selector", ".dtcc-dropdown input").send_keys("0.5")
     until(lambda: column(table, "mean")[0] == ["0.7", "1"])
+    column(table, f"{SLOW} (weak)")[1].find_element("css selector", "button[aria-label=Filter]").click()
+    assert until(lambda: driver.find_element("css selector", ".dtcc-title").text) == f"{SLOW} (weak)"
+    assert not driver.find_elements("css selector", ".wide img")
     assert not complaints(driver)
 
 

@@ -32,7 +32,7 @@ from harness.site.sources import Source
 from harness.tables import interval, number
 
 KINDS = ("defense", "attacker")
-CELL_COLUMNS = ["grid", "task", "defense", "attacker", "seed", "figure", "step", "value", "is of", "note", "job"]
+CELL_COLUMNS = ["grid", "task", "defense", "attacker", "seed", "figure", "step", "value", "measures", "note", "job"]
 NAMING = {"defense": "defense", "other": "defense", "attacker": "attacker", "by": "attacker", "row": ""}
 """Columns that name a plugin's row, of which kind."""
 CI = "[95 %]"
@@ -132,8 +132,10 @@ class Board:
         drawn["Against steps"] = list(charts.curves(by_steps, log, of))
         others = list(charts.curves(board.drop(by_steps.index), log, of))
         profile = profiles.draw(of, self.out / f"{name}_profile") if of is not None else []
+        for path in profile[1:]:  # of many tasks the SVG is the larger one
+            path.unlink()
         return Grid(name, section, stood, compared, board, of, drawn, others, list(self._pictures(name, rows)),
-                    profile[1].name if profile else None)  # fmt: skip
+                    profile[0].name if profile else None)  # fmt: skip
 
     def _pictures(self, grid: str, records: pd.DataFrame) -> Iterable[tuple[str, str, str]]:
         """The contact sheets of a grid, copied; of each task the undefended model's first, as the suite has it."""
@@ -153,7 +155,7 @@ class Board:
         rows = self.source.records[self.source.records["judged"].notna()]
         what = rows[standings.FIGURE].apply(lambda figure: " ".join(figure.dropna()), axis=1) if len(rows) else ""
         return rows.assign(**{
-            "figure": what, "job": rows["key"].str[:16], "is of": rows["judged"].map(
+            "figure": what, "job": rows["key"].str[:16], "measures": rows["judged"].map(
                 {"higher": "protection", "lower": "protection", "kept": "what is kept"}),
         })[CELL_COLUMNS]  # fmt: skip
 
@@ -253,7 +255,7 @@ class Site:
         by = {"attacker": attacker} if attacker in cells.scores else {}
         if not (by or column == "mean" or column.endswith(CI)):
             return [(text, None)]
-        at = urlencode({"grid": grid, "defense": row["defense"], "is of": "protection", **by})
+        at = urlencode({"grid": grid, "defense": row["defense"], "measures": "protection", **by})
         return [(text, f"{root}boards/{quote(board)}/cells.html#{at}")]
 
     def standing(self, plugin: Plugin) -> list[dict[str, Any]]:

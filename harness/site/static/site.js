@@ -26,8 +26,9 @@ function tabulate(DataTable, table) {
     autoWidth: false,
     columnControl: [
       { extend: "order", text: "Sort" },
-      { extend: "dropdown", text: "Filter", content: ["title", "search"] },
+      { extend: "dropdown", text: "Filter", content: ["title", { extend: "search", titleAttr: "[title]" }] },
     ],
+    language: { search: `Search ${table.caption.innerHTML}:` },
     layout: { topStart: "search", topEnd: null, bottomStart: "info", bottomEnd: "paging" },
     order: [],
     ordering: { indicators: false, handler: true },
