@@ -292,9 +292,14 @@ def test_each_plugin_has_a_page_with_its_fields_and_how_it_stands(site):
     ascent = Page(site / "defenses" / "ascent.html").tables["How it stands, on every board"]
     assert {row[0] for row in ascent[1:]} == {"rates", "all pairs"}
     assert "Ascent(lr=0.001)" in [row[-1] for row in ascent]
+    told = Page(site / "boards" / "rates" / "index.html").tables["Standings of g"]
+    rank, value = told[[row[1] for row in told].index("ascent")][::2][:2]
+    assert ["rates", "g", "ascent", rank, "worst rate", value] in [row[:6] for row in ascent]
+    flags = pd.read_csv(site / "boards" / "rates" / "standings.csv").set_index("defense").loc["ascent", "flags"]
+    assert flags.split() in [row[7].split() for row in ascent]
     lora = Page(site / "attackers" / "lora.html").tables["What it leaves of each defense, on every board"]
     assert [row[3] for row in lora[1:4]] == [HOSTILE, "ascent", "none"]
-    unheard = Page(site / "attackers" / "unheard.html")
+    unheard = Page(site / "attackers" / "Unheard.html")
     assert "not installed" in unheard.text
     assert "Unheard(of=1)" in unheard.text
 
@@ -469,6 +474,9 @@ def test_every_page_is_drawn_without_complaint(browser, site, width, dark):
         assert driver.execute_script("return document.documentElement.scrollWidth") <= width
         colour = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert colour == ("rgb(22, 24, 28)" if dark else "rgb(255, 255, 255)")
+        if charts:
+            drawn = "return getComputedStyle(document.querySelector('.main-svg text')).fill"
+            assert (driver.execute_script(drawn) == "rgb(242, 245, 250)") == dark
         assert not complaints(driver), path
 
 

@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from harness import leaderboard, profiles, standings
-from harness.catalogue import Catalogue, Entry, snake_case
+from harness.catalogue import Catalogue, Entry
 from harness.errors import UsageError
 from harness.flags import FLAGS
 from harness.formats import Section
@@ -69,8 +69,8 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Grid:
-    """One grid of a board, as its page shows it. table: its standings, as they are read. cells: None where nothing
-    judges."""
+    """One grid of a board, as its page shows it. cells: None where nothing judges. others: charts against steps of
+    figures that do not judge. pictures: file, task and defense of each contact sheet. profile: a picture."""
 
     name: str
     section: Section
@@ -80,9 +80,7 @@ class Grid:
     cells: standings.Cells | None
     charts: Mapping[str, list[Chart]]
     others: Sequence[Chart]
-    """Against steps, of figures that do not judge."""
     pictures: Sequence[tuple[str, str, str]]
-    """Contact sheets: file, task, what of."""
     profile: str | None
 
     @property
@@ -138,16 +136,13 @@ class Board:
                     profile[0].name if profile else None)  # fmt: skip
 
     def _pictures(self, grid: str, records: pd.DataFrame) -> Iterable[tuple[str, str, str]]:
-        """The contact sheets of a grid, copied; of each task the undefended model's first, as the suite has it."""
-        folder, order = self.source.pictures, list(records["defense"].unique())
-        found = []
-        for path in folder.glob("*__*.png") if folder else ():
-            of_grid, task, defense, *_ = [*path.stem.split("__"), "", ""]
-            if of_grid == grid and defense in order:
-                found.append((task, order.index(defense), path))
-        for task, place, path in sorted(found):
-            shutil.copyfile(path, self.out / path.name)
-            yield path.name, task, order[place]
+        """The contact sheets of a grid, copied; in the suite's order, in which the undefended model comes first."""
+        files = sorted(self.source.pictures.glob("*.png")) if self.source.pictures else []
+        for task, defense in records[["task", "defense"]].drop_duplicates().itertuples(index=False):
+            for path in files:
+                if path.name.startswith(f"{grid}__{task}__{defense}__".replace("/", "_")):
+                    shutil.copyfile(path, self.out / path.name)
+                    yield path.name, task, defense
 
     @cached_property
     def judging(self) -> pd.DataFrame:
@@ -202,14 +197,8 @@ class Site:
                                          trim_blocks=True, lstrip_blocks=True)  # fmt: skip
         environment.filters |= {"code": code, "prose": prose, "path": quote,
                                 "sentence": lambda text: text[:1].upper() + text[1:]}  # fmt: skip
-        environment.globals |= {
-            "KINDS": KINDS,
-            "columns": CELL_COLUMNS,
-            "filled": filled,
-            "flags": FLAGS,
-            "order": order,
-            "site": self,
-        }
+        environment.globals |= {"KINDS": KINDS, "columns": CELL_COLUMNS, "flags": FLAGS, "site": self}
+        environment.globals |= {"filled": filled, "order": order}
         self.environment = environment
 
     def _plugin(self, kind: str, call: str) -> Plugin | None:
@@ -217,7 +206,7 @@ class Site:
         name = call.partition("(")[0]
         if not name.isidentifier():
             return None
-        return self.plugins.setdefault((kind, name), Plugin(kind, snake_case(name), None))
+        return self.plugins.setdefault((kind, name), Plugin(kind, name, None))
 
     def page(self, path: str, template: str, **context: Any) -> None:
         """Write one page."""
@@ -309,12 +298,12 @@ def _assets(folder: Path) -> None:
 
 
 def _stands(grid: Grid, row: str) -> Iterable[dict[str, Any]]:
-    table = grid.section.tables[0][0]
+    table, stood = grid.section.tables[0][0], grid.stood
+    flags: Iterable[str] = stood.loc[stood["defense"] == row, "flags"].dropna() if len(stood) else ()
     for told in table[table["defense"] == row].to_dict("records"):
         figure = next((str(name) for name in told if str(name).endswith(CI)), "")
-        every = grid.board.loc[grid.board["defense"] == row, "flags"].dropna()
         yield {"rank": told.get("rank", ""), "figure": figure.removesuffix(CI).strip(), "value": told.get(figure, ""),
-               "mean": told.get("mean", ""), "flags": every.iloc[0].split() if len(every) else []}  # fmt: skip
+               "mean": told.get("mean", ""), "flags": " ".join(flags).split()}  # fmt: skip
 
 
 def _leaves(grid: Grid, row: str) -> Iterable[dict[str, Any]]:

@@ -15,7 +15,7 @@ from harness.errors import UsageError
 @dataclass(frozen=True)
 class Source:
     """One board. name: its folder on the site. records, published: as `leaderboard.make` takes them. tier: how far
-    others have checked it, as a sentence. provenance: where, when and by what it was computed, by title. pictures:
+    others have checked it. provenance: where, when and by what it was computed, by title. pictures:
     the folder in which those of its cells lie. files: what can be downloaded as it is (records, submissions)."""
 
     name: str
@@ -37,8 +37,8 @@ def of_runs(folder: Path) -> list[Source]:
             raise UsageError(f"two runs below {folder} are called '{run.name}', and a board has its run's name")
         told = run / leaderboard.PUBLISHED
         published = leaderboard.read_published(told) if told.is_file() else None
-        found[run.name] = Source(run.name, records.load(path), published, "Tier: a run of whoever made this site; "
-                                 "nobody has checked it.", pictures=run, files=[path])  # fmt: skip
+        tier = "self-reported, of whoever made this site"
+        found[run.name] = Source(run.name, records.load(path), published, tier, pictures=run, files=[path])
     if not found:
         raise UsageError(f"no {leaderboard.RECORDS} lies below {folder}; `immunebench run` writes one")
     return list(found.values())
