@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,35 @@ _TEXTS = (".md", ".tex", ".html")
 _MADE = (*_TEXTS, ".csv", ".png", ".svg")
 
 
-def make(files: Sequence[Path], out: Path) -> leaderboard.Boards:
-    """One board, with its contact sheets, of submissions of one suite and version into the folder `out`. Raises
-    `UsageError` if they do not go together, and what `submission.read` raises."""
-    found = [submission.read(path) for path in files]
-    records = merge(found, files)
-    out.mkdir(parents=True, exist_ok=True)
-    for path, of in zip(files, found, strict=True):
-        for name, _ in of.pictures():
-            shutil.copyfile(path.parent / name, out / name)
+@dataclass(frozen=True)
+class Merged:
+    """What several submissions of one board say together. records, published: as `leaderboard.make` takes them. tier:
+    how far they were checked, in words. submissions: by file."""
+
+    records: pd.DataFrame
+    published: pd.DataFrame | None
+    tier: str
+    submissions: Mapping[Path, Submission]
+
+
+def load(files: Sequence[Path]) -> Merged:
+    """Submissions of one suite and version, as one board. Raises `UsageError` if they do not go together, and what
+    `submission.read` raises."""
+    found = {path: submission.read(path) for path in files}
+    records = merge(list(found.values()), files)
     known = [tiers.tier(path) for path in files]
     told = known[:1] if len({*known}) == 1 else [f"{path.name}: {of}" for path, of in zip(files, known, strict=True)]
-    return leaderboard.draw(records, _published(found[0].suite.name), out, f"Tier: {'; '.join(told)}.")
+    return Merged(records, _published(next(iter(found.values())).suite.name), "; ".join(told), found)
+
+
+def make(files: Sequence[Path], out: Path) -> leaderboard.Boards:
+    """The board of submissions, with its contact sheets, into the folder `out`; raises what `load` raises."""
+    merged = load(files)
+    out.mkdir(parents=True, exist_ok=True)
+    for path, of in merged.submissions.items():
+        for name, _ in of.pictures():
+            shutil.copyfile(path.parent / name, out / name)
+    return leaderboard.draw(merged.records, merged.published, out, f"Tier: {merged.tier}.")
 
 
 def merge(found: Sequence[Submission], names: Sequence[Path]) -> pd.DataFrame:

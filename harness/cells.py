@@ -85,6 +85,13 @@ class Cells:
         """What the attackers that break the undefended model leave on average."""
         return self.scores.drop(columns=self.weak).mean(axis=1)
 
+    @cached_property
+    def by_task(self) -> pd.DataFrame:
+        """The worst case of each task, on the mean over seeds, as figures: a row a task, a column a defense."""
+        means = self.worst.groupby(["task", "defense"], sort=False).mean().unstack()
+        figures: pd.DataFrame = self.value(means.reindex(columns=self.defenses))
+        return figures
+
     def summary(self, scores: pd.Series) -> pd.DataFrame:
         """Means with intervals of scores by cell, a row a defense, as figures."""
         flat = scores.rename("score").reset_index()

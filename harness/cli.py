@@ -284,6 +284,22 @@ def docs(
 
 
 @app.command()
+def site(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where to.")] = Path("public"),
+    source: Annotated[
+        Path,
+        typer.Option("--from", metavar="DIR", help="Folder of submissions, else of runs."),
+    ] = Path("results"),
+    plugin: Plugins = [],
+) -> None:
+    """Make the site of boards: pages that need no network."""
+    from harness.site import build
+
+    build(out, source, tuple(plugin))
+    print(f"open {out}/index.html")
+
+
+@app.command()
 def train_base(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="where to; what is there already is not made again")],
     fashion: Annotated[Path | None, typer.Option(help="Folder of Fashion-MNIST's four idx .gz files.")] = None,

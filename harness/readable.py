@@ -28,8 +28,7 @@ def standing(
     figures = stood[
         [name for name in stood if name in ("worst", "ci_low", "ci_high", "mean") or "attacker" in str(name)]
     ]
-    figures = figures.astype(float)
-    figures = figures.mask(figures.abs() < 1e-6 * of.resolution, 0.0)  # rounding
+    figures = unrounded(of, figures)
     rows = figures.rename(columns={"worst": "value"}).to_dict("records")
     table = pd.DataFrame({"rank": _ranks(stood), "defense": order}, dtype=object)
     table[f"{'worst ' if attacked else ''}{what} [95 %]"] = [
@@ -48,6 +47,12 @@ def standing(
         "over seeds, on these tasks. A rank is all that the paired comparisons (Holm, 5 %) leave open."
     )
     return _telling(table), below
+
+
+def unrounded(of: Cells, figures: pd.DataFrame) -> pd.DataFrame:
+    """Figures of standings, with zeros where rounding has left something else."""
+    figures = figures.astype(float)
+    return figures.mask(figures.abs() < 1e-6 * of.resolution, 0.0)
 
 
 def _ranks(stood: pd.DataFrame) -> list[str]:

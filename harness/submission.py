@@ -168,6 +168,14 @@ class Provenance(_Part):
     computed: int = Field(ge=0, description="jobs computed by the run itself; what else it needed of the plan was in "
                           "its store already")  # fmt: skip
 
+    @property
+    def told(self) -> str:
+        """One line, for people."""
+        commit = f" at {self.git.commit[:12]}{' and changes' if self.git.dirty else ''}" if self.git else ""
+        libraries = ", ".join(f"{name} {version}" for name, version in self.packages.items())
+        machine = ", ".join([self.hardware.cpu, f"{self.hardware.cores} cores", *self.hardware.gpus])
+        return f"{self.date}, immunebench {self.harness}{commit}, Python {self.python}, {libraries}; {machine}"
+
 
 class Submission(_Part):
     """A finished run."""

@@ -74,6 +74,7 @@ def test_commands(command, tmp_path):
     before = {
         "store import": "store export baselines.tar quick",
         "check momentum.py": "new attacker momentum --track probe",
+        "site": "run house_prices --defense none --attacker adam --seeds 1 --workers 1",
         "leaderboard": "run house_prices --defense none --attacker adam --seeds 1 --workers 1",
     }
     for start, needed in before.items():

@@ -1,0 +1,73 @@
+"use strict";
+// Makes tables sortable and filterable, draws charts when they come into view, and follows a figure to its cells.
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+function draw(figure) {
+  const { data, layout } = JSON.parse(figure.querySelector("script").textContent);
+  const template = THEMES[dark.matches ? "dark" : "light"];
+  const options = { responsive: true, displayModeBar: false };
+  Plotly.react(figure.querySelector(".plot"), data, { ...layout, template }, options);
+  figure.dataset.drawn = "";
+}
+
+const seen = new IntersectionObserver((entries) => {
+  for (const entry of entries.filter((entry) => entry.isIntersecting)) {
+    seen.unobserve(entry.target);
+    draw(entry.target);
+  }
+}, { rootMargin: "400px" });
+
+document.querySelectorAll("figure.chart").forEach((figure) => seen.observe(figure));
+dark.addEventListener("change", () => document.querySelectorAll("figure[data-drawn]").forEach(draw));
+
+function tabulate(DataTable, table) {
+  const options = {
+    autoWidth: false,
+    columnControl: [
+      { extend: "order", text: "Sort" },
+      { extend: "dropdown", text: "Filter", content: ["title", { extend: "search", titleAttr: "[title]" }] },
+    ],
+    language: { search: `Search ${table.caption.innerHTML}:` },
+    layout: { topStart: "search", topEnd: null, bottomStart: "info", bottomEnd: "paging" },
+    order: [],
+    ordering: { indicators: false, handler: true },
+    pageLength: 50,
+  };
+  if (table.id === "cells") {
+    const data = JSON.parse(document.getElementById("cells-data").textContent);
+    const columns = Array.from(table.tHead.rows[0].cells, () => ({ render: DataTable.render.text() }));
+    const cells = new DataTable(table, { ...options, data, columns, deferRender: true });
+    follow(cells);
+    addEventListener("hashchange", () => follow(cells));
+  } else {
+    new DataTable(table, { ...options, paging: table.tBodies[0].rows.length > options.pageLength });
+  }
+  const region = table.closest(".wide"); // it scrolls no more, what lies in it does
+  region.removeAttribute("tabindex");
+  region.querySelector(".dt-layout-table").tabIndex = 0;
+}
+
+// The address says which cells, as in #grid=digits&defense=whitening.
+function follow(cells) {
+  const wanted = new URLSearchParams(location.hash.slice(1));
+  const chosen = document.getElementById("chosen");
+  cells.columns().every(function () {
+    const value = wanted.get(this.title());
+    this.search(value ?? "", { exact: value !== null });
+  });
+  cells.draw();
+  chosen.hidden = wanted.size === 0;
+  chosen.textContent = `Only ${[...wanted].map((pair) => pair.join(" ")).join(", ")}: `
+    + `${cells.rows({ search: "applied" }).count()} of ${cells.rows().count()}. `;
+  const all = Object.assign(document.createElement("a"), { href: "#", textContent: "Show all" });
+  chosen.append(all);
+}
+
+if (typeof TABLES !== "undefined") {
+  TABLES.then(({ default: DataTable, set_or_remove_dark_class }) => {
+    set_or_remove_dark_class();
+    document.querySelectorAll("table.data").forEach((table) => tabulate(DataTable, table));
+    document.documentElement.dataset.ready = "";
+  });
+}
