@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness import boards, leaderboard, records, tiers
+from harness import boards, leaderboard, packing, records, tiers
 from harness.errors import UsageError
 
 
@@ -28,10 +28,11 @@ class Source:
 
 
 def of_submissions(folder: Path) -> list[Source]:
-    """A board for each folder below `folder` that holds submissions; raises what `boards.load` raises."""
+    """A board for each folder below `folder` that holds submissions, not what a run has left; raises what
+    `boards.load` raises."""
     found = []
     for inner in sorted(path for path in [folder, *folder.rglob("*")] if path.is_dir()):
-        if files := tiers.files(inner):
+        if files := [path for path in tiers.files(inner) if path.name != packing.RUN]:
             merged = boards.load(files)
             provenance = {path.name: of.provenance.told for path, of in merged.submissions.items()}
             found.append(Source(inner.name, merged.records, merged.published, merged.tier, provenance, inner, files))
