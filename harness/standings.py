@@ -85,9 +85,11 @@ def standings(of: Cells, compared: pd.DataFrame) -> pd.DataFrame:
     table["n_cells"] = lacking.groupby("defense").size()
     table["missing"] = lacking.groupby("defense").sum()
     table[["rank_low", "rank_high"]] = table[["rank_low", "rank_high"]].astype("Int64")
-    # Worst cases that differ by less than is measured are no order; then the mean is the better guide to the eye.
+    # Worst cases that differ by less than a mean over cells can are no order; then the mean is the better guide to the
+    # eye.
     means = pd.DataFrame({"worst": of.worst.groupby("defense").mean(), "mean": of.mean.groupby("defense").mean()})
-    means["worst"] = (means["worst"] / of.resolution).round() if of.resolution else means["worst"]
+    least = of.resolution / max(1, of.worst.groupby("defense").size().max())
+    means["worst"] = (means["worst"] / least).round() if least else means["worst"]
     means = means.reindex(of.defenses).sort_values(["worst", "mean"], ascending=False, kind="stable")
     return table.loc[means.index]
 
