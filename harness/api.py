@@ -68,9 +68,10 @@ def run(
     Raises `UsageError` before anything is computed, `RunError` if the store gives out. Failed cells do not raise:
     they are holes in the board, with their reasons in `failed`.
     """
-    from harness import executors, leaderboard, packing, records, runner, submission
+    from harness import executors, leaderboard, records, runner
     from harness.cluster import Cluster
     from harness.plan import make
+    from harness.publishing import packing, submission
     from harness.store import Store
     from harness.suite import load
 

@@ -16,7 +16,7 @@ def _print_schema(wanted: bool) -> None:
     if wanted:
         import json
 
-        from harness.submission import Submission
+        from harness.publishing.submission import Submission
 
         print(json.dumps(Submission.model_json_schema(), indent=1))
         raise typer.Exit
@@ -33,7 +33,7 @@ def submit(
     ] = False,
 ) -> None:
     """Pack a finished run into one file that others can check, with its contact sheets beside it."""
-    from harness import packing
+    from harness.publishing import packing
 
     path, found = packing.submit(run, out)
     holes = sum(cell.failed is not None for cell in found.cells)
@@ -50,8 +50,8 @@ def leaderboard(
     plugin: Plugins = [],
 ) -> None:
     """Make boards anew: a run's from its records, or one of several submissions."""
-    from harness import boards
     from harness.leaderboard import render
+    from harness.publishing import boards
 
     if what[0].is_file():
         if out is None:
@@ -70,7 +70,7 @@ def boards(
     check: Annotated[bool, typer.Option("--check", help="Only say what there is not so (exit code 1).")] = False,
 ) -> None:
     """Make the committed boards anew from the committed submissions; nothing is computed."""
-    from harness.boards import rebuild, stale
+    from harness.publishing.boards import rebuild, stale
 
     if not submissions.is_dir():
         raise UsageError(f"{submissions} is no folder; run this in the repository, or give --submissions DIR")
@@ -99,9 +99,10 @@ def verify(
     """Check a submission: its form, digests and plan, and random cells run again (exit code 1: it does not hold)."""
     if not trust:
         os.environ["HF_HUB_OFFLINE"] = "1"  # a submission names base models: nothing is fetched on its word
-    from harness import executors, tiers
+    from harness import executors
     from harness.display import Display
-    from harness.verify import verify
+    from harness.publishing import tiers
+    from harness.publishing.verify import verify
 
     with Display() as display:
         report = verify(

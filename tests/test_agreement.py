@@ -6,8 +6,8 @@ import math
 import pytest
 from scipy import stats
 
-from harness import submission
-from harness.agreement import Agreement, Spread, compare
+from harness.publishing import submission
+from harness.publishing.agreement import Agreement, Spread, compare
 from tests.test_submission import FIXTURE, content_of, resealed
 
 AVERAGING = {"probe": {"rir": {"unit": None, "scale": "log"}, "score": {"unit": None, "scale": "linear"},

@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness import api, boards, cli_publish, packing, submission, tiers
+from harness import api, cli_publish
 from harness.errors import UsageError
+from harness.publishing import boards, packing, submission, tiers
 from tests.test_cli import immunebench
 from tests.test_submission import FIXTURE, content_of, resealed, with_sheet
 

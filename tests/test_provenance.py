@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness import provenance
+from harness.publishing import provenance
 
 ROOT = Path(__file__).parents[1]
 

@@ -19,10 +19,11 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from harness import cells, leaderboard, submission
+from harness import cells, leaderboard
 from harness.catalogue import Catalogue
 from harness.errors import UsageError
 from harness.flags import FLAGS
+from harness.publishing import submission
 from harness.reference import fields
 from harness.site import build
 from tests.test_standings import frame, grid, rate

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import api, leaderboard, packing, records, submission
+from harness import api, leaderboard, records
 from harness.errors import UsageError
-from harness.submission import InvalidSubmission
+from harness.publishing import packing, submission
+from harness.publishing.submission import InvalidSubmission
 from tests.test_cli import immunebench
 from tests.test_runner import FAULTY
 

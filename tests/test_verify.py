@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from defenses.random_init import RandomInit
-from harness import api, executors, packing, replan, submission, tiers, verify
+from harness import api, executors
 from harness.catalogue import Catalogue
 from harness.errors import UsageError
 from harness.plan import make
-from harness.submission import InvalidSubmission, Plugin, Suite
+from harness.publishing import packing, replan, submission, tiers, verify
+from harness.publishing.submission import InvalidSubmission, Plugin, Suite
 from harness.suite import load
 from tests.test_cli import immunebench
 from tests.test_plugin import MINE

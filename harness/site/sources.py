@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness import boards, leaderboard, packing, records, tiers
+from harness import leaderboard, records
 from harness.errors import UsageError
+from harness.publishing import boards, packing, tiers
 
 
 @dataclass(frozen=True)

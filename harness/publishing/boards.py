@@ -11,10 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from harness import leaderboard, submission, tiers
+from harness import leaderboard
 from harness.catalogue import Catalogue
 from harness.errors import UsageError
-from harness.submission import Submission
+from harness.publishing import submission, tiers
+from harness.publishing.submission import Submission
 from harness.suite import read
 
 _TEXTS = (".md", ".tex", ".html")

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import UsageError, describe
+from harness.publishing.submission import SUFFIX, Digest, Text
 from harness.store import file_digest
-from harness.submission import SUFFIX, Digest, Text
 
 
 class Tier(StrEnum):

@@ -10,11 +10,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness import submission as schema
 from harness.catalogue import Catalogue
 from harness.errors import UsageError, describe
 from harness.plugin import PluginSpec
-from harness.submission import InvalidSubmission, Submission
+from harness.publishing import submission as schema
+from harness.publishing.submission import InvalidSubmission, Submission
 from harness.suite import Grid, Suite
 
 

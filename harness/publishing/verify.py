@@ -17,17 +17,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness import protection, provenance, records, replan, runner, submission, suite
-from harness.agreement import Agreement, Spread, compare
+from harness import protection, records, runner, suite
 from harness.catalogue import Catalogue
 from harness.errors import ImmuneBenchError, UsageError
 from harness.executors import Executor
-from harness.packing import OF_SUITE, stages
 from harness.plan import Cell, Plan, ancestry, make
+from harness.publishing import provenance, replan, submission
+from harness.publishing.agreement import Agreement, Spread, compare
+from harness.publishing.packing import OF_SUITE, stages
+from harness.publishing.submission import InvalidSubmission, Submission
+from harness.publishing.tiers import Tier, Verification
 from harness.runner import ensure
 from harness.store import Store, default_root, file_digest
-from harness.submission import InvalidSubmission, Submission
-from harness.tiers import Tier, Verification
 
 SHOWN = 20
 """So many cells are told of one by one."""

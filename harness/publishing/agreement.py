@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from harness.publishing.submission import Cell, Submission
 from harness.records import Averaging
-from harness.submission import Cell, Submission
 
 COSTS = ("s", "MiB")
 """Units of what a machine takes, which no other one takes alike."""

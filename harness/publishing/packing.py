@@ -19,14 +19,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from harness import protection, provenance, submission
+from harness import protection
 from harness.errors import UsageError
 from harness.plan import Plan
 from harness.plugin import PluginSpec
+from harness.publishing import provenance, submission
+from harness.publishing.submission import Submission
 from harness.records import FILE, averaging, read_figures
 from harness.runner import ensure
 from harness.store import Store, default_root, file_digest
-from harness.submission import Submission
 from harness.suite import Suite
 
 RUN = "run.json.gz"
