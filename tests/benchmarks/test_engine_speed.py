@@ -48,7 +48,7 @@ def test_bare_loop(benchmark, tmp_path):
 
 @pytest.mark.benchmark(group=f"{JOBS} jobs of {SECONDS:g} s")
 def test_engine(benchmark, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_track", lambda name: Waiting())
+    monkeypatch.setattr(runner, "_track", lambda name, plugins: Waiting())
     plan = jobs_of(tiny, JOBS)
 
     def fresh():
@@ -90,7 +90,7 @@ grids:
 @pytest.mark.benchmark(group="a suite of so many jobs of a millisecond: planned, keyed, run, recorded; and again")
 @pytest.mark.parametrize("again", [False, True])
 def test_many_jobs(benchmark, tmp_path, monkeypatch, count, again):
-    monkeypatch.setattr(runner, "_track", lambda name: Small())
+    monkeypatch.setattr(runner, "_track", lambda name, plugins: Small())
     suite = tmp_path / "large.yaml"
     suite.write_text(SUITE.format(seeds=1))
     each = len(make(load(str(suite), seeds=101)).jobs) - len(make(load(str(suite), seeds=100)).jobs)

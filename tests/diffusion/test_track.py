@@ -181,20 +181,20 @@ def test_tables_pictures_and_saved_attacks(run, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "styles_steps.svg").exists()
 
 
-def test_the_readmes_attacker(suite: Path, tmp_path: Path) -> None:
-    from tests.test_readme import python_block
+def test_the_docs_attacker(suite: Path, tmp_path: Path) -> None:
+    from tests.test_docs import FILES
 
-    (tmp_path / "bias_tuning.py").write_text(python_block('"""bias_tuning.py"""'))
+    (tmp_path / "bias_tuning.py").write_text(FILES["bias_tuning.py"])
     result = harness.run(
         str(suite), plugins=[tmp_path / "bias_tuning.py"], attackers=["bias_tuning"], defenses=["none"], workers=1
     )
     assert any(_figures(result.records, "msgr", attacker="bias_tuning", grid="styles"))
 
 
-def test_the_readmes_defense(suite: Path, tmp_path: Path) -> None:
-    from tests.test_readme import python_block
+def test_the_docs_defense(suite: Path, tmp_path: Path) -> None:
+    from tests.test_docs import FILES
 
-    (tmp_path / "weakest.py").write_text(python_block('"""weakest.py"""'))
+    (tmp_path / "weakest.py").write_text(FILES["weakest.py"])
     result = harness.run(
         str(suite), plugins=[tmp_path / "weakest.py"], defenses=["weakest"], attackers=["textual_inversion"], workers=1,
         settings=["defenses.weakest.steps=2", "defenses.weakest.prior=none", "defenses.weakest.lr=0.01"],
