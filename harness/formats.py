@@ -32,19 +32,19 @@ class Section:
 
 def markdown(sections: Sequence[Section], title: str, note: str = "") -> str:
     """The board as Markdown, without HTML. note: what is to be said under the title."""
-    parts = [f"# {title}", note]
+    parts = [_text(f"# {title}"), _text(note)]
     for section in sections:
-        parts.append(f"## {section.title}")
+        parts.append(_text(f"## {section.title}"))
         for table, below in section.tables:
-            parts += [tabulated(table, "github"), below]
-        parts.append("\n".join(f"- {note}" for note in section.notes))
-    pictures = [
-        f"![{html.escape(file, quote=False)}]({_link(file)})"
-        for section in sections
-        for file in section.pictures
-        if file.endswith(".png")
-    ]
-    return "\n\n".join([*(html.escape(part, quote=False) for part in parts if part), *pictures]) + "\n"
+            parts += [_text(tabulated(table, "github")), _text(below)]
+        parts.append(_text("\n".join(f"- {note}" for note in section.notes)))
+        parts += [f"![{_text(file)}]({_link(file)})" for file in section.pictures if file.endswith(".png")]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _text(text: str) -> str:
+    """Markdown in which nothing is HTML."""
+    return html.escape(text, quote=False)
 
 
 def latex(sections: Sequence[Section], title: str) -> str:
