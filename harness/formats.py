@@ -124,8 +124,8 @@ def _symbol(letter: str) -> str:
         return f"\\ensuremath{{{SYMBOLS[letter]}}}"
     if letter in "–—":
         return "--"
-    plain = _plain(unicodedata.normalize("NFKD", letter))
-    return plain.strip("?") or f"U+{ord(letter):04X}"
+    plain = _plain(unicodedata.normalize("NFKD", letter))  # which may be a special letter, as of a small number sign
+    return "".join(SPECIAL.get(of, of) for of in plain.strip("?")) or f"U+{ord(letter):04X}"
 
 
 def _plain(text: str) -> str:

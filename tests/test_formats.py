@@ -7,7 +7,7 @@ import subprocess
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from harness import formats
@@ -17,6 +17,7 @@ SECTIONS = [formats.Section(f"grid {NASTY}", [(pd.DataFrame({NASTY: [NASTY, None
 DOCUMENT = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n%s\\end{document}\n"
 
 
+@example("﹟﹠＿")  # whose plain forms are special
 @given(st.text(st.sampled_from(NASTY) | st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=40))
 def test_latex_is_ascii_with_every_special_letter_escaped(text):
     escaped = formats.escape(text)
