@@ -7,13 +7,14 @@ turned so that a defender wants it high, and taken as its logarithm where its sc
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from harness.protection import members
 from harness.stats import intervals
 
 GRID = ["suite", "suite_version", "grid", "track"]
@@ -132,11 +133,11 @@ def _cells(at: dict[str, Any], of_grid: pd.DataFrame, judged: pd.DataFrame) -> C
         at, figure, str(first["judged"]), None if pd.isna(first["broken"]) else float(first["broken"]),
         float(first["resolution"]), empty, empty,
         frozenset(judged["seed"].isna().groupby(judged["defense"]).all().loc[lambda of: of].index),
-        {str(task): str(of).split("+") for task, of in judged.groupby("task")["members"].first().dropna().items()},
+        members(judged),
         list(by_defense.index[by_defense == "undefended"]), list(by_defense.index[by_defense == "control"]),
     )  # fmt: skip
     scores, earlier = (_scores(made, rows, shape, attackers) for rows in (judged, early))
-    return Cells(**{**vars(made), "scores": scores, "earlier": earlier})
+    return replace(made, scores=scores, earlier=earlier)
 
 
 def _scores(cells: Cells, rows: pd.DataFrame, shape: list[list[Any]], attackers: list[str]) -> pd.DataFrame:

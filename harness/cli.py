@@ -209,12 +209,13 @@ def show(
     from harness.reference import described, fields
 
     catalogue = Catalogue(plugin)
-    tracks = [entry.load()() for entry in catalogue.all("track")]
-    own = [(of, track.name) for track in tracks for of in track.metrics if of.name == name]
-    if kind is Kind.metric and own:
+    if kind is Kind.metric:
+        tracks = [entry.load() for entry in catalogue.all("track")]
+        own = [(of, track.name) for track in tracks for of in track.metrics if of.name == name]
         for metric, track in own:
             _print(described(metric, track))
-        return
+        if own:
+            return
     entry = catalogue.get(kind.value, name)
     cls = entry.load()
     print(f"{cls.kind} {name} (track {cls.track}), from {entry.origin}\n\n{inspect.getdoc(cls)}\n")

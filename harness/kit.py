@@ -109,7 +109,7 @@ def _of_run(check: Callable[[Examination], None]) -> Callable[[Examination], Non
 @_of_source
 def _fields(on: Examination) -> None:
     """Each field has a description, each number a bound."""
-    for name, info in on.cls.__pydantic_fields__.items():  # type: ignore[attr-defined]
+    for name, info in on.cls.__pydantic_fields__.items():
         if not info.description:
             raise Fault(f"field '{name}' has no description: {name}: … = Field(…, description=\"what it is\")")
         kinds = set(get_args(info.annotation)) or {info.annotation}

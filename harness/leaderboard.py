@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from harness import records as record_files
 from harness.catalogue import Catalogue
 from harness.errors import UsageError
 from harness.plugin import Track
+from harness.protection import members
 from harness.stats import intervals
 from harness.tables import further, plain
 
@@ -64,10 +65,7 @@ def board(records: pd.DataFrame, published: pd.DataFrame | None = None) -> pd.Da
     log = (measured["scale"] == "log").fillna(False).astype(bool)
 
     long = measured[[*CELL, *FIGURE]].groupby(groups).first()
-    members = {
-        str(task): str(of).split("+") for task, of in records.groupby("task")["members"].first().dropna().items()
-    }
-    found = intervals(groups, measured["task"], measured["seed"], measured["value"], log, members)
+    found = intervals(groups, measured["task"], measured["seed"], measured["value"], log, members(records))
     long = long.join(found.drop(columns=["se", "df"]))
     counts = measured.groupby(groups)
     long["n_tasks"] = counts["task"].nunique()
@@ -153,7 +151,7 @@ def read_published(path: Path) -> pd.DataFrame:
 class Boards:
     """Everything a board is. board: long form, see `board`. standings: a row a grid and defense, see
     `standings.standings`. comparisons: a row a grid and pair of defenses. tables: each track's readable table of its
-    own figures. sections: the readable board."""
+    own figures. sections: the readable board, without pictures. judged: by grid, the cells that judge."""
 
     board: pd.DataFrame
     standings: pd.DataFrame
@@ -161,20 +159,19 @@ class Boards:
     tables: dict[str, pd.DataFrame]
     sections: list[formats.Section]
     title: str
+    judged: dict[str, cells.Cells]
 
     def markdown(self) -> str:
-        """The readable board, without its pictures."""
-        return formats.markdown([replace(section, pictures=()) for section in self.sections], self.title)
+        """The readable board."""
+        return formats.markdown(self.sections, self.title)
 
 
 def make(
     records: pd.DataFrame,
     published: pd.DataFrame | None = None,
-    pictures: Mapping[str, list[str]] | None = None,
     plugins: tuple[Path, ...] = (),
 ) -> Boards:
-    """Every board of the records, without a file. pictures: by grid, the files that stand beside it. plugins: files
-    that may hold a track."""
+    """Every board of the records, without a file. plugins: files that may hold a track."""
     known = tracks(plugins)
     long = board(records, published)
     judged = {str(of.at["grid"]): of for of in cells.read(records)}
@@ -205,13 +202,13 @@ def make(
         else:
             shown.append(plain(part))
         lines += [f"published: {note}" for note in part["published_note"].dropna().unique()]
-        sections.append(formats.Section(f"{grid} (track {name})", shown, lines, (pictures or {}).get(grid, [])))
+        sections.append(formats.Section(f"{grid} (track {name})", shown, lines))
     title = f"{records['suite'].iloc[0]} (version {records['suite_version'].iloc[0]})"
     every = [pd.concat(list(frames.values()), ignore_index=True) if frames else pd.DataFrame()
              for frames in (stood, compared)]  # fmt: skip
     if len(every[0]):
         every[0]["flags"] = _flagged(every[0], found)
-    return Boards(long, every[0], every[1], tables, sections, title)
+    return Boards(long, every[0], every[1], tables, sections, title, judged)
 
 
 def _unlike(long: pd.DataFrame) -> pd.Series:
@@ -264,24 +261,24 @@ def draw(
 ) -> Boards:
     """`render` of these records, with the contact sheets that lie in `out`; `note`: what is to be said under the
     title."""
-    made = make(records, published, _pictures(records, out, plugins), plugins)
+    made = make(records, published, plugins)
+    pictures = _pictures(records, out, made.judged, plugins)
+    sections = [replace(section, pictures=of) for section, of in zip(made.sections, pictures, strict=True)]
     for name, table in (("leaderboard", made.board), ("standings", made.standings), ("comparisons", made.comparisons)):
         table.to_csv(out / f"{name}.csv", index=False)
-    (out / "leaderboard.md").write_text(formats.markdown(made.sections, made.title, note))
-    (out / "leaderboard.tex").write_text(formats.latex(made.sections, made.title))
-    (out / "leaderboard.html").write_text(formats.page(made.sections, made.title, note))
+    (out / "leaderboard.md").write_text(formats.markdown(sections, made.title, note))
+    (out / "leaderboard.tex").write_text(formats.latex(sections, made.title))
+    (out / "leaderboard.html").write_text(formats.page(sections, made.title, note))
     return made
 
 
-def _pictures(records: pd.DataFrame, out: Path, plugins: tuple[Path, ...]) -> dict[str, list[str]]:
-    """By grid, the files of its pictures: profiles, those its track draws from the records, and those that measuring
-    jobs left."""
-    files: dict[str, list[str]] = {}
+def _pictures(
+    records: pd.DataFrame, out: Path, judged: Mapping[str, cells.Cells], plugins: tuple[Path, ...]
+) -> Iterator[list[str]]:
+    """Of each grid the files of its pictures: its profile, those its track draws from the records, and those that
+    measuring jobs left."""
     for grid, rows in records.groupby("grid", sort=False):
+        profile = profiles.draw(judged[str(grid)], out / f"{grid}_profile") if str(grid) in judged else []
         track = tracks(plugins).get(str(rows["track"].iloc[0]))
-        drawn = [path.name for path in track.figures(rows, out)] if track else []
-        files[str(grid)] = drawn + [path.name for path in sorted(out.glob(f"{grid}__*.png"))]
-    for of in cells.read(records):
-        grid = str(of.at["grid"])
-        files[grid] = [path.name for path in profiles.draw(of, out / f"{grid}_profile")] + files[grid]
-    return files
+        drawn = track.figures(rows, out) if track else []
+        yield [path.name for path in [*profile, *drawn, *sorted(out.glob(f"{grid}__*.png"))]]

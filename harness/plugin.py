@@ -28,6 +28,7 @@ from harness.source import undocumented
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pydantic.fields import FieldInfo
 
     from harness.plan import Job
     from harness.protection import Protection
@@ -46,6 +47,8 @@ class Plugin:
     """The name of the one that an author writes."""
     track: ClassVar[str]
     """The track it belongs to, or `any`."""
+    if TYPE_CHECKING:
+        __pydantic_fields__: ClassVar[Mapping[str, FieldInfo]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named settings, e.g. a paper's for one data set; a suite row asks for one by `preset:`."""
     deterministic: ClassVar[bool] = False

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from harness.suite import Grid, Suite
 
 Figure = dict[str, str | None]
@@ -53,6 +55,11 @@ class Protection(_Part):
 
 def _is(row: Mapping[str, Any], figure: Figure) -> bool:
     return row.get("concept") is None and all(row.get(name) == wanted for name, wanted in figure.items())
+
+
+def members(records: pd.DataFrame) -> dict[str, list[str]]:
+    """By task, what it is made of, as the records say (`Judging.of_cell`)."""
+    return {str(task): str(of).split("+") for task, of in records.groupby("task")["members"].first().dropna().items()}
 
 
 class Tuning(_Part):

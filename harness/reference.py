@@ -3,7 +3,6 @@ suite file's schema, and the public names. It is made of what these say of thems
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import inspect
 import re
@@ -40,10 +39,7 @@ class Described(NamedTuple):
 
 def fields(of: type[Plugin] | type[BaseModel]) -> list[Described]:
     """The fields of a plugin or of a part of a suite file."""
-    if issubclass(of, BaseModel):
-        found = of.model_fields
-    else:
-        found = {field.name: of.__pydantic_fields__[field.name] for field in dataclasses.fields(of)}  # type: ignore
+    found = of.__pydantic_fields__
     return [Described(name, _type(info), _default(info), _bounds(info), info.description or "")
             for name, info in found.items()]  # fmt: skip
 
@@ -67,7 +63,7 @@ def _name(annotation: Any) -> str:
 
 def _default(info: FieldInfo) -> str:
     if info.default_factory is not None:
-        return repr(info.default_factory())  # type: ignore[call-arg]
+        return repr(info.get_default(call_default_factory=True, validated_data={}))
     return "" if info.default is PydanticUndefined else repr(info.default)
 
 

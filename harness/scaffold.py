@@ -155,7 +155,8 @@ def write(kind: str, name: str, track: str, folder: Path, package: bool = False)
     if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise UsageError(f"'{name}' cannot be a plugin's name: write small letters, digits and _, a letter first")
     if (kind, track) not in _PLUGINS:
-        raise UsageError(f"there is no beginning for track '{track}'; there are: probe, diffusion")
+        there = ", ".join(" ".join(of) for of in _PLUGINS)
+        raise UsageError(f"there is no beginning for track '{track}' and kind {kind}; there are: {there}")
     words = {
         "name": name,
         "kind": kind,

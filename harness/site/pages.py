@@ -23,7 +23,6 @@ from plotly.offline import get_plotlyjs
 from harness import leaderboard, profiles
 from harness.catalogue import Catalogue, Entry
 from harness.cells import FIGURE, Cells
-from harness.cells import read as read_cells
 from harness.errors import UsageError
 from harness.flags import FLAGS
 from harness.formats import Section
@@ -115,7 +114,6 @@ class Board:
     def __init__(self, source: Source, out: Path, plugins: tuple[Path, ...]) -> None:
         self.source, self.out = source, out
         self.made = leaderboard.make(source.records, source.published, plugins=plugins)
-        self.cells = {str(of.at["grid"]): of for of in read_cells(source.records)}
         names = map(str, source.records["grid"].unique())
         self.grids = [self._grid(name, section) for name, section in zip(names, self.made.sections, strict=True)]
 
@@ -124,7 +122,7 @@ class Board:
             of[of["grid"] == name] if "grid" in of else of
             for of in (self.made.standings, self.made.comparisons, self.made.board, self.source.records)
         )
-        of = self.cells.get(name)
+        of = self.made.judged.get(name)
         kept = rows.loc[rows["judged"] == "kept", FIGURE].drop_duplicates()
         drawn = charts.judged(of, stood, board, kept) if of is not None else {}
         log = set(rows.loc[rows["scale"] == "log", "metric"])
