@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.plan import Plan
     from harness.suite import Grid, Suite
 
 Figure = dict[str, str | None]
@@ -107,12 +108,12 @@ class Judging(_Part):
         return self.protection if at.get("attacker") in (None, *self.attackers) else None
 
 
-def judging(suite: Suite, cells: Iterable[Mapping[str, Any]]) -> dict[str, Judging]:
-    """How the figures of a suite's grids are judged, by grid. cells: the coordinates of its cells."""
-    tasks: dict[str, dict[str, None]] = {grid.name: {} for grid in suite.grids}
-    for at in cells:
-        tasks[at["grid"]][at["task"]] = None
-    return {grid.name: _judging(suite, grid, tasks[grid.name]) for grid in suite.grids}
+def judging(plan: Plan) -> dict[str, Judging]:
+    """How the figures of a plan's grids are judged, by grid."""
+    tasks: dict[str, dict[str, None]] = {grid.name: {} for grid in plan.suite.grids}
+    for cell in plan.cells:
+        tasks[cell.coordinates["grid"]][cell.coordinates["task"]] = None
+    return {grid.name: _judging(plan.suite, grid, tasks[grid.name]) for grid in plan.suite.grids}
 
 
 def _judging(suite: Suite, grid: Grid, tasks: Iterable[str]) -> Judging:

@@ -85,8 +85,7 @@ def collect(plan: Plan, store: Store, failed: Mapping[str, str]) -> pd.DataFrame
         key: read_figures(ensure(job, store, plan.suite.plugins)) for key, job in keys.items() if key not in failed
     }
     cells = ((cell.coordinates, cell.job.key) for cell in plan.cells)
-    judging = protection.judging(plan.suite, (cell.coordinates for cell in plan.cells))
-    return assemble(cells, figures, failed, averaging(plan.suite), judging)
+    return assemble(cells, figures, failed, averaging(plan.suite), protection.judging(plan))
 
 
 def averaging(suite: Suite) -> Averaging:

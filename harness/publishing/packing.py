@@ -62,15 +62,11 @@ def pack(plan: Plan, store: Store, failed: Mapping[str, str], opening: Mapping[s
     return {
         **opening,
         "metrics": averaging(plan.suite),
-        "judging": {name: of.model_dump(mode="json") for name, of in _judging(plan).items()},
+        "judging": {name: of.model_dump(mode="json") for name, of in protection.judging(plan).items()},
         "kinds": kinds.values,
         "cells": cells,
         "costs": _costs(plan, store),
     }
-
-
-def _judging(plan: Plan) -> Mapping[str, protection.Judging]:
-    return protection.judging(plan.suite, (cell.coordinates for cell in plan.cells))
 
 
 def pack_suite(suite: Suite) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def _plan(found: Submission, folder: Path, plugins: replan.Plugins, report: Repo
         for name, told in of.items():
             if averaging.get(track, {}).get(name, told.model_dump()) != told.model_dump():
                 report.problems.append(f"metric '{name}' has another unit or scale here")
-    if protection.judging(plan.suite, (cell.coordinates for cell in plan.cells)) != found.judging:
+    if protection.judging(plan) != found.judging:
         report.problems.append("its figures are judged otherwise here")
     planned = {(_identity(cell.coordinates), cell.job.key) for cell in plan.cells}
     submitted = {(_identity(found.coordinates(cell)), cell.key) for cell in found.cells}
