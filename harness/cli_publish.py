@@ -16,7 +16,7 @@ def _print_schema(wanted: bool) -> None:
     if wanted:
         import json
 
-        from harness.publishing.submission import Submission
+        from harness.publishing.schema import Submission
 
         print(json.dumps(Submission.model_json_schema(), indent=1))
         raise typer.Exit

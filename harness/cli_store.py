@@ -20,7 +20,7 @@ app = typer.Typer(help="The store of finished jobs: see, share, check and clean 
 @app.command("ls")
 def ls(suite: Suites = []) -> None:
     """Show how many artifacts of each stage there are, how large, and what they took to compute."""
-    from harness.formats import tabulated
+    from harness.leaderboard.formats import tabulated
     from harness.records import inventory
     from harness.store import Store
 

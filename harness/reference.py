@@ -19,7 +19,7 @@ from tabulate import tabulate
 from harness import suite as suites
 from harness.catalogue import Catalogue, Entry
 from harness.errors import RunError, UsageError
-from harness.flags import FLAGS
+from harness.leaderboard.flags import FLAGS
 from harness.plugin import KINDS, Metric, Plugin, Track
 from harness.source import module_path
 

@@ -16,7 +16,7 @@ from harness.diffusion.concepts import GroupBlock
 from harness.diffusion.concepts import read as read_concepts
 from harness.diffusion.protocol import Protocol
 from harness.errors import RunError
-from harness.flags import FLAGS
+from harness.leaderboard.flags import FLAGS
 from harness.plugin import KINDS
 from harness.reference import build, fields
 from harness.suite import SuiteFile, load

@@ -19,14 +19,16 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from harness import cells, leaderboard
+from harness import leaderboard
 from harness.catalogue import Catalogue
 from harness.errors import UsageError
-from harness.flags import FLAGS
+from harness.leaderboard import cells
+from harness.leaderboard.flags import FLAGS
 from harness.publishing import submission
+from harness.records import load
 from harness.reference import fields
 from harness.site import build
-from tests.test_standings import frame, grid, rate
+from tests.leaderboard.test_standings import frame, grid, rate
 
 HOSTILE = "<b>mine</b> & co"
 SLOW = "slow <img src=x>"
@@ -171,7 +173,7 @@ def test_nothing_comes_from_the_network(site):
 
 def test_the_tables_are_the_boards(runs, site):
     for run in ("rates", "all pairs"):
-        records = leaderboard.record_files.load(runs / run / "records.parquet")
+        records = load(runs / run / "records.parquet")
         told = runs / run / "published.csv"
         made = leaderboard.make(records, leaderboard.read_published(told) if told.is_file() else None)
         page = Page(site / "boards" / run / "index.html")
@@ -237,7 +239,7 @@ def test_the_map_has_every_pair(site):
 
 
 def test_cells_are_the_judging_records(runs, site):
-    records = leaderboard.record_files.load(runs / "rates" / "records.parquet")
+    records = load(runs / "rates" / "records.parquet")
     judging = records[records["judged"].notna()]
     (rows,) = Page(site / "boards" / "rates" / "cells.html").data
     assert len(rows) == len(judging)
@@ -316,7 +318,7 @@ def test_contact_sheets_are_there_the_undefended_first(site):
 
 def test_a_board_of_submissions_tells_what_is_known_of_them(tmp_path):
     """Its tier, where and by what it was computed, and the very file to download."""
-    file = Path(__file__).parent / "submissions" / "tiny" / "tiny.json.gz"
+    file = Path(__file__).parent / "publishing" / "submissions" / "tiny" / "tiny.json.gz"
     build(tmp_path / "site", file.parents[1])
     (page,) = (tmp_path / "site").rglob("tiny/index.html")
     text = page.read_text()

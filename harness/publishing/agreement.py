@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from harness.publishing.submission import Cell, Submission
+from harness.publishing.schema import Cell, Submission
 from harness.records import Averaging
 
 COSTS = ("s", "MiB")

@@ -15,7 +15,7 @@ from harness import leaderboard
 from harness.catalogue import Catalogue
 from harness.errors import UsageError
 from harness.publishing import submission, tiers
-from harness.publishing.submission import Submission
+from harness.publishing.schema import Submission
 from harness.suite import read
 
 _TEXTS = (".md", ".tex", ".html")

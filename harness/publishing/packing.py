@@ -24,7 +24,7 @@ from harness.errors import UsageError
 from harness.plan import Plan
 from harness.plugin import PluginSpec
 from harness.publishing import provenance, submission
-from harness.publishing.submission import Submission
+from harness.publishing.schema import FORMAT, Submission
 from harness.records import FILE, averaging, read_figures
 from harness.runner import ensure
 from harness.store import Store, default_root, file_digest
@@ -39,7 +39,7 @@ OF_SUITE = ("suite", "suite_version", "track")
 def opening(plan: Plan, store: Store) -> dict[str, Any]:
     """What a submission says of a run that is about to begin: its suite, its plugins and where it is made."""
     made = {**provenance.gather(), "stages": stages(plan), "computed": len(plan.missing(store))}
-    return {"format": submission.FORMAT, **pack_suite(plan.suite), "provenance": made}
+    return {"format": FORMAT, **pack_suite(plan.suite), "provenance": made}
 
 
 def pack(plan: Plan, store: Store, failed: Mapping[str, str], opening: Mapping[str, Any]) -> dict[str, Any]:

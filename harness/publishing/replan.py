@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from harness.catalogue import Catalogue
 from harness.errors import UsageError, describe
 from harness.plugin import PluginSpec
-from harness.publishing import submission as schema
-from harness.publishing.submission import InvalidSubmission, Submission
+from harness.publishing import schema
+from harness.publishing.schema import InvalidSubmission, Submission
 from harness.suite import Grid, Suite
 
 

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import UsageError, describe
-from harness.publishing.submission import SUFFIX, Digest, Text
+from harness.publishing.schema import Digest, Text
+from harness.publishing.submission import SUFFIX
 from harness.store import file_digest
 
 

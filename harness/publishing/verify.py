@@ -25,7 +25,7 @@ from harness.plan import Cell, Plan, ancestry, make
 from harness.publishing import provenance, replan, submission
 from harness.publishing.agreement import Agreement, Spread, compare
 from harness.publishing.packing import OF_SUITE, stages
-from harness.publishing.submission import InvalidSubmission, Submission
+from harness.publishing.schema import InvalidSubmission, Submission
 from harness.publishing.tiers import Tier, Verification
 from harness.runner import ensure
 from harness.store import Store, default_root, file_digest

@@ -14,8 +14,8 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.colors import hex_to_rgb
 
-from harness.cells import FIGURE, Cells
-from harness.readable import unrounded
+from harness.leaderboard.cells import FIGURE, Cells
+from harness.leaderboard.readable import unrounded
 from harness.tables import number
 
 plotly.io.templates.default = None  # the page adds one, light or dark

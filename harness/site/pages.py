@@ -20,12 +20,13 @@ import pandas as pd
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from harness import leaderboard, profiles
+from harness import leaderboard
 from harness.catalogue import Catalogue, Entry
-from harness.cells import FIGURE, Cells
 from harness.errors import UsageError
-from harness.flags import FLAGS
-from harness.formats import Section
+from harness.leaderboard import profiles
+from harness.leaderboard.cells import FIGURE, Cells
+from harness.leaderboard.flags import FLAGS
+from harness.leaderboard.formats import Section
 from harness.reference import fields
 from harness.site import charts
 from harness.site.charts import Chart

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.leaderboard.stats import intervals
 from harness.protection import members
-from harness.stats import intervals
 
 GRID = ["suite", "suite_version", "grid", "track"]
 FIGURE = ["metric", "role", "policy", "split"]

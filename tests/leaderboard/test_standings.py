@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from harness import leaderboard, records
-from harness.cells import read
-from harness.standings import comparisons, standings
+from harness.leaderboard.cells import read
+from harness.leaderboard.standings import comparisons, standings
 
 
 def rate(defense, attacker, task, seed, value, **more):

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from harness import leaderboard
-from harness.flags import FLAGS
-from tests.test_standings import frame, grid, rate
+from harness.leaderboard.flags import FLAGS
+from tests.leaderboard.test_standings import frame, grid, rate
 
 FIVE = (1, 2, 3, 4, 5)
 

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from harness import api, leaderboard, records
 from harness.errors import UsageError
 from harness.publishing import packing, submission
-from harness.publishing.submission import InvalidSubmission
+from harness.publishing.schema import FORMAT, InvalidSubmission
 from tests.test_cli import immunebench
 from tests.test_runner import FAULTY
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FIXTURE = Path(__file__).parent / "submissions" / "tiny" / "tiny.json.gz"
 """Of format 1, by `immunebench submit`; it stays as it is, and loadable, when the format goes on."""
 
@@ -282,7 +282,7 @@ def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
 
 
 def test_a_newer_format_asks_for_an_upgrade(content, tmp_path):
-    content["format"] = submission.FORMAT + 1
+    content["format"] = FORMAT + 1
     submission.write(content, tmp_path / "new.json")
     done = immunebench("leaderboard", tmp_path / "new.json", "--out", tmp_path / "out")
     assert done.returncode == 2

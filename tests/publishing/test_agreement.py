@@ -8,7 +8,7 @@ from scipy import stats
 
 from harness.publishing import submission
 from harness.publishing.agreement import Agreement, Spread, compare
-from tests.test_submission import FIXTURE, content_of, resealed
+from tests.publishing.test_submission import FIXTURE, content_of, resealed
 
 AVERAGING = {"probe": {"rir": {"unit": None, "scale": "log"}, "score": {"unit": None, "scale": "linear"},
                        "seconds": {"unit": "s", "scale": "linear"}}}  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from harness.cells import Cells
+from harness.leaderboard.cells import Cells
 from harness.tables import interval, number
 
 

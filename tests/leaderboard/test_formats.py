@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from harness import formats
+from harness.leaderboard import formats
 
 NASTY = r"50 % of κ ≥ 2 & θ_1 #3 {a} ~b^c $d \e <f> | “é” – 日"
 SECTIONS = [formats.Section(f"grid {NASTY}", [(pd.DataFrame({NASTY: [NASTY, None]}), NASTY)], [NASTY, "plain"])]

@@ -10,10 +10,10 @@ import pytest
 from harness import api, cli_publish
 from harness.errors import UsageError
 from harness.publishing import boards, packing, submission, tiers
+from tests.publishing.test_submission import FIXTURE, content_of, resealed, with_sheet
 from tests.test_cli import immunebench
-from tests.test_submission import FIXTURE, content_of, resealed, with_sheet
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SUBMISSIONS = FIXTURE.parents[1]
 
 

@@ -4,9 +4,9 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from harness.cells import read
-from harness.profiles import draw
-from tests.test_standings import frame, grid
+from harness.leaderboard.cells import read
+from harness.leaderboard.profiles import draw
+from tests.leaderboard.test_standings import frame, grid
 
 
 def of(values, seeds=(1, 2, 3)):

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from harness.cells import Cells
-from harness.stats import holm, intervals, rank_intervals
+from harness.leaderboard.cells import Cells
+from harness.leaderboard.stats import holm, intervals, rank_intervals
 
 LEVEL = 0.95
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness.stats import holm, intervals, performance_profile, rank_intervals, task_variance
+from harness.leaderboard.stats import holm, intervals, performance_profile, rank_intervals, task_variance
 
 DRAWS = 1500
 

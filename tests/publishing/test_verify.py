@@ -17,11 +17,11 @@ from harness.catalogue import Catalogue
 from harness.errors import UsageError
 from harness.plan import make
 from harness.publishing import packing, replan, submission, tiers, verify
-from harness.publishing.submission import InvalidSubmission, Plugin, Suite
+from harness.publishing.schema import InvalidSubmission, Plugin, Suite
 from harness.suite import load
+from tests.publishing.test_submission import content_of, resealed
 from tests.test_cli import immunebench
 from tests.test_plugin import MINE
-from tests.test_submission import content_of, resealed
 from tests.test_suite import change
 
 
