@@ -28,6 +28,7 @@ from harness.publishing import submission
 from harness.records import load
 from harness.reference import fields
 from harness.site import build
+from harness.tables import interval
 from tests.leaderboard.test_standings import frame, grid, rate
 
 HOSTILE = "<b>mine</b> & co"
@@ -227,6 +228,20 @@ def test_the_charts_show_the_boards_figures(runs, site):
     ]
     (front, _) = [trace for trace in drawn if trace["name"] == "no other is better in both"]
     assert front["y"] == pytest.approx([stood.loc[HOSTILE, "worst"], 1])  # ascent protects less and keeps less
+
+
+def test_every_chart_can_be_read_as_a_table(runs, site):
+    """All but that of the intervals, whose figures are the standings."""
+    for run in ("rates", "all pairs"):
+        page = Page(site / "boards" / run / "index.html")
+        assert len([of for of in page.data if "data" in of]) == page.text.count("As a table") + 1
+    board = pd.read_csv(runs / "rates" / "leaderboard.csv")
+    curve = board[(board["defense"] == HOSTILE) & (board["attacker"] == "lora")].sort_values("step")
+    tables = Page(site / "boards" / "rates" / "index.html").tables
+    (steps,) = [rows for caption, rows in tables.items() if caption.startswith("lora: rate")]
+    rows = {row[0]: row[1:] for row in steps[1:]}
+    assert steps[0] == ["defense", "30", "60"]
+    assert rows[HOSTILE] == [interval(row) for _, row in curve.iterrows()]
 
 
 def test_the_map_has_every_pair(site):

@@ -16,7 +16,7 @@ from plotly.colors import hex_to_rgb
 
 from harness.leaderboard.cells import FIGURE, Cells
 from harness.leaderboard.readable import unrounded
-from harness.tables import number
+from harness.tables import interval, number
 
 plotly.io.templates.default = None  # the page adds one, light or dark
 THEMES = {"light": "plotly_white", "dark": "plotly_dark"}
@@ -27,7 +27,7 @@ SYMBOLS = ["circle", "square", "diamond", "cross", "x", "triangle-up", "triangle
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart with its text alternative and, where they are few, its figures as a table."""
+    """A chart with its text alternative; table: its figures, where the page has them in no other."""
 
     title: str
     about: str
@@ -181,8 +181,12 @@ def curves(board: pd.DataFrame, log: Collection[str], of: Cells | None) -> Itera
             figure.add_hline(of.broken, line={"dash": "dot", "color": "gray"}, annotation_text="broken")
         figure.update_xaxes(type="category", categoryorder="array", categoryarray=[str(step) for step in steps])
         figure.update_yaxes(type="log" if parts[0] in log else "linear")
+        told = rows.assign(told=[interval(row) for _, row in rows.iterrows()]).pivot(
+            index="defense", columns="step", values="told"
+        )
+        table = told.reindex(rows["defense"].unique()).fillna("").reset_index()
         yield Chart(f"{attacker or 'released'}: {what}", f"Line chart of {what} against steps of {attacker}, a line a "
-                    "defense; all its figures are in leaderboard.csv.", figure)  # fmt: skip
+                    "defense.", figure, table)  # fmt: skip
 
 
 def of_figure(board: pd.DataFrame, figure: Mapping[str, Any]) -> pd.DataFrame:
