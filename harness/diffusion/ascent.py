@@ -33,7 +33,9 @@ class AscentDefense(DiffusionDefense):
     """
 
     steps: int = Field(500, ge=1, description="steps of the ascent, at most")
-    stop_at: float | None = Field(None, gt=0, description="end once the loss that is ascended has reached this")
+    stop_at: float | None = Field(
+        None, gt=0, description="end once the loss that is ascended, on the batch of a step, has reached this"
+    )
     lr: float = Field(3e-5, gt=0, description="β, AdamW's step size")
     batch_size: int = Field(1, ge=1, description="pictures of each concept a step")
     weights: WeightSet = Field("cross_attention", description="what is changed")
@@ -136,7 +138,12 @@ class MergingDefense(UnrolledDefense):
     """Merges the keys and values adapted to each concept; see `harness.diffusion.merge`."""
 
     ridge: float = Field(1e-4, ge=0, description="ρ, on the captions' Gram matrix, in units of its mean eigenvalue")
-    captions: int = Field(200, ge=1, description="captions for C_reg, the first of the file")
+    captions: int = Field(
+        200,
+        ge=1,
+        description="captions for C_reg, the first of those that the defense is told "
+        "of: none says a target or what is held out",
+    )
 
     def merge(self, model: TextToImage, targets: Targets) -> Merge:
         """The layer of the targets' prompts and the captions."""

@@ -19,7 +19,7 @@ class Erasure(BaseModel):
     keep: float = Field(1.0, gt=0, description="p: weight of the rows to keep")
     ridge: float = Field(0.5, gt=0, description="λ: weight of the weights as they were")
     gate: float = Field(0.9, ge=0, le=1, description="the erased base must draw its other concepts at least this "
-                        "well, as a share of what it did before")  # fmt: skip
+                        "well, as a share of what it did before (of those that the base can judge)")  # fmt: skip
 
 
 class Sampling(BaseModel):

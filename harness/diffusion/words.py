@@ -14,7 +14,7 @@ from harness.errors import RunError
 class NewWord:
     """A token added to a model's vocabulary, its embedding begun as another word's.
 
-    Raises `RunError` if the token exists or the word to begin with is not one token.
+    A word of several tokens gives their mean. Raises `RunError` if the token exists, or the word has none.
     """
 
     def __init__(self, model: TextToImage, token: str, begin: str) -> None:

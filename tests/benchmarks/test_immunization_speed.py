@@ -2,7 +2,7 @@
 
 `make bench`; read the ratio in the table's brackets, and the memory with `--benchmark-json`. Not asserted: a timing is
 no test. The plain unroll is the one that the tests take for an oracle: concept by concept, the text encoder at every
-pass, the whole system of the merge solved for every matrix.
+pass of the U-Net and once for the rows of a merge, the whole system of which is solved for every matrix.
 """
 
 import math

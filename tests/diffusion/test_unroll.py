@@ -54,8 +54,8 @@ def plain_loss(model: TextToImage, batch: Batch, weights: dict[str, torch.Tensor
     return functional.mse_loss(predicted, wanted)
 
 
-def plain_merge(model: TextToImage, of: Targets, pretrained: torch.Tensor, adapted: list[torch.Tensor], ridge: float):
-    """The dense system of the merge, for one matrix."""
+def plain_rows(model: TextToImage, of: Targets, ridge: float) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """The rows of each concept's words, and the captions' Gram matrix with its ridge."""
 
     def rows(prompt: str, first: int) -> torch.Tensor:
         numbers = model.tokenizer([prompt]).input_ids[0]
@@ -64,14 +64,19 @@ def plain_merge(model: TextToImage, of: Targets, pretrained: torch.Tensor, adapt
 
     c = [rows(given.concept.prompted(), 4) for given in of]  # start, an, artwork, by, NAME, end
     captions = torch.cat([rows(caption, 1) for caption in of.captions])
-    width = pretrained.shape[1]
-    gram = captions.T @ captions
-    gram = gram + ridge * gram.trace() / width * torch.eye(width, dtype=gram.dtype)
+    gram, width = captions.T @ captions, captions.shape[1]
+    return c, gram + ridge * gram.trace() / width * torch.eye(width, dtype=gram.dtype)
+
+
+def plain_merge(
+    c: list[torch.Tensor], gram: torch.Tensor, pretrained: torch.Tensor, adapted: list[torch.Tensor]
+) -> torch.Tensor:
+    """The dense system of the merge, for one matrix."""
     every = torch.cat(c)
     none = torch.zeros(len(every), len(every), dtype=gram.dtype)
     system = torch.cat([torch.cat([2 * gram, -every.T], 1), torch.cat([every, none], 1)])
     wanted = torch.cat([r @ w.T for r, w in zip(c, adapted, strict=True)])
-    return torch.linalg.solve(system, torch.cat([2 * gram @ pretrained.T, wanted]))[:width].T
+    return torch.linalg.solve(system, torch.cat([2 * gram @ pretrained.T, wanted]))[: len(gram)].T
 
 
 def plain_harm(model: TextToImage, of: Targets, steps: list[list[Batch]], last: list[Batch], settings: dict):
@@ -88,12 +93,12 @@ def plain_harm(model: TextToImage, of: Targets, steps: list[list[Batch]], last: 
                 size = size * norm / torch.sqrt(sum((g * g).sum() for g in gradients))
             mine = {name: w - size * g for (name, w), g in zip(mine.items(), gradients, strict=True)}
         adapted.append(mine)
-    combined = {}
+    rows, combined = plain_rows(model, of, settings["ridge"]), {}
     for name, weight in weights.items():
         of_concepts = [mine[name] for mine in adapted]
         if ".attn2.to_k." in name or ".attn2.to_v." in name:
             fixed = weight.detach() if settings["mode"] == "paper" else weight
-            combined[name] = plain_merge(model, of, fixed, of_concepts, settings["ridge"])
+            combined[name] = plain_merge(*rows, fixed, of_concepts)
         else:
             combined[name] = sum(of_concepts) / len(of_concepts)
     return sum(plain_loss(model, batch, combined) for batch in last) / len(last)
