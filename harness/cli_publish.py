@@ -56,7 +56,7 @@ def leaderboard(
     if what[0].is_file():
         if out is None:
             raise UsageError("say where a board made of submissions goes: --out DIR")
-        made = boards.make(what, out)
+        made = boards.make(what, out, tuple(plugin))
     elif len(what) > 1 or out:
         raise UsageError("give one folder that `run` wrote, or submissions (files) and --out DIR")
     else:

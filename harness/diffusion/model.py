@@ -79,7 +79,8 @@ class TextToImage:
         Raises `RunError` if there is none, or no hub in reach to fetch it from."""
         where = locate(base)
         dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
-        settings: dict[str, Any] = {"dtype": dtype, "safety_checker": None, "requires_safety_checker": False}
+        settings: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "safety_checker": None,
+                                    "requires_safety_checker": False}  # fmt: skip
         try:
             try:
                 pipeline = StableDiffusionPipeline.from_pretrained(where, local_files_only=True, **settings)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.leaderboard.stats import intervals
+from harness.leaderboard.stats import intervals, limits
 from harness.protection import members
 
 GRID = ["suite", "suite_version", "grid", "track"]
@@ -77,14 +77,15 @@ class Cells:
     @cached_property
     def worst(self) -> pd.Series:
         """What the strongest attacker of each task and seed leaves, over all attackers: a weak one takes nothing from
-        it. NaN throughout where no attacker breaks the undefended model: then no defense is tried."""
-        lowest = self.scores.min(axis=1)
-        return lowest if len(self.weak) < len(self.scores.columns) else lowest * np.nan
+        it. NaN where an attacker that breaks the undefended model has no figure, for a defense is not to gain by an
+        attack that failed; so throughout where none breaks it: then no defense is tried."""
+        strong = self.scores.drop(columns=self.weak)
+        return self.scores.min(axis=1).where(strong.notna().all(axis=1) & (len(strong.columns) > 0))
 
     @cached_property
     def mean(self) -> pd.Series:
-        """What the attackers that break the undefended model leave on average."""
-        return self.scores.drop(columns=self.weak).mean(axis=1)
+        """What the attackers that break the undefended model leave on average, where none of them is missing."""
+        return self.scores.drop(columns=self.weak).mean(axis=1, skipna=False)
 
     @cached_property
     def by_task(self) -> pd.DataFrame:
@@ -98,12 +99,12 @@ class Cells:
         flat = scores.rename("score").reset_index()
         random = ~flat["defense"].isin(self.exact)
         found = intervals(flat["defense"], flat["task"], flat["seed"].where(random), flat["score"],
-                          pd.Series(False, flat.index), self.members)  # fmt: skip
+                          pd.Series(False, flat.index), self.members, resolution=self.resolution)  # fmt: skip
         bounds = [f"{kind}_{side}" for kind in ("ci", "tasks") for side in ("low", "high")]
         shown: pd.DataFrame = found[["value", *bounds]].apply(self.value).reindex(self.defenses)
         if self.better == "lower":  # what bounds a score from below bounds its figure from above
             shown.columns = ["value", "ci_high", "ci_low", "tasks_high", "tasks_low"]
-        return shown[["value", *bounds]]
+        return shown[["value", *bounds]].clip(*limits(self.figure["unit"]))
 
 
 def read(records: pd.DataFrame) -> Iterator[Cells]:

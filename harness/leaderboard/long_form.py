@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import UsageError
-from harness.leaderboard.stats import intervals
+from harness.leaderboard.stats import intervals, limits
 from harness.protection import members
 from harness.records import SCHEMA
 
@@ -56,6 +56,9 @@ def board(records: pd.DataFrame, published: pd.DataFrame | None = None) -> pd.Da
     long["n_tasks"] = counts["task"].nunique()
     long["n_seeds"] = counts["seed"].nunique().clip(lower=1)
     long["unit"] = counts["unit"].first()
+    for unit, rows in long.groupby("unit").groups.items():
+        ends = ["ci_low", "ci_high", "tasks_low", "tasks_high"]
+        long.loc[rows, ends] = long.loc[rows, ends].clip(*limits(str(unit)))
     notes, of_cell = _notes(groups, measured), cells[measured.index].groupby(groups).first()
     long["note"] = ["; ".join(filter(None, (notes[g], holes.get(of_cell[g])))) for g in long.index]
 

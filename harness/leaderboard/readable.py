@@ -41,7 +41,8 @@ def standing(
             table[title] = figures["mean" if attacker == "mean" else f"attacker {attacker}"].map(number).to_numpy()
     table["flags"] = flags
     where = ", ".join(str(of.figure[name]) for name in ("role", "policy", "split") if of.figure[name])
-    first = " after the last step: of each task and seed what its strongest attacker leaves, then the mean"
+    first = (" after the last step: of each task and seed what its strongest attacker leaves, then the mean (where "
+             "several are equally strong it is worse than each: chance picks one)")  # fmt: skip
     below = (
         f"{what} ({where}){first if attacked else ''}; a defender wants it {of.better}. In brackets a 95 % t interval "
         "over seeds, on these tasks. A rank is all that the paired comparisons (Holm, 5 %) leave open."

@@ -26,8 +26,7 @@ def comparisons(of: Cells) -> pd.DataFrame:
     in either, the latter alone.
     """
     wide = of.worst.unstack("defense").reindex(columns=of.defenses)
-    level = wide.mean()
-    pairs = [(a, b) if not level[b] > level[a] else (b, a) for a, b in combinations(of.defenses, 2)]
+    pairs = [(a, b) if not _mean(wide[a] - wide[b]) < 0 else (b, a) for a, b in combinations(of.defenses, 2)]
     rows = pd.DataFrame([{**of.at, "defense": a, "other": b} for a, b in pairs],
                         columns=[*of.at, "defense", "other"])  # fmt: skip
     apart = {i: wide[a] - wide[b] for i, (a, b) in enumerate(pairs)}
@@ -57,6 +56,11 @@ def comparisons(of: Cells) -> pd.DataFrame:
     parts = [rows[[*of.at, "defense", "other"]], turned, rows.drop(columns=[*of.at, "defense", "other"])]
     whole: pd.DataFrame = pd.concat(parts, axis=1)
     return whole
+
+
+def _mean(apart: pd.Series) -> float:
+    """Of what two defenses differ by on the cells that both have, as `stats.intervals` takes it: of seeds."""
+    return float(apart.groupby("seed").mean().mean())
 
 
 def standings(of: Cells, compared: pd.DataFrame) -> pd.DataFrame:

@@ -63,6 +63,11 @@ def intervals(
     return found
 
 
+def limits(unit: str | None) -> tuple[float, float]:
+    """Between what figures of a unit lie: a share between 0 and 1. An interval that ends there covers no less."""
+    return (0.0, 1.0) if unit is not None and unit.startswith("share") else (-np.inf, np.inf)
+
+
 def task_variance(by_task: pd.DataFrame, members: Mapping[str, Sequence[str]]) -> tuple[pd.Series, pd.Series]:
     """The variance of each row's mean over tasks, as other tasks of their kind would have it, and from how many
     clusters; NaN where there is but one.

@@ -6,18 +6,19 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from harness.publishing.schema import Cell, Submission
+from harness.publishing.schema import COSTS, Cell, Submission
 from harness.records import Averaging
 
-COSTS = ("s", "MiB")
-"""Units of what a machine takes, which no other one takes alike."""
 RELATIVE, ABSOLUTE = 1e-6, 1e-9
 """How far rounding may carry a figure."""
+FARTHEST = 6.0
+"""So many standard deviations two draws may differ by, however few seeds there are to tell what one is."""
 
 
 class Agreement(StrEnum):
@@ -33,37 +34,40 @@ class Spread:
     """How a submission's figures differ from seed to seed.
 
     A second draw of a cell differs from the first as two seeds do: by t·s·√2 at most, where s is the standard deviation
-    over the other seeds of the same cell (the cell's own figure, which is what is doubted, does not count), on the
-    scale on which the metric is averaged. t has two sides and a level of 95 % for all `figures` that are compared
-    together. Fewer than two other seeds have no spread.
+    over seeds, pooled over all tasks of the row (the cell's own figure, which is what is doubted, does not count), on
+    the scale on which the metric is averaged. t has two sides and a level of 95 % for all `figures` that are compared
+    together, and is `FARTHEST` at most. With fewer than two degrees of freedom there is no spread.
     """
 
     def __init__(self, submission: Submission, averaging: Averaging, figures: int) -> None:
         self._averaging, self._share = averaging, 0.05 / max(figures, 1)
-        self._values: dict[str, dict[str, float]] = defaultdict(dict)
+        self._values: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
         for cell in submission.cells:
             if cell.failed is None:
                 for figure in submission.figures(cell):
                     if figure["value"] is not None:
-                        self._values[_place(cell, figure)][cell.key] = figure["value"]
+                        self._values[_place(cell, figure)][str(cell.at["task"])][cell.key] = figure["value"]
 
     def holds(self, cell: Cell, figure: Mapping[str, Any], track: str, again: float) -> bool:
         """Whether `again` may be another draw of a figure of `cell`."""
         told = [figure["value"], again]
-        others = [value for key, value in self._values[_place(cell, figure)].items() if key != cell.key]
+        by_task = self._values[_place(cell, figure)].values()
+        others = [[value for key, value in of.items() if key != cell.key] for of in by_task]
         if self._averaging.get(track, {}).get(figure["metric"], {}).get("scale") == "log":
-            if min(told + others) <= 0:
+            if min(chain(told, *others)) <= 0:
                 return False
-            told, others = [math.log(value) for value in told], [math.log(value) for value in others]
-        if len(others) < 2:
+            told, *others = [[math.log(value) for value in of] for of in (told, *others)]
+        freedom = sum(len(of) - 1 for of in others if of)
+        if freedom < 2:
             return False
-        t = stats.t.ppf(1 - self._share / 2, len(others) - 1)
-        return bool(abs(told[0] - told[1]) <= t * np.std(others, ddof=1) * math.sqrt(2))
+        s = math.sqrt(sum(np.var(of) * len(of) for of in others if of) / freedom)
+        t = min(FARTHEST, stats.t.ppf(1 - self._share / 2, freedom))
+        return bool(abs(told[0] - told[1]) <= t * s * math.sqrt(2))
 
 
 def _place(cell: Cell, figure: Mapping[str, Any]) -> str:
-    """What a figure has in common with those of the other seeds."""
-    at = {name: value for name, value in cell.at.items() if name != "seed"} | _coordinates(figure)
+    """What a figure has in common with those of other seeds and tasks."""
+    at = {name: value for name, value in cell.at.items() if name not in ("seed", "task")} | _coordinates(figure)
     return str(sorted((name, value) for name, value in at.items() if value is not None))
 
 

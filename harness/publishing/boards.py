@@ -43,22 +43,27 @@ def load(files: Sequence[Path]) -> Merged:
     return Merged(records, _published(next(iter(found.values())).suite.name), "; ".join(told), found)
 
 
-def make(files: Sequence[Path], out: Path) -> leaderboard.Boards:
-    """The board of submissions, with its contact sheets, into the folder `out`; raises what `load` raises."""
+def make(files: Sequence[Path], out: Path, plugins: tuple[Path, ...] = ()) -> leaderboard.Boards:
+    """The board of submissions, with its contact sheets, into the folder `out`; of a sheet that several have, the
+    first's. plugins: files that may hold a track. Raises what `load` raises."""
     merged = load(files)
     out.mkdir(parents=True, exist_ok=True)
+    copied: set[str] = set()
     for path, of in merged.submissions.items():
         for name, _ in of.pictures():
-            shutil.copyfile(path.parent / name, out / name)
-    return leaderboard.draw(merged.records, merged.published, out, f"Tier: {merged.tier}.")
+            if name not in copied:
+                shutil.copyfile(path.parent / name, out / name)
+                copied.add(name)
+    return leaderboard.draw(merged.records, merged.published, out, f"Tier: {merged.tier}.", plugins)
 
 
 def merge(found: Sequence[Submission], names: Sequence[Path]) -> pd.DataFrame:
-    """The records of all submissions, a cell that two of them have alike once; raises `UsageError` if they are of
-    different suites, versions or protocols, or tell different figures of one cell."""
+    """The records of all submissions, a cell that two of them have alike once, as the first has it; raises `UsageError`
+    if they are of different suites, versions or protocols, or tell different figures of one cell. Costs may differ."""
     first = found[0].suite
     protocols: dict[str, tuple[str, dict[str, Any]]] = {}
-    cells: dict[str, tuple[Path, set[Any]]] = {}
+    cells: dict[str, tuple[Path, list[Any]]] = {}
+    parts: list[pd.DataFrame] = []
     for of, name in zip(found, names, strict=True):
         suite = of.suite
         if (suite.name, suite.version) != (first.name, first.version):
@@ -73,17 +78,29 @@ def merge(found: Sequence[Submission], names: Sequence[Path]) -> pd.DataFrame:
             before, other = cells.setdefault(label, (name, told))
             if told != other:
                 raise UsageError(f"{name} and {before} differ in the cell {label}: leave one of them out")
-    records = pd.concat([of.records() for of in found]).drop_duplicates(ignore_index=True)
+        parts.append(_beyond(of.records(), parts))
+    records = pd.concat(parts, ignore_index=True)
     order = {grid: place for place, grid in enumerate(records["grid"].unique())}
     return records.sort_values("grid", key=lambda names: names.map(order), kind="stable", ignore_index=True)
 
 
-def _told(of: Submission) -> dict[str, set[Any]]:
-    """What is told of each cell: the keys of its jobs, and their digests or reasons."""
-    told: dict[str, set[Any]] = {}
+def _told(of: Submission) -> dict[str, list[Any]]:
+    """What is told of each cell that has figures: the keys of its jobs, and their figures less costs, or reasons."""
+    told: dict[str, list[Any]] = {}
     for cell in of.cells:
-        told.setdefault(cell.label, set()).add((cell.key, cell.failed, *sorted(cell.files.items())))
+        if cell.failed is not None:
+            told.setdefault(cell.label, []).append([cell.key, cell.failed])
+        elif figures := [figure for figure in of.figures(cell) if not of.is_cost(cell, figure)]:
+            told.setdefault(cell.label, []).append([cell.key, figures])
     return told
+
+
+def _beyond(records: pd.DataFrame, before: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Those of cells that none of the records before has."""
+    at = ["grid", "task", "defense", "attacker", "seed", "key"]
+    known = {row for of in before for row in of[at].astype("string").fillna("").itertuples(index=False, name=None)}
+    own = records[at].astype("string").fillna("").itertuples(index=False, name=None)
+    return records[[row not in known for row in own]]
 
 
 def _published(name: str) -> pd.DataFrame | None:

@@ -213,8 +213,8 @@ def submit(run: Path, out: Path | None = None) -> tuple[Path, Submission]:
 
 
 def _leaks(value: Any, folders: Sequence[str], where: str = "") -> Iterator[str]:
-    """The places in JSON that name one of these folders."""
-    if isinstance(value, str) and any(folder in value for folder in folders):
+    """The places in JSON that name one of these folders, or are a path that none but this machine has."""
+    if isinstance(value, str) and (PurePath(value).is_absolute() or any(folder in value for folder in folders)):
         yield where
     elif isinstance(value, dict):
         for name, item in value.items():

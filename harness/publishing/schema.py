@@ -9,6 +9,7 @@ by writing them again. Contact sheets lie beside the file, under names that foll
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Set
 from functools import cached_property
@@ -23,6 +24,11 @@ from harness.records import FILE, SCHEMA, assemble, dump_figures, picture_name
 
 FORMAT = 1
 """The newest format of a submission that this harness reads and the one that it writes."""
+
+COSTS = ("s", "MiB")
+"""Units of what a machine takes."""
+EXPANDED = 512 * 2**20
+"""Bytes of all its figures, each with its coordinates; what says more is refused."""
 
 Name = Annotated[str, Field(pattern=r"^\w[\w .,+=()@-]*$", max_length=100)]
 """What a folder or a picture may be called."""
@@ -203,6 +209,9 @@ class Submission(_Part):
         for figure in (figure for kind in self.kinds for figure in kind):
             if "value" not in figure or figure["value"] is not None or not _typed(figure, {"metric"}):
                 raise ValueError(f"no figure: {figure!r:.80}")
+        size = [len(json.dumps(kind)) for kind in self.kinds]
+        if sum(size[cell.kind] for cell in self.cells if cell.kind is not None and cell.kind < len(size)) > EXPANDED:
+            raise ValueError(f"its figures, written out, are longer than {EXPANDED >> 20} MiB")
         seen: dict[str, Cell] = {}
         for cell in self.cells:
             self._check(cell)
@@ -238,6 +247,11 @@ class Submission(_Part):
         assert cell.kind is not None
         kind = self.kinds[cell.kind]
         return [{**figure, "value": value} for figure, value in zip(kind, cell.values, strict=True)]
+
+    def is_cost(self, cell: Cell, figure: Mapping[str, Any]) -> bool:
+        """Whether a figure is what a machine took, which no other one takes alike."""
+        of_track = self.metrics.get(self._tracks[str(cell.at["grid"])], {})
+        return figure["metric"] in of_track and of_track[figure["metric"]].unit in COSTS
 
     def coordinates(self, cell: Cell) -> dict[str, Any]:
         """A cell's coordinates, as the plan has them."""

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import UsageError, describe
 from harness.publishing.schema import Digest, Text
@@ -26,10 +26,16 @@ class Tier(StrEnum):
     reproduced = "reproduced"
     """All cells were run again and agree."""
 
+    @classmethod
+    def reached(cls, rerun: int, cells: int) -> Tier:
+        """By a check that holds and has run so many of so many cells again."""
+        return cls.schema_valid if not rerun else cls.spot_checked if rerun < cells else cls.reproduced
+
 
 class Verification(BaseModel):
     """What a check of a submission found. submission: the file's SHA-256. cells: of so many measured cells. rerun:
-    so many were run again. seed: of the draw."""
+    so many were run again. seed: of the draw. of_suite: how many cells of the installed suite it has, and of how many;
+    None: the suite is not installed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,6 +45,7 @@ class Verification(BaseModel):
     cells: int
     rerun: int
     seed: int
+    of_suite: tuple[int, int] | None = None
     exact: int
     tolerance: int
     interval: int
@@ -47,12 +54,24 @@ class Verification(BaseModel):
     harness: Text
     commit: Text | None
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Verification:
+        if self.tier is not Tier.reached(self.rerun, self.cells) or self.rerun > self.cells:
+            raise ValueError(f"{self.rerun} of {self.cells} cells rerun make no submission {self.tier}")
+        return self
+
     @property
     def told(self) -> str:
         """One line, for a board."""
-        if self.tier in (Tier.self_reported, Tier.schema_valid):
-            return str(self.tier)
-        return f"{self.tier}, {self.rerun} of {self.cells} cells rerun on {self.date}"
+        parts = [str(self.tier)]
+        if self.rerun:
+            parts.append(f"{self.rerun} of {self.cells} cells rerun on {self.date}")
+        if self.interval:
+            figures = self.exact + self.tolerance + self.interval
+            parts.append(f"{self.interval} of {figures} figures only within the spread over seeds")
+        if self.of_suite and self.of_suite[0] < self.of_suite[1]:
+            parts.append("{} of the suite's {} cells".format(*self.of_suite))
+        return ", ".join(parts)
 
 
 def beside(submission: Path) -> Path:

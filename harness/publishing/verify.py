@@ -40,6 +40,8 @@ class Report:
 
     lines: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    of_suite: tuple[int, int] | None = None
+    """How many cells of the installed suite it has, and of how many."""
     verification: Verification | None = None
     """None if something does not hold."""
 
@@ -86,8 +88,7 @@ def verify(
                 holes = runner.run(part, where, executor(), progress, timeout=timeout)
                 counts = _compare(found, part, where, holes, report)
             if not report.problems:
-                tier = Tier.schema_valid if not drawn else Tier.reproduced if len(drawn) == known else Tier.spot_checked
-                report.verification = _verification(path, tier, known, len(drawn), seed, counts)
+                report.verification = _verification(path, known, len(drawn), seed, report.of_suite, counts)
     return report
 
 
@@ -122,9 +123,10 @@ def _plan(found: Submission, folder: Path, plugins: replan.Plugins, report: Repo
             raise UsageError(f"stage {stage} has version {version} in the submission and {here[stage]} here: check it "
                              f"with the harness that made it ({made_by})")  # fmt: skip
     averaging = _averaging(plan.suite)
-    for track, of in found.metrics.items():
-        for name, told in of.items():
-            if averaging.get(track, {}).get(name, told.model_dump()) != told.model_dump():
+    for track, known in averaging.items():
+        for name, how in known.items():
+            told = found.metrics.get(track, {}).get(name)
+            if told is None or told.model_dump() != how:
                 report.problems.append(f"metric '{name}' has another unit or scale here")
     if protection.judging(plan) != found.judging:
         report.problems.append("its figures are judged otherwise here")
@@ -191,6 +193,7 @@ def _as_installed(found: Submission, plan: Plan, measured: set[str], report: Rep
         report.problems.append(f"cells have another protocol or other settings than {name} version "
                                f"{found.suite.version} has: {len(other)}, e.g. {min(other)}")  # fmt: skip
     total = sum(len(keys) for keys in installed.values())
+    report.of_suite = (shared, total)
     report.lines.append(f"it has {shared} of the {total} cells of the suite, and {len(plan.cells) - shared} others")
 
 
@@ -263,15 +266,21 @@ def _in_words(counts: Mapping[Agreement, int]) -> str:
 
 
 def _verification(
-    path: Path, tier: Tier, cells: int, rerun: int, seed: int, counts: Mapping[Agreement, int]
+    path: Path,
+    cells: int,
+    rerun: int,
+    seed: int,
+    of_suite: tuple[int, int] | None,
+    counts: Mapping[Agreement, int],
 ) -> Verification:
     checkout = provenance.git()
     return Verification(
         submission=file_digest(path),
-        tier=tier,
+        tier=Tier.reached(rerun, cells),
         cells=cells,
         rerun=rerun,
         seed=seed,
+        of_suite=of_suite,
         exact=counts[Agreement.exact],
         tolerance=counts[Agreement.tolerance],
         interval=counts[Agreement.interval],

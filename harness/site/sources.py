@@ -30,14 +30,18 @@ class Source:
 
 def of_submissions(folder: Path) -> list[Source]:
     """A board for each folder below `folder` that holds submissions, not what a run has left; raises what
-    `boards.load` raises."""
-    found = []
+    `boards.load` raises, and `UsageError` if two folders are called alike."""
+    found: dict[str, Source] = {}
     for inner in sorted(path for path in [folder, *folder.rglob("*")] if path.is_dir()):
         if files := [path for path in tiers.files(inner) if path.name != packing.RUN]:
             merged = boards.load(files)
             provenance = {path.name: of.provenance.told for path, of in merged.submissions.items()}
-            found.append(Source(inner.name, merged.records, merged.published, merged.tier, provenance, inner, files))
-    return found
+            if inner.name in found:
+                raise UsageError(f"two folders of submissions below {folder} are called '{inner.name}', and a board "
+                                 "has its folder's name")  # fmt: skip
+            found[inner.name] = Source(inner.name, merged.records, merged.published, merged.tier, provenance, inner,
+                                       files)  # fmt: skip
+    return list(found.values())
 
 
 def of_runs(folder: Path) -> list[Source]:

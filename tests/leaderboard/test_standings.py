@@ -69,6 +69,17 @@ def test_intervals_of_a_figure_that_is_wanted_low_are_the_right_way_round():
     assert found.loc["mine", "ci_low"] < 0.2 < found.loc["mine", "ci_high"]
 
 
+def test_an_interval_of_a_share_ends_where_a_share_does():
+    rows = grid({"none": {"lora": 1.0}, "mine": {"lora": lambda task, seed: 0.1 if seed == 1 else 0.9}})
+    for share, ends in (("share of pictures", (0, 1)), (None, None)):
+        found, _ = table([row | {"unit": share} for row in rows])
+        low, high = found.loc["mine", ["ci_low", "ci_high"]]
+        assert (low, high) == ends if ends else low < 0 and high > 1
+        long = leaderboard.board(frame([row | {"unit": share} for row in rows])).set_index("defense")
+        low, high = long.loc["mine", ["ci_low", "ci_high"]]
+        assert (low, high) == ends if ends else low < 0 and high > 1
+
+
 def test_logarithms_are_compared_as_ratios():
     rows = [
         rate(defense, "lora", "a", seed, value, scale="log", judged="higher", broken=None, resolution=0.001)
@@ -142,6 +153,42 @@ def test_missing_cells_are_counted_whether_failed_undefined_or_not_there():
     made = leaderboard.make(frame(rows))
     assert made.standings.set_index("defense").loc["mine", "flags"].split().count("missing") == 1
     assert "lora: 4 of 6 cells" in made.markdown()
+
+
+def test_the_better_one_is_so_on_the_cells_that_both_have():
+    """Of all its own cells the first has the better mean, for the hard task is missing."""
+    rows = grid({
+        "none": {"lora": 1.0},
+        "first": {"lora": lambda task, seed: 0.3 + seed / 1000 if task == "a" else None},
+        "second": {"lora": lambda task, seed: 0.1 if task == "a" else 0.9},
+    }, seeds=(1, 2, 3, 4, 5))  # fmt: skip
+    found, compared = table(rows)
+    row = compared.set_index(["defense", "other"]).loc["second", "first"]
+    assert (row["n_cells"], row["superiority"], row["separated"]) == (5, 1, True)
+    assert row["difference"] == pytest.approx(-0.203)
+    assert found.loc["second", "rank_low"] == 1
+    assert found.loc["first", "rank_low"] == 2
+
+
+def test_a_defense_gains_nothing_by_an_attack_that_failed():
+    """Where the strong attacker is missing there is no worst case, and no mean: the other one is no stand-in."""
+    rows = grid({
+        "none": {"lora": 1.0, "dreambooth": 1.0, "weak": 0.2},
+        "lost": {"lora": None, "dreambooth": 0.3, "weak": 0.2},
+        "part": {"lora": lambda task, seed: None if task == "a" else 0.6, "dreambooth": 0.3, "weak": None},
+    })  # fmt: skip
+    found, compared = table(rows)
+    assert found.loc["lost", ["worst", "mean"]].isna().all()
+    assert found.loc["lost", ["rank_low", "rank_high"]].tolist() == [1, 3]
+    assert found.loc["part", ["worst", "mean"]].tolist() == pytest.approx([0.6, 0.45])
+    assert found.loc["part", "missing"] == 3 + 6
+    assert compared.set_index(["defense", "other"])["n_cells"].sum() == 3  # of part and none
+
+
+def test_seeds_that_agree_are_not_exact():
+    """They were measured to .05, so what they say is known to a good part of that."""
+    found, _ = table(grid({"none": {"lora": 1.0}, "mine": {"lora": 0.5}}))
+    assert 0.4 < found.loc["mine", "ci_low"] < 0.5 < found.loc["mine", "ci_high"] < 0.6
 
 
 def test_a_weak_attacker_earns_nothing():

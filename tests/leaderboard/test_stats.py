@@ -139,13 +139,13 @@ def test_a_profile_counts_cells():
 # ---- whether they keep their level --------------------------------------------------------------------------------
 
 
-def coverage(values, kind, members=None, log=False, truth=0.0):
+def coverage(values, kind, members=None, log=False, truth=0.0, resolution=0.0):
     """The share of draws whose interval holds the truth; values (draws, tasks, seeds)."""
     draw, task, seed = np.indices(values.shape).reshape(3, -1)
     names = np.array(list(members or [f"t{i}" for i in range(values.shape[1])]))
     given = np.exp(values) if log else values
     found = intervals(pd.Series(draw), pd.Series(names[task]), pd.Series(seed), pd.Series(given.ravel()),
-                      pd.Series(np.full(values.size, log)), members)  # fmt: skip
+                      pd.Series(np.full(values.size, log)), members, resolution=resolution)  # fmt: skip
     low, high = (np.log(found[f"{kind}_{side}"]) if log else found[f"{kind}_{side}"] for side in ("low", "high"))
     return ((low <= truth) & (high >= truth)).mean()
 
@@ -163,6 +163,14 @@ def test_intervals_over_seeds_cover(case, seeds):
         "heavy tails": rng.standard_t(5, shape) + common,
     }[case]
     assert coverage(values, "ci", log=case == "ratios") >= 0.93
+
+
+@pytest.mark.parametrize("p", [0.8, 0.95, 0.98, 0.99])
+def test_intervals_cover_near_the_end_of_a_scale(p):
+    """Ten pictures, five tasks, three seeds: seeds often agree, by coarseness alone."""
+    values = np.random.default_rng(2).binomial(10, p, (DRAWS, 5, 3)) / 10
+    assert coverage(values, "ci", truth=p, resolution=0.1) >= 0.93
+    assert p < 0.99 or coverage(values, "ci", truth=p) < 0.85
 
 
 ALL = list(itertools.permutations(range(10), 2))

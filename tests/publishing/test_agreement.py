@@ -56,12 +56,12 @@ def test_zero_agrees_with_what_rounding_leaves_of_it():
     assert agreement(seeds("score", None), 0.5) == [Agreement.none]
 
 
-@pytest.mark.parametrize("figures", [1, 50])
+@pytest.mark.parametrize("figures", [1, 5])
 def test_a_second_draw_lies_within_the_spread_of_the_other_seeds(figures):
-    """Others 1, 2, 3: s = 1, two degrees of freedom; the first seed's own figure does not widen it."""
-    reach = stats.t.ppf(1 - 0.025 / figures, 2) * 1.0 * math.sqrt(2)
+    """Others 1, 2, 3 twice: s² = 4 / 5, five degrees of freedom; the first seed's own figure does not widen it."""
+    reach = stats.t.ppf(1 - 0.025 / figures, 5) * math.sqrt(4 / 5) * math.sqrt(2)
     for told in (2.0, 1000.0):
-        found = seeds("score", told, 1.0, 2.0, 3.0)
+        found = seeds("score", told, 1.0, 2.0, 3.0, 1.0, 2.0, 3.0)
         assert agreement(found, told + 0.999 * reach, figures) == [Agreement.interval]
         assert agreement(found, told - 1.001 * reach, figures) == [Agreement.none]
 
@@ -74,10 +74,28 @@ def test_a_ratio_is_compared_as_its_logarithm():
     assert agreement(found, -1.0) == [Agreement.none]
 
 
-def test_two_seeds_have_no_spread():
+def test_two_other_seeds_have_no_spread():
     assert agreement(seeds("score", 1.0, 2.0), 1.1) == [Agreement.none]
-    assert agreement(seeds("score", 1.0, 2.0, 2.0), 1.1) == [Agreement.none]
-    assert agreement(seeds("score", 1.0, 2.0, 9.0), 1.1) == [Agreement.interval]
+    assert agreement(seeds("score", 1.0, 2.0, 9.0), 1.1) == [Agreement.none]
+    assert agreement(seeds("score", 1.0, 2.0, 2.0, 2.0), 1.1) == [Agreement.none]
+    assert agreement(seeds("score", 1.0, 2.0, 9.0, 2.0), 1.1) == [Agreement.interval]
+
+
+def test_however_many_figures_are_compared_the_reach_ends():
+    """Others 1, 2, 3: s = 1; t of two degrees of freedom would allow 45 of it."""
+    found = seeds("score", 2.0, 1.0, 2.0, 3.0)
+    assert agreement(found, 2 + 5.99 * math.sqrt(2), 1000) == [Agreement.interval]
+    assert agreement(found, 2 + 6.01 * math.sqrt(2), 1000) == [Agreement.none]
+
+
+def test_the_spread_is_pooled_over_tasks():
+    """Two tasks of two seeds each: the one's other seed tells nothing alone, the other's two have s² = 2; with a third
+    task s² = (2 + 8) / 2."""
+    found = seeds("score", 5.0, 6.0, 1.0, 3.0, 1.0, 5.0)
+    for place, cell in enumerate(found.cells):
+        cell.at["task"] = "abc"[place // 2]
+    assert agreement(found, 5 + 0.999 * stats.t.ppf(0.975, 2) * math.sqrt(5) * math.sqrt(2)) == [Agreement.interval]
+    assert agreement(found, 5 + 1.001 * stats.t.ppf(0.975, 2) * math.sqrt(5) * math.sqrt(2)) == [Agreement.none]
 
 
 def test_a_note_must_be_the_same_where_the_figure_is():

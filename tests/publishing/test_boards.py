@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from harness import api, cli_publish
 from harness.errors import UsageError
@@ -27,11 +28,18 @@ def part(path: Path, keep, **changes) -> Path:
 
 
 def test_one_board_of_several_submissions(tmp_path):
-    """Of two halves that share a row, the board of the whole."""
+    """Of two halves that share a row, the board of the whole; what that row cost the second one is another figure."""
     halves = [
         part(tmp_path / "one.json", lambda at: at["defense"] in ("none", "random_init")),
         part(tmp_path / "two.json.gz", lambda at: at["defense"] in ("none", "condition_number")),
     ]
+    content = content_of(halves[1])
+    for cell in content["cells"]:
+        metrics = [figure["metric"] for figure in content["kinds"][cell["kind"]]]
+        if cell["at"]["defense"] == "none" and "seconds" in metrics:
+            cell["values"][metrics.index("seconds")] += 1.0
+            resealed(content, cell)
+    submission.write(content, halves[1])
     boards.make(halves, tmp_path / "halves")
     boards.make([FIXTURE], tmp_path / "whole")
     names = {path.name for path in (tmp_path / "whole").iterdir()}
@@ -73,7 +81,7 @@ def test_what_does_not_go_together_is_refused(tmp_path):
 
     content = content_of(FIXTURE)
     cell = next(cell for cell in content["cells"] if cell["at"]["defense"] == "condition_number")
-    cell["values"][-1] += 1e-9
+    cell["values"][0] += 1e-9
     resealed(content, cell)
     submission.write(content, tmp_path / "figures.json")
     with pytest.raises(UsageError, match="differ in the cell house_prices · house_prices · condition_number · 1"):
@@ -113,6 +121,12 @@ def test_a_board_says_how_far_it_was_checked(tmp_path):
     told = "Tier: tiny.json.gz: spot-checked, 5 of 25 cells rerun on 2026-11-25; two.json: self-reported."
     assert told in (tmp_path / "out/leaderboard.md").read_text()
     assert told in (tmp_path / "out/leaderboard.html").read_text()
+    found = tiers.Verification.model_validate_json(verification(interval=3, of_suite=(25, 60)))
+    assert found.told == ("spot-checked, 5 of 25 cells rerun on 2026-11-25, 3 of 203 figures only within the spread "
+                          "over seeds, 25 of the suite's 60 cells")  # fmt: skip
+    for claim in ({"tier": "reproduced"}, {"rerun": 0}, {"rerun": 25}, {"rerun": 26}):
+        with pytest.raises(ValidationError, match="make no submission"):
+            tiers.Verification.model_validate_json(verification(**claim))
     tiers.beside(path).write_text(json.dumps({"tier": "gold"}))
     with pytest.raises(UsageError, match="is no verification"):
         tiers.tier(path)

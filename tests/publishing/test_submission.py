@@ -117,10 +117,11 @@ def test_nothing_of_the_machine_is_told(tiny, tmp_path, monkeypatch):
 def test_a_folder_in_a_plugins_settings_is_told_before_it_is_published(tiny, tmp_path):
     api.run(str(tiny), workers=1, out=tmp_path / "run")
     content = content_of(tmp_path / "run" / packing.RUN)
-    content["plugins"][0]["params"]["weights"] = str(Path.home() / "weights.safetensors")
-    submission.write(content, tmp_path / "run" / packing.RUN)
-    with pytest.raises(UsageError, match=r"tells of folders of this machine, at plugins\.0\.params\.weights"):
-        packing.submit(tmp_path / "run", tmp_path / "sub.json.gz")
+    for folder in (Path.home(), Path("/mnt/else")):
+        content["plugins"][0]["params"]["weights"] = str(folder / "weights.safetensors")
+        submission.write(content, tmp_path / "run" / packing.RUN)
+        with pytest.raises(UsageError, match=r"tells of folders of this machine, at plugins\.0\.params\.weights"):
+            packing.submit(tmp_path / "run", tmp_path / "sub.json.gz")
     assert not (tmp_path / "sub.json.gz").exists()
 
 
@@ -144,6 +145,14 @@ def change(path, value):
         at[last] = value
 
     return apply
+
+
+def bomb(content):
+    """Few bytes that stand for very many: a long note in a kind of many figures and cells."""
+    kind = [{"metric": "rir", "value": None, "step": step, "note": "x" * 20000} for step in range(500)]
+    content["kinds"].append(kind)
+    cell = {**content["cells"][0], "kind": len(content["kinds"]) - 1, "values": [1.0] * len(kind)}
+    content["cells"] += [{**cell, "key": f"{place:064x}"} for place in range(60)]
 
 
 def twice(content):
@@ -176,6 +185,7 @@ SCRIPT = "<script>alert(1)</script>"
         (change(["cells", 0, "kind"], None), "neither measured nor failed"),
         (change(["cells", 0, "failed"], "lost"), "other figures than its kind has"),
         (change(["cells"], []), "cells"),
+        (bomb, "its figures, written out, are longer than 512 MiB"),
         (twice, "the cell is there twice"),
         (other_job, "or its job with other figures"),
         (change(["cells", 0, "at", "grid"], "elsewhere"), "other coordinates"),
@@ -300,7 +310,7 @@ def with_sheet(content: dict, folder: Path, data: bytes = b"picture") -> Path:
 
 
 def test_a_swapped_picture_is_seen(content, tmp_path):
-    assert submission.read(with_sheet(copy.deepcopy(content), tmp_path)).pictures()
+    assert list(submission.read(with_sheet(copy.deepcopy(content), tmp_path)).pictures())
     sheet = tmp_path / "house_prices__house_prices__none__sheet.png"
     sheet.write_bytes(b"another")
     with pytest.raises(InvalidSubmission, match=r"none__sheet\.png is not beside it, or is another one"):

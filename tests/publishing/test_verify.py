@@ -124,6 +124,17 @@ def test_a_forged_figure_is_found_by_running_its_cell_again(forged):
     assert check(path, 0).verification.tier == "schema-valid"
 
 
+def test_a_figure_forged_among_many_seeds_is_found(tiny, tmp_path):
+    """Their spread lets a redrawn figure pass, not one that is ten times as good."""
+    path, content = submitted(change(tiny, seeds=4), tmp_path, attackers=[], defenses=["none", "condition_number"])
+    bad = cell(content, **BAD)
+    place = [f["metric"] for f in content["kinds"][bad["kind"]]].index("rir")
+    bad["values"][place] *= 10
+    resealed(content, bad)
+    submission.write(content, path)
+    assert any("figures do not agree, e.g. rir floor" in problem for problem in check(path).problems)
+
+
 def dropped(content):
     content["cells"].remove(cell(content, **BAD))
 
@@ -187,6 +198,10 @@ def lenient(content):
     content["judging"]["house_prices"]["protection"]["broken"] = 1e-6
 
 
+def unread(content):
+    del content["metrics"]["probe"]["rir"]
+
+
 def uncounted(content):
     content["metrics"]["probe"]["rir"]["unit"] = "s"
 
@@ -204,6 +219,7 @@ def uncounted(content):
         (swapped, None, "figures do not agree"),
         (invented, 0, "or base model here): 1, e.g."),
         (uncounted, 0, "metric 'rir' has another unit or scale here"),
+        (unread, 0, "metric 'rir' has another unit or scale here"),
         (flattered, 0, "its figures are judged otherwise here"),
         (lenient, 0, "its figures are judged otherwise here"),
     ],
@@ -247,6 +263,7 @@ def test_a_part_of_an_installed_suite_is_one(tmp_path):
     report = check(path, 0)
     assert report.problems == []
     assert any(line.startswith("it has 3 of the ") and line.endswith(", and 0 others") for line in report.lines)
+    assert report.verification.told == "schema-valid, 3 of the suite's 795 cells"
 
 
 def test_one_attacker_of_several_is_a_part_too():
