@@ -12,9 +12,8 @@ from typing import Any
 import pandas as pd
 
 from harness import leaderboard
-from harness.catalogue import Catalogue
 from harness.errors import UsageError
-from harness.publishing import submission, tiers
+from harness.publishing import replan, submission, tiers
 from harness.publishing.schema import Submission
 from harness.suite import read
 
@@ -37,10 +36,15 @@ def load(files: Sequence[Path]) -> Merged:
     """Submissions of one suite and version, as one board. Raises `UsageError` if they do not go together, and what
     `submission.read` raises."""
     found = {path: submission.read(path) for path in files}
-    records = merge(list(found.values()), files)
+    order, published = [], None
+    if path := replan.installed(next(iter(found.values())).suite.name):
+        suite = read(path)
+        order = [grid.name for grid in suite.grids]
+        published = leaderboard.read_published(path.parent / suite.published) if suite.published else None
+    records = merge(list(found.values()), files, order)
     known = [tiers.tier(path) for path in files]
     told = known[:1] if len({*known}) == 1 else [f"{path.name}: {of}" for path, of in zip(files, known, strict=True)]
-    return Merged(records, _published(next(iter(found.values())).suite.name), "; ".join(told), found)
+    return Merged(records, published, "; ".join(told), found)
 
 
 def make(files: Sequence[Path], out: Path, plugins: tuple[Path, ...] = ()) -> leaderboard.Boards:
@@ -57,9 +61,10 @@ def make(files: Sequence[Path], out: Path, plugins: tuple[Path, ...] = ()) -> le
     return leaderboard.draw(merged.records, merged.published, out, f"Tier: {merged.tier}.", plugins)
 
 
-def merge(found: Sequence[Submission], names: Sequence[Path]) -> pd.DataFrame:
+def merge(found: Sequence[Submission], names: Sequence[Path], order: Sequence[str] = ()) -> pd.DataFrame:
     """The records of all submissions, a cell that two of them have alike once, as the first has it; raises `UsageError`
-    if they are of different suites, versions or protocols, or tell different figures of one cell. Costs may differ."""
+    if they are of different suites, versions or protocols, or tell different figures of one cell. Costs may differ.
+    order: of grids; others follow as they come."""
     first = found[0].suite
     protocols: dict[str, tuple[str, dict[str, Any]]] = {}
     cells: dict[str, tuple[Path, list[Any]]] = {}
@@ -80,8 +85,8 @@ def merge(found: Sequence[Submission], names: Sequence[Path]) -> pd.DataFrame:
                 raise UsageError(f"{name} and {before} differ in the cell {label}: leave one of them out")
         parts.append(_beyond(of.records(), parts))
     records = pd.concat(parts, ignore_index=True)
-    order = {grid: place for place, grid in enumerate(records["grid"].unique())}
-    return records.sort_values("grid", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+    places = {grid: place for place, grid in enumerate(dict.fromkeys([*order, *records["grid"]]))}
+    return records.sort_values("grid", key=lambda grids: grids.map(places), kind="stable", ignore_index=True)
 
 
 def _told(of: Submission) -> dict[str, list[Any]]:
@@ -101,16 +106,6 @@ def _beyond(records: pd.DataFrame, before: Sequence[pd.DataFrame]) -> pd.DataFra
     known = {row for of in before for row in of[at].astype("string").fillna("").itertuples(index=False, name=None)}
     own = records[at].astype("string").fillna("").itertuples(index=False, name=None)
     return records[[row not in known for row in own]]
-
-
-def _published(name: str) -> pd.DataFrame | None:
-    """The papers' figures that the installed suite of that name compares with."""
-    known = {entry.name: entry for entry in Catalogue().all("suite")}
-    entry = known.get(name.partition("@")[0])
-    if entry is None or entry.file is None:
-        return None
-    file = read(Path(entry.file))
-    return leaderboard.read_published(Path(entry.file).parent / file.published) if file.published else None
 
 
 def rebuild(submissions: Path, out: Path) -> list[Path]:

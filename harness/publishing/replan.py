@@ -74,6 +74,12 @@ class Plugins:
         return Catalogue([path])
 
 
+def installed(suite: str) -> Path | None:
+    """The file of the suite that is installed here under that name (less `@base`); None if there is none."""
+    name = suite.partition("@")[0]
+    return next((Path(of.file) for of in Catalogue().all("suite") if of.name == name and of.file), None)
+
+
 def suite_of(submission: Submission, folder: Path, find: Callable[[schema.Plugin], PluginSpec | None]) -> Suite:
     """The suite of a submission, to be planned here.
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from harness import protection, records, runner, suite
-from harness.catalogue import Catalogue
 from harness.errors import ImmuneBenchError, UsageError
 from harness.executors import Executor
 from harness.plan import Cell, Plan, ancestry, make
@@ -94,13 +93,8 @@ def verify(
 
 def _folder(found: Submission) -> Path:
     """Where the installed suite of that name lies."""
-    installed = _installed(found)
+    installed = replan.installed(found.suite.name)
     return installed.parent if installed else Path.cwd()
-
-
-def _installed(found: Submission) -> Path | None:
-    name = found.suite.name.partition("@")[0]
-    return next((Path(of.file) for of in Catalogue().all("suite") if of.name == name and of.file), None)
 
 
 def _plan(found: Submission, folder: Path, plugins: replan.Plugins, report: Report) -> Plan | None:
@@ -178,7 +172,7 @@ def _differences(planned: set[tuple[Identity, str]], submitted: set[tuple[Identi
 def _as_installed(found: Submission, plan: Plan, measured: set[str], report: Report) -> None:
     """Whether it is the suite that is installed under that name and version, or rows of it, and perhaps others."""
     name, _, base = found.suite.name.partition("@")
-    file = _installed(found)
+    file = replan.installed(found.suite.name)
     if file is None or suite.read(file).version != found.suite.version:
         report.lines.append(f"suite {name} version {found.suite.version} is not installed here: its content is the "
                             "submission's own")  # fmt: skip

@@ -49,6 +49,21 @@ def test_one_board_of_several_submissions(tmp_path):
         assert (tmp_path / "halves" / name).read_text() == (tmp_path / "whole" / name).read_text()
 
 
+def test_grids_stand_in_the_installed_suites_order(tmp_path):
+    """Whatever the order of the files; those that it does not know come last."""
+    files = []
+    for grid in ("personal_three", "mine", "personal_two"):
+        content = content_of(FIXTURE)
+        content["suite"]["name"] = "personal"
+        content["suite"]["grids"][0]["name"] = grid
+        content["judging"] = {grid: content["judging"]["house_prices"]}
+        for cell in content["cells"]:
+            cell["at"]["grid"] = grid
+        files.append(tmp_path / f"{grid}.json")
+        submission.write(content, files[-1])
+    assert list(boards.load(files).records["grid"].unique()) == ["personal_two", "personal_three", "mine"]
+
+
 def test_it_is_the_runs_board(tiny, tmp_path):
     api.run(str(tiny), workers=1, out=tmp_path / "run")
     path, _ = packing.submit(tmp_path / "run", tmp_path / "sub.json.gz")
