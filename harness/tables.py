@@ -23,9 +23,10 @@ def value(cell: pd.DataFrame, metric: str, **at: object) -> str:
 
 
 def further(wide: pd.DataFrame, part: pd.DataFrame, known: Collection[str]) -> pd.DataFrame:
-    """A track's table with a column more for each figure of a released model that is none of its `known` metrics;
-    part: its rows of the long-form board."""
-    more = part[part["metric"].notna() & ~part["metric"].isin(known) & part["attacker"].isna()]
+    """A track's table with a column more for each figure of a released model that is none of its `known` metrics and
+    not of one concept alone; part: its rows of the long-form board."""
+    told = part["metric"].notna() & part["attacker"].isna() & part["concept"].isna()
+    more = part[told & ~part["metric"].isin(known)]
     names = ["metric", "role", "policy", "split"]
     for _, figures in more.groupby(names, dropna=False, sort=False):
         texts = {(row["grid"], row["defense"]): interval(row) for _, row in figures.iterrows()}

@@ -36,7 +36,7 @@ LINES = dict.fromkeys(
 COMMANDS = dict.fromkeys(
     line.removeprefix(".venv/bin/").removeprefix("immunebench ") for line in LINES if "immunebench " in line
 )
-SLOW = re.compile(r"^run (styles|objects|personal)|^release|^train-base")
+SLOW = re.compile(r"^run (styles|objects|personal|strength)|^release|^train-base")
 FILES = {  # those that name themselves in their first line
     match[1]: block
     for _, language, block in BLOCKS

@@ -10,6 +10,7 @@ import pytest
 
 from harness import api, leaderboard, records
 from harness.errors import UsageError
+from harness.tables import further
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,6 +51,14 @@ def test_long_form_columns_and_figures_by_hand():
     half = 12.7062 * (math.log(10) / math.sqrt(2)) / math.sqrt(2)  # t(0.975, 1)
     assert row["ci_low"] == pytest.approx(10**1.5 * math.exp(-half), rel=1e-4)
     assert row["ci_high"] == pytest.approx(10**1.5 * math.exp(half), rel=1e-4)
+
+
+def test_a_further_figure_has_a_column_unless_it_is_of_one_concept_alone():
+    rows = [record(metric="norm", policy=None, split=None, value=of, concept=concept, scale="linear")
+            for of, concept in ((3.0, None), (1.0, "marvo"), (5.0, "telune"))]  # fmt: skip
+    wide = pd.DataFrame([{"grid": "house_prices", "defense": "condition_number"}])
+    found = further(wide, leaderboard.board(frame(*rows)), ["rir"])
+    assert found.to_dict("records") == [{"grid": "house_prices", "defense": "condition_number", "norm": "3"}]
 
 
 def test_holes_are_counted_and_never_silent():
