@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli_options import Attackers, Defenses, Seeds, Suites
+from harness.cli.options import Attackers, Defenses, Seeds, Suites
 from harness.errors import UsageError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli_options import Plugins, Workers
+from harness.cli.options import Plugins, Workers
 from harness.errors import UsageError
 
 

@@ -12,8 +12,9 @@ from typing import Annotated
 
 import typer
 
-from harness import cli_publish, cli_store
-from harness.cli_options import Attackers, Base, Defenses, Grids, Plugins, Seeds, Settings, SuiteName, Workers
+from harness.cli.options import Attackers, Base, Defenses, Grids, Plugins, Seeds, Settings, SuiteName, Workers
+from harness.cli.publish import boards, leaderboard, submit, verify
+from harness.cli.store import app as store_app
 from harness.errors import ImmuneBenchError
 
 app = typer.Typer(
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing rich would double the time of --help
 )
-app.add_typer(cli_store.app, name="store")
+app.add_typer(store_app, name="store")
 
 
 class Listing(StrEnum):
@@ -313,7 +314,7 @@ def train_base(
     recipe.run(out, fashion=fashion or world.FASHION, seed=seed, processes=processes)
 
 
-for command in (cli_publish.leaderboard, cli_publish.submit, cli_publish.verify, cli_publish.boards):
+for command in (leaderboard, submit, verify, boards):
     app.command()(command)
 
 
@@ -324,7 +325,3 @@ def main() -> None:
     except ImmuneBenchError as error:
         print(f"immunebench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-
-
-if __name__ == "__main__":
-    main()
