@@ -72,7 +72,8 @@ def make(
         part = part.iloc[part["defense"].map({defense: i for i, defense in enumerate(order)}).argsort(kind="stable")]
         short, lines = flags.listed({place: of for place, of in found.items() if place[0] == grid}, order)
         titles = {metric.name: metric.title for metric in known[name].metrics} if name in known else {}
-        shown = [readable.standing(judged.get(grid), stood.get(grid), order, short, titles)]
+        standing = readable.standing(judged.get(grid), stood.get(grid), order, short, titles)
+        shown = [standing] if set(standing[0]) > {"defense"} else []
         if name in known:
             table = further(known[name].table(part), part, list(titles))
             said = "" if name in tables else table.attrs.get("caption", "")  # once a track

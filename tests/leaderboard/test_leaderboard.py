@@ -310,3 +310,9 @@ def test_a_tracks_table_holds_all_its_grids():
     assert list(table["grid"]) == ["house_prices", "digits"]
     assert list(table["s"]) == ["", "1"]
     assert [section.title for section in made.sections] == ["house_prices (track probe)", "digits (track probe)"]
+
+
+def test_where_nothing_judges_the_tracks_own_table_stands_alone():
+    kept = record(track="diffusion", grid="styles", defense="none", metric="rate", role="kept", policy=None, value=0.9)
+    (section,) = leaderboard.make(frame(kept)).sections
+    assert [table.to_dict("records") for table, _ in section.tables] == [[{"defense": "none", "kept": "0.9"}]]
