@@ -127,7 +127,7 @@ def write(
 
 def render(out: Path, plugins: tuple[Path, ...] = ()) -> Boards:
     """Make `leaderboard.{csv,md,tex,html}`, `standings.csv`, `comparisons.csv` and the pictures anew from the records
-    in `out`. plugins: files that may hold a track."""
+    in `out`; where nothing judges, no standings and comparisons. plugins: files that may hold a track."""
     records = record_files.load(out / RECORDS)
     return draw(records, read_published(out / PUBLISHED) if (out / PUBLISHED).is_file() else None, out, plugins=plugins)
 
@@ -145,7 +145,8 @@ def draw(
     pictures = _pictures(records, out, made.judged, plugins)
     sections = [replace(section, pictures=of) for section, of in zip(made.sections, pictures, strict=True)]
     for name, table in (("leaderboard", made.board), ("standings", made.standings), ("comparisons", made.comparisons)):
-        table.to_csv(out / f"{name}.csv", index=False)
+        if len(table.columns):  # where nothing judges there are neither standings nor comparisons
+            table.to_csv(out / f"{name}.csv", index=False)
     (out / "leaderboard.md").write_text(formats.markdown(sections, made.title, note))
     (out / "leaderboard.tex").write_text(formats.latex(sections, made.title))
     (out / "leaderboard.html").write_text(formats.page(sections, made.title, note))
