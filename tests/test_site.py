@@ -179,7 +179,8 @@ def test_the_tables_are_the_boards(runs, site):
         made = leaderboard.make(records, leaderboard.read_published(told) if told.is_file() else None)
         page = Page(site / "boards" / run / "index.html")
         for name, section in zip(records["grid"].unique(), made.sections, strict=True):
-            for title, (table, below) in zip(("Standings", "Figures"), section.tables, strict=True):
+            titles = ("Standings", "Figures") if name in made.judged else ("Figures",)
+            for title, (table, below) in zip(titles, section.tables, strict=True):
                 shown = page.tables[f"{title} of {name}"]
                 assert shown[0] == list(table)
                 assert [[" ".join(text.split()) for text in row] for row in shown[1:]] == [

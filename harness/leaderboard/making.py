@@ -44,6 +44,12 @@ class Boards:
         """The readable board."""
         return formats.markdown(self.sections, self.title)
 
+    def save(self, out: Path) -> list[str]:
+        """Write the long forms into a folder; the files' names. Where nothing judges there are neither standings nor
+        comparisons."""
+        every = {"leaderboard": self.board, "standings": self.standings, "comparisons": self.comparisons}
+        return [_saved(table, out / f"{name}.csv") for name, table in every.items() if len(table.columns)]
+
 
 def make(
     records: pd.DataFrame,
@@ -72,8 +78,7 @@ def make(
         part = part.iloc[part["defense"].map({defense: i for i, defense in enumerate(order)}).argsort(kind="stable")]
         short, lines = flags.listed({place: of for place, of in found.items() if place[0] == grid}, order)
         titles = {metric.name: metric.title for metric in known[name].metrics} if name in known else {}
-        standing = readable.standing(judged.get(grid), stood.get(grid), order, short, titles)
-        shown = [standing] if set(standing[0]) > {"defense"} else []
+        shown = [readable.standing(judged[grid], stood[grid], short, titles)] if grid in stood else []
         if name in known:
             table = further(known[name].table(part), part, list(titles))
             said = "" if name in tables else table.attrs.get("caption", "")  # once a track
@@ -89,6 +94,11 @@ def make(
     if len(every[0]):
         every[0]["flags"] = _flagged(every[0], found)
     return Boards(long, every[0], every[1], tables, sections, title, judged)
+
+
+def _saved(table: pd.DataFrame, path: Path) -> str:
+    table.to_csv(path, index=False)
+    return path.name
 
 
 def _unlike(long: pd.DataFrame) -> pd.Series:
@@ -144,9 +154,7 @@ def draw(
     made = make(records, published, plugins)
     pictures = _pictures(records, out, made.judged, plugins)
     sections = [replace(section, pictures=of) for section, of in zip(made.sections, pictures, strict=True)]
-    for name, table in (("leaderboard", made.board), ("standings", made.standings), ("comparisons", made.comparisons)):
-        if len(table.columns):  # where nothing judges there are neither standings nor comparisons
-            table.to_csv(out / f"{name}.csv", index=False)
+    made.save(out)
     (out / "leaderboard.md").write_text(formats.markdown(sections, made.title, note))
     (out / "leaderboard.tex").write_text(formats.latex(sections, made.title))
     (out / "leaderboard.html").write_text(formats.page(sections, made.title, note))

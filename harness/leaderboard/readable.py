@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -11,17 +11,10 @@ from harness.tables import interval, number
 
 
 def standing(
-    of: Cells | None,
-    stood: pd.DataFrame | None,
-    order: Sequence[str],
-    short: Mapping[str, str],
-    titles: Mapping[str, str],
+    of: Cells, stood: pd.DataFrame, short: Mapping[str, str], titles: Mapping[str, str]
 ) -> tuple[pd.DataFrame, str]:
-    """The table and what is said below it. stood: see `standings.standings`; None, like `of`, where nothing judges.
-    order: the defenses. short: their flags. titles: how metrics are written; others by their names."""
-    flags = [short[defense] for defense in order]
-    if of is None or stood is None:
-        return _telling(pd.DataFrame({"defense": order, "flags": flags}, dtype=object)), ""
+    """The table and what is said below it. stood: see `standings.standings`. short: the defenses' flags. titles: how
+    metrics are written; others by their names."""
     attacked = list(of.scores) != [""]
     metric = str(of.figure["metric"])
     what = titles.get(metric, metric)
@@ -30,7 +23,7 @@ def standing(
     ]
     figures = unrounded(of, figures)
     rows = figures.rename(columns={"worst": "value"}).to_dict("records")
-    table = pd.DataFrame({"rank": _ranks(stood), "defense": order}, dtype=object)
+    table = pd.DataFrame({"rank": _ranks(stood), "defense": stood["defense"].to_numpy()}, dtype=object)
     table[f"{'worst ' if attacked else ''}{what} [95 %]"] = [
         interval({str(k): v for k, v in row.items()}) for row in rows
     ]
@@ -39,7 +32,7 @@ def standing(
         for attacker in ("mean", *of.scores):
             title = f"{attacker} (weak)" if attacker in of.weak else attacker
             table[title] = figures["mean" if attacker == "mean" else f"attacker {attacker}"].map(number).to_numpy()
-    table["flags"] = flags
+    table["flags"] = [short[defense] for defense in stood["defense"]]
     where = ", ".join(str(of.figure[name]) for name in ("role", "policy", "split") if of.figure[name])
     first = (" after the last step: of each task and seed what its strongest attacker leaves, then the mean (where "
              "several are equally strong it is worse than each: chance picks one)")  # fmt: skip

@@ -168,12 +168,9 @@ class Board:
 
     def download(self) -> list[tuple[str, str]]:
         """Write what can be downloaded; names with digests."""
-        for name, table in (("leaderboard", self.made.board), ("standings", self.made.standings),
-                            ("comparisons", self.made.comparisons)):  # fmt: skip
-            table.to_csv(self.out / f"{name}.csv", index=False)
         for path in self.source.files:
             shutil.copyfile(path, self.out / path.name)
-        names = ["leaderboard.csv", "standings.csv", "comparisons.csv", *(path.name for path in self.source.files)]
+        names = [*self.made.save(self.out), *(path.name for path in self.source.files)]
         return [(name, hashlib.sha256((self.out / name).read_bytes()).hexdigest()) for name in names]
 
 
@@ -299,8 +296,11 @@ def _assets(folder: Path) -> None:
 
 
 def _stands(grid: Grid, row: str) -> Iterable[dict[str, Any]]:
+    if grid.cells is None:  # it is there, and nothing judges it
+        yield {"rank": "", "figure": "", "value": "", "mean": "", "flags": []}
+        return
     table, stood = grid.section.tables[0][0], grid.stood
-    flags: Iterable[str] = stood.loc[stood["defense"] == row, "flags"].dropna() if len(stood) else ()
+    flags = stood.loc[stood["defense"] == row, "flags"].dropna()
     for told in table[table["defense"] == row].to_dict("records"):
         figure = next((str(name) for name in told if str(name).endswith(CI)), "")
         yield {"rank": told.get("rank", ""), "figure": figure.removesuffix(CI).strip(), "value": told.get(figure, ""),
@@ -308,6 +308,8 @@ def _stands(grid: Grid, row: str) -> Iterable[dict[str, Any]]:
 
 
 def _leaves(grid: Grid, row: str) -> Iterable[dict[str, Any]]:
+    if grid.cells is None:
+        return
     table = grid.section.tables[0][0]
     for title in (name for name in table if name in (row, f"{row} (weak)")):
         for told in table.to_dict("records"):

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from harness import api, cli_publish
+from harness import api
+from harness.cli import publish
 from harness.errors import UsageError
 from harness.publishing import boards, packing, submission, tiers
 from tests.publishing.test_submission import FIXTURE, content_of, resealed, with_sheet
@@ -74,7 +75,7 @@ def test_it_is_the_runs_board(tiny, tmp_path):
     assert "\nTier: self-reported.\n" in (tmp_path / "board/leaderboard.md").read_text()
     for arguments in ([path],), ([tmp_path / "run", path],), ([tmp_path / "run"], tmp_path):
         with pytest.raises(UsageError, match="--out DIR"):
-            cli_publish.leaderboard(*arguments)
+            publish.leaderboard(*arguments)
 
 
 def test_what_does_not_go_together_is_refused(tmp_path):
