@@ -68,7 +68,7 @@ class Examination:
     def reason(self) -> str | None:
         """Why it does not run at all, if so."""
         try:
-            self.first  # noqa: B018
+            self.first  # noqa: B018 (a cached property, which runs here)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         return None

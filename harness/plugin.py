@@ -64,6 +64,7 @@ class Plugin:
         def keyword_only(self: Plugin, **settings: Any) -> None:  # pydantic forgets kw_only where Field() is used
             validate(self, **settings)
 
+        # mypy allows no method to be assigned; the class is not there to be written otherwise
         cls.__init__ = keyword_only  # type: ignore[method-assign,assignment]
 
     @classmethod

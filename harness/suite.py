@@ -315,6 +315,7 @@ def _checked(track: Track, grid: GridFile, where: str, folder: Path) -> tuple[tu
         protocol = track.protocol_model.model_validate(grid.protocol)
     except ValidationError as error:
         raise UsageError(f"{where}: {describe(error)}") from None
+    # `Track.task_model` promises expand(), which its type, a model of pydantic's, does not know
     tasks = tuple(task for block in blocks for task in block.expand())  # type: ignore[attr-defined]
     if not tasks:
         raise UsageError(f"{where}: its tasks are empty")

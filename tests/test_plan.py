@@ -75,7 +75,7 @@ def test_nothing_else_does(changes):
 
 def test_what_is_no_json_is_no_input():
     with pytest.raises(ValueError, match="not JSON compliant"):
-        job(inputs={"x": float("nan")}).key  # noqa: B018
+        job(inputs={"x": float("nan")}).key  # noqa: B018 (a property, which raises)
 
 
 @given(st.dictionaries(st.text(), st.integers() | st.text() | st.booleans()))
