@@ -48,7 +48,10 @@ class Boards:
         """Write the long forms into a folder; the files' names. Where nothing judges there are neither standings nor
         comparisons."""
         every = {"leaderboard": self.board, "standings": self.standings, "comparisons": self.comparisons}
-        return [_saved(table, out / f"{name}.csv") for name, table in every.items() if len(table.columns)]
+        files = {f"{name}.csv": table for name, table in every.items() if len(table.columns)}
+        for name, table in files.items():
+            table.to_csv(out / name, index=False)
+        return [*files]
 
 
 def make(
@@ -94,11 +97,6 @@ def make(
     if len(every[0]):
         every[0]["flags"] = _flagged(every[0], found)
     return Boards(long, every[0], every[1], tables, sections, title, judged)
-
-
-def _saved(table: pd.DataFrame, path: Path) -> str:
-    table.to_csv(path, index=False)
-    return path.name
 
 
 def _unlike(long: pd.DataFrame) -> pd.Series:

@@ -86,6 +86,11 @@ class Grid:
     profile: str | None
 
     @property
+    def standing(self) -> pd.DataFrame:
+        """The standings as they are read; where nothing judges, the defenses alone."""
+        return self.section.tables[0][0] if self.cells is not None else self.board[["defense"]].drop_duplicates()
+
+    @property
     def published(self) -> pd.DataFrame:
         """The papers' figures beside ours."""
         rows = self.board[self.board["published"].notna()]
@@ -296,11 +301,8 @@ def _assets(folder: Path) -> None:
 
 
 def _stands(grid: Grid, row: str) -> Iterable[dict[str, Any]]:
-    if grid.cells is None:  # it is there, and nothing judges it
-        yield {"rank": "", "figure": "", "value": "", "mean": "", "flags": []}
-        return
-    table, stood = grid.section.tables[0][0], grid.stood
-    flags = stood.loc[stood["defense"] == row, "flags"].dropna()
+    table, stood = grid.standing, grid.stood
+    flags: Iterable[str] = stood.loc[stood["defense"] == row, "flags"].dropna() if len(stood) else ()
     for told in table[table["defense"] == row].to_dict("records"):
         figure = next((str(name) for name in told if str(name).endswith(CI)), "")
         yield {"rank": told.get("rank", ""), "figure": figure.removesuffix(CI).strip(), "value": told.get(figure, ""),
@@ -308,9 +310,7 @@ def _stands(grid: Grid, row: str) -> Iterable[dict[str, Any]]:
 
 
 def _leaves(grid: Grid, row: str) -> Iterable[dict[str, Any]]:
-    if grid.cells is None:
-        return
-    table = grid.section.tables[0][0]
+    table = grid.standing
     for title in (name for name in table if name in (row, f"{row} (weak)")):
         for told in table.to_dict("records"):
             yield {"defense": told["defense"], "value": told[title], "weak": title != row,
