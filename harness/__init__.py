@@ -7,9 +7,9 @@ Importing it loads no torch.
 from pydantic import Field
 
 from harness.api import Result, release, run
-from harness.catalogue import configured
 from harness.errors import ImmuneBenchError, PluginError, RunError, UsageError
 from harness.plugin import Attacker, Defense, Measure, Metric, Plugin, PluginSpec, Track
+from harness.registry import configured
 
 __all__ = [
     "Attacker",

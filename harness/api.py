@@ -12,7 +12,7 @@ from harness.errors import UsageError, nearest
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.runner import Progress
+    from harness.execution.scheduler import Progress
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,14 @@ def run(
     Raises `UsageError` before anything is computed, `RunError` if the store gives out. Failed cells do not raise:
     they are holes in the board, with their reasons in `failed`.
     """
-    from harness import executors, leaderboard, records, runner
-    from harness.cluster import Cluster
+    from harness import leaderboard, records
+    from harness.execution import executors
+    from harness.execution import scheduler as runner
+    from harness.execution.dask_cluster import Cluster
     from harness.plan import make
-    from harness.publishing import packing, submission
     from harness.store import Store
+    from harness.submission import pack as packing
+    from harness.submission import read_write as submission
     from harness.suite import load
 
     asked = load(
@@ -124,8 +127,8 @@ def release(
     task: of the suite's tasks, by default the first. seed: of the defense; one that draws nothing has one model for
     all. Raises `UsageError` if there is none such, or its track saves no models.
     """
+    from harness.execution.scheduler import ensure
     from harness.plan import make
-    from harness.runner import ensure
     from harness.store import Store
     from harness.suite import load
 

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from pydantic.fields import FieldInfo
 
+    from harness.kit.trial import Trial
     from harness.plan import Job
-    from harness.protection import Protection
+    from harness.ranking import Protection
     from harness.suite import Grid
-    from harness.trial import Trial
 
 KINDS = ("defense", "attacker", "metric")
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from harness import protection
+from harness import ranking as protection
 from harness.errors import UsageError
+from harness.execution.scheduler import ensure
 from harness.plan import Plan
-from harness.runner import ensure
 from harness.store import Store
 from harness.suite import Suite
 

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from harness.catalogue import Catalogue
 from harness.errors import UsageError, describe, nearest
 from harness.plugin import KINDS, Metric, PluginSpec, Track
-from harness.protection import Tuning
+from harness.ranking import Tuning
+from harness.registry import Catalogue
 
 FORMAT = 1
 """The newest suite file format this harness reads."""

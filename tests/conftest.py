@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.catalogue import Catalogue
+from harness.registry import Catalogue
 
 torch.set_num_threads(1)
 

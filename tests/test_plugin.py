@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.catalogue import Catalogue, Entry, snake_case
 from harness.errors import UsageError
 from harness.plugin import Plugin
+from harness.registry import Catalogue, Entry, snake_case
 from harness.source import undocumented
 
 MINE = '''
@@ -74,7 +74,7 @@ def test_what_is_read_from_source_is_what_the_class_says(entry):
 
 def test_describing_plugins_imports_neither_torch_nor_pandas():
     code = (
-        "import sys; from harness.catalogue import Catalogue; c = Catalogue();"
+        "import sys; from harness.registry import Catalogue; c = Catalogue();"
         "[e.about for k in ('defense', 'attacker') for e in c.all(k)];"
         "[e.load().metrics for e in c.all('track')];"
         "sys.exit(bool({'torch', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules)))"

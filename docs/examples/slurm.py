@@ -10,7 +10,7 @@ import sys
 from dask_jobqueue import SLURMCluster
 
 import harness
-from harness.display import Display
+from harness.execution.progress import Display
 
 WORKER = {
     "cores": 1,  # jobs at once

@@ -11,12 +11,14 @@ import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from harness import Attacker, Defense, Field, Measure, Metric, Plugin, PluginSpec, Track, meter, stage
+from harness import Attacker, Defense, Field, Measure, Metric, Plugin, PluginSpec, Track
+from harness.execution import determinism as stage
+from harness.execution import meter
+from harness.kit.trial import Trial
+from harness.leaderboard.tables import value
 from harness.plan import Job, seed_of
 from harness.records import write_figures
 from harness.suite import Grid
-from harness.tables import value
-from harness.trial import Trial
 
 
 class Data(NamedTuple):

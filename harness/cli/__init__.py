@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import Attackers, Base, Defenses, Grids, Plugins, Seeds, Settings, SuiteName, Workers
-from harness.cli.publish import boards, leaderboard, submit, verify
 from harness.cli.store import app as store_app
+from harness.cli.submission import boards, leaderboard, submit, verify
 from harness.errors import ImmuneBenchError
 
 app = typer.Typer(
@@ -65,7 +65,7 @@ def run(
 ) -> None:
     """Run a suite and make its leaderboard; finished jobs are taken from the store."""
     from harness import api
-    from harness.display import Display
+    from harness.execution.progress import Display
 
     folder = out or Path("results/runs") / "@".join([Path(suite).stem, *([base] if base else [])])
     began = time.perf_counter()
@@ -117,9 +117,9 @@ def plan(
     """Show what a run would do: cells, jobs, how many are in the store already, and how long the rest takes."""
     from collections import Counter
 
-    from harness.costs import Costs
-    from harness.display import duration
-    from harness.executors import default_workers
+    from harness.execution.costs import Costs
+    from harness.execution.executors import default_workers
+    from harness.execution.progress import duration
     from harness.plan import make
     from harness.store import Store
     from harness.suite import load
@@ -172,7 +172,7 @@ def release(
 @app.command("list")
 def list_(what: Annotated[Listing, typer.Argument(help="defenses, attackers, suites or metrics")]) -> None:
     """List plugins, suites or metrics."""
-    from harness.catalogue import Catalogue
+    from harness.registry import Catalogue
 
     catalogue = Catalogue()
     if what is Listing.metrics:
@@ -206,8 +206,8 @@ def show(
     plugin: Plugins = [],
 ) -> None:
     """Show a plugin: its docstring, fields with their defaults, presets and origin; or what a metric is."""
-    from harness.catalogue import Catalogue
-    from harness.reference import described, fields
+    from harness.cli.reference import described, fields
+    from harness.registry import Catalogue
 
     catalogue = Catalogue(plugin)
     if kind is Kind.metric:
@@ -244,7 +244,7 @@ def new(
     package: Annotated[bool, typer.Option("--package", help="A package to install, with a test.")] = False,
 ) -> None:
     """Begin a plugin: one file NAME.py that works, or a folder NAME with a package around it."""
-    from harness import scaffold
+    from harness.kit import scaffold
 
     path = scaffold.write(kind.value, name, track, Path.cwd(), package)
     print(f"{path}: now run `immunebench check {scaffold.plugin_file(path)}`")
@@ -256,8 +256,8 @@ def check(
     preset: Annotated[str | None, typer.Option(help="Of the plugin's; by default its default settings.")] = None,
 ) -> None:
     """Try a plugin on a tiny task of its track and say in words what is wrong with it (exit code 1)."""
-    from harness.catalogue import named
     from harness.kit import Fault, checks
+    from harness.registry import named
 
     faults = 0
     for entry in named(what):
@@ -279,7 +279,7 @@ def docs(
     plugin: Plugins = [],
 ) -> None:
     """Build the documentation, with a page for each plugin that is installed here or in a file."""
-    from harness import reference
+    from harness.cli import reference
 
     reference.build(out, plugin)
     print(f"open {out}/index.html")

@@ -38,8 +38,8 @@ def export(
     seeds: Seeds = None,
 ) -> None:
     """Write artifacts into one file, so that others need not rerun a suite's baselines, say."""
-    from harness import exchange
     from harness.store import Store
+    from harness.store import archive as exchange
 
     store = Store()
     written = exchange.export(store, _keys(store, suite, defense, attacker, seeds), file)
@@ -49,8 +49,8 @@ def export(
 @app.command("import")
 def import_(file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="What `export` wrote.")]) -> None:
     """Take over the artifacts of such a file; each is checked. They are as true as whoever made them."""
-    from harness import exchange
     from harness.store import Store
+    from harness.store import archive as exchange
 
     new, known = exchange.import_(Store(), file)
     print(f"{len(new)} artifacts taken over, {len(known)} were there")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from harness.diffusion.model import Images
-from harness.pictures import save
+from harness.leaderboard.plots import save
 
 WIDE = 10
 """pictures in a row of a contact sheet"""

@@ -11,7 +11,7 @@ import torch
 
 from harness.diffusion import similarity
 from harness.diffusion.encoders import Encoder
-from harness.meter import Reading
+from harness.execution.meter import Reading
 from harness.records import figure
 
 Seen = Mapping[str, torch.Tensor]

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import meter
 from harness.diffusion import encoders, figures, measures
 from harness.diffusion.concepts import Concept
 from harness.diffusion.data import Subject, Targets
@@ -19,9 +18,10 @@ from harness.diffusion.folder import read_images
 from harness.diffusion.model import Images, TextToImage
 from harness.diffusion.protocol import Erasure
 from harness.errors import PluginError, RunError
+from harness.execution import meter
+from harness.execution.determinism import alone, load, save
 from harness.plan import Job, seed_of
 from harness.records import read_figures, write_figures
-from harness.stage import alone, load, save
 
 GATE_IMAGES = 4
 """of each concept that an erasure must leave"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from harness.diffusion.protocol import ENCODER_TITLES
-from harness.tables import interval, number, pick, value
+from harness.leaderboard.tables import interval, number, pick, value
 
 CAPTION = (
     "Rates are shares of pictures in which the base's own classifier sees the concept: erased: after the erasure; "

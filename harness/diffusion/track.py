@@ -22,14 +22,14 @@ from harness.diffusion.protocol import Protocol
 from harness.errors import UsageError
 from harness.plan import Job, seed_of
 from harness.plugin import PluginSpec, Track
-from harness.protection import Figure, Protection
+from harness.ranking import Figure, Protection
 from harness.store import file_digest
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.kit.trial import Trial
     from harness.suite import Grid
-    from harness.trial import Trial
 
 BROKEN = 0.8
 """An attack has succeeded where so many of its pictures show the concept."""

@@ -14,8 +14,8 @@ from harness.diffusion.concepts import Concept
 from harness.diffusion.data import Subject, Targets
 from harness.diffusion.model import Images, TextToImage
 from harness.diffusion.plugin import WeightAttacker
+from harness.kit.trial import Trial
 from harness.plugin import Plugin
-from harness.trial import Trial
 
 SAMPLING: dict[str, Any] = {"sampler": "ddim", "steps": 10, "guidance": 2.0}
 CAPTIONS = tuple(f"a photo of a {thing}" for thing in ("boot", "dress", "pullover", "zero", "four", "seven"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from harness.leaderboard.cells import Cells
+from harness.leaderboard.scores import Cells
 
 SEEDS = 5
 """Fewer seeds are too few for a headline."""

@@ -9,7 +9,7 @@ import pandas as pd
 
 from harness.errors import UsageError
 from harness.leaderboard.stats import intervals, limits
-from harness.protection import members
+from harness.ranking import members
 from harness.records import SCHEMA
 
 CELL = ["suite", "suite_version", "grid", "track", "defense", "attacker"]

@@ -10,11 +10,12 @@ from pathlib import Path
 import pandas as pd
 
 from harness import records as record_files
-from harness.catalogue import Catalogue
-from harness.leaderboard import cells, flags, formats, profiles, readable, standings
+from harness.leaderboard import flags, formats, profiles, readable, standings
+from harness.leaderboard import scores as cells
 from harness.leaderboard.long_form import board, read_published
+from harness.leaderboard.tables import further, plain
 from harness.plugin import Track
-from harness.tables import further, plain
+from harness.registry import Catalogue
 
 RECORDS = "records.parquet"
 PUBLISHED = "published.csv"

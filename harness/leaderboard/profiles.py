@@ -8,9 +8,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from harness.leaderboard.cells import Cells
+from harness.leaderboard.plots import save
+from harness.leaderboard.scores import Cells
 from harness.leaderboard.stats import performance_profile
-from harness.pictures import save
 
 FEWEST = 5
 """Fewer cells a defense make no distribution."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from harness.leaderboard.cells import Cells
-from harness.tables import interval, number
+from harness.leaderboard.scores import Cells
+from harness.leaderboard.tables import interval, number
 
 
 def standing(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from harness.leaderboard.cells import Cells
+from harness.leaderboard.scores import Cells
 from harness.leaderboard.stats import holm, intervals, rank_intervals
 
 LEVEL = 0.95

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from harness.pictures import save
+from harness.leaderboard.plots import save
 
 
 def draw(records: pd.DataFrame, out: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from scipy.optimize import minimize
 
-from harness.meter import Reading
+from harness.execution.meter import Reading
 from harness.probe.data import Split
 from harness.probe.model import Loss, losses, losses_slope
 from harness.probe.spectrum import FLOOR, Policy, Spectrum

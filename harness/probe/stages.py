@@ -9,16 +9,16 @@ from pathlib import Path
 
 import torch
 
-from harness import meter
 from harness.errors import PluginError
+from harness.execution import meter
+from harness.execution.determinism import alone, save
+from harness.execution.determinism import load as load_tensors
 from harness.plan import Job
 from harness.probe import measures
 from harness.probe.data import ProbeData, Split, load
 from harness.probe.model import Extractor, LinearProbe
 from harness.probe.tasks import ROLES, Role, Task
 from harness.records import write_figures
-from harness.stage import alone, save
-from harness.stage import load as load_tensors
 
 ATTACK = "attack.safetensors"
 SPECTRUM = "spectrum.safetensors"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from harness.tables import interval, number, pick, value
+from harness.leaderboard.tables import interval, number, pick, value
 
 CAPTION = (
     "RIR = (i)/(ii) under the paper's κ policy `floor`, on training rows: geometric mean over tasks, with a 95 % t "

@@ -20,13 +20,13 @@ from harness.plan import Job, seed_of
 from harness.plugin import PluginSpec, Track
 from harness.probe.metrics import METRICS
 from harness.probe.tasks import ROLES, Role, Task, TaskBlock
-from harness.protection import Figure, Protection
+from harness.ranking import Figure, Protection
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.kit.trial import Trial
     from harness.suite import Grid
-    from harness.trial import Trial
 
 
 class Protocol(BaseModel):

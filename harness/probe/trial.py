@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 
+from harness.kit.trial import Trial
 from harness.plugin import Plugin
 from harness.probe.data import ProbeTargets, Split
 from harness.probe.model import Extractor, LinearProbe
-from harness.trial import Trial
 
 ROWS, DIM = 128, 32
 

@@ -14,12 +14,12 @@ def build(out: Path, source: Path, plugins: tuple[Path, ...] = ()) -> None:
     with further plugins and tracks. Raises `UsageError`, also if the libraries of its charts and tables are not
     installed."""
     try:
-        from harness.site import pages
+        from harness.site import build as pages
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] not in ("itables", "plotly"):
             raise
         raise UsageError("the site is made with plotly and itables: pip install 'immunebench[site]'") from None
-    from harness.site.sources import of_runs, of_submissions
+    from harness.site.view import of_runs, of_submissions
 
     if source.resolve() in [out.resolve(), *out.resolve().parents]:
         raise UsageError(f"{out} lies in {source}, so the next site would be made of this one; choose another folder")

@@ -14,9 +14,9 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.colors import hex_to_rgb
 
-from harness.leaderboard.cells import FIGURE, Cells
 from harness.leaderboard.readable import unrounded
-from harness.tables import interval, number
+from harness.leaderboard.scores import FIGURE, Cells
+from harness.leaderboard.tables import interval, number
 
 plotly.io.templates.default = None  # the page adds one, light or dark
 THEMES = {"light": "plotly_white", "dark": "plotly_dark"}

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from harness import api, leaderboard, records, runner
-from harness.executors import Serial
+from harness import api, leaderboard, records
+from harness.execution import scheduler as runner
+from harness.execution.executors import Serial
 from harness.plan import Cell, Plan, make
 from harness.store import Store
 from harness.suite import load

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from harness.diffusion import Concept, Subject, Targets, TextToImage
-from harness.meter import PeakMemory
+from harness.execution.meter import PeakMemory
 from tests.diffusion.conftest import noise
 from tests.diffusion.test_unroll import CAPTIONS, plain_harm
 

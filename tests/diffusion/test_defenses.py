@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import meter
-from harness.catalogue import Catalogue
 from harness.diffusion import Batch, Concept, Targets, TextToImage
 from harness.errors import RunError, UsageError
+from harness.execution import meter
+from harness.registry import Catalogue
 from tests.diffusion.conftest import noise, subject
 from tests.diffusion.test_unroll import CAPTIONS, targets
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.catalogue import Catalogue
-from harness.publishing import submission
+from harness.registry import Catalogue
+from harness.submission import read_write as submission
 
 STRENGTH = Path(__file__).parents[2] / "results" / "submissions" / "strength" / "strength.json.gz"
 LEAVES = 0.95

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import harness
-from harness.runner import Progress
+from harness.execution.scheduler import Progress
 from tests.diffusion.conftest import write_pictures
 
 CONCEPTS = """
@@ -181,7 +181,7 @@ def test_tables_pictures_and_saved_attacks(run, tmp_path: Path) -> None:
 
 
 def test_the_docs_attacker(suite: Path, tmp_path: Path) -> None:
-    from tests.test_docs import FILES
+    from tests.cli.test_docs import FILES
 
     (tmp_path / "bias_tuning.py").write_text(FILES["bias_tuning.py"])
     result = harness.run(
@@ -191,7 +191,7 @@ def test_the_docs_attacker(suite: Path, tmp_path: Path) -> None:
 
 
 def test_the_docs_defense(suite: Path, tmp_path: Path) -> None:
-    from tests.test_docs import FILES
+    from tests.cli.test_docs import FILES
 
     (tmp_path / "weakest.py").write_text(FILES["weakest.py"])
     result = harness.run(
@@ -206,7 +206,7 @@ def test_a_reference_whose_likeness_is_near_zero_is_flagged() -> None:
 
     from harness.diffusion.encoders import Encoder
     from harness.diffusion.measures import Arm, attacked_figures
-    from harness.meter import Reading
+    from harness.execution.meter import Reading
 
     encoder = Encoder(lambda images: torch.eye(2), lambda a, b: 0.01, lambda a, b: 0.01)
 
@@ -223,7 +223,7 @@ def test_a_released_model_is_a_plain_pipeline(suite: Path, tmp_path: Path, base:
     import torch
     from diffusers import StableDiffusionPipeline
 
-    from harness.stage import load
+    from harness.execution.determinism import load
 
     asked = {"settings": ["defenses.ascent.steps=1", "defenses.ascent.prior=none"]}
     harness.release(str(suite), "ascent", tmp_path / "mine", task="marvo+telune", **asked)

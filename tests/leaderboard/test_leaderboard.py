@@ -10,7 +10,7 @@ import pytest
 
 from harness import api, leaderboard, records
 from harness.errors import UsageError
-from harness.tables import further
+from harness.leaderboard.tables import further
 
 ROOT = Path(__file__).parents[2]
 

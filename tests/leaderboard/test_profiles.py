@@ -4,8 +4,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from harness.leaderboard.cells import read
 from harness.leaderboard.profiles import draw
+from harness.leaderboard.scores import read
 from tests.leaderboard.test_standings import frame, grid
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from harness import leaderboard, records
-from harness.leaderboard.cells import read
+from harness.leaderboard.scores import read
 from harness.leaderboard.standings import comparisons, standings
 
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from harness import meter
-from harness.catalogue import Catalogue
+from harness.execution import meter
 from harness.probe import measures
 from harness.probe.data import Split, load
 from harness.probe.model import Extractor, LinearProbe, losses
 from harness.probe.tasks import Task
+from harness.registry import Catalogue
 
 HOUSES = Task(data="house_prices")
 DIGITS = Task(data="mnist5k", framing="one-vs-rest", benign=4, harmful=9)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harness.meter import Reading
+from harness.execution.meter import Reading
 from harness.probe import measures
 from harness.probe.data import Split
 

@@ -1,0 +1,86 @@
+"""Artifacts from one store to another, as a plain tar file: what others have computed need not be computed again.
+
+An archive holds `<key>/manifest.json` and the files that it names, and nothing else. What is imported is as true as
+whoever made it: digests tell damage from a copy, not a forged figure from a measured one.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from harness.errors import UsageError
+from harness.store.store import MANIFEST, Store, intact, read_manifest
+
+_NAME = re.compile(r"[0-9a-f]{64}(/\w[\w.-]*)+\.(json|png|safetensors|txt)")
+"""An artifact's files: none that a program would run or unpickle, none outside of its folder."""
+
+
+def export(store: Store, keys: Iterable[str], path: Path) -> list[str]:
+    """Write those of the artifacts `keys` that the store has, undamaged, into the archive `path`; their keys."""
+    written = []
+    new = path.with_name(path.name + ".part")
+    try:
+        with tarfile.open(new, "w") as archive:
+            for key in keys:
+                folder = store.open(key)
+                if folder is not None:
+                    for name in (MANIFEST, *store.manifest(key)["files"]):
+                        archive.add(folder / name, f"{key}/{name}")
+                    written.append(key)
+        new.replace(path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        new.unlink(missing_ok=True)
+    return written
+
+
+def import_(store: Store, path: Path) -> tuple[list[str], list[str]]:
+    """Take over the artifacts of an archive: the keys of those that were new, and of those that were there.
+
+    Each is checked before it counts; what came before a fault stays. Raises `UsageError` for a file that is no such
+    archive, holds other things than artifacts, or is damaged.
+    """
+    new: list[str] = []
+    known: list[str] = []
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for key, members in _by_artifact(archive, path):
+                with store.receiving(key) as folder:
+                    (known if folder is None else new).append(key)
+                    if folder is not None:
+                        _unpack(archive, members, folder)
+                        if not intact(folder, key) or len(members) != len(read_manifest(folder)["files"]) + 1:
+                            raise UsageError(f"{path}: artifact {key[:12]} is damaged or not whole; get the file again")
+    except (tarfile.TarError, OSError) as error:
+        raise UsageError(f"cannot read {path} as an uncompressed tar file of artifacts: {error}") from None
+    return new, known
+
+
+def _by_artifact(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str, list[tarfile.TarInfo]]]:
+    """The archive's members by artifact, in their order; refuses whatever is not a file of one."""
+    key, members = "", list[tarfile.TarInfo]()
+    for member in archive:
+        if not member.isreg() or not _NAME.fullmatch(member.name):
+            raise UsageError(f"{path}: {member.name[:80]!r} is no file of an artifact; it was not taken over")
+        of = member.name.partition("/")[0]
+        if of != key:
+            if members:
+                yield key, members
+            key, members = of, []
+        members.append(member)
+    if members:
+        yield key, members
+
+
+def _unpack(archive: tarfile.TarFile, members: Iterable[tarfile.TarInfo], folder: Path) -> None:
+    for member in members:
+        source, target = archive.extractfile(member), folder / member.name.partition("/")[2]
+        assert source is not None
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+            shutil.copyfileobj(source, file)

@@ -1,0 +1,49 @@
+"""The example for a batch system: the job that it hands in, and a run through it without Slurm."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from tests.execution.test_scheduler import figures
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "slurm.py"
+
+
+@pytest.fixture
+def example():
+    return runpy.run_path(str(EXAMPLE))
+
+
+def test_what_is_handed_in(example):
+    from dask_jobqueue import PBSCluster, SLURMCluster
+
+    with SLURMCluster(**example["WORKER"], scheduler_options={"dashboard_address": None}) as cluster:
+        script = cluster.job_script()
+    for line in ("#SBATCH -p gpu", "#SBATCH --gres=gpu:1", "#SBATCH -t 24:00:00", "--resources GPU=1", "--nthreads 1"):
+        assert line in script
+    with PBSCluster(**example["WORKER"], scheduler_options={"dashboard_address": None}) as cluster:
+        assert "#PBS -q gpu" in cluster.job_script()
+
+
+def test_a_run_through_a_batch_system(example, tiny, tmp_path, monkeypatch):
+    """dask-jobqueue's own stand-in for one starts each job as a process here."""
+    from dask_jobqueue.local import LocalCluster
+
+    from harness import api
+
+    monkeypatch.chdir(tmp_path)
+    mine = {
+        "queue": None,
+        "job_extra_directives": [],
+        "walltime": None,
+        "memory": "2GB",
+        "log_directory": str(tmp_path),
+    }
+    mine = {name: value for name, value in (example["WORKER"] | mine).items() if value is not None}
+    run = example["run"]
+    run.__globals__["WORKER"] = mine
+    result = run(str(tiny), jobs=2, cluster_class=LocalCluster, scheduler_options={"dashboard_address": None})
+    assert not result.failed
+    reference = api.run(str(tiny), workers=1, store=tmp_path / "reference")
+    assert list(figures(result)["value"]) == list(figures(reference)["value"])
