@@ -1,12 +1,12 @@
 """Plugins: frozen, keyword-only, validated dataclasses whose one method is a generator.
 
-A plugin's fields are its hyper-parameters and its repr is the call that makes it. Its generator yields the current
-loss once per optimisation step; the harness pulls (see `meter`). `catalogue` finds them.
+A plugin's fields are its hyper-parameters and its repr is the call that makes it. A defense's or attacker's generator
+yields the current loss once per optimisation step; the harness pulls (see `harness.execution.meter`).
+`harness.registry` finds plugins.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import importlib
@@ -14,8 +14,7 @@ import importlib.util
 import inspect
 import json
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, dataclass_transform
@@ -24,16 +23,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated_dataclass
 
 from harness.errors import UsageError
+from harness.labels import Digest, Label, Text
 from harness.source import undocumented
 
 if TYPE_CHECKING:
-    import pandas as pd
     from pydantic.fields import FieldInfo
-
-    from harness.kit.trial import Trial
-    from harness.plan import Job
-    from harness.ranking import Protection
-    from harness.suite import Grid
 
 KINDS = ("defense", "attacker", "metric")
 
@@ -44,7 +38,7 @@ class Plugin:
 
     kind: ClassVar[str]
     method: ClassVar[str]
-    """The name of the one that an author writes."""
+    """Name of the method that an author writes."""
     track: ClassVar[str]
     """The track it belongs to, or `any`."""
     if TYPE_CHECKING:
@@ -77,12 +71,12 @@ class Plugin:
         return hashlib.sha256("".join(does).encode()).hexdigest()
 
     def generator(self, model: Any, data: Any) -> Iterator[Any]:
-        """What its one method gives."""
-        made: Iterator[Any] = getattr(self, self.method)(model, data)
-        return made
+        """Start the plugin's generator."""
+        generator: Iterator[Any] = getattr(self, self.method)(model, data)
+        return generator
 
     def uses(self) -> Sequence[PluginSpec]:
-        """Further plugins that this one runs."""
+        """Other plugins that this one runs."""
         return ()
 
     def source(self) -> str:
@@ -92,138 +86,59 @@ class Plugin:
 
 
 class Defense(Plugin):
-    """Makes an immunized model of a base model before its release."""
+    """Immunizes a base model before its release."""
 
     kind: ClassVar[str] = "defense"
     method: ClassVar[str] = "immunize"
     control: ClassVar[bool] = False
-    """Is no serious defense but a yardstick: one that does as well as it has shown nothing."""
+    """Control row, not a proposed defense: a defense that does no better than a control has shown nothing."""
 
     def immunize(self, model: Any, targets: Any) -> Iterator[Any]:
-        """Change `model` in place so that the harmful targets cannot be learned; yield the loss at each step
-        (once, for a closed form) and return when done."""
+        """Change `model` in place so that the harmful task in `targets` is hard to learn. Yield the loss after every
+        step, once for a closed form, and return at the end."""
         raise NotImplementedError
 
 
 class Attacker(Plugin):
-    """Adapts (fine-tunes) a released model to a task. It proposes; the harness measures and judges."""
+    """Fine-tunes a released model on a task."""
 
     kind: ClassVar[str] = "attacker"
     method: ClassVar[str] = "adapt"
 
     def adapt(self, model: Any, data: Any) -> Iterator[Any]:
-        """Change `model` in place, yielding the loss at each step, for ever: the harness decides when to stop."""
+        """Change `model` in place. Yield the loss after every step, without end: the harness stops it."""
         raise NotImplementedError
 
 
-class Metric(BaseModel):
-    """What a figure is and is not."""
+class PluginSpec(BaseModel):
+    """A plugin with its settings as plain data: hashed into keys, sent to workers, written into submissions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(description="as in records")
-    title: str = Field(description="the papers' spelling")
-    unit: str = ""
-    better: Literal["higher", "lower", ""] = Field("", description="what a defender wants, if anything")
-    scale: Literal["linear", "log"] = Field("linear", description="on which figures are averaged")
-    description: str
-    formula: str = Field("", description="how it is computed, with its source")
-    policy: str = Field("", description="what the columns policy and split tell apart, if anything")
-    limits: str = Field("", description="what it cannot tell")
-
-
-class Measure(Plugin):
-    """A further metric: looks at a released model before any attack."""
-
-    kind: ClassVar[str] = "metric"
-    method: ClassVar[str] = "measure"
-    about: ClassVar[Metric]
-    """What its figures are; the name is the one it is registered by."""
-
-    def measure(self, model: Any, targets: Any) -> Iterator[Mapping[str, Any]]:
-        """Yield figures (see `figure`) of `model`, which is left as it was, given what a defense is given."""
-        raise NotImplementedError
-
-    def figure(self, value: float | None, **coordinates: Any) -> dict[str, Any]:
-        """One figure; None: not defined here. coordinates: concept, role, policy, split, note (see
-        `harness.records.SCHEMA`)."""
-        return {"metric": self.about.name, "value": value, **coordinates}
-
-
-class Track(ABC):
-    """A kind of model and attack. The engine knows a track only by this face."""
-
-    kind: ClassVar[str] = "track"
-    name: ClassVar[str]
-    task_model: ClassVar[type[BaseModel]]
-    """One entry of a grid's `tasks`; `expand()` gives the single tasks it stands for."""
-    single_task_model: ClassVar[type[BaseModel]]
-    """One of these; what it dumps it also reads."""
-    protocol_model: ClassVar[type[BaseModel]]
-    """A grid's `protocol`: budget, measuring steps, metrics' settings."""
-    metrics: ClassVar[Sequence[Metric]]
-
-    def protection(self, grid: Grid) -> Protection | None:
-        """The figure by which the grid's defenses are judged; by default none is, and the board ranks nothing."""
-        return None
-
-    def members(self, task: str) -> Sequence[str]:
-        """What a task, by its label, has in common with others (digits, concepts); by default nothing."""
-        return (task,)
-
-    @abstractmethod
-    def measurements(self, grid: Grid) -> Iterator[tuple[dict[str, Any], Job]]:
-        """The grid's cells as coordinates (`task`, `defense`, `attacker`, `seed`) and the job that measures them;
-        one that comes again for the same rows counts once. A measuring job leaves `records.json` (see `records`)."""
-
-    @abstractmethod
-    def carry_out(self, job: Job, parents: Mapping[str, Path], out: Path) -> None:
-        """Compute `job` from its parents' artifact folders into the folder `out`: a pure function of the job."""
-
-    @abstractmethod
-    def table(self, board: pd.DataFrame) -> pd.DataFrame:
-        """The wide, readable table of a long-form board."""
-
-    def release(self, job: Job, ensure: Callable[[Job], Path], out: Path) -> None:
-        """Save the released model that a measuring job without an attacker is about into the folder `out`, as its
-        ecosystem does. `ensure` computes a job's artifact and gives its folder. By default raises `UsageError`."""
-        raise UsageError(f"track '{self.name}' saves no models")
-
-    def trials(self, kind: str, seed: int) -> Sequence[Trial]:
-        """Tiny tasks for the conformance kit, of which a plugin of this kind (see `KINDS`) is tried on the first
-        that it does not refuse by `RunError`; by default there are none."""
-        return ()
-
-    def figures(self, records: pd.DataFrame, out: Path) -> list[Path]:
-        """Draw the pictures that stand beside the table into `out`; their paths."""
-        return []
-
-
-@dataclasses.dataclass(frozen=True)
-class PluginSpec:
-    """A plugin with its settings, as plain data that can be hashed and sent to a worker."""
-
-    kind: str
-    name: str
-    params: Mapping[str, Any]
-    source: str
-    module: str
-    attribute: str
-    file: str | None = None
-    deterministic: bool = False
-    control: bool = False
+    kind: Literal["defense", "attacker", "metric"]
+    name: Label
+    params: dict[str, Any] = Field(description="all of its fields")
+    source: Digest = Field(description="of what its code does")
+    call: Text = Field(description="the call that makes it, without defaults")
+    deterministic: bool = Field(False, description="draws no random numbers")
+    control: bool = Field(False, description="a control row, not a proposed defense")
+    measures: Literal["released", "attacked"] | None = Field(None, description="of a metric: on which model")
+    package: Text | None = Field(None, description="installed package with its version; null: a plugin file")
+    module: str = Field("", exclude=True, description="empty: not available here")
+    attribute: str = Field("", exclude=True)
+    file: str | None = Field(None, exclude=True, description="path of the plugin file")
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What enters a job's key: not where the source lies, but what it says."""
-        return {"kind": self.kind, "name": self.name, "params": dict(self.params), "source": self.source}
+        """What enters a key: the code and the settings, not where the code lies."""
+        return {"kind": self.kind, "name": self.name, "params": self.params, "source": self.source}
 
     def build(self) -> Any:
-        """The plugin object; importing its module where need be."""
+        """The plugin object; imports its module if needed."""
         return getattr(import_plugin(self.module, self.file), self.attribute)(**self.params)
 
-    def __repr__(self) -> str:
-        return repr(self.build())
+    def __str__(self) -> str:
+        return self.call
 
 
 def import_plugin(module: str, file: str | None) -> ModuleType:

@@ -1,30 +1,53 @@
-"""What a suite file says: versioned grids of tasks × defenses × attackers × seeds, each with a protocol."""
+"""Suites: versioned grids of tasks × defenses × attackers × seeds, each with a protocol.
+
+`SuiteFile` is a suite as its YAML file writes it; `Suite` is one to run, with every task and row written out. A
+`Suite` is plain data that dumps and reads itself, so a submission holds it as it is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from harness.costs import COSTS
 from harness.errors import UsageError, describe, nearest
-from harness.plugin import KINDS, Metric, PluginSpec, Track
-from harness.ranking import Tuning
-from harness.registry import Catalogue
+from harness.labels import Label, Name, Text
+from harness.metric import Metric, Quantity
+from harness.plugin import KINDS, PluginSpec
+from harness.ranking import Ranking
+from harness.registry import Registry, installed
+from harness.selection import Selection
+from harness.track import Track
 
 FORMAT = 1
-"""The newest suite file format this harness reads."""
+"""The newest suite file format that this harness reads."""
 
 
-def _numbered(seeds: Any) -> Any:
-    """How many: 1 … n."""
+def _counted(seeds: Any) -> Any:
+    """A number of seeds n as the seeds 1 … n."""
     return list(range(1, seeds + 1)) or [seeds] if isinstance(seeds, int) else seeds
 
 
-Seeds = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), BeforeValidator(_numbered)]
+Seeds = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=1000), BeforeValidator(_counted)]
+
+
+class Tuning(BaseModel):
+    """The seeds and tasks on which a suite's settings were chosen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seeds: list[int] = Field(description="empty: none, the settings are the papers' or the plugins' defaults")
+    tasks: list[Label] = Field([], description="by label; empty: all of the suite's")
+
+    def covers(self, task: str, seed: int | None) -> bool:
+        """Whether settings were chosen on this task and seed; of what is not random (None) the task alone decides."""
+        if seed is None:
+            return task in self.tasks
+        return seed in self.seeds and (not self.tasks or task in self.tasks)
 
 
 class Row(BaseModel):
@@ -37,7 +60,7 @@ class Row(BaseModel):
 
     @property
     def params(self) -> dict[str, Any]:
-        """The hyper-parameters the row sets."""
+        """The hyper-parameters that the row sets."""
         return dict(self.model_extra or {})
 
 
@@ -46,18 +69,18 @@ class GridFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(description="as in records; published figures are joined by it")
+    name: Name = Field(description="as in records; published values are joined by it")
     track: str = Field(description="whose tasks, protocol and plugins these are")
-    tasks: list[dict[str, Any]] = Field(min_length=1, description="blocks of tasks, as the track has them")
-    protocol: dict[str, Any] = Field({}, description="budget and what is measured, as the track has it")
-    defenses: dict[str, Row] = Field(min_length=1, description="by label")
-    attackers: dict[str, Row] = Field({}, description="by label; without any the models alone are measured")
-    metrics: dict[str, Row] = Field({}, description="plugins that measure more than the track itself does")
-    seeds: Seeds | None = Field(None, description="overrides the suite's")
+    tasks: list[dict[str, Any]] = Field(min_length=1, description="blocks of tasks, as the track defines them")
+    protocol: dict[str, Any] = Field({}, description="budget and what is measured, as the track defines it")
+    defenses: dict[Label, Row] = Field(min_length=1, description="by label")
+    attackers: dict[Label, Row] = Field({}, description="by label; without any the released models are measured")
+    metrics: dict[Label, Row] = Field({}, description="metrics beyond the track's own, or other settings of these")
+    seeds: Seeds | None = Field(None, description="instead of the suite's")
 
     @field_validator("defenses", "attackers", "metrics", mode="before")
     @classmethod
-    def _bare_labels(cls, rows: Any) -> Any:
+    def _empty_rows(cls, rows: Any) -> Any:
         """A row without settings may be left empty: `none:`."""
         return {label: row or {} for label, row in rows.items()} if isinstance(rows, dict) else rows
 
@@ -78,160 +101,248 @@ class SuiteFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     format: int = Field(description=f"of the file; this harness reads up to {FORMAT}")
-    name: str = Field(description="what people type")
-    version: int = Field(ge=1, description="raised with every change that moves a figure; versions never mix")
-    title: str = Field(description="one line")
+    name: Name = Field(description="what people type")
+    version: int = Field(ge=1, description="raised with every change that moves a value; versions never mix")
+    title: Text = Field(description="one line")
     description: str = Field("", description="what it is for, and how its settings were chosen")
-    seeds: Seeds = Field(_numbered(5), description="of every cell: how many, which are then 1 … n, or which")
-    tuning: Tuning | None = Field(None, description="on which seeds and tasks settings were chosen, for what is chosen "
-                                  "and reported on the same flatters")  # fmt: skip
+    seeds: Seeds = Field(_counted(5), description="of every cell: how many, which are then 1 … n, or which")
+    tuning: Tuning | None = Field(
+        None, description="on which seeds and tasks settings were chosen: a row tuned on what it reports is flattered"
+    )
     plugins: list[str] = Field([], description="plugin files, relative to the suite file")
-    published: str | None = Field(None, description="a tidy CSV of published figures, relative to the suite file")
+    published: str | None = Field(None, description="a tidy CSV of published values, relative to the suite file")
     bases: dict[str, BaseModelFile] = Field({}, description="other base models, by the word that chooses one")
     grids: list[GridFile] = Field(min_length=1, description="one for each set of tasks, protocol and rows")
 
 
-@dataclass(frozen=True)
-class Grid:
-    """A grid made ready: tasks and protocol checked by its track, rows resolved to plugins."""
+class Grid(BaseModel):
+    """A grid to run: every task, row and seed written out, and what a board must know of it."""
 
-    name: str
-    track: Track
-    tasks: tuple[Any, ...]
-    protocol: Any
-    defenses: Mapping[str, PluginSpec]
-    attackers: Mapping[str, PluginSpec]
-    seeds: tuple[int, ...]
-    metrics: Mapping[str, PluginSpec] = field(default_factory=dict)
-    reference: PluginSpec | None = None
-    """The undefended row that a track compares with, whether or not it is among `defenses`."""
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    @property
-    def said(self) -> list[Metric]:
-        """What its figures are: the track's own and those of its metric plugins."""
-        return [*self.track.metrics, *(type(spec.build()).about for spec in self.metrics.values())]
+    name: Name
+    track: Label
+    tasks: list[dict[str, Any]] = Field(min_length=1, description="single tasks, as the track's model dumps them")
+    protocol: dict[str, Any] = Field(description="as the track's model dumps it")
+    defenses: dict[Label, PluginSpec] = Field(min_length=1)
+    attackers: dict[Label, PluginSpec]
+    metrics: dict[Label, PluginSpec]
+    seeds: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, max_length=1000)
+    reference: PluginSpec = Field(description="the defense that stands for no defense, whether or not it is a row")
+    ranking: Ranking | None = Field(description="which value ranks the defenses; null: none does")
+    members: dict[Label, list[Label]] = Field(description="by task label, what tasks have in common")
+    quantities: list[Quantity] = Field(description="what its metrics and run costs measure")
+    changed: list[Text] = Field([], description="how it differs from the suite file: rows changed or added, rows or "
+                                "seeds left out")  # fmt: skip
+
+    def control(self, defense: str) -> str | None:
+        """`undefended` for a row that is the reference, `control` for another control row, else None."""
+        spec = self.defenses[defense]
+        if spec.identity == self.reference.identity:
+            return "undefended"
+        return "control" if spec.control else None
+
+    def is_changed(self, kind: str, label: str) -> bool:
+        """Whether the row's settings are not the suite file's, or the suite file has no such row."""
+        return any(change.startswith(f"{kind}s.{label}.") for change in self.changed)
 
 
-@dataclass(frozen=True)
-class Suite:
-    """A suite made ready."""
+class Suite(BaseModel):
+    """A suite to run."""
 
-    name: str
-    version: int
-    title: str
-    description: str
-    grids: tuple[Grid, ...]
-    published: Path | None = None
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name
+    version: int = Field(ge=1)
+    title: Text
+    description: str = Field(max_length=20000)
+    grids: list[Grid] = Field(min_length=1)
     tuning: Tuning | None = None
-    plugins: tuple[Path, ...] = ()
-    """Plugin files beside what is installed."""
-    folder: Path = Path()
-    """The suite file's, which the files it names are relative to."""
+    published: Path | None = Field(None, exclude=True, description="a tidy CSV of published values")
+    plugins: tuple[Path, ...] = Field((), exclude=True, description="plugin files beside what is installed")
+    folder: Path = Field(Path(), exclude=True, description="the suite file's; the files that it names are relative "
+                         "to it")  # fmt: skip
+
+    def grid(self, name: str) -> Grid:
+        """The grid of that name."""
+        return next(grid for grid in self.grids if grid.name == name)
 
     @property
-    def tracks(self) -> dict[str, Track]:
-        """The tracks of its grids, by name."""
-        return {grid.track.name: grid.track for grid in self.grids}
+    def changed(self) -> list[str]:
+        """How the suite differs from its file, by grid."""
+        return [f"{grid.name}: {change}" for grid in self.grids for change in grid.changed]
 
 
-def load(
-    suite: str,
-    *,
-    grids: Sequence[str] = (),
-    defenses: Sequence[str] = (),
-    attackers: Sequence[str] = (),
-    seeds: int | None = None,
-    settings: Sequence[str] = (),
-    plugins: Sequence[str | Path] = (),
-    base: str | None = None,
-) -> Suite:
-    """Read a suite by name or file and narrow or widen it.
+def load(suite: str, selection: Selection = Selection()) -> Suite:
+    """Read a suite by name or file and select a part of it.
 
-    grids: keep these only. base: one of the suite's other base models; the suite is then called `name@base`.
-    defenses, attackers: keep these rows only; a name that is no row but a plugin becomes a row with its defaults.
-    seeds: overrides the number of seeds. settings: `defenses.LABEL.FIELD=VALUE` or `attackers.…`.
-    plugins: plugin files; where no rows of their kind are asked for, theirs are added to the suite's.
-    Raises `UsageError`.
+    On another base model the suite is called `name@base`. Raises `UsageError` for a suite, row, setting or file that
+    is wrong, before anything is computed.
     """
-    path = _find(suite, Catalogue())
+    path = find(suite)
     file = read(path)
-    if base is not None:
-        file = _on(file, base)
-    if grids:
+    if selection.base is not None:
+        file = _on_base(file, selection.base)
+    for name in selection.grids:
         names = [grid.name for grid in file.grids]
-        for name in grids:
-            if name not in names:
-                raise UsageError(f"suite '{file.name}' has no grid '{name}'; {nearest(name, names)}")
-        file = file.model_copy(update={"grids": [grid for grid in file.grids if grid.name in grids]})
-    files = [*(path.parent / plugin for plugin in file.plugins), *plugins]
-    catalogue = Catalogue(files)
-    added = {
-        kind: [entry.name for entry in catalogue.all(kind) if entry.file and Path(entry.file) in _resolved(plugins)]
-        for kind in KINDS
-    }
-    wanted = {"defense": list(defenses), "attacker": list(attackers), "metric": []}
-    changes = [_setting(text) for text in settings]
-    used: set[tuple[str, str]] = set()
-    in_suite = {kind: {label for grid in file.grids for label in getattr(grid, f"{kind}s")} for kind in KINDS}
-    ready = []
-    for grid in file.grids:
-        where = f"{path.name}, grid '{grid.name}'"
-        track = catalogue.track(grid.track, where)
-        rows: dict[str, dict[str, PluginSpec]] = {}
-        for kind in KINDS:
-            given: dict[str, Row] = getattr(grid, f"{kind}s")
-            chosen = _choose(kind, given, wanted[kind], added[kind], in_suite[kind], catalogue, track)
-            used.update((kind, label) for label in chosen)
-            rows[kind] = {}
-            for label, row in chosen.items():
-                entry = catalogue.get(kind, row.plugin or label, where)
-                params = row.params | {f: v for k, at, f, v in changes if (k, at) == (kind, label)}
-                rows[kind][label] = entry.spec(params, f"{where}, {kind} '{label}'", row.preset)
-                _same_track(rows[kind][label], track, where)
-        if not rows["defense"] or (grid.attackers and not rows["attacker"]):
-            continue
-        tasks, protocol = _checked(track, grid, where, path.parent)
-        reference = getattr(protocol, "reference", None)
-        ready.append(
-            Grid(
-                name=grid.name,
-                track=track,
-                tasks=tasks,
-                protocol=protocol,
-                defenses=rows["defense"],
-                attackers=rows["attacker"],
-                metrics=rows["metric"],
-                seeds=tuple(dict.fromkeys(_numbered(seeds) or grid.seeds or file.seeds)),
-                reference=catalogue.get("defense", reference, where).spec({}, where) if reference else None,
-            )
-        )
-    for kind in KINDS:
-        choices = in_suite[kind] | {entry.name for entry in catalogue.all(kind)}
-        for label in [*wanted[kind], *(at for k, at, _, _ in changes if k == kind)]:
-            if (kind, label) not in used:
-                raise UsageError(f"suite '{file.name}' runs no {kind} '{label}'; {nearest(label, list(choices))}")
-    if not ready:
+        if name not in names:
+            raise UsageError(f"suite '{file.name}' has no grid '{name}'; {nearest(name, names)}")
+    files = tuple(
+        Path(file).resolve() for file in [*(path.parent / plugin for plugin in file.plugins), *selection.plugins]
+    )
+    reader = _Reader(file, path, selection, installed().with_files(files))
+    grids = [grid for grid in map(reader.grid, file.grids) if grid is not None]
+    reader.check_all_used()
+    if not grids:
         raise UsageError(f"nothing is left to run of suite '{file.name}': every grid is empty after this choice")
     published = path.parent / file.published if file.published else None
     if published and not published.is_file():
-        raise UsageError(f"{path.name}: the published figures {published} do not exist")
+        raise UsageError(f"{path.name}: the published values {published} do not exist")
     return Suite(
         name=file.name,
         version=file.version,
         title=file.title,
         description=file.description,
-        grids=tuple(ready),
-        published=published,
+        grids=grids,
         tuning=file.tuning,
-        plugins=tuple(Path(file).resolve() for file in files),
+        published=published,
+        plugins=files,
         folder=path.parent,
     )
 
 
-def _on(file: SuiteFile, base: str) -> SuiteFile:
+class _Reader:
+    """Makes grids of a suite file's grids under one selection."""
+
+    def __init__(self, file: SuiteFile, path: Path, selection: Selection, registry: Registry) -> None:
+        self._file, self._path, self._selection, self._registry = file, path, selection, registry
+        self._changes = selection.changes
+        self._labels = {kind: {label for grid in file.grids for label in getattr(grid, f"{kind}s")} for kind in KINDS}
+        added = {Path(plugin).resolve() for plugin in selection.plugins}
+        self._added = {
+            kind: [entry.name for entry in registry.all(kind) if entry.file and Path(entry.file) in added]
+            for kind in KINDS
+        }
+        self._used: set[tuple[str, str]] = set()
+
+    def grid(self, file: GridFile) -> Grid | None:
+        """The grid, or None if the selection leaves nothing of it."""
+        if self._selection.grids and file.name not in self._selection.grids:
+            return None
+        where = f"{self._path.name}, grid '{file.name}'"
+        track = self._registry.track(file.track, where)
+        rows = {kind: self._rows(kind, file, track, where) for kind in KINDS}
+        if not rows["defense"] or (file.attackers and not rows["attacker"]):
+            return None
+        tasks, protocol = typed(track, file.tasks, file.protocol, where, self._path.parent)
+        seeds = list(dict.fromkeys(_counted(self._selection.seeds) or file.seeds or self._file.seeds))
+        return describe_grid(
+            self._registry,
+            track,
+            tasks,
+            protocol,
+            name=file.name,
+            defenses=rows["defense"],
+            attackers=rows["attacker"],
+            metrics=rows["metric"],
+            seeds=seeds,
+            reference=self._registry.get("defense", protocol.reference, where).spec({}, where),
+            changed=list(self._changed(file, rows, seeds)),
+        )
+
+    def _rows(self, kind: str, file: GridFile, track: Track, where: str) -> dict[str, PluginSpec]:
+        rows: dict[str, PluginSpec] = {}
+        for label, row in self._chosen(kind, file, track).items():
+            self._used.add((kind, label))
+            entry = self._registry.get(kind, row.plugin or label, where)
+            params = row.params | self._changes.get((kind, label), {})
+            rows[label] = entry.spec(params, f"{where}, {kind} '{label}'", row.preset)
+            if entry.load().track not in (track.name, "any"):
+                raise UsageError(
+                    f"{where}: {kind} '{entry.name}' is of track '{entry.load().track}', the grid of '{track.name}'"
+                )
+        return rows
+
+    def _chosen(self, kind: str, file: GridFile, track: Track) -> dict[str, Row]:
+        """The rows to run: those selected, else the grid's and those of added plugin files. A plugin that is a row of
+        none of the suite's grids becomes a row with its defaults."""
+        given: dict[str, Row] = getattr(file, f"{kind}s")
+        if kind == "attacker" and not given:
+            return {}  # a grid without attackers measures the released models
+        if kind == "metric":
+            known = {row.plugin or label for label, row in given.items()}
+            given = {**{name: Row() for name in track.metrics if name not in known}, **given}
+        elsewhere = self._labels[kind]
+        further = {e.name for e in self._registry.all(kind) if e.about["track"] in (track.name, "any")} - elsewhere
+        labels = self._selection.rows(kind) or [*given, *(name for name in self._added[kind] if name not in given)]
+        return {label: given.get(label, Row()) for label in labels if label in given or label in further}
+
+    def _changed(
+        self, file: GridFile, rows: Mapping[str, Mapping[str, PluginSpec]], seeds: Sequence[int]
+    ) -> Iterator[str]:
+        for (kind, label), fields in self._changes.items():
+            if label in rows[kind]:
+                yield from (f"{kind}s.{label}.{field}={value}" for field, value in fields.items())
+        for kind in ("defense", "attacker"):
+            given = getattr(file, f"{kind}s")
+            yield from (f"{kind}s.{label}. added" for label in rows[kind] if label not in given)
+            kept = sum(label in rows[kind] for label in given)
+            if kept < len(given):
+                yield f"{kept} of {len(given)} {kind}s"
+        own = file.seeds or self._file.seeds
+        if list(seeds) != list(own):
+            yield f"seeds {', '.join(map(str, seeds))} instead of {', '.join(map(str, own))}"
+
+    def check_all_used(self) -> None:
+        """Raise `UsageError` for a selected row or a changed row that no grid has."""
+        for kind in KINDS:
+            choices = self._labels[kind] | {entry.name for entry in self._registry.all(kind)}
+            for label in [*self._selection.rows(kind), *(label for k, label in self._changes if k == kind)]:
+                if (kind, label) not in self._used:
+                    hint = nearest(label, list(choices))
+                    raise UsageError(f"suite '{self._file.name}' runs no {kind} '{label}'; {hint}")
+
+
+def typed(
+    track: Track, tasks: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any], where: str, folder: Path
+) -> tuple[list[Any], Any]:
+    """The single tasks of a suite file's blocks and the protocol, as the track's models. folder: the files that tasks
+    name are relative to it. Raises `UsageError`."""
+    try:
+        blocks = [track.task_model.model_validate(task, context={"folder": folder}) for task in tasks]
+        checked = track.protocol_model.model_validate(protocol)
+    except ValidationError as error:
+        raise UsageError(f"{where}: {describe(error)}") from None
+    # `Track.task_model` promises expand(), which its type, a model of pydantic's, does not know
+    single = [task for block in blocks for task in block.expand()]  # type: ignore[attr-defined]
+    if not single:
+        raise UsageError(f"{where}: its tasks are empty")
+    return single, checked
+
+
+def describe_grid(registry: Registry, track: Track, tasks: Sequence[Any], protocol: Any, **fields: Any) -> Grid:
+    """A grid of typed tasks and protocol, completed by what the track says of them. fields: the grid's other fields."""
+    metrics: dict[str, PluginSpec] = fields["metrics"]
+    quantities = [*COSTS]
+    for spec in metrics.values():
+        if spec.module:
+            metric: type[Metric] = registry.get("metric", spec.name).load()
+            quantities += metric.quantities
+    return Grid(
+        track=track.name,
+        tasks=[task.model_dump(mode="json") for task in tasks],
+        protocol=protocol.model_dump(mode="json"),
+        ranking=track.ranking(protocol, attacked=bool(fields["attackers"])),
+        members={task.label: list(track.members(task)) for task in tasks},
+        quantities=list(dict.fromkeys(quantities)),
+        **fields,
+    )
+
+
+def _on_base(file: SuiteFile, base: str) -> SuiteFile:
     """The suite on another of its base models."""
     if base not in file.bases:
-        raise UsageError(f"suite '{file.name}' knows no base '{base}'; {nearest(base, list(file.bases))}")
+        raise UsageError(f"suite '{file.name}' has no base '{base}'; {nearest(base, list(file.bases))}")
     changes = file.bases[base]
 
     def rows(given: Mapping[str, Row]) -> dict[str, Row]:
@@ -252,12 +363,13 @@ def _on(file: SuiteFile, base: str) -> SuiteFile:
     return file.model_copy(update={"name": f"{file.name}@{base}", "grids": grids})
 
 
-def _find(suite: str, catalogue: Catalogue) -> Path:
+def find(suite: str) -> Path:
+    """The file of a suite, given by name or as a path; raises `UsageError`."""
     if suite.endswith((".yaml", ".yml")):
         if not Path(suite).is_file():
             raise UsageError(f"suite file {suite} does not exist")
         return Path(suite).resolve()
-    return Path(str(catalogue.get("suite", suite).file))
+    return Path(str(installed().get("suite", suite).file))
 
 
 def read(path: Path) -> SuiteFile:
@@ -275,57 +387,3 @@ def read(path: Path) -> SuiteFile:
         return SuiteFile.model_validate(content)
     except ValidationError as error:
         raise UsageError(f"{path}: {describe(error)}") from None
-
-
-def _resolved(paths: Sequence[str | Path]) -> set[Path]:
-    return {Path(path).resolve() for path in paths}
-
-
-def _choose(
-    kind: str,
-    given: Mapping[str, Row],
-    wanted: Sequence[str],
-    added: Sequence[str],
-    elsewhere: Set[str],
-    catalogue: Catalogue,
-    track: Track,
-) -> dict[str, Row]:
-    """The rows to run: those wanted, else the grid's and those of the added plugin files. A plugin that is no row of
-    any of the suite's grids, `elsewhere`, is a further row."""
-    if kind == "attacker" and not given:
-        return {}  # a grid without attackers measures the models alone
-    plugins = {entry.name for entry in catalogue.all(kind) if entry.about["track"] in (track.name, "any")} - elsewhere
-    chosen = {}
-    for label in wanted or [*given, *(name for name in added if name not in given)]:
-        if label in given or label in plugins:
-            chosen[label] = given.get(label, Row())
-    return chosen
-
-
-def _same_track(spec: PluginSpec, track: Track, where: str) -> None:
-    found = type(spec.build()).track
-    if found not in (track.name, "any"):
-        raise UsageError(f"{where}: {spec.kind} '{spec.name}' is of track '{found}', the grid of '{track.name}'")
-
-
-def _checked(track: Track, grid: GridFile, where: str, folder: Path) -> tuple[tuple[Any, ...], Any]:
-    """Tasks and protocol. `folder`: the suite file's, which the files a task names are relative to."""
-    try:
-        blocks = [track.task_model.model_validate(task, context={"folder": folder}) for task in grid.tasks]
-        protocol = track.protocol_model.model_validate(grid.protocol)
-    except ValidationError as error:
-        raise UsageError(f"{where}: {describe(error)}") from None
-    # `Track.task_model` promises expand(), which its type, a model of pydantic's, does not know
-    tasks = tuple(task for block in blocks for task in block.expand())  # type: ignore[attr-defined]
-    if not tasks:
-        raise UsageError(f"{where}: its tasks are empty")
-    return tasks, protocol
-
-
-def _setting(text: str) -> tuple[str, str, str, Any]:
-    path, equals, value = text.partition("=")
-    parts = path.split(".")
-    kind = parts[0].removesuffix("s")
-    if not equals or len(parts) < 3 or kind not in KINDS:
-        raise UsageError(f"--set {text}: write defenses.LABEL.FIELD=VALUE, attackers.… or metrics.…")
-    return kind, ".".join(parts[1:-1]), parts[-1], yaml.safe_load(value)

@@ -1,4 +1,4 @@
-"""Pulls a plugin's generator: counts steps, meters seconds and memory, refuses what breaks the contract."""
+"""Runs a plugin's generator: counts its steps, measures seconds and memory, refuses what breaks the contract."""
 
 from __future__ import annotations
 
@@ -21,31 +21,33 @@ FILE = "meter.json"
 
 
 class Reading(BaseModel):
-    """What a generator cost."""
+    """What a generator cost.
+
+    steps: how often it yielded. seconds: wall time inside the plugin, without the harness's measuring. peak_mb: highest
+    resident memory while it ran, less that at its start, in MiB. notes: numbers that the plugin notes of itself.
+    """
 
     steps: int = 0
     seconds: float = 0.0
-    """Wall seconds inside the plugin only, not in measuring."""
     peak_mb: float = 0.0
-    """Highest resident memory while it ran, less that at its start, in MiB."""
     notes: dict[str, float] = {}
-    """What the plugin noted of itself."""
 
     def save(self, folder: Path) -> None:
-        """Leave the reading in an artifact folder."""
+        """Save the reading in an artifact folder."""
         (folder / FILE).write_text(self.model_dump_json())
 
     @classmethod
     def load(cls, folder: Path) -> Reading:
-        """The reading of an artifact folder."""
+        """The reading saved in an artifact folder."""
         return cls(**json.loads((folder / FILE).read_text()))
 
 
 def pull(generator: Any, who: str, steps: int | None = None, on_step: Callable[[int], None] | None = None) -> Reading:
-    """Pull `generator` for `steps` steps, or to its end if None.
+    """Run `generator` for `steps` steps, or to its end if None.
 
-    `on_step(t)` is called after step t = 1, 2, …; its time is not counted. Raises `PluginError` if the plugin is
-    no generator, yields nothing, ends before `steps`, or yields a loss that is not a finite number.
+    who: the plugin's name in errors. on_step(t): called after step t = 1, 2, …; its time is not counted. Raises
+    `PluginError` if the plugin is no generator, yields nothing, ends before `steps`, or yields a loss that is not a
+    finite number.
     """
     if not inspect.isgenerator(generator):
         raise PluginError(f"{who} returned {type(generator).__name__}; it must be a generator that yields its loss")
@@ -77,10 +79,10 @@ def pull(generator: Any, who: str, steps: int | None = None, on_step: Callable[[
 
 
 class PeakMemory:
-    """How far this process's resident memory has risen since.
+    """How far this process's resident memory has risen since this object was made.
 
-    What earlier jobs freed is first given back to the system, for a rise into it would not be seen. Linux keeps the
-    highest mark between two looks; elsewhere only the moments of looking count.
+    Memory that earlier jobs freed is first returned to the system, since reusing it would not count as a rise. Linux
+    records the peak between two readings; elsewhere only the moments of reading count.
     """
 
     def __init__(self) -> None:
@@ -95,7 +97,7 @@ class PeakMemory:
             self._marked = False
 
     def risen(self) -> float:
-        """In MiB."""
+        """The rise in MiB."""
         now = _highest() if self._marked else self._process.memory_info().rss
         return (now - self._start) / 2**20
 

@@ -26,7 +26,7 @@ import torch
 from harness.errors import UsageError
 from harness.kit.examine import Examination, same
 from harness.plugin import Plugin
-from harness.registry import Catalogue
+from harness.registry import installed
 from harness.source import read_class
 
 __all__ = ["Check", "Fault", "checks"]
@@ -65,7 +65,7 @@ def checks(
     if preset is not None and preset not in plugin.presets:
         raise UsageError(f"{plugin.__name__} has no preset '{preset}'; it has: {', '.join(plugin.presets) or 'none'}")
     built = plugin(**{**(plugin.presets[preset] if preset else {}), **settings})
-    tracks = [entry.load()() for entry in Catalogue(files).all("track")]
+    tracks = [entry.load()() for entry in installed().with_files(files).all("track")]
     fitting = [track for track in tracks if plugin.track in (track.name, "any")]
     if not fitting:
         raise UsageError(

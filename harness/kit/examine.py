@@ -15,9 +15,11 @@ import numpy as np
 import torch
 
 from harness.errors import RunError, UsageError
-from harness.execution.determinism import alone
+from harness.execution.determinism import isolated
 from harness.kit.trial import Trial
-from harness.plugin import Attacker, Measure, Plugin, Track
+from harness.track import Track
+from harness.metric import Metric
+from harness.plugin import Attacker, Plugin
 
 SEED = 1
 WATCHED = 3
@@ -47,7 +49,7 @@ class Examination:
 
     def __init__(self, plugin: Plugin, track: Track) -> None:
         self.plugin, self.track, self.cls = plugin, track, type(plugin)
-        self.attacks, self.measures = isinstance(plugin, Attacker), isinstance(plugin, Measure)
+        self.attacks, self.measures = isinstance(plugin, Attacker), isinstance(plugin, Metric)
 
     @cached_property
     def first(self) -> Run:
@@ -89,12 +91,12 @@ class Examination:
         allowed = () if self.measures else trial.allowed(self.plugin)
         run.allowed = None if allowed is None else set(allowed)
         run.broken = trial.broken if self.attacks else None
-        given = {name: value.clone() for name, value in trial.given().items()}
-        with alone(global_seed):
+        given = {name: value.clone() for name, value in trial.data.items()}
+        with isolated(global_seed):
             run.losses[0] = trial.loss(self.plugin)
             before, drawn = _condition(trial), _drawn()
             run.states.append(_weights(trial))
-            generator = trial.begin(self.plugin)
+            generator = trial.start(self.plugin)
             if not inspect.isgenerator(generator):
                 raise TypeError(f"it returned {type(generator).__name__}, and is to yield its loss at every step")
             half = trial.steps // 2
@@ -115,7 +117,7 @@ class Examination:
             run.end = _weights(trial)
             after = _condition(trial)
         run.left = [text for thing, (value, text) in after.items() if before.get(thing, (value,))[0] != value]
-        run.altered = [name for name, value in trial.given().items() if not torch.equal(value, given[name])]
+        run.altered = [name for name, value in trial.data.items() if not torch.equal(value, given[name])]
         return run
 
 
@@ -133,7 +135,7 @@ def _weights(trial: Trial) -> dict[str, torch.Tensor]:
     """A copy of all weights and buffers; an adapter's wrapping is taken off the names."""
     return {
         f"{part}.{name}".replace(".base_layer", ""): value.detach().clone()
-        for part, module in trial.modules().items()
+        for part, module in trial.modules.items()
         for name, value in module.state_dict().items()
     }
 
@@ -154,7 +156,7 @@ def _condition(trial: Trial) -> dict[Any, tuple[Any, str]]:
     """What a plugin must leave as it was and how to say it, by what it is of; modules that it puts in are its own."""
     grad = torch.is_grad_enabled()
     found: dict[Any, tuple[Any, str]] = {None: (grad, f"gradients are {'on' if grad else 'off'} in torch as a whole")}
-    for part, module in trial.modules().items():
+    for part, module in trial.modules.items():
         for name, child in module.named_modules():
             at = f"{part}.{name}".rstrip(".")
             hooks = len(child._forward_hooks) + len(child._forward_pre_hooks) + len(child._backward_hooks)

@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
-    from harness.plugin import Plugin
+
+def _unknown(plugin: Any) -> None:
+    return None
 
 
-class Trial(ABC):
-    """One released model, and what an attacker or a defense is given beside it."""
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One released model and its task.
 
-    steps: ClassVar[int]
-    """Steps by which an attacker has got somewhere."""
-    broken: ClassVar[float]
-    """An attack has broken the undefended model if `loss` has fallen to this share of what it was at first."""
+    modules: what the model consists of, by name. start(plugin): the plugin's generator on this model. loss(plugin): the
+    harmful task's loss as the harness measures it, always on the same draws. steps: steps to run an attacker for.
+    broken: an attack has succeeded if it brings `loss` to this share of its start. data: tensors that a plugin may read
+    and must not change. allowed(plugin): the weights (`module.name`) that the plugin says it changes; None if it does
+    not say.
+    """
 
-    @abstractmethod
-    def begin(self, plugin: Plugin) -> Iterator[Any]:
-        """The plugin's generator on this model."""
-
-    @abstractmethod
-    def modules(self) -> Mapping[str, torch.nn.Module]:
-        """What the released model is made of, by name."""
-
-    @abstractmethod
-    def loss(self, plugin: Any) -> float:
-        """The harmful task's loss, by the harness's own measure and always on the same draws."""
-
-    def given(self) -> Mapping[str, torch.Tensor]:
-        """What a plugin may read and must not change."""
-        return {}
-
-    def allowed(self, plugin: Any) -> Collection[str] | None:
-        """The weights (`module.name`) that a plugin says it changes; None if it does not say."""
-        return None
+    modules: Mapping[str, torch.nn.Module]
+    start: Callable[[Any], Iterator[Any]]
+    loss: Callable[[Any], float]
+    steps: int
+    broken: float = 0.5
+    data: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    allowed: Callable[[Any], Collection[str] | None] = _unknown

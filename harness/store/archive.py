@@ -50,7 +50,7 @@ def import_(store: Store, path: Path) -> tuple[list[str], list[str]]:
     try:
         with tarfile.open(path, "r:") as archive:
             for key, members in _by_artifact(archive, path):
-                with store.receiving(key) as folder:
+                with store.receive(key) as folder:
                     (known if folder is None else new).append(key)
                     if folder is not None:
                         _unpack(archive, members, folder)

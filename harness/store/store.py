@@ -66,7 +66,7 @@ class Store:
             ) from None
 
     @classmethod
-    def at(cls, root: Path, identity: str) -> Store:
+    def connect(cls, root: Path, identity: str) -> Store:
         """The store of this identity, as a worker sees it; raises `StoreError` if another lies there, or none."""
         try:
             found = json.loads((root / "store.json").read_text())["identity"]
@@ -116,7 +116,7 @@ class Store:
                 self._set_aside(key)
                 return None
             with contextlib.suppress(OSError):
-                os.utime(folder / MANIFEST)  # for `unused`
+                os.utime(folder / MANIFEST)  # for `idle_seconds`
             self._checked.add(key)
         return folder
 
@@ -134,7 +134,7 @@ class Store:
         """Bytes of an artifact."""
         return _size(self.folder(key))
 
-    def unused(self, key: str) -> float:
+    def idle_seconds(self, key: str) -> float:
         """Seconds since an artifact was written, or opened by another process than its writer."""
         return time.time() - (self.folder(key) / MANIFEST).stat().st_mtime
 
@@ -168,7 +168,7 @@ class Store:
             lock.release()
 
     @contextlib.contextmanager
-    def receiving(self, key: str, wait: bool = True) -> Iterator[Path | None]:
+    def receive(self, key: str, wait: bool = True) -> Iterator[Path | None]:
         """A temporary folder that becomes the artifact of `key` when the block, which leaves a manifest in it, ends
         without an error; None if meanwhile another process has made it. One process at a time is in here with one key:
         `wait` for the other, or raise `Busy`."""
@@ -189,10 +189,10 @@ class Store:
                 shutil.rmtree(temporary, ignore_errors=True)
 
     @contextlib.contextmanager
-    def writing(self, key: str, about: dict[str, Any], wait: bool = True) -> Iterator[Path | None]:
+    def write(self, key: str, about: dict[str, Any], wait: bool = True) -> Iterator[Path | None]:
         """`receiving` of what is computed here: its manifest tells the files' digests, the seconds it took, and
         `about`, with what the block adds to that."""
-        with self.receiving(key, wait) as out:
+        with self.receive(key, wait) as out:
             began = time.perf_counter()
             yield out
             if out is not None:
@@ -217,7 +217,7 @@ class Store:
             shutil.rmtree(doomed, ignore_errors=True)
 
     @contextlib.contextmanager
-    def needing(self, keys: Collection[str]) -> Iterator[str]:
+    def pin(self, keys: Collection[str]) -> Iterator[str]:
         """While this lasts these artifacts are needed, by a run of the name that this gives."""
         name = uuid.uuid4().hex
         with self._room(), FileLock(self.root / "runs" / f"{name}.lock"):
@@ -227,18 +227,18 @@ class Store:
             finally:
                 self._forget(name)
 
-    def needed(self, but: str | None = None) -> set[str]:
+    def pinned(self, besides: str | None = None) -> set[str]:
         """What runs in progress need, other than the run `but`; what a killed run has left here is cleared away."""
         found: set[str] = set()
-        for said in (self.root / "runs").glob("*.json"):
-            if said.stem == but:
+        for record in (self.root / "runs").glob("*.json"):
+            if record.stem == besides:
                 continue
             try:
-                with FileLock(said.with_suffix(".lock")).acquire(timeout=0):
-                    self._forget(said.stem)
+                with FileLock(record.with_suffix(".lock")).acquire(timeout=0):
+                    self._forget(record.stem)
             except Timeout:
                 with contextlib.suppress(FileNotFoundError, ValueError):
-                    found.update(json.loads(said.read_text()))
+                    found.update(json.loads(record.read_text()))
         return found
 
     def _forget(self, run: str) -> None:
@@ -258,13 +258,13 @@ class Store:
     ) -> tuple[int, int]:
         """Remove what is of no use, transient artifacts, and what no process has opened for `unused` seconds, but for
         `keep` and what runs in progress need; the bytes that this frees, and of how many artifacts."""
-        kept = self.needed().union(keep)
+        kept = self.pinned().union(keep)
         doomed = self.leftovers()
         sizes = [_size(path) for path in doomed]
         for key in set(self.keys()) - kept:
             with contextlib.suppress(OSError, ValueError):
                 transient = self.manifest(key).get("transient", False)
-                if transient or (unused is not None and self.unused(key) >= unused):
+                if transient or (unused is not None and self.idle_seconds(key) >= unused):
                     sizes.append(self.size(key))
                     if not dry_run:
                         self.discard(key)

@@ -1,0 +1,111 @@
+"""Metrics: what a number is and how it is measured, in one class, and the values that it leaves.
+
+A metric is a plugin. It measures a released model before any attack, or an attacked one; each metric of each cell is
+a job of its own, so a new metric changes no other key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.plugin import Plugin
+
+VALUES = "values.json"
+"""What a measuring job leaves in its artifact: a list of values."""
+
+Value = dict[str, Any]
+"""One measured number: `metric`, `value` (None: undefined here) and, where they apply, `concept`, `role`, `variant`,
+`split`, `step`, `flag` and `note`."""
+
+
+class Quantity(BaseModel):
+    """What a metric's number is, and what it cannot tell."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="as in records")
+    title: str = Field(description="in tables: the papers' spelling")
+    unit: str = ""
+    better: Literal["higher", "lower", ""] = Field("", description="which a defender wants; empty: neither")
+    scale: Literal["linear", "log"] = Field("linear", description="scale on which values are averaged")
+    description: str = Field(description="one line")
+    formula: str = Field("", description="how it is computed, with its source")
+    variant: str = Field("", description="what the columns variant and split tell apart, if anything")
+    limits: str = Field("", description="what it cannot tell")
+
+
+class Metric(Plugin):
+    """Measures one or more quantities of a model.
+
+    `model` and `data` of `measure` are what the track documents: for a released model what a defense is given too, for
+    an attacked one the model or its outputs at each measured step, beside those of the attacked undefended model.
+    """
+
+    kind: ClassVar[str] = "metric"
+    method: ClassVar[str] = "measure"
+    quantities: ClassVar[tuple[Quantity, ...]]
+    """What its values are."""
+    measures: ClassVar[Literal["released", "attacked"]] = "released"
+    """Which model it is measured on."""
+
+    def measure(self, model: Any, data: Any) -> Iterator[Value]:
+        """Yield values (see `value`); the model is left unchanged."""
+        raise NotImplementedError
+
+    def value(
+        self,
+        number: float | None,
+        metric: str | None = None,
+        *,
+        role: str | None = None,
+        concept: str | None = None,
+        variant: str | None = None,
+        split: str | None = None,
+        step: int | None = None,
+        flag: str | None = None,
+        note: str | None = None,
+    ) -> Value:
+        """One value.
+
+        number: None if it is undefined here. metric: the quantity's name; may be left out where there is one quantity.
+        role: harmful or benign. concept: one part of the task; None for the whole. variant: encoder, κ policy, … split:
+        train or heldout. step: optimisation steps of the attack. flag: a flag's name (`immunebench list flags`). note:
+        text for people. Raises `ValueError` for a name that is no quantity of this metric.
+        """
+        names = [quantity.name for quantity in self.quantities]
+        name = metric or names[0]
+        if name not in names or (metric is None and len(names) > 1):
+            raise ValueError(f"{type(self).__name__} measures {', '.join(names)}: name one of them, not {metric!r}")
+        coordinates = {"role": role, "concept": concept, "variant": variant, "split": split, "step": step,
+                       "flag": flag, "note": note}  # fmt: skip
+        return {
+            "metric": name,
+            "value": number,
+            **{key: given for key, given in coordinates.items() if given is not None},
+        }
+
+
+def write_values(values: Iterable[Value], out: Path) -> None:
+    """Leave a measuring job's values in its artifact folder `out`; pictures (`*.png`) may lie beside them."""
+    (out / VALUES).write_text(dump_values(list(values)))
+
+
+def dump_values(values: list[Value]) -> str:
+    """The text of that file."""
+    return json.dumps(values, allow_nan=False)
+
+
+def read_values(artifact: Path) -> list[Value]:
+    """The values in an artifact folder."""
+    values: list[Value] = json.loads((artifact / VALUES).read_text())
+    return values
+
+
+def quantities_by_name(metrics: Iterable[Mapping[str, Any]]) -> dict[str, Quantity]:
+    """Quantities by their names."""
+    return {quantity.name: quantity for quantity in map(Quantity.model_validate, metrics)}

@@ -1,0 +1,57 @@
+"""Which part of a suite to run, and with which changes: the options that `run`, `plan`, `release` and Python share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.errors import UsageError, describe
+from harness.plugin import KINDS
+
+
+class Selection(BaseModel):
+    """A part of a suite, with changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    grids: tuple[str, ...] = Field((), description="Run this grid only.")
+    defenses: tuple[str, ...] = Field((), description="Run this defense row only; another plugin's name adds a row.")
+    attackers: tuple[str, ...] = Field((), description="Run this attacker row only; another plugin's name adds a row.")
+    seeds: int | None = Field(None, ge=1, description="Use seeds 1 … N instead of the suite's.")
+    settings: tuple[str, ...] = Field((), description="Change a row: defenses.LABEL.FIELD=VALUE, attackers.… or "
+                                      "metrics.…")  # fmt: skip
+    plugins: tuple[Path, ...] = Field((), description="Add the plugins of a Python file.")
+    base: str | None = Field(None, description="Use another of the suite's base models, e.g. v1-4.")
+
+    @classmethod
+    def of(cls, **options: Any) -> Selection:
+        """A selection from keyword arguments; raises `UsageError` for an unknown option or a wrong value."""
+        try:
+            return cls(**options)
+        except ValidationError as error:
+            raise UsageError(describe(error)) from None
+
+    def rows(self, kind: str) -> tuple[str, ...]:
+        """The rows of a kind to run; empty: all."""
+        return {"defense": self.defenses, "attacker": self.attackers}.get(kind, ())
+
+    @property
+    def changes(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """`settings` as fields with values, by kind and label; raises `UsageError`."""
+        changes: dict[tuple[str, str], dict[str, Any]] = {}
+        for text in self.settings:
+            kind, label, field, value = _setting(text)
+            changes.setdefault((kind, label), {})[field] = value
+        return changes
+
+
+def _setting(text: str) -> tuple[str, str, str, Any]:
+    path, equals, value = text.partition("=")
+    parts = path.split(".")
+    kind = parts[0].removesuffix("s")
+    if not equals or len(parts) < 3 or kind not in KINDS:
+        raise UsageError(f"--set {text}: write defenses.LABEL.FIELD=VALUE, attackers.… or metrics.…")
+    return kind, ".".join(parts[1:-1]), parts[-1], yaml.safe_load(value)

@@ -1,0 +1,217 @@
+"""Stages: the jobs of a run as typed frozen dataclasses.
+
+A stage is at once the configuration, the content key and the code of one job. Its fields are its inputs; a field that
+holds a stage, or a tuple or mapping of stages, is a parent, whose artifact the job reads. The key hashes the class's
+version and all fields, so what two cells share is computed once. Labels, paths, workers and devices enter no key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
+
+from pydantic import BaseModel
+
+from harness.plugin import PluginSpec, import_plugin
+
+if TYPE_CHECKING:
+    from harness.execution.meter import Reading
+
+
+@dataclasses.dataclass(frozen=True)
+class Located:
+    """A file or folder of this machine.
+
+    path: where it lies; not part of any key. digest: SHA-256 of its content, which stands for it in keys; None if it
+    cannot be read.
+    """
+
+    path: str
+    digest: str | None
+
+
+class Folders(Mapping["Stage", Path]):
+    """The artifact folders of a job's parents: `folders[self.model]`."""
+
+    def __init__(self, folders: Mapping[str, Path]) -> None:
+        self._folders = folders
+
+    def __getitem__(self, stage: Stage) -> Path:
+        return self._folders[stage.key]
+
+    def __iter__(self) -> Iterator[Stage]:
+        raise TypeError("ask for the folder of a stage")
+
+    def __len__(self) -> int:
+        return len(self._folders)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, eq_default=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Stage:
+    """One job. Subclass with annotated fields, a `version` and `run`:
+
+        class Attack(Stage, track="probe", version=1):
+            task: Task
+            steps: int
+            model: Immunize  # a parent
+
+            def run(self, folders: Folders, out: Path) -> None: ...
+
+    Fields hold JSON values, pydantic models, plugins, `Located` files and stages. Raise the version whenever `run`
+    computes something else: it is part of the key, and the code of the harness is not.
+    """
+
+    track: ClassVar[str]
+    version: ClassVar[int]
+    name: ClassVar[str]
+    """The class's name in snake case."""
+    transient: ClassVar[bool] = False
+    """The artifact is large and only read by other jobs, so a run may drop it when these are done."""
+    gpu: ClassVar[bool] = False
+    """A GPU speeds it up."""
+
+    plugin: PluginSpec | None = None
+    """The defense, attacker or metric that it runs."""
+    seed: int | None = None
+    """Seed of all its random draws; None if it draws nothing."""
+
+    def __init_subclass__(cls, track: str | None = None, version: int = 1, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if track is not None:
+            cls.track = track
+        cls.version = version
+        cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Compute the artifact from the parents' `folders` into the empty folder `out`: a pure function of the
+        fields."""
+        raise NotImplementedError
+
+    @property
+    def work(self) -> float:
+        """How much there is to do, in the stage's own unit; time estimates are proportional to it."""
+        return 1.0
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of the job's identity, in hexadecimal."""
+        return digest(self.identity)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything the artifact depends on, as JSON values; parents by their keys."""
+        fields = {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {"track": self.track, "stage": self.name, "version": self.version, **fields}
+
+    @cached_property
+    def parents(self) -> tuple[Stage, ...]:
+        """The stages among its fields, each once."""
+        found = (stage for field in dataclasses.fields(self) for stage in _stages(getattr(self, field.name)))
+        return tuple({stage.key: stage for stage in found}.values())
+
+    @cached_property
+    def random(self) -> bool:
+        """Whether the artifact depends on random draws, its own or an ancestor's."""
+        return self.seed is not None or any(parent.random for parent in self.parents)
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What the store records beside the artifact."""
+        plugin = None if self.plugin is None else self.plugin.name
+        call = None if self.plugin is None else digest(self.plugin.identity)[:16]
+        identity = {**self.identity, "plugin": plugin, "call": call}
+        return {**identity, "work": self.work, "transient": self.transient}
+
+    def ancestry(self) -> Iterator[Stage]:
+        """The ancestors and the stage itself, parents first; shared ancestors come more than once."""
+        for parent in self.parents:
+            yield from parent.ancestry()
+        yield self
+
+    def pull(self, generator: Any, out: Path, steps: int | None = None, on_step: Any = None) -> Reading:
+        """Run the plugin's `generator` for `steps` steps, or to its end if None, and save its cost in `out`; see
+        `harness.execution.meter.pull`."""
+        from harness.execution import meter
+
+        assert self.plugin is not None
+        reading = meter.pull(generator, f"{self.plugin.kind} {self.plugin.name}", steps, on_step)
+        reading.save(out)
+        return reading
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by module, file and fields, so that a worker finds classes that came in a plugin file."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return _restore, (_Module(type(self).__module__), type(self).__qualname__, fields)
+
+
+class _Module:
+    """A module that unpickling imports, from its plugin file if it came from one. It stands before the fields in the
+    pickle, so their classes are found."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        is_file = self._name.startswith("immunebench_plugin_")
+        return import_plugin, (self._name, sys.modules[self._name].__file__ if is_file else None)
+
+
+def _restore(module: ModuleType, name: str, fields: Mapping[str, Any]) -> Stage:
+    stage: Stage = getattr(module, name)(**fields)
+    return stage
+
+
+def _stages(value: Any) -> Iterator[Stage]:
+    if isinstance(value, Stage):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _stages(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _stages(item)
+
+
+def plain(value: Any) -> Any:
+    """A field's value as JSON for a key; raises `TypeError` for what has no such form."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Stage):
+        return {"stage": value.key}
+    if isinstance(value, PluginSpec):
+        return value.identity
+    if isinstance(value, Located):
+        return value.digest
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, Sequence):
+        return [plain(item) for item in value]
+    raise TypeError(f"a stage's field cannot hold {type(value).__name__}: {value!r:.80}")
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value in canonical form (sorted keys, no spaces, no NaN), in hexadecimal."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def seed_of(*parts: Any) -> int:
+    """A seed (63 bits) hashed from JSON values: what a random draw may depend on, and nothing else."""
+    return int(digest(list(parts))[:16], 16) >> 1
+
+
+def unique(stages: Iterable[Stage]) -> dict[str, Stage]:
+    """Stages and all their ancestors by key, parents first."""
+    return {stage.key: stage for last in stages for stage in last.ancestry()}

@@ -1,0 +1,24 @@
+"""Tensors in an artifact, as safetensors. Importing this module loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write tensors by name to a file."""
+    from safetensors.torch import save
+
+    path.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}))
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors that `save_tensors` wrote."""
+    from safetensors.torch import load
+
+    return load(path.read_bytes())
