@@ -81,13 +81,10 @@ class Metric(Plugin):
         name = metric or names[0]
         if name not in names or (metric is None and len(names) > 1):
             raise ValueError(f"{type(self).__name__} measures {', '.join(names)}: name one of them, not {metric!r}")
-        coordinates = {"role": role, "concept": concept, "variant": variant, "split": split, "step": step,
-                       "flag": flag, "note": note}  # fmt: skip
-        return {
-            "metric": name,
-            "value": number,
-            **{key: given for key, given in coordinates.items() if given is not None},
-        }
+        places = {"role": role, "concept": concept, "variant": variant, "split": split, "step": step}
+        coordinates = {**places, "flag": flag, "note": note}
+        given = {key: coordinate for key, coordinate in coordinates.items() if coordinate is not None}
+        return {"metric": name, "value": number, **given}
 
 
 def write_values(values: Iterable[Value], out: Path) -> None:
@@ -104,8 +101,3 @@ def read_values(artifact: Path) -> list[Value]:
     """The values in an artifact folder."""
     values: list[Value] = json.loads((artifact / VALUES).read_text())
     return values
-
-
-def quantities_by_name(metrics: Iterable[Mapping[str, Any]]) -> dict[str, Quantity]:
-    """Quantities by their names."""
-    return {quantity.name: quantity for quantity in map(Quantity.model_validate, metrics)}

@@ -173,13 +173,13 @@ class Suite(BaseModel):
         return [f"{grid.name}: {change}" for grid in self.grids for change in grid.changed]
 
 
-def load(suite: str, selection: Selection = Selection()) -> Suite:
+def load(suite: str, selection: Selection | None = None) -> Suite:
     """Read a suite by name or file and select a part of it.
 
     On another base model the suite is called `name@base`. Raises `UsageError` for a suite, row, setting or file that
     is wrong, before anything is computed.
     """
-    path = find(suite)
+    path, selection = find(suite), selection or Selection()
     file = read(path)
     if selection.base is not None:
         file = _on_base(file, selection.base)
