@@ -61,8 +61,11 @@ def read_class(path: Path, name: str) -> dict[str, str]:
         return {}
     found: dict[str, str] = {}
     for base in node.bases:
-        if isinstance(base, ast.Name):
-            found = {**read_class(path, base.id), **found}
+        match base:
+            case ast.Name(id=name):
+                found = {**read_class(path, name), **found}
+            case ast.Attribute(value=ast.Name(id=module), attr=name):  # the base of a module imported as a whole
+                found = {**_read_attribute(path, module, name), **found}
     for statement in node.body:
         match statement:
             case ast.AnnAssign(target=ast.Name(id=key), value=ast.Constant(value=str(value))):
@@ -72,6 +75,16 @@ def read_class(path: Path, name: str) -> dict[str, str]:
     found["doc"] = ast.get_docstring(node) or ""
     found["summary"] = found["doc"].partition("\n")[0]
     return found
+
+
+def _read_attribute(path: Path, module: str, name: str) -> dict[str, str]:
+    """`read_class` of `module.name` as the file `path` says it after `import module`."""
+    for statement in parse(path).body:
+        if isinstance(statement, ast.Import):
+            for alias in statement.names:
+                if (alias.asname or alias.name) == module:
+                    return read_class(module_path(alias.name), name)
+    return {}
 
 
 def undocumented(path: Path, without: Set[str] = frozenset()) -> str:

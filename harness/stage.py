@@ -148,6 +148,13 @@ class Stage:
         reading.save(out)
         return reading
 
+    def measure(self, model: Any, data: Any, out: Path) -> None:
+        """Measure the metric that is the stage's plugin on `model` and write its values into `out`."""
+        from harness.metric import write_values
+
+        assert self.plugin is not None
+        write_values(self.plugin.build().measure(model, data), out)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by module, file and fields, so that a worker finds classes that came in a plugin file."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
