@@ -1,13 +1,9 @@
-from .ascent import AscentDefense as AscentDefense
-from .ascent import MergingDefense as MergingDefense
-from .ascent import UnrolledDefense as UnrolledDefense
-from .ascent import small_presets as small_presets
 from .concepts import Concept as Concept
 from .data import Subject as Subject
 from .data import Targets as Targets
-from .merge import Merge as Merge
-from .merge import Weights as Weights
+from .model import KEYS_VALUES as KEYS_VALUES
 from .model import Batch as Batch
+from .model import Images as Images
 from .model import TextToImage as TextToImage
 from .model import WeightSet as WeightSet
 from .model import cross_attention as cross_attention
@@ -15,5 +11,5 @@ from .plugin import DiffusionAttacker as DiffusionAttacker
 from .plugin import DiffusionDefense as DiffusionDefense
 from .plugin import DiffusionMeasure as DiffusionMeasure
 from .plugin import WeightAttacker as WeightAttacker
-from .words import NewWord as NewWord
-from .words import save_word as save_word
+from .text import subject_rows as subject_rows
+from .text import token_rows as token_rows
