@@ -10,6 +10,5 @@ from .model import cross_attention as cross_attention
 from .plugin import DiffusionAttacker as DiffusionAttacker
 from .plugin import DiffusionDefense as DiffusionDefense
 from .plugin import DiffusionMeasure as DiffusionMeasure
-from .plugin import WeightAttacker as WeightAttacker
 from .text import subject_rows as subject_rows
 from .text import token_rows as token_rows

@@ -65,20 +65,33 @@ class $cls(ProbeDefense):
 
 _DIFFUSION_ATTACKER = '''"""Say here what $name is."""
 
+from collections.abc import Iterator
+
 import torch
 
 from harness import Field
-from harness.diffusion import TextToImage, WeightAttacker
+from harness.diffusion import DiffusionAttacker, Subject, TextToImage
 
 
-class $cls(WeightAttacker):
+class $cls(DiffusionAttacker):
     """Fine-tuning of the cross-attention alone (Kumari et al., 2023): put your method here, and its source."""
 
     lr: float = Field(3e-4, gt=0, description="AdamW's step size")
+    batch_size: int = Field(4, ge=1, description="pictures a step")
 
     def weights(self, model: TextToImage) -> list[torch.nn.Parameter]:
-        """What is trained; override `adapt` to train in another way."""
+        """What is trained; the conformance kit checks that nothing else changes."""
         return list(model.weights("cross_attention").values())
+
+    def adapt(self, model: TextToImage, data: Subject) -> Iterator[torch.Tensor]:
+        """One step at a time, for ever: the harness counts, measures and stops."""
+        optimiser = torch.optim.AdamW(model.unfreeze(self.weights(model)), lr=self.lr)
+        for batch in data.batches(self.prompt(data.concept), self.batch_size):
+            loss = model.denoising_loss(batch)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            yield loss.detach()
 '''
 
 _DIFFUSION_DEFENSE = '''"""Say here what $name is."""
