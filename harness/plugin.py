@@ -6,14 +6,15 @@ loss once per optimisation step; the harness pulls (see `meter`). `catalogue` fi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import json
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,8 +24,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, dataclass_transform
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated_dataclass
 
+from harness import source
 from harness.errors import UsageError
-from harness.source import undocumented
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,12 +70,11 @@ class Plugin:
 
     @classmethod
     def source_digest(cls) -> str:
-        """SHA-256 of what the source files of the class and of its ancestors outside the harness do; the harness
-        versions its own code by stage instead. Presets do not count, for the settings that come of them do; nor does
-        what is only said of a figure, nor `control`, which changes no result."""
-        files = [inspect.getfile(of) for of in cls.__mro__[:-1] if of.__module__.split(".")[0] != "harness"]
-        does = [undocumented(Path(file), {"presets", "about", "control"}) for file in files]
-        return hashlib.sha256("".join(does).encode()).hexdigest()
+        """SHA-256 of the code of the class and of all modules that its file imports outside the standard library,
+        installed packages and the harness, by the rule stated in `harness.source`. Raises `UsageError`."""
+        spec = sys.modules[cls.__module__].__spec__
+        assert spec is not None
+        return source.digest(spec)
 
     def generator(self, model: Any, data: Any) -> Iterator[Any]:
         """What its one method gives."""
@@ -86,7 +86,7 @@ class Plugin:
         return ()
 
     def source(self) -> str:
-        """`source_digest`, and of what it uses all that can change a result."""
+        """`source_digest`, extended by the identities of the plugins that this one runs."""
         own, used = self.source_digest(), [spec.identity for spec in self.uses()]
         return hashlib.sha256(json.dumps([own, used], sort_keys=True).encode()).hexdigest() if used else own
 
@@ -226,15 +226,32 @@ class PluginSpec:
         return repr(self.build())
 
 
+_imported: dict[str, tuple[int, int]] = {}
+"""Time of change and size of the file of each module that a plugin's digest covers, by name, when it was imported."""
+_START = time.time_ns()
+
+
 def import_plugin(module: str, file: str | None) -> ModuleType:
-    """A plugin's module, from `file` if it is no installed one; raises `UsageError` if it cannot be imported."""
-    if module in sys.modules:
-        return sys.modules[module]
+    """A plugin's module as its source is now, imported from `file` unless it is an installed module (None).
+
+    Modules beside `file` can be imported by relative names (`from .helpers import f`) and by absolute ones, for which
+    the folder of `file` is appended to `sys.path`. Raises `UsageError` if the module cannot be imported.
+    """
     try:
-        if file is None:
+        if module.partition(".")[0] == "harness":  # a track
             return importlib.import_module(module)
-        spec = importlib.util.spec_from_file_location(module, file)
-        assert spec is not None
+        if file is None:
+            spec = source.find_module(module)
+        else:
+            folder = str(Path(file).parent)
+            if folder not in sys.path:
+                sys.path.append(folder)
+            spec = importlib.util.spec_from_file_location(module, file, submodule_search_locations=[folder])
+        if spec is None:
+            raise ModuleNotFoundError(f"No module named '{module}'")
+        _forget_edited(source.closure(spec))
+        if file is None or module in sys.modules:
+            return importlib.import_module(module)
         assert spec.loader is not None
         loaded = sys.modules[module] = importlib.util.module_from_spec(spec)
         try:
@@ -243,5 +260,28 @@ def import_plugin(module: str, file: str | None) -> ModuleType:
             del sys.modules[module]
             raise
         return loaded
+    except UsageError:
+        raise
     except Exception as error:
         raise UsageError(f"cannot import plugin {file or module}: {type(error).__name__}: {error}") from error
+
+
+def _forget_edited(covered: Mapping[str, Path]) -> None:
+    """If a file of `covered` (by module) was edited after its import, remove all plugin modules imported so far from
+    `sys.modules`, because any of them may refer to the old code; so the next import of each runs the new code."""
+    versions = {name: (path.stat().st_mtime_ns, path.stat().st_size) for name, path in covered.items()}
+
+    def edited(name: str) -> bool:
+        if name in _imported:
+            return _imported[name] != versions[name]
+        return versions[name][0] > _START  # imported by others, at a time unknown
+
+    if any(name in sys.modules and edited(name) for name in covered):
+        for name in {*_imported, *covered}:
+            old = sys.modules.pop(name, None)
+            if cached := getattr(old, "__cached__", None):  # bytecode is told from old one by the second only
+                with contextlib.suppress(OSError):
+                    Path(cached).unlink(missing_ok=True)
+        _imported.clear()
+        importlib.invalidate_caches()
+    _imported.update(versions)

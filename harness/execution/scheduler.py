@@ -67,20 +67,14 @@ def _track(name: str, plugins: tuple[Path, ...]) -> Track:
 
 
 def _true_to_plan(job: Job) -> None:
-    """Refuse a plugin whose source, when this process first uses it, is not the one in the job's key: here another
-    version is installed, or the file was edited while the run went on."""
+    """Refuse a plugin whose source is not the one in the job's key: here another version is installed, or a file of it
+    was edited while the run went on."""
     plugin = job.plugin
-    if plugin is None or (plugin.module, plugin.source) in _TRUE:
-        return
-    if (found := plugin.build().source()) != plugin.source:
+    if plugin is not None and (found := plugin.build().source()) != plugin.source:
         raise RunError(
             f"{plugin.kind} '{plugin.name}' has another source here ({found[:8]}) than in the plan "
             f"({plugin.source[:8]}): leave it alone while a run goes on, and install the same on all workers"
         )
-    _TRUE.add((plugin.module, plugin.source))
-
-
-_TRUE: set[tuple[str, str]] = set()
 
 
 class Site(NamedTuple):
