@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from harness.diffusion import Concept, DiffusionAttacker, NewWord, Subject, TextToImage, cross_attention
+from attackers._words import NewWord
+from harness.diffusion import Concept, DiffusionAttacker, Subject, TextToImage, cross_attention
 
 
 class CustomDiffusion(DiffusionAttacker):

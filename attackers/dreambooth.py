@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from harness.diffusion import Batch, Concept, Subject, TextToImage, WeightAttacker
+from attackers._weights import WeightAttacker
+from harness.diffusion import Batch, Concept, Subject, TextToImage
 
 
 class DreamBooth(WeightAttacker):

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from harness.diffusion import Concept, DiffusionAttacker, NewWord, Subject, TextToImage, save_word
+from attackers._words import NewWord, save_word
+from harness.diffusion import Concept, DiffusionAttacker, Subject, TextToImage
 
 
 class TextualInversion(DiffusionAttacker):

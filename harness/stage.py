@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 from pydantic import BaseModel
 
-from harness.plugin import PluginSpec, import_plugin
+from harness.importing import import_plugin
+from harness.plugin import PluginSpec
 
 if TYPE_CHECKING:
     from harness.execution.meter import Reading

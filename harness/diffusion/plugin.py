@@ -6,12 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from pydantic import Field
-
 from harness.diffusion.concepts import Concept
 from harness.diffusion.data import Subject, Targets
-from harness.diffusion.model import Batch, TextToImage
+from harness.diffusion.model import TextToImage
 from harness.plugin import Attacker, Defense, Measure
 
 
@@ -26,7 +23,11 @@ class DiffusionDefense(Defense):
 
 
 class DiffusionAttacker(Attacker):
-    """Fine-tunes a released text-to-image model on a concept."""
+    """Fine-tunes a released text-to-image model on a concept.
+
+    One that has a method `weights(model)`, which gives the parameters of the U-Net that it trains, is held to it by the
+    conformance kit.
+    """
 
     track: ClassVar[str] = "diffusion"
 
@@ -51,32 +52,3 @@ class DiffusionMeasure(Measure):
     def measure(self, model: TextToImage, targets: Targets) -> Iterator[Mapping[str, Any]]:
         """Yield figures of the model, given the concepts it is not to learn and what it is to keep."""
         raise NotImplementedError
-
-
-class WeightAttacker(DiffusionAttacker):
-    """Trains some of the U-Net's weights with AdamW, as diffusers' training scripts do; one that differs in which
-    weights and batches need say no more."""
-
-    lr: float = Field(1e-4, gt=0, description="AdamW's step size")
-    batch_size: int = Field(4, ge=1, description="pictures a step")
-
-    def weights(self, model: TextToImage) -> list[torch.nn.Parameter]:
-        """What is trained; random numbers are the attack's own."""
-        raise NotImplementedError
-
-    def batches(self, data: Subject) -> Iterator[Batch]:
-        """What it is trained on."""
-        return data.batches(self.prompt(data.concept), self.batch_size)
-
-    def adapt(self, model: TextToImage, data: Subject) -> Iterator[torch.Tensor]:
-        """One AdamW step at a time, the gradient's norm at most 1."""
-        with data.drawing():
-            weights = model.unfreeze(self.weights(model))
-        optimiser = torch.optim.AdamW(weights, lr=self.lr, fused=True)
-        for batch in self.batches(data):
-            optimiser.zero_grad()
-            loss = model.denoising_loss(batch)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimiser.step()
-            yield loss.detach()

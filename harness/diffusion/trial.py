@@ -13,7 +13,6 @@ import torch
 from harness.diffusion.concepts import Concept
 from harness.diffusion.data import Subject, Targets
 from harness.diffusion.model import Images, TextToImage
-from harness.diffusion.plugin import WeightAttacker
 from harness.kit.trial import Trial
 from harness.plugin import Plugin
 
@@ -76,7 +75,7 @@ class AttackTrial(_OnTheBase):
 
     def allowed(self, plugin: Any) -> Collection[str] | None:
         """What it says it trains."""
-        if not isinstance(plugin, WeightAttacker):
+        if not callable(getattr(plugin, "weights", None)):
             return None
         other = self.model.copy()
         with self.subjects[0].drawing():

@@ -65,46 +65,66 @@ class $cls(ProbeDefense):
 
 _DIFFUSION_ATTACKER = '''"""Say here what $name is."""
 
+from collections.abc import Iterator
+
 import torch
 
 from harness import Field
-from harness.diffusion import TextToImage, WeightAttacker
+from harness.diffusion import DiffusionAttacker, Subject, TextToImage
 
 
-class $cls(WeightAttacker):
+class $cls(DiffusionAttacker):
     """Fine-tuning of the cross-attention alone (Kumari et al., 2023): put your method here, and its source."""
 
     lr: float = Field(3e-4, gt=0, description="AdamW's step size")
+    batch_size: int = Field(4, ge=1, description="pictures a step")
 
     def weights(self, model: TextToImage) -> list[torch.nn.Parameter]:
-        """What is trained; override `adapt` to train in another way."""
+        """What is trained; the conformance kit checks that nothing else changes."""
         return list(model.weights("cross_attention").values())
+
+    def adapt(self, model: TextToImage, data: Subject) -> Iterator[torch.Tensor]:
+        """One step at a time, for ever: the harness counts, measures and stops."""
+        optimiser = torch.optim.AdamW(model.unfreeze(self.weights(model)), lr=self.lr)
+        for batch in data.batches(self.prompt(data.concept), self.batch_size):
+            loss = model.denoising_loss(batch)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            yield loss.detach()
 '''
 
 _DIFFUSION_DEFENSE = '''"""Say here what $name is."""
 
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 
 from harness import Field
-from harness.diffusion import AscentDefense, Targets, TextToImage
+from harness.diffusion import DiffusionDefense, Targets, TextToImage, WeightSet
 
 
-class $cls(AscentDefense):
+class $cls(DiffusionDefense):
     """Ascent on the loss of whichever concept has the lowest one now (a control): put your method here, and its source.
     """
 
-    steps: int = Field(20, ge=1, description="steps of the ascent, at most")
+    steps: int = Field(20, ge=1, description="steps of the ascent")
     lr: float = Field(3e-4, gt=0, description="AdamW's step size")
     batch_size: int = Field(4, ge=1, description="pictures of each concept a step")
-    prior: Literal["class", "captions", "none"] = Field("captions", description="what is held on to")
+    weights: WeightSet = Field("cross_attention", description="the weights that it changes")
 
-    def harms(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
-        """The loss to ascend, step by step, for ever; override `immunize` to immunize in another way."""
-        for batches in self.batches(targets):
-            yield torch.stack([model.denoising_loss(batch) for batch in batches]).min()
+    def immunize(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
+        """Change the model in place; yield the loss at every step, a closed form once."""
+        optimiser = torch.optim.AdamW(model.unfreeze(list(model.weights(self.weights).values())), lr=self.lr)
+        each = [subject.batches(subject.concept.prompted(), self.batch_size) for subject in targets]
+        retained = targets.kept(self.batch_size)
+        for _ in range(self.steps):
+            loss = torch.stack([model.denoising_loss(next(batches)) for batches in each]).min()
+            optimiser.zero_grad()
+            (model.denoising_loss(next(retained)) - loss).backward()
+            optimiser.step()
+            yield loss.detach()
+        model.freeze()
 '''
 
 _PLUGINS = {

@@ -1,7 +1,5 @@
 from .data import ProbeTargets as ProbeTargets
 from .data import Split as Split
-from .descent import Batch as Batch
-from .descent import ExtractorDescent as ExtractorDescent
 from .model import Extractor as Extractor
 from .model import LinearProbe as LinearProbe
 from .model import initial_extractor as initial_extractor
@@ -12,5 +10,3 @@ from .plugin import ProbeDefense as ProbeDefense
 from .plugin import ProbeMeasure as ProbeMeasure
 from .spectrum import condition_number as condition_number
 from .spectrum import gram as gram
-from .spectrum import r_ill as r_ill
-from .spectrum import r_well as r_well

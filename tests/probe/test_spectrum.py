@@ -1,4 +1,4 @@
-"""Condition numbers and regularisers against dense formulas."""
+"""Condition numbers against dense formulas."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.probe.spectrum import FLOOR, Spectrum, condition_number, gram, r_ill, r_well
+from harness.probe.spectrum import FLOOR, Spectrum, condition_number, gram
 
 
 def spectrum(features):
@@ -53,29 +53,14 @@ def test_range_ignores_scale_and_floor_grows_with_its_square(rows, dim, seed, sc
 
 
 @pytest.mark.parametrize(("rows", "dim"), [(5, 9), (9, 5)])
-def test_regularisers_equal_their_dense_formulas(rows, dim):
+def test_condition_number_equals_its_dense_formula(rows, dim):
     features = random(rows, dim)
-    hessian = features.T @ features
-    values = torch.linalg.eigvalsh(hessian)
+    values = torch.linalg.eigvalsh(features.T @ features)
     nonzero = values[values > 1e-9]
-    frobenius = hessian.square().sum()
-    small = gram(features)
-    torch.testing.assert_close(r_well(small, dim), values[-1] ** 2 / 2 - frobenius / (2 * dim))
-    torch.testing.assert_close(r_ill(small), 1 / (frobenius / (2 * len(nonzero)) - nonzero[0] ** 2 / 2))
-    torch.testing.assert_close(r_ill(small, k=3), 1 / (frobenius / 6 - nonzero[0] ** 2 / 2))
-    torch.testing.assert_close(r_ill(small, k=3, floor=1e-6), 1 / (frobenius / 6 - 0.5e-12))
-    torch.testing.assert_close(condition_number(small), nonzero[-1] / nonzero[0])
-    torch.testing.assert_close(condition_number(small, 1e-6), (values[-1] + 1e-6) / 1e-6)
+    torch.testing.assert_close(condition_number(gram(features)), nonzero[-1] / nonzero[0])
+    torch.testing.assert_close(condition_number(gram(features), 1e-6), (values[-1] + 1e-6) / 1e-6)
 
 
-def test_regularisers_are_differentiable_by_the_features():
+def test_condition_number_is_differentiable_by_the_features():
     features = random(4, 6).requires_grad_()
-    for function in (lambda f: r_well(gram(f), 6), lambda f: r_ill(gram(f)), lambda f: condition_number(gram(f)).log()):
-        assert torch.autograd.gradcheck(function, (features,))
-
-
-def test_r_well_is_zero_only_where_the_condition_number_is_one():
-    # ½σ₁² − ‖S‖²/(2p) with p equal eigenvalues.
-    even = torch.linalg.qr(random(5, 5)).Q
-    assert float(r_well(gram(3 * even), 5)) == pytest.approx(0, abs=1e-9)
-    assert float(r_well(gram(random(5, 5)), 5)) > 0
+    assert torch.autograd.gradcheck(lambda f: condition_number(gram(f)).log(), (features,))

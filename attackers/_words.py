@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from safetensors import torch as safetensors
 
-from harness.diffusion.model import TextToImage
-from harness.errors import RunError
+from harness import RunError
+from harness.diffusion import TextToImage
 
 
 class NewWord:

@@ -5,7 +5,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from harness.diffusion import Merge, TextToImage
+from defenses._merge import Merge
+from harness.diffusion import TextToImage
 from harness.errors import RunError
 
 WIDTH, OUT = 12, 5

@@ -8,8 +8,8 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from defenses._unroll import descend, losses_apart
 from harness.diffusion import Batch, Concept, Targets, TextToImage
-from harness.diffusion.unroll import descend, losses_apart
 from tests.diffusion.conftest import noise, subject
 
 CAPTIONS = ("a photo of a boot", "an artwork by obrick", "a bag by sevra", "a photo", "a dress by wexley")
@@ -128,7 +128,7 @@ def test_mimas_gradient_is_that_of_a_plain_unroll(
 
     fed = iter([*steps, last])  # the same draws, in double precision
     monkeypatch.setattr(type(defense), "batches", lambda self, given: fed)
-    ours = next(defense.harms(model, of))
+    ours = next(defense.harmful_losses(model, of))
     mine = torch.autograd.grad(ours, upper)
     theirs = plain_harm(model, of, steps, last, settings)
     plain = torch.autograd.grad(theirs, upper)
@@ -146,7 +146,7 @@ def test_jts_gradient_is_that_of_a_plain_unroll(model: TextToImage, build, monke
     first, last = next(drawn), next(drawn)
     fed = iter([first, last])
     monkeypatch.setattr(type(defense), "batches", lambda self, given: fed)
-    mine = torch.autograd.grad(next(defense.harms(model, of)), upper)
+    mine = torch.autograd.grad(next(defense.harmful_losses(model, of)), upper)
 
     weights = dict(model.weights("unet"))
     pooled = sum(plain_loss(model, batch, weights) for batch in first) / len(first)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from defenses._extractor import FoldedLinear
 from harness.probe.data import ProbeTargets, Split, load
-from harness.probe.descent import FoldedLinear
 from harness.probe.model import Extractor
 from harness.probe.spectrum import Spectrum
 from harness.probe.tasks import Task
-from tests.probe.reference import DIGITS, HOUSES, Trainer
+from tests.defenses.reference import DIGITS, HOUSES, Trainer
 
 HOUSE_TASK = Task(data="house_prices")
 DIGIT_TASK = Task(data="mnist5k", framing="single-class", benign=3, harmful=8)

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from defenses._merge import Merge
 from harness.diffusion import Batch, Concept, Targets, TextToImage
 from harness.errors import RunError, UsageError
 from harness.execution import meter
 from harness.registry import Catalogue
+from tests.defenses.test_unroll import CAPTIONS, targets
 from tests.diffusion.conftest import noise, subject
-from tests.diffusion.test_unroll import CAPTIONS, targets
 
 QUICK = {"steps": 3, "lr": 1e-3, "batch_size": 2, "prior": "captions"}
 UNROLLED = {"joint": 0.01, "compose": 0.1, "mima": 0.1}
@@ -99,8 +100,6 @@ def test_released_and_paper_give_different_weights(base: Path, build) -> None:
 
 def test_released_alternates(base: Path, build) -> None:
     """Written out: descend on each concept, merge into the weights, then ascend on the merged model's loss."""
-    from harness.diffusion import Merge
-
     settings = {"mode": "released", "steps": 2, "inner_lr": 0.5, "prior": "none", "captions": 7, "ridge": 1e-3}
     ours = TextToImage.load(str(base))
     meter.pull(_build(build, "mima", **settings).immunize(ours, targets(ours)), "mima")
@@ -138,15 +137,13 @@ def test_with_the_weights_before_it_a_merge_leaves_free_directions(model: TextTo
         of = targets(model)
         keys = next(weight for name, weight in model.weights("keys_values").items() if "to_k" in name)
         model.unfreeze(list(model.weights("cross_attention").values()))
-        (gradient,) = torch.autograd.grad(next(defense.harms(model, of)), keys)
+        (gradient,) = torch.autograd.grad(next(defense.harmful_losses(model, of)), keys)
         ranks[mode] = int(torch.linalg.matrix_rank(gradient.double(), rtol=1e-5))
     assert ranks["paper"] <= 4  # two rows for each of two concepts
     assert ranks["paper-current"] > ranks["paper"]
 
 
 def test_cp_merges_models_that_were_immunized_alone(base: Path, build) -> None:
-    from harness.diffusion import Merge
-
     model = TextToImage.load(str(base))
     of = targets(model)
     before = {n: w.detach().clone() for n, w in model.weights("keys_values").items()}
@@ -209,10 +206,10 @@ def test_personas_go_by_a_rare_word_each(model: TextToImage, persona: Concept, b
     of = Targets(model, (subject(model, persona), subject(model, other)), ("mine", "yours"), CAPTIONS, noise(5), 5)
     defense = _build(build, "mima", words=("zwx", "olq"))
     both = [("a photo of a zwx bag", "zwx bag"), ("a photo of a olq boot", "olq boot")]
-    assert defense.named(of) == both
-    assert defense.named(of.only(1)) == both[1:]
+    assert defense.prompts(of) == both
+    assert defense.prompts(of.only(1)) == both[1:]
     with pytest.raises(RunError, match="2 personas and 1 rare words for them"):
-        _build(build, "mima", words=("zwx",)).named(of)
+        _build(build, "mima", words=("zwx",)).prompts(of)
 
 
 def test_imma_is_for_one_concept_and_one_attacker(model: TextToImage, build) -> None:

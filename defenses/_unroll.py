@@ -1,4 +1,4 @@
-"""Steps of an attacker that stay in the graph, so that a defense can be differentiated through them."""
+"""Unrolled gradient descent: an attacker's steps kept in the graph, so that a defense differentiates through them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness.diffusion.model import KEYS_VALUES, Batch, TextToImage
+from harness.diffusion import KEYS_VALUES, Batch, TextToImage
 
 
 def descend(
@@ -21,11 +21,11 @@ def descend(
     normalised: bool = False,
     first_order: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """Gradient descent from `weights` on each concept apart: by name, (concepts, …) weights that can be
-    differentiated by those it began with.
+    """The weights that gradient descent from `weights` reaches on each concept separately: (concepts, …) by name,
+    differentiable by the weights it began with.
 
-    steps: for each step one batch a concept, all of one size. normalised: a step of one concept has the length
-    lr · ‖weights‖, whatever the gradient's. first_order: the gradients count as constants (Finn et al., 2017).
+    steps: for each step one batch per concept, all of one size. lr: the step size. normalised: a step of a concept has
+    the length lr · ‖weights‖ for any gradient. first_order: treat the gradients as constants (Finn et al., 2017).
     """
     names = list(weights)
     adapted = [weight.expand(len(steps[0]), *weight.shape) for weight in weights.values()]
@@ -45,14 +45,15 @@ def descend(
 def losses_apart(
     model: TextToImage, batches: Sequence[Batch], weights: Mapping[str, torch.Tensor], *, twice: bool
 ) -> torch.Tensor:
-    """(concepts,) losses, each on its own batch and its own of the (concepts, …) `weights`; all batches of one size.
+    """(concepts,) losses, each of a concept's batch by its slice of the (concepts, …) `weights`.
 
-    twice: can be differentiated twice; the default attention on a CPU cannot.
+    batches: one per concept, all of one size. twice: the result can be differentiated twice, which the default
+    attention on a CPU does not allow.
     """
     attention = sdpa_kernel(SDPBackend.MATH) if twice else contextlib.nullcontext()
     with attention:
         layers = {f"{name}.weight": layer for name, layer in model.unet.named_modules() if _may_be_grouped(name, layer)}
-        if set(weights) <= set(layers):  # one pass serves all concepts
+        if set(weights) <= set(layers):  # one pass computes all concepts
             with _grouped(layers[name] for name in weights):
                 losses = model.denoising_losses(Batch.join(batches), weights)
             return losses.unflatten(0, (len(batches), -1)).mean(1)
@@ -70,7 +71,7 @@ def _norms(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 class _Grouped(nn.Linear):
-    """A linear layer that is given (groups, out, in) weights, one for each equal part of its rows."""
+    """A linear layer with (groups, out, in) weights, one for each of equal consecutive parts of its input rows."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         parts = input.unflatten(0, (len(self.weight), -1))  # (groups, rows, tokens, in)
@@ -78,13 +79,13 @@ class _Grouped(nn.Linear):
 
 
 def _may_be_grouped(name: str, layer: nn.Module) -> bool:
-    """A key or value layer of the cross-attention, as diffusers makes them."""
+    """Whether a layer is a key or value layer of the cross-attention, as diffusers makes them."""
     return f".{name}.".endswith(KEYS_VALUES) and type(layer) is nn.Linear and layer.bias is None
 
 
 @contextlib.contextmanager
 def _grouped(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """These layers take weights a group while this lasts."""
+    """Let these layers take one weight per group inside the `with` block."""
     changed = list(layers)
     for layer in changed:
         layer.__class__ = _Grouped

@@ -17,10 +17,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from harness.probe.data import ProbeTargets
-from harness.probe.model import Extractor, initial_extractor
-from harness.probe.plugin import ProbeDefense
-from harness.probe.spectrum import gram
+from harness.probe import Extractor, ProbeDefense, ProbeTargets, gram, initial_extractor
 
 Preconditioner = Literal["released", "paper", "none"]
 

@@ -21,9 +21,8 @@ import numpy as np
 import scipy.linalg
 import torch
 
-from harness.diffusion.model import TextToImage
-from harness.diffusion.text import subject_rows, token_rows
-from harness.errors import RunError
+from harness import RunError
+from harness.diffusion import TextToImage, subject_rows, token_rows
 
 Weights = Mapping[str, torch.Tensor]
 """Weights by their names in the U-Net."""
@@ -62,8 +61,10 @@ class Merge:
         kept = _independent(every, duplicate)
         for n in range(len(concepts)):
             if not (owner[kept] == n).any():
-                raise RunError(f"concept {n + 1} of {len(concepts)} has no text embedding of its own to be merged by: "
-                               "give it other words than the concepts before it")  # fmt: skip
+                raise RunError(
+                    f"concept {n + 1} of {len(concepts)} has no text embedding of its own to be merged by: "
+                    "give it other words than the concepts before it"
+                )
         c, owner = every[kept], owner[kept]
         captions = captions.double()
         gram = captions.T @ captions
@@ -73,8 +74,10 @@ class Merge:
         factor, failed = torch.linalg.cholesky_ex(gram)
         if failed or cond_captions > 1 / torch.finfo(torch.float64).eps:
             rank = int(torch.linalg.matrix_rank(captions))
-            raise RunError(f"the captions' embeddings span {rank} of {len(gram)} directions, so the merge has no "
-                           "single solution: give more captions, or a ridge above 0")  # fmt: skip
+            raise RunError(
+                f"the captions' embeddings span {rank} of {len(gram)} directions, so the merge has no "
+                "single solution: give more captions, or a ridge above 0"
+            )
         solved = torch.cholesky_solve(c.T, factor)  # G⁻¹Cᵀ
         inner = c @ solved
         p = torch.linalg.solve(inner, solved, left=False)
@@ -92,8 +95,12 @@ class Merge:
     def layer(
         cls, model: TextToImage, prompts: Sequence[tuple[str, str]], captions: Sequence[str], ridge: float
     ) -> Merge:
-        """The layer for concepts given as (prompt, subject in it): of each the rows from the subject's last token to
-        the end token, for those before it are shared and padding says nothing; of captions all tokens."""
+        """The layer for concepts given as (prompt, subject in it), and captions.
+
+        A concept's rows run from its subject's last token to the end token, because concepts share the rows before it
+        and padding carries no meaning; a caption's rows are those of all its tokens. Raises `RunError` without
+        captions, and as `factor` does.
+        """
         if not captions:
             raise RunError("a merge needs captions; add `captions: FILE` to the concept file, one a line")
         concepts = [subject_rows(model, prompt, subject, padding=False) for prompt, subject in prompts]
@@ -101,15 +108,20 @@ class Merge:
 
     @property
     def report(self) -> dict[str, float]:
-        """What is worth knowing of its numerics."""
-        return {"condition of captions": self.cond_captions, "condition of rows": self.cond_rows,
-                "amplification": self.amplification, "rows dropped": self.dropped}  # fmt: skip
+        """Its numerics by name: two condition numbers, the amplification and the number of dropped rows."""
+        return {
+            "condition of captions": self.cond_captions,
+            "condition of rows": self.cond_rows,
+            "amplification": self.amplification,
+            "rows dropped": self.dropped,
+        }
 
     def merged(self, pretrained: Weights, adapted: Weights) -> dict[str, torch.Tensor]:
-        """The same of many weights by name, all at once: the layer is the same for every key and value matrix."""
+        """The merged weights by name of all matrices of `pretrained`, by one product, as the layer is the same for
+        every key and value matrix. pretrained: (out, width) by name; adapted: (concepts, out, width) by name."""
         sizes = [len(weight) for weight in pretrained.values()]
-        found = self(torch.cat(list(pretrained.values())), torch.cat([adapted[name] for name in pretrained], 1))
-        return dict(zip(pretrained, found.split(sizes), strict=True))
+        stacked = self(torch.cat(list(pretrained.values())), torch.cat([adapted[name] for name in pretrained], 1))
+        return dict(zip(pretrained, stacked.split(sizes), strict=True))
 
     def __call__(self, pretrained: torch.Tensor, adapted: torch.Tensor) -> torch.Tensor:
         """The merged weights (out, width), in torch's layout, of `pretrained` (out, width) and `adapted` (concepts,
@@ -119,8 +131,16 @@ class Merge:
         return (base + moved.sum(0)).to(pretrained.dtype)
 
 
+@torch.no_grad()
+def assign(model: TextToImage, weights: Weights) -> None:
+    """Copy `weights` into the model's own of the same names."""
+    own = dict(model.unet.named_parameters())
+    for name, weight in weights.items():
+        own[name].copy_(weight)
+
+
 def _independent(rows: torch.Tensor, tolerance: float) -> torch.Tensor:
-    """Which rows to keep, in their order, so that none is nearly a combination of the others."""
+    """The indices of rows to keep, ascending, so that none of them is nearly a combination of the others."""
     r, pivots = scipy.linalg.qr(rows.T.cpu().numpy(), mode="r", pivoting=True)
     left = np.abs(np.diagonal(r))
     return torch.from_numpy(np.sort(pivots[: int((left > tolerance * left[0]).sum())])).to(rows.device)

@@ -1,5 +1,5 @@
 """The released training step as its paper's code takes it, plainly: dense Hessians, eigvalsh and autograd through
-them, dense solves in a dummy layer. Slow; the oracle for `harness.probe.descent`."""
+them, dense solves in a dummy layer. Slow; the oracle for `defenses._extractor`."""
 
 from __future__ import annotations
 
