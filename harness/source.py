@@ -9,8 +9,8 @@ another covered module, wherever the import statement stands (inside functions t
 - imports for type checkers only (`if TYPE_CHECKING:`), and imports by a name that is computed (`import_module(name)`).
 
 Of a covered file the digest covers what the code does: no comments, no formatting, no statement that is only a string
-(docstrings), no descriptions of fields and quantities, and no class attributes `presets` and `control`, as the settings made from a
-preset are in a key themselves and `control` changes no result. Names and places of files do not count.
+(docstrings), no descriptions of fields and quantities, and no class attributes `presets` and `control`, as the settings
+made from a preset are in a key themselves and `control` changes no result. Names and places of files do not count.
 """
 
 from __future__ import annotations

@@ -13,13 +13,14 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 from pydantic import BaseModel
 
+from harness import source
 from harness.importing import import_plugin
 from harness.plugin import PluginSpec
 
@@ -68,7 +69,8 @@ class Stage:
             def run(self, folders: Folders, out: Path) -> None: ...
 
     Fields hold JSON values, pydantic models, plugins, `Located` files and stages. Raise the version whenever `run`
-    computes something else: it is part of the key, and the code of the harness is not.
+    computes something else: it is part of the key, and the code of the harness is not. The key of a stage outside the
+    harness covers its code, by the rule for plugins (see `harness.source`).
     """
 
     track: ClassVar[str]
@@ -112,7 +114,7 @@ class Stage:
     def identity(self) -> dict[str, Any]:
         """Everything the artifact depends on, as JSON values; parents by their keys."""
         fields = {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-        return {"track": self.track, "stage": self.name, "version": self.version, **fields}
+        return {"track": self.track, "stage": self.name, "version": self.version, "code": _code(type(self)), **fields}
 
     @cached_property
     def parents(self) -> tuple[Stage, ...]:
@@ -177,6 +179,14 @@ class _Module:
 def _restore(module: ModuleType, name: str, fields: Mapping[str, Any]) -> Stage:
     stage: Stage = getattr(module, name)(**fields)
     return stage
+
+
+@cache
+def _code(stage: type[Stage]) -> str | None:
+    """Digest of the code of a stage outside the harness; None for one of the harness, which has its version."""
+    module = stage.__module__
+    spec = sys.modules[module].__spec__
+    return None if spec is None or module.partition(".")[0] == "harness" else source.digest(spec)
 
 
 def _stages(value: Any) -> Iterator[Stage]:
