@@ -24,7 +24,7 @@ class Result:
 
     records: one measured value a row, columns `harness.records.COLUMNS`. board: values averaged over tasks and seeds
     with their intervals, long form. standings: ranks, worst cases and flags, a row for each grid and defense. tables:
-    the readable tables by track. failed: why jobs failed, by key. text: the board as Markdown. out: the folder with all
+    the readable tables by grid. failed: why jobs failed, by key. text: the board as Markdown. out: the folder with all
     of it as files; None if none was asked for.
     """
 
@@ -85,18 +85,18 @@ def _report(
     plan: Plan, store: Store, failed: Mapping[str, str], opening: Mapping[str, Any], out: Path | None
 ) -> Result:
     """The run's submission, and the records and the board that derive from it."""
-    from harness.leaderboard import boards
+    from harness.leaderboard import boards, published
     from harness.submission import pack, read_write
 
     submission = pack.pack(plan, store, failed, opening)
     records = submission.records()
-    board = boards.make(records, plan.suite.published)
+    board = boards.make(records, published.of_suite(plan.suite), plan.suite.plugins)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         read_write.write(submission, out / pack.RUN)
         pack.copy_pictures(plan, store, failed, out)
-        board.write(out)
-    return Result(records.frame, board.board, board.standings, board.tables, failed, board.markdown(), out)
+        boards.write(board, out, [out / name for name, _ in submission.pictures()])
+    return Result(records.frame, board.long, board.standings, board.tables, failed, board.markdown(), out)
 
 
 def release(

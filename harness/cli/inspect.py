@@ -39,7 +39,7 @@ class Kind(StrEnum):
 def list_(what: Annotated[Listing, typer.Argument(help="defenses, attackers, metrics, suites or flags")]) -> None:
     """List plugins, suites or the flags of boards."""
     rows = list(_rows(what))
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
     for name, track, summary in rows:
         print(f"{name:{widths[0]}}  {track:{widths[1]}}  {summary}")
 
@@ -61,6 +61,10 @@ def _rows(what: Listing) -> Iterator[tuple[str, str, str]]:
     else:
         for entry in installed().all(what.value.removesuffix("s")):
             yield entry.name, entry.about["track"], entry.about["summary"]
+        if what is Listing.metrics:
+            from harness.costs import COSTS
+
+            yield from ((quantity.name, "any", quantity.description) for quantity in COSTS)
 
 
 def show(

@@ -187,7 +187,7 @@ def _schema() -> str:
 
 
 def _flags() -> str:
-    rows = [{"flag": f"`{flag.name}`", "meaning": flag.meaning, "what to do": flag.todo} for flag in FLAGS.values()]
+    rows = [{"flag": f"`{flag.name}`", "meaning": flag.meaning, "what to do": flag.advice} for flag in FLAGS.values()]
     return "\n\n".join(["# Flags", "Warnings that a board gives about its rows.", _table(rows)]) + "\n"
 
 

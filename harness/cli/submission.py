@@ -50,20 +50,21 @@ def leaderboard(
     plugin: Plugins = [],
 ) -> None:
     """Make the board of a run again, or one of several submissions."""
-    from harness.submission import boards
-    from harness.submission.pack import RUN
+    from harness.leaderboard import boards, published, submitted
 
-    folder = source[0]
-    if folder.is_file():
-        if out is None:
-            raise UsageError("name the folder for the board of these submissions: --out DIR")
-        board = boards.make(source, out, tuple(plugin))
-    elif len(source) > 1 or out:
-        raise UsageError("name one folder that `run` wrote, or submission files and --out DIR")
-    elif not (folder / RUN).is_file():
-        raise UsageError(f"{folder} holds no {RUN}; `immunebench run` writes it")
-    else:
-        board = boards.make([folder / RUN], folder, tuple(plugin))
+    files = source
+    if not source[0].is_file():
+        if len(source) > 1 or out:
+            raise UsageError("name one folder that `run` wrote, or submission files and --out DIR")
+        (out,) = source
+        files = [out / submitted.RUN]
+        if not files[0].is_file():
+            raise UsageError(f"{out} holds no {submitted.RUN}; `immunebench run` writes it")
+    elif out is None:
+        raise UsageError("name the folder for the board of these submissions: --out DIR")
+    loaded = submitted.load(files)
+    board = boards.make(loaded.records, published.of_suite(loaded.records.suite), plugin)
+    boards.write(board, out, loaded.sheets)
     print(board.markdown())
 
 
@@ -75,12 +76,12 @@ def boards(
     check: Annotated[bool, typer.Option("--check", help="Check only: list stale boards (exit code 1).")] = False,
 ) -> None:
     """Make the committed boards again from the committed submissions, without computing anything."""
-    from harness.submission.boards import rebuild, stale
+    from harness.leaderboard.committed import rebuild, stale
 
     if not submissions.is_dir():
         raise UsageError(f"{submissions} is no folder; run this in the repository, or give --submissions DIR")
     if check:
-        names = stale(submissions, out)
+        names = list(stale(submissions, out))
         print("\n".join(names) or "all boards are up to date")
         raise typer.Exit(1 if names else 0)
     for board in rebuild(submissions, out):
@@ -130,8 +131,8 @@ def verify(
     if report.verification is None:
         print("verdict: not verified")
         raise typer.Exit(1)
-    print(f"verdict: {report.verification.told}")
+    print(f"verdict: {report.verification.summary}")
     if record:
-        path = tier.beside(file)
+        path = tier.verification_file(file)
         path.write_text(report.verification.model_dump_json(indent=1) + "\n")
         print(f"written to {path}")
