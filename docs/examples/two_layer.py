@@ -154,7 +154,15 @@ class TwoLayerTrack(Track):
             attacked = getattr(plugin, "measures", "released") == "attacked"
             return plugin.generator({"attacked": model, "undefended": model} if attacked else model, data)
 
-        return [Trial(steps=40, modules={"network": model}, start=start, loss=lambda plugin: error(model, data).item())]
+        return [
+            Trial(
+                modules={"network": model},
+                start=start,
+                loss=lambda plugin: error(model, data).item(),
+                steps=40,
+                data={"x": data.x, "y": data.y},
+            )
+        ]
 
 
 def network(seed: int, weights: Path | None = None) -> torch.nn.Sequential:

@@ -10,13 +10,13 @@ import inspect
 import math
 import pickle
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from harness.errors import UsageError
-from harness.metric import Metric, Quantity
+from harness.errors import UsageError, nearest
+from harness.metric import Quantity
 from harness.plugin import Plugin
 from harness.registry import installed
 from harness.source import read_class
@@ -46,7 +46,8 @@ class Check:
 
     def __call__(self) -> None:
         """Run the check; raises `Fault`. Of a plugin that does not run, `runs` alone says so."""
-        if self.run not in RUN_CHECKS or self.examination.reason is None:
+        needs_run = self.run in (*RUN_CHECKS, *KIND_RUN_CHECKS[self.examination.plugin.kind])
+        if not needs_run or self.examination.reason is None:
             self.run(self.examination)
 
 
@@ -63,17 +64,17 @@ def checks(
     if preset is not None and preset not in plugin.presets:
         raise UsageError(f"{plugin.__name__} has no preset '{preset}'; it has: {', '.join(plugin.presets) or 'none'}")
     built = plugin(**{**(plugin.presets[preset] if preset else {}), **settings})
-    tracks = [entry.load()() for entry in installed().with_files(files).all("track")]
+    tracks = installed().with_files(files).all("track")
     own = [track for track in tracks if plugin.track in (track.name, "any")]
     if not own:
-        names = ", ".join(track.name for track in tracks)
-        raise UsageError(f"{plugin.__name__} belongs to track '{plugin.track}'; there are: {names}")
-    examinations = [Examination(built, track) for track in own]
+        hint = nearest(plugin.track, [track.name for track in tracks])
+        raise UsageError(f"{plugin.__name__} belongs to track '{plugin.track}', which is unknown here; {hint}")
+    examinations = [Examination(built, track.load()()) for track in own]
     suffixes = [f"[{track.name}]" if len(own) > 1 else "" for track in own]
-    return [_check(function, examinations[0]) for function in SOURCE_CHECKS] + [
+    return [_check(function, examinations[0]) for function in (*SOURCE_CHECKS, *KIND_SOURCE_CHECKS[built.kind])] + [
         _check(function, examination, suffix)
         for examination, suffix in zip(examinations, suffixes, strict=True)
-        for function in (runs, *RUN_CHECKS)
+        for function in (runs, *RUN_CHECKS, *KIND_RUN_CHECKS[built.kind])
     ]
 
 
@@ -135,10 +136,8 @@ def device(examination: Examination) -> None:
 
 
 def quantities(examination: Examination) -> None:
-    """A metric declares its quantities, and which model it measures."""
+    """It declares its quantities, and which model it measures."""
     cls = examination.cls
-    if not issubclass(cls, Metric):
-        return
     declared = getattr(cls, "quantities", ())
     if not declared or not all(isinstance(quantity, Quantity) for quantity in declared):
         raise Fault("it declares no quantities: write quantities = (Quantity(name=…, title=…, description=…),)")
@@ -164,9 +163,7 @@ def runs(examination: Examination) -> None:
 
 
 def values(examination: Examination) -> None:
-    """A metric yields values of the quantities that it declares."""
-    if not examination.is_metric:
-        return
+    """It yields values of the quantities that it declares."""
     run = examination.first
     if len(run.values) < len(run.yielded):
         raise Fault("it yielded something else than a value: yield self.value(number, …)")
@@ -206,8 +203,8 @@ def changes(examination: Examination) -> None:
 
 
 def progress(examination: Examination) -> None:
-    """Each yield of an attacker is one step that changes a weight."""
-    if examination.is_attacker and (idle := examination.first.idle_steps()):
+    """Each yield is one step that changes a weight."""
+    if idle := examination.first.idle_steps():
         step = idle[0]
         raise Fault(f"no weight changed between yields {step - 1} and {step}: yield once for each optimisation step")
 
@@ -234,17 +231,17 @@ def model_state(examination: Examination) -> None:
 
 
 def endless(examination: Examination) -> None:
-    """An attacker goes on until the harness stops it."""
-    if examination.is_attacker and examination.first.ended:
+    """It goes on until the harness stops it."""
+    if examination.first.ended:
         steps = len(examination.first.yielded)
         raise Fault(f"it ended after {steps} steps: loop without end, the harness decides when to stop")
 
 
 def success(examination: Examination) -> None:
-    """An attacker learns the harmful task on an undefended model."""
-    if not examination.is_attacker or examination.first.ended:
-        return
+    """It learns the harmful task on an undefended model."""
     run = examination.first
+    if run.ended:
+        return
     step, wanted = max(run.losses), run.success * run.losses[0]
     if not run.losses[step] <= wanted:
         raise Fault(
@@ -254,10 +251,10 @@ def success(examination: Examination) -> None:
 
 
 def more_steps(examination: Examination) -> None:
-    """An attacker is no weaker with twice the steps."""
-    if not examination.is_attacker or len(examination.first.losses) < 3:
-        return
+    """It is no weaker with twice the steps."""
     losses = examination.first.losses
+    if len(losses) < 3:
+        return
     half, last = sorted(losses)[1:]
     if not losses[last] <= 1.05 * losses[half]:
         raise Fault(
@@ -266,16 +263,17 @@ def more_steps(examination: Examination) -> None:
         )
 
 
-SOURCE_CHECKS = (fields, docstring, listing, pickles, device, quantities)
-RUN_CHECKS = (
-    values,
-    random_numbers,
-    repeats,
-    changes,
-    progress,
-    memory,
-    model_state,
-    endless,
-    success,
-    more_steps,
-)
+SOURCE_CHECKS = (fields, docstring, listing, pickles, device)
+"""Of every plugin; they do not run it."""
+KIND_SOURCE_CHECKS: Mapping[str, tuple[Callable[[Examination], None], ...]] = {
+    "attacker": (),
+    "defense": (),
+    "metric": (quantities,),
+}
+RUN_CHECKS = (random_numbers, repeats, changes, memory, model_state)
+"""Of every plugin that runs."""
+KIND_RUN_CHECKS: Mapping[str, tuple[Callable[[Examination], None], ...]] = {
+    "attacker": (progress, endless, success, more_steps),
+    "defense": (),
+    "metric": (values,),
+}

@@ -9,8 +9,10 @@ from harness.diffusion import AttackedMetric, AttackedPictures, Encoder
 
 
 class PluginName(AttackedMetric):
-    """Distance in pixels from the pictures of the attacked undefended model (a control). Replace it by your metric and
-    its source."""
+    """Distance in pixels from the pictures of the attacked undefended model (a control).
+
+    Replace it by your metric and its source.
+    """
 
     deterministic = True  # draws no random numbers
     quantities = (

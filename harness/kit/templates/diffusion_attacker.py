@@ -7,7 +7,10 @@ from harness.diffusion import TextToImage, WeightAttacker
 
 
 class PluginName(WeightAttacker):
-    """Fine-tuning of the cross-attention alone (Kumari et al., 2023). Replace it by your method and its source."""
+    """Fine-tuning of the cross-attention alone (Kumari et al., 2023).
+
+    Replace it by your method and its source.
+    """
 
     lr: float = Field(3e-4, gt=0, description="AdamW's step size")
 

@@ -10,8 +10,10 @@ from harness.diffusion import AscentDefense, Targets, TextToImage
 
 
 class PluginName(AscentDefense):
-    """Ascent on the loss of whichever concept has the lowest one now (a control). Replace it by your method and its
-    source."""
+    """Ascent on the loss of whichever concept has the lowest one now (a control).
+
+    Replace it by your method and its source.
+    """
 
     steps: int = Field(20, ge=1, description="largest number of steps")
     lr: float = Field(3e-4, gt=0, description="AdamW's step size")

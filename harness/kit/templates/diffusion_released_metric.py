@@ -9,7 +9,10 @@ from harness.diffusion import DiffusionMetric, ReleasedData, TextToImage
 
 
 class PluginName(DiffusionMetric):
-    """Size of the released U-Net (a control). Replace it by your metric and its source."""
+    """Size of the released U-Net (a control).
+
+    Replace it by your metric and its source.
+    """
 
     deterministic = True  # draws no random numbers
     quantities = (

@@ -7,7 +7,10 @@ from harness.probe import AttackData, ProbeMetric, Trajectory
 
 
 class PluginName(ProbeMetric):
-    """Loss after an attack over that on the undefended features (a control). Replace it by your metric and its source."""
+    """Loss after an attack over that on the undefended features (a control).
+
+    Replace it by your metric and its source.
+    """
 
     deterministic = True  # draws no random numbers; otherwise draw from data.generator()
     measures = "attacked"

@@ -9,7 +9,10 @@ from harness.probe import LinearProbe, ProbeAttacker, Split
 
 
 class PluginName(ProbeAttacker):
-    """Gradient descent with momentum (Polyak, 1964). Replace it by your method and its source."""
+    """Gradient descent with momentum (Polyak, 1964).
+
+    Replace it by your method and its source.
+    """
 
     deterministic = True  # draws no random numbers
 

@@ -9,7 +9,10 @@ from harness.probe import Extractor, ProbeDefense, ProbeTargets
 
 
 class PluginName(ProbeDefense):
-    """Shrinks the inputs along the harmful task's own direction (a control). Replace it by your method and its source."""
+    """Shrinks the inputs along the harmful task's own direction (a control).
+
+    Replace it by your method and its source.
+    """
 
     deterministic = True  # draws no random numbers; otherwise draw from targets.generator()
 

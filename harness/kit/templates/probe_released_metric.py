@@ -7,7 +7,10 @@ from harness.probe import Extractor, ProbeMetric, ReleasedData
 
 
 class PluginName(ProbeMetric):
-    """Size of the released extractor (a control). Replace it by your metric and its source."""
+    """Size of the released extractor (a control).
+
+    Replace it by your metric and its source.
+    """
 
     deterministic = True  # draws no random numbers; otherwise draw from data.generator()
     quantities = (
