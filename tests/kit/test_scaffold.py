@@ -62,9 +62,10 @@ def test_a_package_registers_and_its_test_passes(tmp_path, track, kind, attacked
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: immunebench-my-own\nVersion: 0.1.0\n")
     (info / "entry_points.txt").write_text(f"[immunebench.{kind}s]\nmy_own = my_own:MyOwn\n")
-    assert f'[project.entry-points."immunebench.{kind}s"]\nmy_own = "my_own:MyOwn"' in (
-        package / "pyproject.toml"
-    ).read_text()
+    assert (
+        f'[project.entry-points."immunebench.{kind}s"]\nmy_own = "my_own:MyOwn"'
+        in (package / "pyproject.toml").read_text()
+    )
     env = {**os.environ, "PYTHONPATH": str(package)}
     listed = subprocess.run([sys.executable, "-m", "harness.cli", "list", f"{kind}s"], env=env, capture_output=True,
                             text=True, check=True).stdout  # fmt: skip
@@ -81,7 +82,7 @@ def test_what_cannot_be_written_is_refused(tmp_path):
             scaffold.write("attacker", name, "probe", tmp_path)
     with pytest.raises(UsageError, match="no template for a plugin of track 'audio'; there are: diffusion, probe"):
         scaffold.write("attacker", "mine", "audio", tmp_path)
-    with pytest.raises(UsageError, match="no template for a plugin of track '../probe'"):
+    with pytest.raises(UsageError, match=r"no template for a plugin of track '../probe'"):
         scaffold.write("attacker", "mine", "../probe", tmp_path)
     with pytest.raises(UsageError, match="--attacked is for metrics"):
         scaffold.write("attacker", "mine", "probe", tmp_path, attacked=True)
