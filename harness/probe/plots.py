@@ -21,7 +21,7 @@ def plots(records: pd.DataFrame, out: Path) -> list[Path]:
     for grid, rows in measured.groupby("grid", sort=False):
         for name, figure in (("log_rir", _rir_maps(rows)), ("steps", _curves(rows))):
             if figure is not None:
-                files += save(figure, out / f"{grid}_{name}")
+                files.append(save(figure, out / f"{grid}_{name}"))
     return files
 
 

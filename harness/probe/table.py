@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -20,18 +21,29 @@ CAPTION = (
 CLOSED = 1e-9
 """An excess loss below this is zero: rounding takes finished attacks to either side of the optimum."""
 COLUMNS = (
-    "grid", "defense", "RIR [95 %]", "published", "(i)", "(ii)", "range", "held-out", "a b c", "best", "slow-down",
-    "score", "s", "MiB",
-)  # fmt: skip
+    "defense",
+    "RIR [95 %]",
+    "published",
+    "(i)",
+    "(ii)",
+    "range",
+    "held-out",
+    "a b c",
+    "best",
+    "slow-down",
+    "score",
+    "s",
+    "MiB",
+)
 
 
 def table(board: pd.DataFrame) -> pd.DataFrame:
-    """The table of a long-form board (see `harness.leaderboard.long_form`), as text; columns without any text are left
-    out. `attrs["caption"]` explains it."""
+    """The table of a grid's long-form board (see `harness.leaderboard.long_form`), as text; columns without any text
+    are left out. `attrs["caption"]` explains it."""
     rows = []
-    for (grid, defense), cell in board.groupby(["grid", "defense"], sort=False):
+    for defense, cell in board.groupby("defense", sort=False):
         attacked = cell["attacker"].notna()
-        rows.append({"grid": grid, "defense": defense, **_released(cell[~attacked]), **_attacked(cell[attacked])})
+        rows.append({"defense": defense, **_released(cell[~attacked]), **_attacked(cell[attacked])})
     wide = pd.DataFrame(rows, dtype=object).reindex(columns=list(COLUMNS), fill_value="").fillna("")
     wide = wide[[name for name in wide if (wide[name] != "").any()]]
     wide.attrs["caption"] = CAPTION
@@ -72,7 +84,7 @@ def _attacked(cell: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def _bounded(row: Any) -> str:
+def _bounded(row: Mapping[str, Any]) -> str:
     """A value of the board as text, with ≥ before a lower bound."""
     text = number(row.get("value"))
-    return f"≥{text}" if text and row.get("flag") == "lower-bound" else text
+    return f"≥{text}" if text and "lower-bound" in str(row.get("flag")).split() else text

@@ -66,9 +66,8 @@ class ProbeTrack(Track):
         from harness.probe import stages
 
         if attacker is None:
-            optima, base = (
-                stages.FindOptima(loss=repetition.protocol.loss, model=side) for side in (model, undefended)
-            )
+            loss = repetition.protocol.loss
+            optima, base = (stages.FindOptima(loss=loss, model=extractor) for extractor in (model, undefended))
             seed = repetition.seed_for(metric)
             yield {}, stages.MeasureReleased(plugin=metric, seed=seed, model=model, optima=optima, undefended=base)
             return

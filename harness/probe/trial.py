@@ -47,10 +47,15 @@ def _tensors(targets: ProbeTargets) -> dict[str, torch.Tensor]:
 def _defense(seed: int) -> Trial:
     """An extractor to immunize; its loss is that of the best probe on the harmful rows."""
     targets, model = _targets(seed), Extractor(DIM)
+
+    def loss(plugin: Any) -> float:
+        features = model.features(targets.harmful)
+        return optimum(features, features, "squared", None).best_loss
+
     return Trial(
         modules={"extractor": model},
         start=lambda plugin: plugin.generator(model, targets),
-        loss=lambda plugin: optimum(*[model.features(targets.harmful)] * 2, "squared", None).best_loss,
+        loss=loss,
         steps=2000,
         data=_tensors(targets),
     )

@@ -70,7 +70,7 @@ class Convergence(ProbeMetric):
 
     def measure(self, model: Trajectory, data: AttackData) -> Iterator[Value]:
         """At the measured steps, and once over all steps."""
-        excess = excess_loss(model)
+        excess, undefended = (excess_loss(side.losses, side.optimum.best_loss) for side in (model, data.undefended))
         best = model.optimum.weights
         distance = (model.heads - best[:, None]).square().sum(0) / best.square().sum()
         for column, step in enumerate(model.steps):
@@ -80,7 +80,7 @@ class Convergence(ProbeMetric):
             heldout = model.heldout
             for step, score in zip(model.steps, scores(heldout.x @ model.heads, heldout.y, data.score), strict=True):
                 yield self.value(float(score), "score", split="heldout", step=step)
-        yield from self._slow_down(excess, excess_loss(data.undefended), data.success)
+        yield from self._slow_down(excess, undefended, data.success)
 
     def _slow_down(self, excess: torch.Tensor, undefended: torch.Tensor, success: float) -> Iterator[Value]:
         steps, base = _steps_to(excess, success), _steps_to(undefended, success)
@@ -94,9 +94,9 @@ class Convergence(ProbeMetric):
             yield self.value((steps or budget) / base, "slow_down", flag=flag, note=note)
 
 
-def excess_loss(attack: Trajectory) -> torch.Tensor:
-    """(L_t − L*)/(L_0 − L*) after t = 0, 1, … steps, (budget + 1); NaN throughout if the start is already the best."""
-    return (attack.losses - attack.optimum.best_loss) / (attack.losses[0] - attack.optimum.best_loss)
+def excess_loss(losses: torch.Tensor, best_loss: float) -> torch.Tensor:
+    """(L_t − L*)/(L_0 − L*) of the losses after t = 0, 1, … steps, (steps + 1); NaN throughout if L_0 is the best."""
+    return (losses - best_loss) / (losses[0] - best_loss)
 
 
 def _steps_to(excess: torch.Tensor, success: float) -> int | None:
