@@ -6,7 +6,8 @@ import gc
 import inspect
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -27,7 +28,7 @@ WATCHED = 3
 @dataclass
 class Run:
     """What happened on one trial. states: all weights at the start and after each of the first steps; losses: the
-    harmful task's by step; tensors: how many there were by step; left: what the released model was left with."""
+    harmful task's by step; tensors: how many new ones there were by step; left: what the released model was left with."""
 
     states: list[dict[str, torch.Tensor]] = field(default_factory=list)
     end: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -90,7 +91,7 @@ class Examination:
         run.allowed = None if allowed is None else set(allowed)
         run.broken = trial.broken if self.attacks else None
         given = {name: value.clone() for name, value in trial.given().items()}
-        with alone(global_seed):
+        with alone(global_seed), _only_new_objects():
             run.losses[0] = trial.loss(self.plugin)
             before, drawn = _condition(trial), _drawn()
             run.states.append(_weights(trial))
@@ -170,7 +171,18 @@ def _condition(trial: Trial) -> dict[Any, tuple[Any, str]]:
     return found
 
 
+@contextmanager
+def _only_new_objects() -> Iterator[None]:
+    """Hide every object that exists already from the garbage collector, so that `_tensors` walks only new ones."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def _tensors() -> int:
-    """How many tensors there are."""
+    """How many tensors were made since the trial began and are still there."""
     gc.collect()
     return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
