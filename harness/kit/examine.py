@@ -28,7 +28,8 @@ WATCHED = 3
 @dataclass
 class Run:
     """What happened on one trial. states: all weights at the start and after each of the first steps; losses: the
-    harmful task's by step; tensors: how many new ones there were by step; left: what the released model was left with."""
+    harmful task's by step; tensors: how many new ones there were by step; left: what the released model was left with.
+    """
 
     states: list[dict[str, torch.Tensor]] = field(default_factory=list)
     end: dict[str, torch.Tensor] = field(default_factory=dict)
