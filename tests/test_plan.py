@@ -7,28 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.plan import Job, ancestry, digest, make, seed_of
-from harness.plugin import PluginSpec
+from harness.plan import ancestry, digest, make, seed_of
 from harness.store import Store
 from harness.suite import load
-from tests.test_suite import change
-
-
-def spec(**changes):
-    fields = {
-        "kind": "attacker",
-        "name": "adam",
-        "params": {"lr": 0.01},
-        "source": "0" * 64,
-        "module": "attackers.adam",
-        "attribute": "Adam",
-    }
-    return PluginSpec(**fields | changes)
-
-
-def job(**changes):
-    fields = {"track": "probe", "stage": "attack", "version": 1, "inputs": {"steps": 10, "data": "é"}, "plugin": spec()}
-    return Job(**fields | {"seed": 7} | changes)
+from tests.helpers import change, job, spec
 
 
 def test_keys_are_pinned():

@@ -11,27 +11,7 @@ from harness.errors import UsageError
 from harness.plugin import Plugin
 from harness.registry import Catalogue, Entry, snake_case
 from harness.source import undocumented
-
-MINE = '''
-"""A plugin file."""
-from pydantic import Field
-from harness.probe import ProbeAttacker
-
-
-class MyAttack(ProbeAttacker):
-    """Steps down by hand (nobody, 2026).
-
-    More about it.
-    """
-
-    lr: float = Field(0.1, gt=0, description="step size")
-
-    def adapt(self, model, data):
-        while True:
-            loss, gradient = model.gradient(data)
-            model.weight.data.sub_(gradient, alpha=self.lr)
-            yield loss
-'''
+from tests.helpers import MINE
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ def build(out: Path, source: Path, plugins: tuple[Path, ...] = ()) -> None:
     with further plugins and tracks. Raises `UsageError`, also if the libraries of its charts and tables are not
     installed."""
     try:
-        from harness.site import build as pages
+        from harness.site import pages
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] not in ("itables", "plotly"):
             raise

@@ -13,7 +13,7 @@ from torch.nn import functional
 from harness.diffusion import Concept, TextToImage, cross_attention
 from harness.errors import RunError
 from harness.execution import meter
-from tests.diffusion.conftest import SAMPLING, subject
+from tests.diffusion.helpers import SAMPLING, subject
 
 ATTACKERS = ["lora", "dreambooth", "dreambooth_lora", "textual_inversion", "custom_diffusion"]
 QUICK = {"lora": {"lr": 1e-2}, "dreambooth": {"lr": 1e-3}, "dreambooth_lora": {"lr": 1e-2},

@@ -7,7 +7,7 @@ import pytest
 from harness.diffusion import concepts
 from harness.diffusion.concepts import GroupBlock
 from harness.errors import RunError, UsageError
-from tests.diffusion.conftest import write_pictures
+from tests.diffusion.helpers import write_pictures
 
 LISTS = Path(__file__).parents[2] / "suites" / "concepts"
 FILE = """

@@ -10,8 +10,8 @@ from harness.diffusion import Batch, Concept, Targets, TextToImage
 from harness.errors import RunError, UsageError
 from harness.execution import meter
 from harness.registry import Catalogue
-from tests.diffusion.conftest import noise, subject
-from tests.diffusion.test_unroll import CAPTIONS, targets
+from tests.diffusion.helpers import noise, subject
+from tests.diffusion.reference import CAPTIONS, targets
 
 QUICK = {"steps": 3, "lr": 1e-3, "batch_size": 2, "prior": "captions"}
 UNROLLED = {"joint": 0.01, "compose": 0.1, "mima": 0.1}

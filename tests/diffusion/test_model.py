@@ -11,7 +11,7 @@ from torch.nn import functional
 from harness.diffusion import Batch, TextToImage
 from harness.diffusion.model import as_images, as_pixels, denoising_target
 from harness.errors import RunError
-from tests.diffusion.conftest import SAMPLING, noise, pipeline
+from tests.diffusion.helpers import SAMPLING, noise, pipeline
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -7,7 +7,8 @@ import pytest
 
 import harness
 from harness.execution.scheduler import Progress
-from tests.diffusion.conftest import write_pictures
+from tests.diffusion.helpers import write_pictures
+from tests.helpers import FILES
 
 CONCEPTS = """
 format: 1
@@ -181,8 +182,6 @@ def test_tables_pictures_and_saved_attacks(run, tmp_path: Path) -> None:
 
 
 def test_the_docs_attacker(suite: Path, tmp_path: Path) -> None:
-    from tests.cli.test_docs import FILES
-
     (tmp_path / "bias_tuning.py").write_text(FILES["bias_tuning.py"])
     result = harness.run(
         str(suite), plugins=[tmp_path / "bias_tuning.py"], attackers=["bias_tuning"], defenses=["none"], workers=1
@@ -191,8 +190,6 @@ def test_the_docs_attacker(suite: Path, tmp_path: Path) -> None:
 
 
 def test_the_docs_defense(suite: Path, tmp_path: Path) -> None:
-    from tests.cli.test_docs import FILES
-
     (tmp_path / "weakest.py").write_text(FILES["weakest.py"])
     result = harness.run(
         str(suite), plugins=[tmp_path / "weakest.py"], defenses=["weakest"], attackers=["textual_inversion"], workers=1,

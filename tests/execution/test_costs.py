@@ -3,7 +3,7 @@
 import pytest
 
 from harness.execution.costs import Costs
-from tests.test_plan import job, spec
+from tests.helpers import job, spec
 
 ADAM = {"track": "probe", "stage": "attack", "plugin": "adam", "work": 1.0}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.execution.test_scheduler import figures
+from tests.helpers import figures
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "slurm.py"
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from harness.errors import UsageError
 from harness.kit import Fault, checks, scaffold
 from harness.registry import Catalogue, named
+from tests.helpers import immunebench
 
 BUILT_IN = [(entry.kind, entry.name) for kind in ("attacker", "defense") for entry in Catalogue().all(kind)]
 
@@ -178,22 +180,35 @@ def test_what_new_writes_and_the_example_of_a_track_are_strictly_typed(tmp_path)
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize(("kind", "track"), BEGINNINGS)
-def test_a_package_registers_and_its_test_passes(tmp_path, kind, track):
+def test_a_package_registers_and_its_test_passes(tmp_path):
     """As installed: its folder and entry points are on the path, in a process of their own."""
-    package = scaffold.write(kind, "my_own", track, tmp_path, package=True)
+    package = scaffold.write("attacker", "my_own", "probe", tmp_path, package=True)
+    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
     info = package / "immunebench_my_own-0.1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: immunebench-my-own\nVersion: 0.1.0\n")
-    (info / "entry_points.txt").write_text(f"[immunebench.{kind}s]\nmy_own = my_own:MyOwn\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 0.1.0\n")
+    for group, plugins in project["entry-points"].items():
+        lines = "".join(f"{name} = {place}\n" for name, place in plugins.items())
+        (info / "entry_points.txt").write_text(f"[{group}]\n{lines}")
     env = {**os.environ, "PYTHONPATH": str(package)}
-    listed = subprocess.run([sys.executable, "-m", "harness.cli", "list", f"{kind}s"], env=env, capture_output=True,
+    listed = subprocess.run([sys.executable, "-m", "harness.cli", "list", "attackers"], env=env, capture_output=True,
                             text=True, check=True).stdout  # fmt: skip
-    assert any(line.split()[:2] == ["my_own", track] for line in listed.splitlines())
+    assert any(line.split()[:2] == ["my_own", "probe"] for line in listed.splitlines())
     tested = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(package / "tests")],
                             env=env, capture_output=True, text=True, check=False)  # fmt: skip
     assert tested.returncode == 0, tested.stdout
     assert "15 passed" in tested.stdout
+
+
+@pytest.mark.parametrize(("kind", "track"), BEGINNINGS)
+def test_a_package_names_the_plugin_that_it_holds(tmp_path, kind, track):
+    """The plugin is the file that conforms, its entry point is of its kind, and its test asks for all checks."""
+    package = scaffold.write(kind, "my_own", track, tmp_path / "package", package=True)
+    alone = scaffold.write(kind, "my_own", track, tmp_path)
+    assert (package / "my_own.py").read_text() == alone.read_text()
+    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"] == {f"immunebench.{kind}s": {"my_own": "my_own:MyOwn"}}
+    assert "checks(MyOwn)" in (package / "tests" / "test_my_own.py").read_text()
 
 
 def test_new_refuses_what_it_cannot_write(tmp_path):
@@ -207,11 +222,10 @@ def test_new_refuses_what_it_cannot_write(tmp_path):
         scaffold.write("attacker", "mine", "probe", tmp_path)
 
 
-def test_the_command_tells_faults_and_exits_with_one(tmp_path):
+def test_the_command_lists_faults_and_exits_with_one(tmp_path):
     path = tmp_path / "planted.py"
     path.write_text(ATTACK.replace("(Cauchy, 1847)", ""))
-    done = subprocess.run([sys.executable, "-m", "harness.cli", "check", str(path)], capture_output=True, text=True,
-                          check=False)  # fmt: skip
+    done = immunebench("check", path)
     assert done.returncode == 1
     assert done.stdout.count("FAULT") == 1
     assert "FAULT  docstring: the docstring names no source" in done.stdout

@@ -5,7 +5,7 @@ import pytest
 
 from harness import leaderboard
 from harness.leaderboard.flags import FLAGS
-from tests.leaderboard.test_standings import frame, grid, rate
+from tests.helpers import frame, grid, rate
 
 FIVE = (1, 2, 3, 4, 5)
 

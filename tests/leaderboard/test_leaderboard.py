@@ -11,6 +11,7 @@ import pytest
 from harness import api, leaderboard, records
 from harness.errors import UsageError
 from harness.leaderboard.tables import further
+from tests.helpers import grid
 
 ROOT = Path(__file__).parents[2]
 
@@ -235,8 +236,6 @@ def test_two_versions_of_a_suite_never_mix():
 
 def test_a_board_of_a_track_that_is_not_installed_is_readable(tmp_path):
     """Ranks, worst cases and flags come of the records alone."""
-    from tests.leaderboard.test_standings import grid
-
     rows = grid({"none": {"lora": 1.0}, "mine": {"lora": lambda task, seed: 0.1 * seed}})
     leaderboard.write(frame(*rows), tmp_path)
     text = (tmp_path / "leaderboard.md").read_text()

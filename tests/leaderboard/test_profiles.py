@@ -6,7 +6,7 @@ import pytest
 
 from harness.leaderboard.profiles import draw
 from harness.leaderboard.scores import read
-from tests.leaderboard.test_standings import frame, grid
+from tests.helpers import frame, grid
 
 
 def of(values, seeds=(1, 2, 3)):

@@ -4,39 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import leaderboard, records
+from harness import leaderboard
 from harness.leaderboard.scores import read
 from harness.leaderboard.standings import comparisons, standings
-
-
-def rate(defense, attacker, task, seed, value, **more):
-    """One judging record: a rate, which a defender wants low."""
-    control = {"none": "undefended", "ascent": "control", "noise": "control"}.get(defense)
-    return {
-        "suite": "s", "suite_version": 1, "grid": "g", "track": "elsewhere", "task": task, "defense": defense,
-        "attacker": attacker, "seed": seed, "metric": "rate", "role": "harmful", "step": 60, "value": value,
-        "scale": "linear", "status": "ok", "judged": "lower", "broken": 0.8, "resolution": 0.05, "control": control,
-        "members": task, "key": f"{defense}{attacker}{task}{seed}", **more,
-    }  # fmt: skip
-
-
-def frame(rows):
-    return records._frame(rows)
+from tests.helpers import frame, grid, rate
 
 
 def table(rows):
     (of,) = read(frame(rows))
     compared = comparisons(of)
     return standings(of, compared), compared
-
-
-def grid(values, tasks=("a", "b"), seeds=(1, 2, 3)):
-    """values: defense → attacker → a rate, or a function of task and seed."""
-    return [
-        rate(defense, attacker, task, seed, of(task, seed) if callable(of) else of)
-        for defense, attackers in values.items() for attacker, of in attackers.items()
-        for task in tasks for seed in seeds
-    ]  # fmt: skip
 
 
 def test_the_worst_case_is_taken_per_task_and_seed_before_any_mean():

@@ -13,7 +13,7 @@ from harness.plan import make
 from harness.store import Store
 from harness.store import archive as exchange
 from harness.suite import load
-from tests.store.test_store import put
+from tests.helpers import put
 
 KEYS = ["ab" * 32, "cd" * 32]
 

@@ -12,14 +12,7 @@ import pytest
 
 from harness.errors import UsageError
 from harness.store import Busy, Store, StoreError, default_root
-
-KEY = "ab" * 32
-ABOUT = {"track": "t", "stage": "s", "plugin": None}
-
-
-def put(store, content=b"figures", key=KEY, **about):
-    with store.writing(key, ABOUT | about) as out:
-        (out / "data.json").write_bytes(content)
+from tests.helpers import ABOUT, KEY, put
 
 
 def test_written_then_found():
@@ -68,7 +61,7 @@ def test_two_writers_never_write_the_same():
         waiting.join(0.2)
         assert waiting.is_alive()
         (out / "data.json").write_bytes(b"first")
-    waiting.join(5)
+    waiting.join()
     assert found == [None]
     assert (store.folder(KEY) / "data.json").read_bytes() == b"first"
     assert not list((store.root / "locks").iterdir())

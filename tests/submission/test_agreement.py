@@ -8,7 +8,7 @@ from scipy import stats
 
 from harness.submission import read_write as submission
 from harness.submission.agreement import Agreement, Spread, compare
-from tests.submission.test_submission import FIXTURE, content_of, resealed
+from tests.helpers import FIXTURE, content_of, resealed
 
 AVERAGING = {"probe": {"rir": {"unit": None, "scale": "log"}, "score": {"unit": None, "scale": "linear"},
                        "seconds": {"unit": "s", "scale": "linear"}}}  # fmt: skip

@@ -15,8 +15,7 @@ from harness.submission import boards
 from harness.submission import pack as packing
 from harness.submission import read_write as submission
 from harness.submission import tier as tiers
-from tests.cli.test_cli import immunebench
-from tests.submission.test_submission import FIXTURE, content_of, resealed, with_sheet
+from tests.helpers import FIXTURE, content_of, immunebench, resealed, with_sheet
 
 ROOT = Path(__file__).parents[2]
 SUBMISSIONS = FIXTURE.parents[1]

@@ -2,7 +2,6 @@
 
 import copy
 import gzip
-import hashlib
 import json
 import os
 import pickle
@@ -21,28 +20,14 @@ from harness.errors import UsageError
 from harness.submission import pack as packing
 from harness.submission import read_write as submission
 from harness.submission.schema import FORMAT, InvalidSubmission
-from tests.cli.test_cli import immunebench
-from tests.execution.test_scheduler import FAULTY
+from tests.helpers import FAULTY, FIXTURE, content_of, immunebench, resealed, with_sheet
 
 ROOT = Path(__file__).parents[2]
-FIXTURE = Path(__file__).parent / "submissions" / "tiny" / "tiny.json.gz"
-"""Of format 1, by `immunebench submit`; it stays as it is, and loadable, when the format goes on."""
-
-
-def content_of(path: Path) -> dict:
-    return json.loads(gzip.decompress(path.read_bytes()))
 
 
 @pytest.fixture
 def content() -> dict:
     return content_of(FIXTURE)
-
-
-def resealed(content: dict, cell: dict) -> None:
-    """Write the digest that the cell's figures have now, as a forger would."""
-    kind = content["kinds"][cell["kind"]]
-    figures = [{**figure, "value": value} for figure, value in zip(kind, cell["values"], strict=True)]
-    cell["files"]["records.json"] = hashlib.sha256(json.dumps(figures).encode()).hexdigest()
 
 
 def test_what_a_run_finds_is_what_a_submission_says(tiny, tmp_path):
@@ -299,15 +284,6 @@ def test_a_newer_format_asks_for_an_upgrade(content, tmp_path):
     assert done.returncode == 2
     assert "has format 2; this harness reads up to 1: upgrade immunebench" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-
-
-def with_sheet(content: dict, folder: Path, data: bytes = b"picture") -> Path:
-    """A submission in `folder` of which a job left a contact sheet."""
-    content["cells"][0]["files"]["sheet.png"] = hashlib.sha256(b"picture").hexdigest()
-    folder.mkdir(exist_ok=True)
-    (folder / "house_prices__house_prices__none__sheet.png").write_bytes(data)
-    submission.write(content, folder / "sub.json.gz")
-    return folder / "sub.json.gz"
 
 
 def test_a_swapped_picture_is_seen(content, tmp_path):

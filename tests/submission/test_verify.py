@@ -23,10 +23,7 @@ from harness.submission import replan, verify
 from harness.submission import tier as tiers
 from harness.submission.schema import InvalidSubmission, Plugin, Suite
 from harness.suite import load
-from tests.cli.test_cli import immunebench
-from tests.submission.test_submission import content_of, resealed
-from tests.test_plugin import MINE
-from tests.test_suite import change
+from tests.helpers import MINE, SUITE, change, content_of, immunebench, resealed
 
 
 def submitted(suite, folder, **options):
@@ -39,8 +36,6 @@ def submitted(suite, folder, **options):
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory):
     """One honest run for all: a folder of its own, with its store."""
-    from tests.conftest import SUITE
-
     folder = tmp_path_factory.mktemp("honest")
     (folder / "tiny.yaml").write_text(SUITE)
     path, _ = submitted(folder / "tiny.yaml", folder, store=folder / "store", attackers=["adam"])
@@ -431,7 +426,7 @@ def metered(content, path):
     return content["kinds"][content["cells"][path[1]]["kind"]][path[3]]["metric"] in ("seconds", "peak_mb")
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_nothing_can_be_changed_unseen(honest, tmp_path, data):
     """One thing anywhere in the file, with the digests of figures written anew as a forger would, and all cells run
