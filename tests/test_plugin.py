@@ -44,7 +44,7 @@ def test_built_ins_are_documented_frozen_dataclasses(entry):
 
 
 @pytest.mark.parametrize("entry", every(), ids=lambda entry: entry.name)
-def test_what_is_read_from_source_is_what_the_class_says(entry):
+def test_the_catalogue_reads_from_source_what_the_class_says(entry):
     cls = entry.load()
     assert entry.about["track"] == cls.track
     assert entry.about["kind"] == cls.kind
@@ -127,7 +127,7 @@ def test_files_that_are_no_plugins_are_refused(tmp_path):
         Catalogue([failing]).get("attacker", "my_attack").load()
 
 
-def test_the_source_is_part_of_what_a_plugin_is(mine, tmp_path):
+def test_a_plugins_identity_includes_its_source(mine, tmp_path):
     before = Catalogue([mine]).get("attacker", "my_attack").spec({}, "").source
     other = tmp_path / "other" / "mine.py"
     other.parent.mkdir()
@@ -154,7 +154,7 @@ class A:
 '''
 
 
-def test_docstrings_and_presets_are_no_part_of_what_a_source_does(tmp_path):
+def test_the_source_digest_ignores_docstrings_and_presets(tmp_path):
     path = tmp_path / "a.py"
 
     def does(source):
@@ -177,7 +177,7 @@ def test_snake_case(name, expected):
     assert snake_case(name) == expected
 
 
-def test_whether_it_is_a_control_changes_no_result(tmp_path):
+def test_the_source_digest_ignores_the_control_mark(tmp_path):
     """Finished results are keyed by the digest."""
     digests = set()
     for i, line in enumerate(("", "    control = True\n", "    presets = {}\n")):

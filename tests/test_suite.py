@@ -25,7 +25,7 @@ def test_rows_are_plugins_with_settings(tiny):
     assert grid.seeds == (1, 2)
 
 
-def test_choosing_and_setting(tiny):
+def test_rows_seeds_and_settings_can_be_selected(tiny):
     (grid,) = load(
         str(tiny), defenses=["whitening"], attackers=["adam"], seeds=4, settings=["attackers.adam.lr=1e-3"]
     ).grids
@@ -34,7 +34,7 @@ def test_choosing_and_setting(tiny):
     assert grid.seeds == (1, 2, 3, 4)
 
 
-def test_a_row_of_one_grid_is_no_further_row_of_another():
+def test_selecting_a_row_of_one_grid_adds_none_to_another():
     chosen = {grid.name: list(grid.attackers) for grid in load("relearning", attackers=["lora", "dreambooth"]).grids}
     assert chosen == {
         "styles": ["lora", "dreambooth"],
@@ -101,7 +101,7 @@ def test_bad_calls_are_one_clear_line(tiny, asked, told):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_suite_is_refused(tmp_path):
+def test_files_that_are_no_suites_are_refused(tmp_path):
     for content, told in (("{", "is no YAML"), ("- 1", "is no suite"), ("format: one", "format")):
         path = tmp_path / "s.yaml"
         path.write_text(content)
@@ -116,7 +116,7 @@ def test_the_papers_suites_run_on_the_papers_base_too(name):
     assert small.grids[0].tasks[0].base == "small"
     assert paper.grids[0].tasks[0].base == "CompVis/stable-diffusion-v1-4"
     assert paper.grids[0].defenses["mima"].params != small.grids[0].defenses["mima"].params
-    assert paper.grids[0].protocol.steps > small.grids[0].protocol.steps
+    assert paper.grids[0].protocol != small.grids[0].protocol
 
 
 def test_seeds_may_be_listed(tiny):
@@ -126,7 +126,7 @@ def test_seeds_may_be_listed(tiny):
         load(change(tiny, seeds=[0]))
 
 
-def test_some_grids_only(tiny):
+def test_grids_can_be_selected(tiny):
     content = yaml.safe_load(tiny.read_text())
     content["grids"].append({**content["grids"][0], "name": "houses_again"})
     tiny.write_text(yaml.safe_dump(content))
@@ -140,11 +140,11 @@ def test_some_grids_only(tiny):
     ("task", "seed", "covered"),
     [("a", 101, True), ("a", 1, False), ("b", 101, False), ("a", None, True), ("b", None, False)],
 )
-def test_what_settings_were_chosen_on(task, seed, covered):
+def test_tuning_covers_its_tasks_and_seeds(task, seed, covered):
     assert Tuning(seeds=[101], tasks=["a"]).covers(task, seed) == covered
 
 
-def test_settings_chosen_on_all_tasks_of_a_seed():
+def test_tuning_without_tasks_covers_all_tasks_of_its_seeds():
     assert Tuning(seeds=[101]).covers("a", 101)
     assert not Tuning(seeds=[101]).covers("a", None)
     assert not Tuning(seeds=[]).covers("a", 101)

@@ -101,7 +101,7 @@ def test_run_plan_and_leaderboard(tiny, tmp_path):
     assert again.stdout.splitlines()[0] in done.stdout
 
 
-def test_set_and_choose(tiny, tmp_path):
+def test_rows_and_settings_can_be_selected(tiny, tmp_path):
     out = tmp_path / "out"
     chosen = ["--defense", "none", "--attacker", "adam", "--set", "attackers.adam.lr=1e-3"]
     done = immunebench("run", tiny, "--out", out, "--workers", 1, *chosen)

@@ -115,7 +115,7 @@ def test_plain_diffusers_loads_what_it_saves(
 
 
 @pytest.mark.parametrize("name", ATTACKERS)
-def test_it_learns(name: str, base: Path, style: Concept, build) -> None:
+def test_each_attacker_lowers_the_loss(name: str, base: Path, style: Concept, build) -> None:
     """The loss on fixed draws falls, and more steps do not raise it again."""
     attacker = build("attacker", name, **(QUICK[name] | {"batch_size": 4}))
     losses = []

@@ -135,7 +135,7 @@ def test_the_model_cards_figures_are_the_recipes() -> None:
     assert f"{figures['autoencoder_db']:.1f} dB" in card
 
 
-def test_a_world_is_its_seed() -> None:
+def test_training_pictures_depend_on_the_seed_alone() -> None:
     grey = {name: np.random.default_rng(3).random((4, 28, 28), np.float32) for name in world.OBJECTS}
     first, again, other = (world.pictures(grey, 60, seed) for seed in (1, 1, 2))
     assert np.array_equal(first.images, again.images)
@@ -163,6 +163,6 @@ def test_personas_are_shipped_as_the_recipe_draws_them() -> None:
         assert i == SHIPPED_VIEWS - 1
 
 
-def test_no_training_data(tmp_path: Path) -> None:
+def test_missing_training_data_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="needs Fashion-MNIST's idx files; install Debian's package"):
         world.items("train", tmp_path)

@@ -154,7 +154,7 @@ def test_a_gpu_that_is_not_there_is_an_error_at_once(tiny, monkeypatch):
         api.run(str(tiny), gpu=True, cluster="local:1")
 
 
-def test_a_worker_a_gpu(monkeypatch):
+def test_there_is_one_worker_per_gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert executors.default_workers() == 2
     with pytest.raises(UsageError, match="one worker a GPU at most"):
@@ -178,7 +178,7 @@ if len(sys.argv) > 1:
     assert third in ("5", "7")  # shared, for all are held
 
 
-def test_no_scheduler_no_run(tiny, monkeypatch):
+def test_a_missing_scheduler_is_one_clear_line(tiny, monkeypatch):
     from harness.execution import dask_cluster as cluster
 
     monkeypatch.setattr(cluster, "CONNECT", 1)

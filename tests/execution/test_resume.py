@@ -57,7 +57,7 @@ def harm(store: Path, draw: random.Random) -> None:
 
 
 @pytest.mark.parametrize("kills", [15, pytest.param(100, marks=pytest.mark.slow)])
-def test_killed_at_any_moment_the_next_run_does_the_rest(tiny, tmp_path, forked, kills):
+def test_after_a_kill_at_any_moment_the_next_run_finishes(tiny, tmp_path, forked, kills):
     draw = random.Random(1)
     reference = figures(api.run(str(tiny), workers=1, store=tmp_path / "reference"))
     for name in ("warm", "measured"):
@@ -96,7 +96,7 @@ def test_two_runs_on_one_store_do_each_job_once(tiny, tmp_path, forked):
     assert board(tmp_path / "out0") == board(tmp_path / "out1")
 
 
-def test_what_another_run_needs_is_not_dropped(tiny):
+def test_artifacts_that_another_run_needs_are_not_dropped(tiny):
     """Both need the weights; who is done first leaves them, who is last drops them."""
     plan = make(load(str(tiny)))
     store = Store()

@@ -52,7 +52,7 @@ def test_transient_weights_are_dropped_unless_wanted(tiny, tmp_path):
         assert len(list(store.root.rglob("model.safetensors"))) == expected
 
 
-def test_what_was_dropped_is_made_again_when_it_is_needed(tiny):
+def test_dropped_artifacts_are_computed_again_when_needed(tiny):
     first = api.run(str(tiny), attackers=["adam"], workers=1)
     both = api.run(str(tiny), workers=1)
     of_adam = figures(both)[figures(both)["attacker"].fillna("adam") == "adam"]
@@ -82,7 +82,7 @@ def test_damaged_artifacts_are_computed_again(tiny, file):
         ("raises", "KeyError at faulty.py:"),
     ],
 )
-def test_a_faulty_attacker_is_a_hole_and_the_rest_goes_on(tiny, faulty, name, told):
+def test_a_faulty_attacker_fails_its_cells_alone(tiny, faulty, name, told):
     rows = {"defenses": ["none"], "plugins": [faulty], "workers": 1}
     result = api.run(str(tiny), attackers=["adam", name], **rows)
     broken = result.records[result.records["attacker"] == name]
@@ -96,7 +96,7 @@ def test_a_faulty_attacker_is_a_hole_and_the_rest_goes_on(tiny, faulty, name, to
     assert api.run(str(tiny), attackers=[name], **rows).failed
 
 
-def test_a_faulty_defense_is_a_hole_with_its_reason_in_the_table(tiny, faulty):
+def test_a_faulty_defense_fails_its_cells_with_a_reason_in_the_table(tiny, faulty):
     result = api.run(str(tiny), defenses=["none", "poison"], attackers=["adam"], plugins=[faulty], workers=1)
     assert "left weights that are not finite" in str(
         result.tables["probe"].set_index("defense").loc["poison", "missing"]
@@ -104,7 +104,7 @@ def test_a_faulty_defense_is_a_hole_with_its_reason_in_the_table(tiny, faulty):
     assert set(result.records[result.records["defense"] == "none"]["status"]) == {"ok"}
 
 
-def test_a_missing_data_package_is_a_hole_and_the_rest_goes_on(tiny, monkeypatch):
+def test_a_missing_data_package_fails_its_grid_alone(tiny, monkeypatch):
     from harness.errors import RunError
     from harness.probe import data
 
@@ -145,7 +145,7 @@ def test_editing_a_plugin_recomputes_what_depends_on_it(tiny, tmp_path):
     assert not any(name == "adam" for _, name in missing)
 
 
-def test_a_store_that_gives_out_stops_the_run_and_keeps_the_rest(tiny, tmp_path):
+def test_a_full_store_stops_the_run_and_keeps_finished_jobs(tiny, tmp_path):
     """No file may grow beyond 20 KiB: the weights (50 KiB) do not fit."""
     code = f"""
 import resource, sys

@@ -82,7 +82,7 @@ def planted(tmp_path: Path, source: str, old: str, new: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("source", [ATTACK, DEFENSE])
-def test_without_a_fault_there_is_none(tmp_path, source):
+def test_plugins_without_a_fault_pass(tmp_path, source):
     assert planted(tmp_path, source, "(test)", "(a test)") == {}
 
 
@@ -150,7 +150,7 @@ BEGINNINGS = [(kind, track) for kind in ("attacker", "defense") for track in ("p
 
 
 @pytest.mark.parametrize(("kind", "track"), BEGINNINGS)
-def test_what_new_writes_conforms(tmp_path, kind, track):
+def test_plugin_templates_conform(tmp_path, kind, track):
     path = scaffold.write(kind, "my_own", track, tmp_path)
     (entry,) = named(str(path))
     assert (entry.kind, entry.name) == (kind, "my_own")
@@ -159,7 +159,7 @@ def test_what_new_writes_conforms(tmp_path, kind, track):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "track"), BEGINNINGS)
-def test_what_new_writes_runs_in_quick(tmp_path, kind, track):
+def test_plugin_templates_run_in_quick(tmp_path, kind, track):
     from harness import api
 
     path = scaffold.write(kind, "my_own", track, tmp_path)
@@ -170,7 +170,7 @@ def test_what_new_writes_runs_in_quick(tmp_path, kind, track):
 
 
 @pytest.mark.slow
-def test_what_new_writes_and_the_example_of_a_track_are_strictly_typed(tmp_path):
+def test_plugin_templates_and_the_example_track_are_strictly_typed(tmp_path):
     """Against the public face, as a third party's own type check would."""
     root = Path(__file__).parents[2]
     files = [scaffold.write(kind, f"my_{kind}_{track}", track, tmp_path) for kind, track in BEGINNINGS]
@@ -211,7 +211,7 @@ def test_a_package_names_the_plugin_that_it_holds(tmp_path, kind, track):
     assert "checks(MyOwn)" in (package / "tests" / "test_my_own.py").read_text()
 
 
-def test_new_refuses_what_it_cannot_write(tmp_path):
+def test_wrong_names_tracks_and_existing_files_are_refused(tmp_path):
     for name in ("My", "1st", "class", "../up", ""):
         with pytest.raises(UsageError, match="cannot be a plugin's name"):
             scaffold.write("attacker", name, "probe", tmp_path)

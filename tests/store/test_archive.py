@@ -43,7 +43,7 @@ def rewritten(archive, change):
     return archive
 
 
-def test_what_goes_in_comes_out(archive, tmp_path):
+def test_export_and_import_round_trip(archive, tmp_path):
     store = Store(tmp_path / "to")
     assert exchange.import_(store, archive) == (KEYS, [])
     assert exchange.import_(store, archive) == ([], KEYS)
@@ -61,7 +61,7 @@ LINK.type, LINK.linkname = tarfile.SYMTYPE, "/etc/passwd"
     ["../x.json", f"{KEYS[0]}/../x.json", f"/{KEYS[0]}/x.json", "x.json", f"{KEYS[0]}/x.pkl", LINK],
     ids=lambda of: getattr(of, "name", of),
 )  # fmt: skip
-def test_what_is_no_artifact_is_refused(archive, tmp_path, foreign):
+def test_members_that_are_no_artifacts_are_refused(archive, tmp_path, foreign):
     store = Store(tmp_path / "to")
     rewritten(archive, lambda members: [(foreign, b""), *members])
     with pytest.raises(UsageError, match="is no file of an artifact; it was not taken over"):
@@ -71,7 +71,7 @@ def test_what_is_no_artifact_is_refused(archive, tmp_path, foreign):
 
 
 @pytest.mark.parametrize("harm", ["change", "lose", "add", "manifest"])
-def test_a_damaged_artifact_is_refused_and_what_came_before_stays(archive, tmp_path, harm):
+def test_a_damaged_artifact_is_refused_and_earlier_ones_stay(archive, tmp_path, harm):
     def change(members):
         found = dict(members)
         if harm == "change":
@@ -106,7 +106,7 @@ def test_other_files_are_refused(tmp_path, archive):
         exchange.export(Store(), [], tmp_path / "no" / "where.tar")
 
 
-def test_a_newcomer_runs_only_the_new_method(tiny, tmp_path):
+def test_with_imported_baselines_only_a_new_defense_is_run(tiny, tmp_path):
     """Whoever imports the baselines' artifacts computes nothing of theirs, and gets the same figures."""
     there, mine = tmp_path / "there", tmp_path / "mine"
     theirs = api.run(str(tiny), store=there, workers=1)

@@ -15,7 +15,7 @@ from harness.store import Busy, Store, StoreError, default_root
 from tests.helpers import ABOUT, KEY, put
 
 
-def test_written_then_found():
+def test_an_artifact_is_found_once_written():
     store = Store()
     assert not store.has(KEY)
     assert store.open(KEY) is None
@@ -82,7 +82,7 @@ def killed_while_writing(key):
     assert done.returncode == -signal.SIGKILL
 
 
-def test_what_a_killed_process_held_is_free_again():
+def test_locks_of_a_killed_process_are_released():
     killed_while_writing(KEY)
     store = Store()
     assert len(list((store.root / "tmp").iterdir())) == 1
@@ -92,7 +92,7 @@ def test_what_a_killed_process_held_is_free_again():
     assert not list((store.root / "runs").iterdir())
 
 
-def test_gc_takes_what_is_of_no_use_and_nothing_that_is_needed():
+def test_gc_removes_unused_artifacts_and_none_that_a_run_needs():
     store = Store()
     keys = {name: f"{number:02x}" * 32 for number, name in enumerate(("kept", "dropped", "needed", "old", "broken"))}
     for name, key in keys.items():
@@ -131,7 +131,7 @@ def test_a_store_is_known_by_its_identity(tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["change", "truncate", "remove", "manifest", "no manifest", "swap"])
-def test_damage_is_set_aside(harm):
+def test_damaged_artifacts_are_moved_aside(harm):
     put(Store())
     put(Store(), b"other", "cd" * 32)
     folder = Store().folder(KEY)
@@ -155,7 +155,7 @@ def test_damage_is_set_aside(harm):
     assert store.open(KEY) is not None
 
 
-def test_discarded_is_absent():
+def test_a_discarded_artifact_is_absent():
     store = Store()
     put(store)
     store.discard(KEY)

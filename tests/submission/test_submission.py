@@ -30,7 +30,7 @@ def content() -> dict:
     return content_of(FIXTURE)
 
 
-def test_what_a_run_finds_is_what_a_submission_says(tiny, tmp_path):
+def test_a_submission_holds_the_runs_records(tiny, tmp_path):
     result = api.run(str(tiny), workers=1, out=tmp_path / "run")
     path, found = packing.submit(tmp_path / "run", tmp_path / "sub.json.gz")
     pd.testing.assert_frame_equal(found.records(), result.records)
@@ -78,7 +78,7 @@ def test_figures_come_back_to_the_bit(values, note):
     assert set(found["note"]) == {note}
 
 
-def test_nothing_of_the_machine_is_told(tiny, tmp_path, monkeypatch):
+def test_a_submission_names_no_folder_user_or_host(tiny, tmp_path, monkeypatch):
     """Its folders, user and host are given names that stand out; a plugin file lies there and a job fails there."""
     monkeypatch.setattr("platform.node", lambda: "strangehost")
     monkeypatch.setenv("LOGNAME", "strangeuser")
@@ -100,7 +100,7 @@ def test_nothing_of_the_machine_is_told(tiny, tmp_path, monkeypatch):
         assert name not in text
 
 
-def test_a_folder_in_a_plugins_settings_is_told_before_it_is_published(tiny, tmp_path):
+def test_a_folder_in_a_plugins_settings_is_refused(tiny, tmp_path):
     api.run(str(tiny), workers=1, out=tmp_path / "run")
     content = content_of(tmp_path / "run" / packing.RUN)
     for folder in (Path.home(), Path("/mnt/else")):
@@ -209,7 +209,7 @@ SCRIPT = "<script>alert(1)</script>"
         (change(["more"], 1), "more"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_in_one_line(content, harm, told):
+def test_invalid_content_is_refused_in_one_line(content, harm, told):
     harm(content)
     with pytest.raises(InvalidSubmission, match="here is no valid submission: ") as caught:
         submission.parse(content, "here")
@@ -328,7 +328,7 @@ def test_a_runs_pictures_come_along(content, tmp_path):
     assert not (tmp_path / "to" / "other.json.gz").exists()
 
 
-def test_what_is_shown_is_escaped(tmp_path):
+def test_labels_and_notes_are_escaped_in_boards(tmp_path):
     """Also where the records are a run's own and never were a submission."""
     told = submission.read(FIXTURE).records()
     told["grid"] = told["grid"] + "<script src=x>|'"  # names a picture's file
