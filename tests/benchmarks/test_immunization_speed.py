@@ -13,8 +13,8 @@ import torch
 
 from harness.diffusion import Concept, Subject, Targets, TextToImage
 from harness.execution.meter import PeakMemory
-from tests.defenses.test_unroll import CAPTIONS, plain_harm
-from tests.diffusion.conftest import noise
+from tests.diffusion.helpers import noise
+from tests.diffusion.reference import CAPTIONS, plain_harm
 
 SETTINGS = {"inner_lr": 1.0, "ridge": 1e-4, "inner_weights": "keys_values", "mode": "paper"}
 OBJECTS = ("trouser", "pullover", "dress", "sandal", "sneaker", "bag", "boot", "zero", "four", "seven")

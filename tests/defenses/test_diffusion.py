@@ -11,8 +11,8 @@ from harness.diffusion import Batch, Concept, Targets, TextToImage
 from harness.errors import RunError, UsageError
 from harness.execution import meter
 from harness.registry import Catalogue
-from tests.defenses.test_unroll import CAPTIONS, targets
-from tests.diffusion.conftest import noise, subject
+from tests.diffusion.helpers import noise, subject
+from tests.diffusion.reference import CAPTIONS, targets
 
 QUICK = {"steps": 3, "lr": 1e-3, "batch_size": 2, "prior": "captions"}
 UNROLLED = {"joint": 0.01, "compose": 0.1, "mima": 0.1}
@@ -54,7 +54,7 @@ def test_the_same_seed_gives_the_same_weights(name: str, base: Path, build) -> N
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_it_ascends(name: str, model: TextToImage, build) -> None:
+def test_each_defense_raises_the_targets_loss(name: str, model: TextToImage, build) -> None:
     """Without a prior the targets' loss on fixed draws is higher after it than before."""
     of = _of(model, name)
     fixed = [next(given.batches(given.concept.prompted(), 16)) for given in of]
@@ -163,7 +163,7 @@ def test_cp_merges_models_that_were_immunized_alone(base: Path, build) -> None:
         assert torch.allclose(weight, layer(before[name], torch.stack([of[name] for of in alone])), atol=1e-5)
 
 
-def test_it_ends_at_a_loss(model: TextToImage, base: Path, build) -> None:
+def test_ascent_stops_at_a_loss(model: TextToImage, base: Path, build) -> None:
     losses = [float(of) for of in _build(build, "ascent", steps=5).immunize(model, targets(model))]
     assert len(losses) == 5
     first = next(i for i, of in enumerate(losses, 1) if of > losses[0])  # a step that passes what the first had
@@ -173,7 +173,7 @@ def test_it_ends_at_a_loss(model: TextToImage, base: Path, build) -> None:
 
 
 @pytest.mark.parametrize("prior", ["class", "captions"])
-def test_what_is_held_on_to_is_held(prior: str, base: Path, build) -> None:
+def test_a_prior_limits_the_rise_of_its_loss(prior: str, base: Path, build) -> None:
     """The loss on it rises less than without."""
     risen = {}
     for weight in ("none", prior):
@@ -192,7 +192,7 @@ def test_what_is_held_on_to_is_held(prior: str, base: Path, build) -> None:
     assert risen[prior] < risen["none"]
 
 
-def test_captions_that_are_not_there(model: TextToImage, build) -> None:
+def test_missing_captions_are_refused(model: TextToImage, build) -> None:
     of = targets(model)
     bare = Targets(model, of.subjects, of.group, (), noise(0), 5)
     with pytest.raises(RunError, match="names no captions of what to keep; add `captions: FILE`"):
@@ -263,7 +263,7 @@ def test_imma_alternates(base: Path, build) -> None:
     assert all(torch.allclose(weight, changed[name], atol=1e-6) for name, weight in _weights(ours).items())
 
 
-def test_what_a_plugin_runs_is_part_of_its_identity(tmp_path: Path) -> None:
+def test_immas_identity_includes_its_inner_attacker(tmp_path: Path) -> None:
     """Another attacker below, or other settings of it, is another IMMA, though no field of the row names its code."""
     entry = Catalogue().get("defense", "imma")
     sources = {entry.spec(params, "test").source for params in ({}, {"attacker": "dreambooth"}, {"preset": "small"})}
@@ -273,7 +273,7 @@ def test_what_a_plugin_runs_is_part_of_its_identity(tmp_path: Path) -> None:
     assert plain.spec({}, "test").source == plain.load().source_digest()
 
 
-def test_merges_are_noted(model: TextToImage, build) -> None:
+def test_condition_and_amplification_of_merges_are_recorded(model: TextToImage, build) -> None:
     of = targets(model)
     meter.pull(_build(build, "mima").immunize(model, of), "mima")
     assert of.notes["condition of captions"] > 1
@@ -288,7 +288,7 @@ def test_half_precision(name: str, base: Path, build) -> None:
     assert all(weight.isfinite().all() for weight in model.unet.parameters())
 
 
-def test_ten_concepts(model: TextToImage, build) -> None:
+def test_mima_immunizes_ten_concepts(model: TextToImage, build) -> None:
     of = targets(model, ("marvo", "telune", "obrick", "sevra", "kalindo", "pirou", "dantrel", "wexley", "bag", "boot"))
     reading = meter.pull(_build(build, "mima", steps=1).immunize(model, of), "mima")
     assert reading.steps == 1

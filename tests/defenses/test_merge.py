@@ -40,7 +40,7 @@ def dense(concepts, captions, pretrained, adapted, ridge: float) -> torch.Tensor
     ridge=st.sampled_from([0.0, 1e-4, 1e-2]),
 )
 @settings(max_examples=40, deadline=None)
-def test_it_is_the_dense_solution_and_so_are_its_gradients(rows, seed, ridge) -> None:
+def test_the_merge_and_its_gradients_equal_the_dense_solution(rows, seed, ridge) -> None:
     concepts, captions, pretrained, adapted = problem(rows, seed)
     weights = [pretrained.requires_grad_(), adapted.requires_grad_()]
     merge = Merge.factor(concepts, captions, ridge)
@@ -57,7 +57,7 @@ def test_it_is_the_dense_solution_and_so_are_its_gradients(rows, seed, ridge) ->
         assert (mine - plain).abs().max() < 1e-10 * plain.abs().max() * max(1, merge.cond_rows)
 
 
-def test_to_ten_digits_where_the_system_is_well_conditioned() -> None:
+def test_the_merge_equals_the_dense_solution_to_ten_digits_if_well_conditioned() -> None:
     concepts, captions, pretrained, adapted = problem((2, 2, 1), 3)
     weights = [pretrained.requires_grad_(), adapted.requires_grad_()]
     ours, theirs = Merge.factor(concepts, captions)(*weights), dense(concepts, captions, *weights, 1e-4)
@@ -100,7 +100,7 @@ def test_one_concept() -> None:
     assert torch.allclose(concepts[0] @ merged.T, concepts[0] @ adapted[0].T)
 
 
-def test_rows_said_twice_bind_once() -> None:
+def test_repeated_rows_count_once() -> None:
     concepts, captions, pretrained, adapted = problem((2, 2))
     repeated = [torch.cat([concepts[0], concepts[0] * (1 + 1e-6)]), concepts[1]]
     merge = Merge.factor(repeated, captions)
@@ -144,7 +144,7 @@ def test_it_works_in_float64_and_gives_back_what_it_was_given() -> None:
     assert torch.allclose(single.double(), Merge.factor(concepts, captions)(pretrained, adapted), atol=1e-4)
 
 
-def test_its_numerics_are_told() -> None:
+def test_condition_and_amplification_are_reported() -> None:
     concepts, captions, _, _ = problem((2, 2))
     merge = Merge.factor(concepts, captions, ridge=0)
     assert merge.cond_captions == pytest.approx(float(torch.linalg.cond(captions.T @ captions)))

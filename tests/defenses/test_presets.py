@@ -23,7 +23,7 @@ def allowed():
 
 
 @pytest.mark.parametrize("defense", ["ascent", "joint", "compose", "mima", "imma"])
-def test_the_largest_that_leaves_enough_as_all_smaller_ones_do(allowed, defense):
+def test_presets_take_the_largest_step_size_that_keeps_retention(allowed, defense):
     presets = Catalogue().get("defense", defense).load().presets
     sizes = {float(label.removeprefix(f"{defense}_")): label for label in allowed if label.startswith(f"{defense}_")}
     for suite in ("styles", "objects", "personal"):

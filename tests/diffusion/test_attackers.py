@@ -13,7 +13,7 @@ from torch.nn import functional
 from harness.diffusion import Concept, TextToImage, cross_attention
 from harness.errors import RunError
 from harness.execution import meter
-from tests.diffusion.conftest import SAMPLING, subject
+from tests.diffusion.helpers import SAMPLING, subject
 
 ATTACKERS = ["lora", "dreambooth", "dreambooth_lora", "textual_inversion", "custom_diffusion"]
 QUICK = {"lora": {"lr": 1e-2}, "dreambooth": {"lr": 1e-3}, "dreambooth_lora": {"lr": 1e-2},
@@ -115,7 +115,7 @@ def test_plain_diffusers_loads_what_it_saves(
 
 
 @pytest.mark.parametrize("name", ATTACKERS)
-def test_it_learns(name: str, base: Path, style: Concept, build) -> None:
+def test_each_attacker_lowers_the_loss(name: str, base: Path, style: Concept, build) -> None:
     """The loss on fixed draws falls, and more steps do not raise it again."""
     attacker = build("attacker", name, **(QUICK[name] | {"batch_size": 4}))
     losses = []

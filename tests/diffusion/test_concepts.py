@@ -7,7 +7,7 @@ import pytest
 from harness.diffusion import concepts
 from harness.diffusion.concepts import GroupBlock
 from harness.errors import RunError, UsageError
-from tests.diffusion.conftest import write_pictures
+from tests.diffusion.helpers import write_pictures
 
 LISTS = Path(__file__).parents[2] / "suites" / "concepts"
 FILE = """
@@ -34,7 +34,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "c.yaml"
 
 
-def test_what_is_said_for_all_holds_unless_one_says_otherwise(file: Path) -> None:
+def test_concepts_inherit_the_files_fields(file: Path) -> None:
     found = concepts.read(file).concepts
     assert [concept.prompted() for concept in found.values()] == [
         "an artwork by marvo", "an artwork by Van Gogh", "a painting by telune",
@@ -69,7 +69,7 @@ def test_a_wrong_file_is_one_clear_line(file: Path, text: str, message: str) -> 
     assert "\n" not in str(error.value)
 
 
-def test_a_wrong_group_is_told_with_the_suite(file: Path) -> None:
+def test_a_wrong_group_is_refused_when_the_suite_loads(file: Path) -> None:
     for given, message in (
         ({"groups": "three"}, "has no groups 'three'; "),
         ({"groups": [["marvo", "nobody"]]}, "unknown concept 'nobody'"),
@@ -108,7 +108,7 @@ def test_a_folder_of_own_photos(file: Path) -> None:
         ("stable_diffusion_objects", 10),
     ],
 )
-def test_the_lists_that_ship(name: str, count: int) -> None:
+def test_shipped_concept_files_load(name: str, count: int) -> None:
     """Eight styles, ten objects, thirteen personas; five groups of two and five of three, all different."""
     file = concepts.read(LISTS / f"{name}.yaml")
     assert len(file.concepts) == count

@@ -7,7 +7,8 @@ import pytest
 
 import harness
 from harness.execution.scheduler import Progress
-from tests.diffusion.conftest import write_pictures
+from tests.diffusion.helpers import write_pictures
+from tests.helpers import FILES
 
 CONCEPTS = """
 format: 1
@@ -130,7 +131,7 @@ def test_a_defense_that_does_nothing_has_no_gap(run) -> None:
     assert set(styles["policy"].dropna()) == {"efficientnet_lite0"}
 
 
-def test_everything_is_shared_by_a_second_run(run) -> None:
+def test_a_second_run_computes_nothing(run) -> None:
     asked = {"defenses": ["none"], "attackers": ["textual_inversion"]}
     first = run(**asked)
     told = []
@@ -144,7 +145,7 @@ def test_everything_is_shared_by_a_second_run(run) -> None:
     pd.testing.assert_frame_equal(first.records, again.records)
 
 
-def test_holes_say_why_and_the_other_cells_go_on(run, tmp_path: Path) -> None:
+def test_failed_cells_give_a_reason_and_the_others_go_on(run, tmp_path: Path) -> None:
     """A folder without pictures (the benign concept's, of the persona grid) and an attacker without a word."""
     (tmp_path / "photos" / "yours" / "0.png").write_bytes(b"no picture")
     result = run(defenses=["none"], out=tmp_path / "out")
@@ -181,8 +182,6 @@ def test_tables_pictures_and_saved_attacks(run, tmp_path: Path) -> None:
 
 
 def test_the_docs_attacker(suite: Path, tmp_path: Path) -> None:
-    from tests.cli.test_docs import FILES
-
     (tmp_path / "bias_tuning.py").write_text(FILES["bias_tuning.py"])
     result = harness.run(
         str(suite), plugins=[tmp_path / "bias_tuning.py"], attackers=["bias_tuning"], defenses=["none"], workers=1
@@ -191,8 +190,6 @@ def test_the_docs_attacker(suite: Path, tmp_path: Path) -> None:
 
 
 def test_the_docs_defense(suite: Path, tmp_path: Path) -> None:
-    from tests.cli.test_docs import FILES
-
     (tmp_path / "weakest.py").write_text(FILES["weakest.py"])
     result = harness.run(
         str(suite), plugins=[tmp_path / "weakest.py"], defenses=["weakest"], attackers=["textual_inversion"], workers=1,
@@ -245,12 +242,12 @@ def test_a_released_model_is_a_plain_pipeline(suite: Path, tmp_path: Path, base:
         ({"seed": 7, "defense": "mima"}, "has no seed 7; there are: 1"),
     ],
 )
-def test_a_release_that_is_not_there(suite: Path, tmp_path: Path, asked, told) -> None:
+def test_a_release_of_an_unknown_task_or_seed_is_refused(suite: Path, tmp_path: Path, asked, told) -> None:
     with pytest.raises(harness.UsageError, match=told):
         harness.release(**{"suite": str(suite), "defense": "none", "out": tmp_path / "mine", **asked})
 
 
-def test_a_track_that_saves_nothing(tiny: Path, tmp_path: Path) -> None:
+def test_a_track_that_saves_no_models_refuses_a_release(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(harness.UsageError, match="track 'probe' saves no models"):
         harness.release(str(tiny), "none", tmp_path / "mine")
 
@@ -281,7 +278,7 @@ def test_every_defense_end_to_end(suite: Path, tmp_path: Path) -> None:
     assert {"kept M (efficientnet_lite0)", "def s", "def MiB"} <= set(result.tables["diffusion"])
 
 
-def test_a_mean_over_attackers(run) -> None:
+def test_the_mean_row_is_the_mean_over_attackers(run) -> None:
     records = run(defenses=["louder"], attackers=["lora", "textual_inversion"]).records
     styles = records[(records["grid"] == "styles") & (records["metric"] == "msgr")].set_index(["attacker", "step"])[
         "value"
@@ -291,7 +288,7 @@ def test_a_mean_over_attackers(run) -> None:
         assert styles["mean", step] == pytest.approx(sum(both) / 2)
 
 
-def test_a_defense_is_told_of_no_target_no_benign_task_and_nothing_held_out(suite: Path, tmp_path: Path) -> None:
+def test_a_defense_sees_no_captions_of_targets_benign_or_held_out_concepts(suite: Path, tmp_path: Path) -> None:
     from harness.diffusion.concepts import GroupBlock
 
     captions = ["a bag by Marvo", "a bag by telune", "an artwork by obrick", "an artwork by sevra", "a photo"]
@@ -308,7 +305,7 @@ def test_a_defense_is_told_of_no_target_no_benign_task_and_nothing_held_out(suit
         GroupBlock(concepts=str(path), groups=[["marvo"]]).expand()
 
 
-def test_another_base_by_one_word(suite: Path, base: Path, tmp_path: Path) -> None:
+def test_a_suite_can_name_settings_for_another_base(suite: Path, base: Path, tmp_path: Path) -> None:
     from harness.suite import load
 
     other = f"""
@@ -328,7 +325,7 @@ bases:
         load(str(suite), base="othr")
 
 
-def test_no_attacker_is_called_as_their_average(suite: Path) -> None:
+def test_an_attacker_may_not_be_called_mean(suite: Path) -> None:
     suite.write_text(suite.read_text().replace("textual_inversion: }", "mean: {plugin: textual_inversion}}"))
     with pytest.raises(harness.UsageError, match="grid 'styles': call no attacker 'mean'"):
         harness.run(str(suite), workers=1)

@@ -1,11 +1,14 @@
 """The recipe's training loop."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing import start_processes
 
+from harness.diffusion.small import training
 from harness.diffusion.small.training import Lesson, seconds, train
 
 
@@ -35,6 +38,12 @@ class Line(Lesson):
 
 def _silent(text: str) -> None:
     pass
+
+
+@pytest.fixture(autouse=True)
+def fast_start(forkserver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that need not import torch."""
+    monkeypatch.setattr(training, "spawn", partial(start_processes, start_method="forkserver"))
 
 
 def test_a_run_that_was_cut_off_ends_as_one_that_was_not(tmp_path: Path) -> None:

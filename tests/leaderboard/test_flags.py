@@ -5,7 +5,7 @@ import pytest
 
 from harness import leaderboard
 from harness.leaderboard.flags import FLAGS
-from tests.leaderboard.test_standings import frame, grid, rate
+from tests.helpers import frame, grid, rate
 
 FIVE = (1, 2, 3, 4, 5)
 
@@ -82,7 +82,7 @@ def test_no_better_than_the_undefended_model_or_than_a_control():
 
 
 @pytest.mark.parametrize(("kept", "harms"), [(0.96, False), (0.9, True)])
-def test_what_is_to_be_kept(kept, harms):
+def test_low_retention_is_flagged(kept, harms):
     before = {"attacker": None, "role": "kept", "step": None, "judged": "kept", "broken": None, "resolution": None}
     rows = clean() + [
         rate(defense, None, "a", 1, value) | before | {"split": split}
@@ -96,7 +96,7 @@ def test_what_is_to_be_kept(kept, harms):
 @pytest.mark.parametrize(
     ("note", "flag"), [("floor hit: κ is σ₁/1e-06", "floor"), ("its denominator is below 0.05", "denominator")]
 )
-def test_what_notes_say(note, flag):
+def test_notes_raise_flags(note, flag):
     rows = [*clean(), rate("mine", "lora", "a", 1, None, metric="msgr", judged=None, note=note)]
     found = flags(rows)
     assert flag in found["mine"]

@@ -11,6 +11,7 @@ import pytest
 from harness import api, leaderboard, records
 from harness.errors import UsageError
 from harness.leaderboard.tables import further
+from tests.helpers import grid
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,7 +62,7 @@ def test_a_further_figure_has_a_column_unless_it_is_of_one_concept_alone():
     assert found.to_dict("records") == [{"grid": "house_prices", "defense": "condition_number", "norm": "3"}]
 
 
-def test_holes_are_counted_and_never_silent():
+def test_failed_cells_are_counted():
     found = frame(
         record(seed=1, value=4.0, key="k1"),
         record(seed=2, status="failed", note="lost", metric=None, policy=None, split=None, value=None, key="k2"),
@@ -77,13 +78,13 @@ def test_holes_are_counted_and_never_silent():
     assert wide.loc["none", "missing"] == "1 of 1 cells failed: gone"
 
 
-def test_a_board_of_holes_only_is_still_a_board(tmp_path):
+def test_a_board_of_failed_cells_only_is_made(tmp_path):
     failed = record(status="failed", note="gone", metric=None, policy=None, split=None, value=None)
     leaderboard.write(frame(failed), tmp_path)
     assert "gone" in (tmp_path / "leaderboard.md").read_text()
 
 
-def test_what_is_undefined_is_told():
+def test_undefined_values_are_noted():
     board = leaderboard.board(frame(record(value=None, note="infinite", key="1"), record(value=3.0, seed=2, key="2")))
     assert board.loc[0, "note"] == "infinite (1 of 2); undefined in 1 of 2 cells"
 
@@ -158,7 +159,7 @@ def test_the_papers_map_is_whole_and_its_mean_is_its_table():
         assert pairs["value"].map(math.exp).mean() == pytest.approx(table[defense], rel=0.02)
 
 
-def test_other_files_are_no_published_figures(tmp_path):
+def test_files_without_published_values_are_refused(tmp_path):
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UsageError, match="its columns must be paper, table"):
         leaderboard.read_published(tmp_path / "x.csv")
@@ -204,7 +205,7 @@ def test_files_of_a_run(tiny, tmp_path):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_records_that_are_none_are_refused(tmp_path):
+def test_files_without_records_are_refused(tmp_path):
     with pytest.raises(UsageError, match="`immunebench run` writes it"):
         records.load(tmp_path / "records.parquet")
     (tmp_path / "records.parquet").write_text("no parquet")
@@ -235,8 +236,6 @@ def test_two_versions_of_a_suite_never_mix():
 
 def test_a_board_of_a_track_that_is_not_installed_is_readable(tmp_path):
     """Ranks, worst cases and flags come of the records alone."""
-    from tests.leaderboard.test_standings import grid
-
     rows = grid({"none": {"lora": 1.0}, "mine": {"lora": lambda task, seed: 0.1 * seed}})
     leaderboard.write(frame(*rows), tmp_path)
     text = (tmp_path / "leaderboard.md").read_text()
@@ -296,7 +295,7 @@ def test_a_failed_cell_that_would_judge_is_missing(tiny, tmp_path):
     assert "quitter: 1 of 1 cells" in result.text
 
 
-def test_what_is_not_finite_is_counted_not_averaged():
+def test_values_that_are_not_finite_are_counted_not_averaged():
     board = leaderboard.board(frame(record(value=math.inf, key="1"), record(value=3.0, seed=2, key="2")))
     assert board.loc[0, "value"] == pytest.approx(3)
     assert board.loc[0, "note"] == "undefined in 1 of 2 cells"

@@ -6,7 +6,7 @@ import pytest
 
 from harness.leaderboard.profiles import draw
 from harness.leaderboard.scores import read
-from tests.leaderboard.test_standings import frame, grid
+from tests.helpers import frame, grid
 
 
 def of(values, seeds=(1, 2, 3)):
@@ -25,6 +25,6 @@ def test_a_picture_names_every_defense(tmp_path):
 
 
 @pytest.mark.parametrize(("value", "seeds"), [(1.0, (1, 2, 3)), (0.0, (1, 2))])
-def test_none_where_all_are_alike_or_cells_are_few(tmp_path, value, seeds):
+def test_no_profile_if_all_are_alike_or_cells_are_few(tmp_path, value, seeds):
     assert draw(of({"none": {"lora": 1.0}, "mine": {"lora": value}}, seeds), tmp_path / "g_profile") == []
     assert list(tmp_path.iterdir()) == []

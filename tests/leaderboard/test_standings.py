@@ -4,39 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import leaderboard, records
+from harness import leaderboard
 from harness.leaderboard.scores import read
 from harness.leaderboard.standings import comparisons, standings
-
-
-def rate(defense, attacker, task, seed, value, **more):
-    """One judging record: a rate, which a defender wants low."""
-    control = {"none": "undefended", "ascent": "control", "noise": "control"}.get(defense)
-    return {
-        "suite": "s", "suite_version": 1, "grid": "g", "track": "elsewhere", "task": task, "defense": defense,
-        "attacker": attacker, "seed": seed, "metric": "rate", "role": "harmful", "step": 60, "value": value,
-        "scale": "linear", "status": "ok", "judged": "lower", "broken": 0.8, "resolution": 0.05, "control": control,
-        "members": task, "key": f"{defense}{attacker}{task}{seed}", **more,
-    }  # fmt: skip
-
-
-def frame(rows):
-    return records._frame(rows)
+from tests.helpers import frame, grid, rate
 
 
 def table(rows):
     (of,) = read(frame(rows))
     compared = comparisons(of)
     return standings(of, compared), compared
-
-
-def grid(values, tasks=("a", "b"), seeds=(1, 2, 3)):
-    """values: defense → attacker → a rate, or a function of task and seed."""
-    return [
-        rate(defense, attacker, task, seed, of(task, seed) if callable(of) else of)
-        for defense, attackers in values.items() for attacker, of in attackers.items()
-        for task in tasks for seed in seeds
-    ]  # fmt: skip
 
 
 def test_the_worst_case_is_taken_per_task_and_seed_before_any_mean():
@@ -53,7 +30,7 @@ def test_the_worst_case_is_taken_per_task_and_seed_before_any_mean():
     assert list(found.index) == ["mine", "none"]
 
 
-def test_the_attacker_that_does_it_is_named():
+def test_the_strongest_attacker_is_named():
     rows = grid({
         "none": {"lora": 1.0, "dreambooth": 1.0},
         "mine": {"lora": lambda task, seed: 0.6 if seed == 1 else 0.2, "dreambooth": 0.5},
@@ -109,7 +86,7 @@ def test_pairs_are_compared_on_their_own_cells():
     assert found.loc["mine", "ci_high"] > found.loc["none", "ci_low"]  # unpaired they overlap
 
 
-def test_what_no_interval_separates_shares_ranks():
+def test_defenses_that_no_interval_separates_share_ranks():
     rng = np.random.default_rng(0)
     draws = {(d, t, s): rng.uniform(0.3, 0.5) for d in "xyz" for t in "ab" for s in (1, 2, 3)}
     rows = grid({d: {"lora": lambda task, seed, d=d: draws[d, task, seed]} for d in "xyz"} | {"none": {"lora": 1.0}})
@@ -120,7 +97,7 @@ def test_what_no_interval_separates_shares_ranks():
     assert ranks["x"][1] >= 3
 
 
-def test_one_seed_orders_nothing():
+def test_one_seed_gives_no_order():
     found, _ = table(grid({"none": {"lora": 1.0}, "mine": {"lora": 0.0}}, seeds=(1,)))
     assert set(zip(found["rank_low"], found["rank_high"], strict=True)) == {(1, 2)}
 

@@ -58,7 +58,7 @@ def test_gradient_descent_reaches_the_known_excess_losses(build, immunized, name
     assert found == pytest.approx(immunized_, rel=0.5)
 
 
-def test_what_the_protection_is_worth(build, immunized):
+def test_condition_number_stops_gradient_descent_but_not_stronger_attackers(build, immunized):
     """Real against plain gradient descent, a delay against others, void against whitening."""
     features = immunized["immunized"]
     plain = excess(build("attacker", "gradient_descent"), features, 100)[-1]

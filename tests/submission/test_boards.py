@@ -15,8 +15,7 @@ from harness.submission import boards
 from harness.submission import pack as packing
 from harness.submission import read_write as submission
 from harness.submission import tier as tiers
-from tests.cli.test_cli import immunebench
-from tests.submission.test_submission import FIXTURE, content_of, resealed, with_sheet
+from tests.helpers import FIXTURE, content_of, immunebench, resealed, with_sheet
 
 ROOT = Path(__file__).parents[2]
 SUBMISSIONS = FIXTURE.parents[1]
@@ -68,7 +67,7 @@ def test_grids_stand_in_the_installed_suites_order(tmp_path):
     assert list(boards.load(files).records["grid"].unique()) == ["personal_two", "personal_three", "mine"]
 
 
-def test_it_is_the_runs_board(tiny, tmp_path):
+def test_the_board_of_a_submission_is_the_runs_board(tiny, tmp_path):
     api.run(str(tiny), workers=1, out=tmp_path / "run")
     path, _ = packing.submit(tmp_path / "run", tmp_path / "sub.json.gz")
     done = immunebench("leaderboard", path, "--out", tmp_path / "board")
@@ -81,7 +80,7 @@ def test_it_is_the_runs_board(tiny, tmp_path):
             publish.leaderboard(*arguments)
 
 
-def test_what_does_not_go_together_is_refused(tmp_path):
+def test_submissions_that_do_not_match_are_refused(tmp_path):
     def everything(at):
         return True
 
@@ -151,12 +150,12 @@ def test_a_board_says_how_far_it_was_checked(tmp_path):
         tiers.tier(path)
 
 
-def test_the_committed_boards_are_what_the_command_makes():
+def test_committed_boards_are_up_to_date():
     found = boards.stale(ROOT / "results/submissions", ROOT / "results/leaderboards")
     assert found == [], "`immunebench boards` makes them anew"
 
 
-def test_a_stale_board_is_told(tmp_path):
+def test_stale_boards_are_listed(tmp_path):
     """So that the test above cannot pass for want of submissions: the same of the one that is committed for tests."""
     submissions = tmp_path / "submissions"
     shutil.copytree(SUBMISSIONS, submissions)

@@ -2,7 +2,6 @@
 
 import copy
 import gzip
-import hashlib
 import json
 import os
 import pickle
@@ -21,16 +20,9 @@ from harness.errors import UsageError
 from harness.submission import pack as packing
 from harness.submission import read_write as submission
 from harness.submission.schema import FORMAT, InvalidSubmission
-from tests.cli.test_cli import immunebench
-from tests.execution.test_scheduler import FAULTY
+from tests.helpers import FAULTY, FIXTURE, content_of, immunebench, resealed, with_sheet
 
 ROOT = Path(__file__).parents[2]
-FIXTURE = Path(__file__).parent / "submissions" / "tiny" / "tiny.json.gz"
-"""Of format 1, by `immunebench submit`; it stays as it is, and loadable, when the format goes on."""
-
-
-def content_of(path: Path) -> dict:
-    return json.loads(gzip.decompress(path.read_bytes()))
 
 
 @pytest.fixture
@@ -38,14 +30,7 @@ def content() -> dict:
     return content_of(FIXTURE)
 
 
-def resealed(content: dict, cell: dict) -> None:
-    """Write the digest that the cell's figures have now, as a forger would."""
-    kind = content["kinds"][cell["kind"]]
-    figures = [{**figure, "value": value} for figure, value in zip(kind, cell["values"], strict=True)]
-    cell["files"]["records.json"] = hashlib.sha256(json.dumps(figures).encode()).hexdigest()
-
-
-def test_what_a_run_finds_is_what_a_submission_says(tiny, tmp_path):
+def test_a_submission_holds_the_runs_records(tiny, tmp_path):
     result = api.run(str(tiny), workers=1, out=tmp_path / "run")
     path, found = packing.submit(tmp_path / "run", tmp_path / "sub.json.gz")
     pd.testing.assert_frame_equal(found.records(), result.records)
@@ -93,7 +78,7 @@ def test_figures_come_back_to_the_bit(values, note):
     assert set(found["note"]) == {note}
 
 
-def test_nothing_of_the_machine_is_told(tiny, tmp_path, monkeypatch):
+def test_a_submission_names_no_folder_user_or_host(tiny, tmp_path, monkeypatch):
     """Its folders, user and host are given names that stand out; a plugin file lies there and a job fails there."""
     monkeypatch.setattr("platform.node", lambda: "strangehost")
     monkeypatch.setenv("LOGNAME", "strangeuser")
@@ -115,7 +100,7 @@ def test_nothing_of_the_machine_is_told(tiny, tmp_path, monkeypatch):
         assert name not in text
 
 
-def test_a_folder_in_a_plugins_settings_is_told_before_it_is_published(tiny, tmp_path):
+def test_a_folder_in_a_plugins_settings_is_refused(tiny, tmp_path):
     api.run(str(tiny), workers=1, out=tmp_path / "run")
     content = content_of(tmp_path / "run" / packing.RUN)
     for folder in (Path.home(), Path("/mnt/else")):
@@ -224,7 +209,7 @@ SCRIPT = "<script>alert(1)</script>"
         (change(["more"], 1), "more"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_in_one_line(content, harm, told):
+def test_invalid_content_is_refused_in_one_line(content, harm, told):
     harm(content)
     with pytest.raises(InvalidSubmission, match="here is no valid submission: ") as caught:
         submission.parse(content, "here")
@@ -301,15 +286,6 @@ def test_a_newer_format_asks_for_an_upgrade(content, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-def with_sheet(content: dict, folder: Path, data: bytes = b"picture") -> Path:
-    """A submission in `folder` of which a job left a contact sheet."""
-    content["cells"][0]["files"]["sheet.png"] = hashlib.sha256(b"picture").hexdigest()
-    folder.mkdir(exist_ok=True)
-    (folder / "house_prices__house_prices__none__sheet.png").write_bytes(data)
-    submission.write(content, folder / "sub.json.gz")
-    return folder / "sub.json.gz"
-
-
 def test_a_swapped_picture_is_seen(content, tmp_path):
     assert list(submission.read(with_sheet(copy.deepcopy(content), tmp_path)).pictures())
     sheet = tmp_path / "house_prices__house_prices__none__sheet.png"
@@ -352,7 +328,7 @@ def test_a_runs_pictures_come_along(content, tmp_path):
     assert not (tmp_path / "to" / "other.json.gz").exists()
 
 
-def test_what_is_shown_is_escaped(tmp_path):
+def test_labels_and_notes_are_escaped_in_boards(tmp_path):
     """Also where the records are a run's own and never were a submission."""
     told = submission.read(FIXTURE).records()
     told["grid"] = told["grid"] + "<script src=x>|'"  # names a picture's file
