@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from harness.leaderboard.scores import QUANTITY, quantity_of
-from harness.leaderboard.stats import BOUNDS, intervals, limits
+from harness.leaderboard.stats import BOUNDS, intervals, limits, logarithms
 from harness.plan import COST
 from harness.records import COLUMNS as RECORD_COLUMNS
 from harness.records import Records
@@ -84,12 +84,12 @@ def mean_over_attackers(measured: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     cells = ["suite", "suite_version", "grid", "track", "task", "seed", *number, "step"]
     log = _is_log(rows["metric"], grid)
     values = rows["value"].astype(float)
-    scaled = values.where(~log, np.log(values.where(values > 0)))
+    scaled = values.where(~log, logarithms(values))
     by_cell = rows.assign(scaled=scaled).groupby(cells, dropna=False, sort=False)
     means = by_cell.agg(attackers=("attacker", "nunique"), defined=("scaled", "count"), scaled=("scaled", "mean"))
     means = means[means["attackers"] == len(grid.attackers)].reset_index()
     scaled = means["scaled"].where(means["defined"] == means["attackers"])
-    values = scaled.where(~_is_log(means["metric"], grid), np.exp(scaled))
+    values = scaled.where(~_is_log(means["metric"], grid), pd.Series(np.exp(scaled), scaled.index))
     means = means[cells].assign(attacker=MEAN, value=values, status="ok", key="")
     return means.reindex(columns=list(RECORD_COLUMNS)).astype(RECORD_COLUMNS)
 
@@ -123,8 +123,8 @@ def _notes(groups: pd.Series, measured: pd.DataFrame) -> pd.Series:
     """A note on each number: its values' own notes, how many are undefined, whether seeds make no difference."""
     size = measured.groupby(groups).size()
     notes: dict[int, list[str]] = {int(group): [] for group in size.index}
-    counts = measured.groupby([groups, "note"]).size()
-    for (group, text), count in counts.items():
+    counts = measured.groupby([groups, "note"]).size().rename("count").reset_index()
+    for group, text, count in counts.itertuples(index=False):
         notes[group].append(text if count == size[group] else f"{text} ({count} of {size[group]})")
     undefined = measured["value"].isna().groupby(groups).sum()
     for group in undefined.index[undefined > 0]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from harness.leaderboard.scores import QUANTITY, Cells, quantity_of
-from harness.leaderboard.stats import performance_profile
+from harness.leaderboard.stats import logarithms, performance_profile
 from harness.suite import Grid
 
 MIN_CELLS = 5
@@ -74,7 +75,7 @@ def curves(frame: pd.DataFrame, grid: Grid, out: Path) -> Path | None:
     figure = Figure(figsize=(3.0 * len(attackers) + 0.6, 2.4 * len(rows) + 0.9), layout="constrained")
     axes = figure.subplots(len(rows), len(attackers), squeeze=False, sharex=True, sharey="row")
     for i, (coordinates, values) in enumerate(rows):
-        _, metric, *further = (None if pd.isna(part) else str(part) for part in tuple(coordinates))
+        _, metric, *further = (None if pd.isna(part) else str(part) for part in tuple[Any, ...](coordinates))
         title = quantity_of(grid, str(metric)).title
         axes[i][0].set_ylabel(" ".join([title, *(part for part in further if part)]), fontsize=9)
         for j, attacker in enumerate(attackers):
@@ -94,7 +95,7 @@ def _lines(axis: Axes, values: pd.DataFrame, grid: Grid, metric: str) -> None:
     for i, defense in enumerate(grid.defenses):
         line = values[values["defense"] == defense]
         numbers = line["value"].astype(float)
-        scaled = np.log(numbers.where(numbers > 0)) if log else numbers
+        scaled = logarithms(numbers) if log else numbers
         mean = scaled.groupby(line["step"].astype(int)).mean()
         axis.plot(mean.index, np.exp(mean) if log else mean, marker=".", color=colours[i % 20], label=defense)
     if log:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.leaderboard.stats import BOUNDS, intervals, limits
+from harness.leaderboard.stats import BOUNDS, intervals, limits, logarithms
 from harness.metric import Quantity
 from harness.ranking import Ranking, Selector
 from harness.records import Records
@@ -223,7 +223,7 @@ def _is_of(failed: pd.DataFrame, coordinates: Mapping[str, str | None]) -> pd.Se
 def _whole(grid: Grid, rows: pd.DataFrame) -> pd.MultiIndex:
     """Every defense × task × seed that a grid is to measure; one seed if nothing in it is random."""
     seeds: Sequence[int] = grid.seeds if rows["seed"].notna().any() else grid.seeds[:1]
-    axes = [list(grid.defenses), list(grid.members), list(seeds)]
+    axes: list[list[Any]] = [list(grid.defenses), list(grid.members), list(seeds)]
     return pd.MultiIndex.from_product(axes, names=["defense", "task", "seed"])
 
 
@@ -231,9 +231,8 @@ def _scores(rows: pd.DataFrame, whole: pd.MultiIndex, grid: Grid, ranking: Ranki
     """Rows as scores on the whole grid; a value without a seed stands for every seed."""
     values = rows["value"].astype(float)
     values = values.where(np.isfinite(values))
-    if quantity.scale == "log":
-        values = np.log(values.where(values > 0))
-    scores = values if ranking.better == "higher" else -values
+    scaled = logarithms(values) if quantity.scale == "log" else values
+    scores = scaled if ranking.better == "higher" else -scaled
     rows = rows.assign(score=scores, attacker=rows["attacker"].fillna(RELEASED))
     unseeded = rows[rows["seed"].isna()].drop(columns="seed")
     unseeded = unseeded.merge(pd.DataFrame({"seed": whole.unique("seed")}), how="cross")

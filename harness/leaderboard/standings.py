@@ -77,7 +77,7 @@ def _tests(cells: Cells, means: pd.DataFrame, exact: Bools) -> pd.DataFrame:
 
 def _as_values(cells: Cells, means: pd.DataFrame) -> pd.DataFrame:
     """Differences of scores as differences (ratios) of values, bounds in rising order."""
-    values = means[["value", *BOUNDS]].apply(cells.value).rename(columns={"value": "difference"})
+    values: pd.DataFrame = means[["value", *BOUNDS]].apply(cells.value).rename(columns={"value": "difference"})
     for kind in ("ci", "tasks"):
         low, high = f"{kind}_low", f"{kind}_high"
         ends = values[[low, high]]
@@ -113,14 +113,15 @@ def _ranks(cells: Cells, compared: pd.DataFrame) -> pd.DataFrame:
     """The best and the worst rank of each defense by the separated pairs; empty if nothing is ranked."""
     names = ["rank_low", "rank_high"]
     if not cells.worst.notna().any():
-        return pd.DataFrame(pd.NA, cells.defenses, names, dtype="Int64")
+        return pd.DataFrame(index=cells.defenses, columns=names, dtype="Int64")
     places = {defense: i for i, defense in enumerate(cells.defenses)}
     better = np.zeros((len(places), len(places)), bool)
     separated = compared.loc[compared["separated"], ["defense", "other"]]
     for winner, loser in separated.itertuples(index=False):
         better[places[winner], places[loser]] = True
     low, high = rank_intervals(better)
-    return pd.DataFrame({"rank_low": low, "rank_high": high}, cells.defenses).astype("Int64")
+    ranks: pd.DataFrame = pd.DataFrame({"rank_low": low, "rank_high": high}, cells.defenses).astype("Int64")
+    return ranks
 
 
 def _order(cells: Cells) -> pd.Index:

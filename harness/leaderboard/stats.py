@@ -67,6 +67,12 @@ def intervals(
     return result
 
 
+def logarithms(values: pd.Series) -> pd.Series:
+    """Natural logarithms; NaN of values that are not positive."""
+    numbers = values.astype(float)
+    return pd.Series(np.log(numbers.where(numbers > 0)), numbers.index)
+
+
 def limits(unit: str | None) -> tuple[float, float]:
     """The range of a unit's values: 0 to 1 for a share, else unbounded. An interval cut there covers no less."""
     return (0.0, 1.0) if unit is not None and unit.startswith("share") else (-np.inf, np.inf)

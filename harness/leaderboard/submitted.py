@@ -31,7 +31,7 @@ def read(path: Path) -> Submitted:
     from harness.submission import read_write, tier
 
     submission = read_write.read(path)
-    records = submission.records()
+    records: Records = submission.records()
     sheets = [path.parent / name for name, _ in submission.pictures()]
     checked = Records(records.suite, records.frame, tier.tier(path), records.older)
     return Submitted(checked, {path.name: submission.provenance.summary}, sheets, [path])
