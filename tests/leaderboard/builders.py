@@ -1,0 +1,89 @@
+"""Records built by hand, so that boards can be tested without a run."""
+
+from harness.metric import Quantity
+from harness.plugin import PluginSpec
+from harness.ranking import Ranking
+from harness.records import Records
+from harness.records import frame as frame_of
+from harness.suite import Grid, Suite
+
+ASR = Ranking(
+    value={"metric": "asr", "role": "harmful", "variant": None, "split": None},
+    better="lower",
+    broken=0.8,
+    resolution=0.05,
+    retention=[{"metric": "retention"}],
+)
+QUANTITIES = [
+    Quantity(name="asr", title="ASR", unit="", better="lower", description="attack success rate"),
+    Quantity(name="retention", title="retention", better="higher", description="what is retained"),
+    Quantity(name="rir", title="RIR", better="higher", scale="log", description="(i)/(ii)"),
+    Quantity(name="seconds", title="s", unit="s", description="time"),
+]
+CONTROLS = ("ascent", "noise", "random_init")
+
+
+def spec(kind, name, call=None, **settings):
+    """A plugin that need not be installed; `ascent`, `noise` and `random_init` are controls."""
+    text = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+    return PluginSpec(
+        kind=kind,
+        name="plugin",
+        params={"label": name, **settings},
+        source="0" * 64,
+        call=call or f"{name.title().replace('_', '')}({text})",
+        control=kind == "defense" and name in CONTROLS,
+    )
+
+
+def asr(defense, attacker, task, seed, value, **fields):
+    """One ranking value: the attack success rate after the last step."""
+    return {
+        "suite": "s", "suite_version": 1, "grid": "g", "track": "elsewhere", "task": task, "defense": defense,
+        "attacker": attacker, "seed": seed, "measured_by": "asr", "metric": "asr", "role": "harmful", "step": 60,
+        "value": value, "status": "ok", "key": f"{defense}{attacker}{task}{seed}", **fields,
+    }  # fmt: skip
+
+
+def cells(values, tasks=("a", "b"), seeds=(1, 2, 3)):
+    """The ranking values of a grid. values: defense → attacker → an ASR, or a function of task and seed."""
+    return [
+        asr(defense, attacker, task, seed, value(task, seed) if callable(value) else value)
+        for defense, attackers in values.items()
+        for attacker, value in attackers.items()
+        for task in tasks
+        for seed in seeds
+    ]
+
+
+def build(rows, calls=None, members=None, older=False, tier="", tuning=None, **fields):
+    """Records of rows, with a suite that has what they name.
+
+    calls: by defense or attacker, the call of its row. members: by task, what it is made of. fields: of every grid
+    (`ranking`, `quantities`, `changed`, …); a dictionary by grid's name is of that grid alone under `grids`.
+    """
+    own = fields.pop("grids", {})
+    frame = frame_of(rows)
+    grids = []
+    for name in frame["grid"].unique():
+        part = frame[frame["grid"] == name]
+        grids.append(_grid(name, part, calls or {}, members or {}, {**fields, **own.get(name, {})}))
+    suite = Suite(
+        name=frame["suite"].iloc[0], version=int(frame["suite_version"].iloc[0]), title="A suite", description="",
+        grids=grids, tuning=tuning,
+    )  # fmt: skip
+    return Records(suite, frame, tier, older)
+
+
+def _grid(name, part, calls, members, fields):
+    labels = {kind: list(part[kind].dropna().unique()) for kind in ("defense", "attacker")}
+    rows = {kind: {label: spec(kind, label, calls.get(label)) for label in labels[kind]} for kind in labels}
+    tasks = list(part["task"].unique())
+    seeds = sorted(int(seed) for seed in part["seed"].dropna().unique()) or [1]
+    metrics = {label: spec("metric", label) for label in part["measured_by"].dropna().unique() if label != "cost"}
+    return Grid(**{
+        "name": name, "track": part["track"].iloc[0], "tasks": [{"name": task} for task in tasks], "protocol": {},
+        "defenses": rows["defense"], "attackers": rows["attacker"], "metrics": metrics, "seeds": seeds,
+        "reference": spec("defense", "none", calls.get("none")), "ranking": ASR,
+        "members": {task: list(members.get(task, [task])) for task in tasks}, "quantities": QUANTITIES, **fields,
+    })  # fmt: skip
