@@ -17,9 +17,8 @@ from unittest import mock
 import pandas as pd
 import yaml
 
-from harness import api, records
+from harness import api
 from harness.cli import main
-from harness.plan import Job
 from harness.plugin import PluginSpec
 from harness.submission import read_write as submission
 
@@ -219,15 +218,11 @@ def spec(**changes):
         "name": "adam",
         "params": {"lr": 0.01},
         "source": "0" * 64,
+        "call": "Adam(lr=0.01)",
         "module": "attackers.adam",
         "attribute": "Adam",
     }
     return PluginSpec(**fields | changes)
-
-
-def job(**changes):
-    fields = {"track": "probe", "stage": "attack", "version": 1, "inputs": {"steps": 10, "data": "é"}, "plugin": spec()}
-    return Job(**fields | {"seed": 7} | changes)
 
 
 KEY = "ab" * 32
@@ -235,7 +230,7 @@ ABOUT = {"track": "t", "stage": "s", "plugin": None}
 
 
 def put(store, content=b"figures", key=KEY, **about):
-    with store.writing(key, ABOUT | about) as out:
+    with store.write(key, ABOUT | about) as out:
         (out / "data.json").write_bytes(content)
 
 
@@ -261,27 +256,3 @@ def with_sheet(content: dict, folder: Path, data: bytes = b"picture") -> Path:
     (folder / "house_prices__house_prices__none__sheet.png").write_bytes(data)
     submission.write(content, folder / "sub.json.gz")
     return folder / "sub.json.gz"
-
-
-def rate(defense, attacker, task, seed, value, **more):
-    """One judging record: a rate, which a defender wants low."""
-    control = {"none": "undefended", "ascent": "control", "noise": "control"}.get(defense)
-    return {
-        "suite": "s", "suite_version": 1, "grid": "g", "track": "elsewhere", "task": task, "defense": defense,
-        "attacker": attacker, "seed": seed, "metric": "rate", "role": "harmful", "step": 60, "value": value,
-        "scale": "linear", "status": "ok", "judged": "lower", "broken": 0.8, "resolution": 0.05, "control": control,
-        "members": task, "key": f"{defense}{attacker}{task}{seed}", **more,
-    }  # fmt: skip
-
-
-def frame(rows):
-    return records._frame(rows)
-
-
-def grid(values, tasks=("a", "b"), seeds=(1, 2, 3)):
-    """values: defense → attacker → a rate, or a function of task and seed."""
-    return [
-        rate(defense, attacker, task, seed, of(task, seed) if callable(of) else of)
-        for defense, attackers in values.items() for attacker, of in attackers.items()
-        for task in tasks for seed in seeds
-    ]  # fmt: skip

@@ -1,8 +1,8 @@
 """What jobs should take, by those that ran before."""
 
 import pytest
-
 from harness.execution.costs import Costs
+
 from tests.helpers import job, spec
 
 ADAM = {"track": "probe", "stage": "attack", "plugin": "adam", "work": 1.0}
