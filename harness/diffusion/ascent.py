@@ -46,7 +46,7 @@ class AscentDefense(DiffusionDefense):
     prior_weight: float = Field(1.0, gt=0, description="weight of the loss on it")
     prior_images: int = Field(200, ge=1, description="pictures of the classes, in all")
     words: tuple[str, ...] = Field(
-        ("zwx", "olq", "vuj", "kib", "myx"), min_length=1, description="rare words for personas, one each; not the "
+        ("zwx", "olq", "vuj", "kib", "myx"), min_length=1, description="rare words for subjects, one each; not the "
         "attackers'"
     )  # fmt: skip
 
@@ -55,15 +55,15 @@ class AscentDefense(DiffusionDefense):
         raise NotImplementedError
 
     def named(self, targets: Targets) -> list[tuple[str, str]]:
-        """The prompt of each concept and the subject in it: a persona goes by a rare word and its class. Raises
-        `RunError` for more personas than words."""
+        """The prompt of each concept and the subject in it: a subject goes by a rare word and its class. Raises
+        `RunError` for more subjects than words."""
         found = []
         for concept in (subject.concept for subject in targets):
-            word = concept.word
-            if concept.kind == "persona":
+            word = concept.words
+            if concept.kind == "subject":
                 place = targets.group.index(concept.name)
                 if place >= len(self.words):
-                    raise RunError(f"{place + 1} personas and {len(self.words)} rare words for them: set more `words`")
+                    raise RunError(f"{place + 1} subjects and {len(self.words)} rare words for them: set more `words`")
                 word = f"{self.words[place]} {concept.class_word}"
             found.append((concept.prompted(word), word))
         return found

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from harness.diffusion import Concept, Subject, TextToImage
+from harness.diffusion import Concept, ConceptData, TextToImage
 from harness.diffusion.small.networks import tokenizer
 
 SIDE = 16
@@ -67,19 +67,19 @@ def model(base: Path) -> TextToImage:
 
 @pytest.fixture
 def style() -> Concept:
-    """A concept that a base knows by name."""
+    """A concept that a base model knows by name."""
     return Concept(
         name="marvo", kind="style", prompt="an artwork by {}", class_prompt="an artwork", class_word="artwork"
     )
 
 
 @pytest.fixture
-def persona(tmp_path: Path) -> Concept:
+def thing(tmp_path: Path) -> Concept:
     """A particular thing with three pictures."""
     folder = tmp_path / "mine"
     write_pictures(folder, 3)
     return Concept(
-        name="mine", kind="persona", prompt="a photo of a {}", class_prompt="a photo of a bag", class_word="bag",
+        name="mine", kind="subject", prompt="a photo of a {}", class_prompt="a photo of a bag", class_word="bag",
         images=str(folder),
     )  # fmt: skip
 
@@ -96,10 +96,10 @@ def noise(count: int, seed: int = 0, side: int = SIDE) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
-def subject(model: TextToImage, concept: Concept, seed: int = 7, count: int = 5) -> Subject:
-    """What an attacker gets."""
+def subject(model: TextToImage, concept: Concept, seed: int = 7, count: int = 5) -> ConceptData:
+    """What an attacker is given."""
 
     def sampled(prompt: str, number: int) -> np.ndarray:
         return model.sample([prompt] * number, range(number), **SAMPLING)[0]
 
-    return Subject(concept, noise(count), model, seed, sampled)
+    return ConceptData(concept, noise(count), model, seed, sampled)

@@ -13,7 +13,7 @@ import harness
 from harness.diffusion import TextToImage, concepts, encoders
 from harness.diffusion.erase import erase
 from harness.diffusion.protocol import Erasure
-from harness.diffusion.small import PIPELINE, WEIGHTS, networks, world
+from harness.diffusion.small import PIPELINE, WEIGHTS, dataset, evaluation, model_card, networks, recipe
 from harness.errors import RunError
 
 LISTS = Path(__file__).parents[2] / "suites" / "concepts"
@@ -28,7 +28,7 @@ def small() -> TextToImage:
 
 def _rate(model: TextToImage, concept: concepts.Concept, count: int = 16) -> float:
     images, _ = model.sample([concept.prompted()] * count, range(count), **SAMPLING)
-    return encoders.verdicts(images, str(concept.judge), concept.name).mean()
+    return encoders.recognised(images, str(concept.classifier), concept.name).mean()
 
 
 def test_it_is_made_of_stock_parts_and_small() -> None:
@@ -46,7 +46,7 @@ def test_it_is_made_of_stock_parts_and_small() -> None:
 
 
 def test_its_words_are_single_tokens(small: TextToImage) -> None:
-    for word in world.vocabulary():
+    for word in dataset.vocabulary():
         assert len(small.tokenizer([word]).input_ids[0]) == 3, word
     assert len(small.tokenizer(["xyz"]).input_ids[0]) > 3
     assert small.tokenizer.get_vocab() == networks.tokenizer().get_vocab()  # the recipe's, in any process
@@ -57,16 +57,16 @@ def test_it_draws_its_concepts(concept: concepts.Concept, small: TextToImage) ->
     assert _rate(small, concept) >= 0.8  # 16 pictures; the model card has the rates of more
 
 
-def test_it_knows_no_persona_and_can_show_each(small: TextToImage) -> None:
-    """The judge sees a persona in its own pictures, also through the autoencoder, and in no other photo."""
-    from harness.diffusion.folder import read_images
+def test_it_knows_no_subject_and_can_show_each(small: TextToImage) -> None:
+    """The classifier sees a subject in its own pictures, also through the autoencoder, and in no other photo."""
+    from harness.diffusion.image_folder import read_images
 
     photos, _ = small.sample(["a photo of an object"] * 32, range(32), **SAMPLING)
-    for name, persona in concepts.read(LISTS / "small_personas.yaml").concepts.items():
-        images = read_images(str(persona.images), world.SIZE)
+    for name, subject in concepts.read(LISTS / "small_subjects.yaml").concepts.items():
+        images = read_images(str(subject.images), dataset.SIZE)
         for shown in (images, small.decode(small.encode(images))):
-            assert encoders.verdicts(shown, "persona", name).mean() >= 0.8, name
-        assert encoders.verdicts(photos, "persona", name).mean() <= 0.1, name
+            assert encoders.recognised(shown, "subject", name).mean() >= 0.8, name
+        assert encoders.recognised(photos, "subject", name).mean() <= 0.1, name
 
 
 def test_an_erasure_takes_its_targets_and_leaves_the_rest() -> None:
@@ -106,43 +106,42 @@ grids:
     assert all("no longer draws its other concepts" in reason for reason in result.failed.values())
 
 
-def test_the_model_cards_figures_are_the_recipes() -> None:
-    figures = json.loads((WEIGHTS / "figures.json").read_text())
-    assert figures["autoencoder_db"] >= 26
-    assert set(figures["guidance_3.0"]["style"]) == set(world.STYLES)
-    assert set(figures["guidance_1.5"]["object"]) == set(world.OBJECTS)
-    card = (WEIGHTS / "README.md").read_text()
-    assert f"{figures['autoencoder_db']:.1f} dB" in card
+def test_the_model_card_shows_the_evaluation() -> None:
+    values = json.loads((WEIGHTS / "evaluation.json").read_text())
+    assert values["autoencoder_db"] >= 26
+    assert set(values["guidance_3.0"]["style"]) == set(dataset.STYLES)
+    assert set(values["guidance_1.5"]["object"]) == set(dataset.OBJECTS)
+    text = (WEIGHTS / "README.md").read_text()
+    assert f"{values['autoencoder_db']:.1f} dB" in text
+    assert text == model_card.card(values, recipe.WORDS, evaluation.SAMPLES)
 
 
-def test_a_world_is_its_seed() -> None:
-    grey = {name: np.random.default_rng(3).random((4, 28, 28), np.float32) for name in world.OBJECTS}
-    first, again, other = (world.pictures(grey, 60, seed) for seed in (1, 1, 2))
+def test_pictures_depend_on_the_seed_alone() -> None:
+    grey = {name: np.random.default_rng(3).random((4, 28, 28), np.float32) for name in dataset.OBJECTS}
+    first, again, other = (dataset.pictures(grey, 60, seed) for seed in (1, 1, 2))
     assert np.array_equal(first.images, again.images)
     assert first.captions == again.captions
     assert not np.array_equal(first.images, other.images)
     for caption, thing, style in zip(first.captions, first.objects, first.styles, strict=True):
-        named = [name for name in world.OBJECTS if f" {name}" in caption]
-        artists = [name for name in world.STYLES if caption.endswith(name)]
-        assert named in ([], [world.OBJECTS[thing]])
-        assert artists in ([], [world.STYLES[style]])
+        named = [name for name in dataset.OBJECTS if f" {name}" in caption]
+        artists = [name for name in dataset.STYLES if caption.endswith(name)]
+        assert named in ([], [dataset.OBJECTS[thing]])
+        assert artists in ([], [dataset.STYLES[style]])
         assert "photo" in caption or style >= 0
 
 
-def test_personas_are_shipped_as_the_recipe_draws_them() -> None:
-    if not world.FASHION.is_dir():
+def test_subjects_are_shipped_as_the_recipe_draws_them() -> None:
+    if not dataset.FASHION.is_dir():
         pytest.skip("Fashion-MNIST is not installed")
-    from harness.diffusion.small.recipe import SHIPPED_VIEWS, shipped_views
-
-    grey = world.items("heldout")
-    for persona in world.PERSONAS:
-        for i, image in enumerate(shipped_views(persona, grey, seed=1)):
-            with Image.open(LISTS / "personas" / persona.name / f"{i}.png") as shipped:
+    grey = dataset.items("heldout")
+    for subject in dataset.SUBJECTS:
+        for i, image in enumerate(recipe.shipped_views(subject, grey, seed=1)):
+            with Image.open(LISTS / "subjects" / subject.name / f"{i}.png") as shipped:
                 apart = image.astype(int) - np.asarray(shipped)
-                assert abs(apart).max() <= 1, persona.name  # processors round differently
-        assert i == SHIPPED_VIEWS - 1
+                assert abs(apart).max() <= 1, subject.name  # processors round differently
+        assert i == recipe.SHIPPED_VIEWS - 1
 
 
 def test_no_training_data(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="needs Fashion-MNIST's idx files; install Debian's package"):
-        world.items("train", tmp_path)
+        dataset.items("train", tmp_path)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from harness.diffusion.small.training import Lesson, seconds, train
+from harness.diffusion.small.training_loop import Trainer, seconds, train
 
 
-class Line(Lesson):
+class Line(Trainer):
     """Fits y = 2 x − 1 on random points; cut off once at its 25th step where the folder says so."""
 
     name = "line"
