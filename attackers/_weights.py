@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from pydantic import Field
 
-from harness.diffusion import Batch, DiffusionAttacker, Subject, TextToImage
+from harness.diffusion import Batch, DiffusionAttacker, ConceptData, TextToImage
 
 
 class WeightAttacker(DiffusionAttacker):
@@ -19,11 +19,11 @@ class WeightAttacker(DiffusionAttacker):
         """The parameters to train; random numbers drawn here come from the attack's seed."""
         raise NotImplementedError
 
-    def batches(self, data: Subject) -> Iterator[Batch]:
+    def batches(self, data: ConceptData) -> Iterator[Batch]:
         """Endless batches to train on."""
         return data.batches(self.prompt(data.concept), self.batch_size)
 
-    def adapt(self, model: TextToImage, data: Subject) -> Iterator[torch.Tensor]:
+    def adapt(self, model: TextToImage, data: ConceptData) -> Iterator[torch.Tensor]:
         """One AdamW step at a time, the gradient's norm at most 1."""
         with data.drawing():
             weights = model.unfreeze(self.weights(model))

@@ -70,11 +70,11 @@ class AscentDefense(DiffusionDefense):
         """
         pairs = []
         for concept in (subject.concept for subject in targets):
-            word = concept.word
-            if concept.kind == "persona":
+            word = concept.words
+            if concept.kind == "subject":
                 place = targets.group.index(concept.name)
                 if place >= len(self.words):
-                    raise RunError(f"{place + 1} personas and {len(self.words)} rare words for them: set more `words`")
+                    raise RunError(f"{place + 1} subjects and {len(self.words)} rare words for them: set more `words`")
                 word = f"{self.words[place]} {concept.class_word}"
             pairs.append((concept.prompted(word), word))
         return pairs

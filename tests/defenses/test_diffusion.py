@@ -194,21 +194,21 @@ def test_a_prior_limits_the_rise_of_its_loss(prior: str, base: Path, build) -> N
 
 def test_missing_captions_are_refused(model: TextToImage, build) -> None:
     of = targets(model)
-    bare = Targets(model, of.subjects, of.group, (), noise(0), 5)
+    bare = Targets(model, of.concepts, of.group, (), noise(0), 5)
     with pytest.raises(RunError, match="names no captions of what to keep; add `captions: FILE`"):
         next(_build(build, "ascent").immunize(model, bare))
     with pytest.raises(RunError, match="a merge needs captions; add `captions: FILE`"):
         next(_build(build, "mima", prior="class", prior_images=2).immunize(model, bare))
 
 
-def test_personas_go_by_a_rare_word_each(model: TextToImage, persona: Concept, build) -> None:
-    other = persona.model_copy(update={"name": "yours", "class_word": "boot"})
-    of = Targets(model, (subject(model, persona), subject(model, other)), ("mine", "yours"), CAPTIONS, noise(5), 5)
+def test_subjects_go_by_a_rare_word_each(model: TextToImage, thing: Concept, build) -> None:
+    other = thing.model_copy(update={"name": "yours", "class_word": "boot"})
+    of = Targets(model, (subject(model, thing), subject(model, other)), ("mine", "yours"), CAPTIONS, noise(5), 5)
     defense = _build(build, "mima", words=("zwx", "olq"))
     both = [("a photo of a zwx bag", "zwx bag"), ("a photo of a olq boot", "olq boot")]
     assert defense.prompts(of) == both
     assert defense.prompts(of.only(1)) == both[1:]
-    with pytest.raises(RunError, match="2 personas and 1 rare words for them"):
+    with pytest.raises(RunError, match="2 subjects and 1 rare words for them"):
         _build(build, "mima", words=("zwx",)).prompts(of)
 
 
@@ -239,7 +239,7 @@ def test_imma_alternates(base: Path, build) -> None:
     meter.pull(_build(build, "imma", **settings).immunize(ours, targets(ours, ("marvo",))), "imma")
 
     plain, attacked = TextToImage.load(str(base)), TextToImage.load(str(base))
-    given, concept = targets(attacked, ("marvo",)).subjects[0], "an artwork by marvo"
+    given, concept = targets(attacked, ("marvo",)).concepts[0], "an artwork by marvo"
     theirs, fresh = given.batches(concept, 2), replace(given, seed=given.seed + 1).batches(concept, 2)
     every = attacked.unfreeze(list(attacked.unet.parameters()))
     below = torch.optim.AdamW(every, lr=0.01)

@@ -26,18 +26,18 @@ def model(base: Path) -> TextToImage:
 
 @pytest.fixture
 def style() -> Concept:
-    """A concept that a base knows by name."""
+    """A concept that a base model knows by name."""
     return Concept(
         name="marvo", kind="style", prompt="an artwork by {}", class_prompt="an artwork", class_word="artwork"
     )
 
 
 @pytest.fixture
-def persona(tmp_path: Path) -> Concept:
+def thing(tmp_path: Path) -> Concept:
     """A particular thing with three pictures."""
     folder = tmp_path / "mine"
     write_pictures(folder, 3)
     return Concept(
-        name="mine", kind="persona", prompt="a photo of a {}", class_prompt="a photo of a bag", class_word="bag",
+        name="mine", kind="subject", prompt="a photo of a {}", class_prompt="a photo of a bag", class_word="bag",
         images=str(folder),
     )  # fmt: skip

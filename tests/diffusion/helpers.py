@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from harness.diffusion import Concept, Subject, TextToImage
+from harness.diffusion import Concept, ConceptData, TextToImage
 from harness.diffusion.small.networks import tokenizer
 
 SIDE = 16
@@ -60,10 +60,10 @@ def noise(count: int, seed: int = 0, side: int = SIDE) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
-def subject(model: TextToImage, concept: Concept, seed: int = 7, count: int = 5) -> Subject:
+def subject(model: TextToImage, concept: Concept, seed: int = 7, count: int = 5) -> ConceptData:
     """What an attacker gets."""
 
     def sampled(prompt: str, number: int) -> np.ndarray:
         return model.sample([prompt] * number, range(number), **SAMPLING)[0]
 
-    return Subject(concept, noise(count), model, seed, sampled)
+    return ConceptData(concept, noise(count), model, seed, sampled)

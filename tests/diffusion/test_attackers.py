@@ -128,16 +128,16 @@ def test_each_attacker_lowers_the_loss(name: str, base: Path, style: Concept, bu
     assert losses[1] < losses[0]
 
 
-def test_a_persona_goes_by_a_rare_word_or_a_new_one(persona: Concept, build) -> None:
-    prompts = {name: build("attacker", name).prompt(persona) for name in ATTACKERS if name != "lora"}
+def test_a_subject_goes_by_a_rare_word_or_a_new_one(thing: Concept, build) -> None:
+    prompts = {name: build("attacker", name).prompt(thing) for name in ATTACKERS if name != "lora"}
     assert prompts == {
         "dreambooth": "a photo of a sks bag",
         "dreambooth_lora": "a photo of a sks bag",
         "textual_inversion": "a photo of a <v>",
         "custom_diffusion": "a photo of a <v> bag",
     }
-    with pytest.raises(RunError, match="mine is a persona, which no base knows by name"):
-        build("attacker", "lora").prompt(persona)
+    with pytest.raises(RunError, match="mine is a subject, which no base model knows by name"):
+        build("attacker", "lora").prompt(thing)
 
 
 @pytest.mark.parametrize("name", ["textual_inversion", "custom_diffusion"])

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from harness.diffusion import Concept, TextToImage
-from harness.diffusion.folder import read_images
+from harness.diffusion.image_folder import read_images
 from harness.errors import RunError
 from tests.diffusion.helpers import SIDE, noise, subject, write_pictures
 

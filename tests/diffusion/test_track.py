@@ -200,9 +200,9 @@ def test_the_docs_defense(suite: Path, tmp_path: Path) -> None:
 
 def test_a_reference_whose_likeness_is_near_zero_is_flagged() -> None:
     import torch
+    from harness.diffusion.measures import Arm, attacked_figures
 
     from harness.diffusion.encoders import Encoder
-    from harness.diffusion.measures import Arm, attacked_figures
     from harness.execution.meter import Reading
 
     encoder = Encoder(lambda images: torch.eye(2), lambda a, b: 0.01, lambda a, b: 0.01)

