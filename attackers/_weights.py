@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from pydantic import Field
 
-from harness.diffusion import Batch, DiffusionAttacker, ConceptData, TextToImage
+from harness.diffusion import Batch, ConceptData, DiffusionAttacker, TextToImage
 
 
 class WeightAttacker(DiffusionAttacker):

@@ -1,7 +1,7 @@
 """Plugins: frozen, keyword-only, validated dataclasses whose one method is a generator.
 
 A plugin's fields are its hyper-parameters and its repr is the call that makes it. A defense's or attacker's generator
-yields the current loss once per optimisation step; the harness pulls (see `harness.execution.meter`).
+yields the current loss once per optimisation step; the harness pulls (see `harness.meter`).
 `harness.registry` finds plugins.
 """
 

@@ -16,16 +16,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, dataclass_transform
 
 from pydantic import BaseModel
 
-from harness import source
+from harness import meter, source
 from harness.importing import import_plugin
+from harness.metric import write_values
 from harness.plugin import PluginSpec
-
-if TYPE_CHECKING:
-    from harness.execution.meter import Reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,11 +139,9 @@ class Stage:
             yield from parent.ancestry()
         yield self
 
-    def pull(self, generator: Any, out: Path, steps: int | None = None, on_step: Any = None) -> Reading:
+    def pull(self, generator: Any, out: Path, steps: int | None = None, on_step: Any = None) -> meter.Reading:
         """Run the plugin's `generator` for `steps` steps, or to its end if None, and save its cost in `out`; see
-        `harness.execution.meter.pull`."""
-        from harness.execution import meter
-
+        `harness.meter.pull`."""
         assert self.plugin is not None
         reading = meter.pull(generator, f"{self.plugin.kind} {self.plugin.name}", steps, on_step)
         reading.save(out)
@@ -153,8 +149,6 @@ class Stage:
 
     def measure(self, model: Any, data: Any, out: Path) -> None:
         """Measure the metric that is the stage's plugin on `model` and write its values into `out`."""
-        from harness.metric import write_values
-
         assert self.plugin is not None
         write_values(self.plugin.build().measure(model, data), out)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from harness.diffusion import Concept, Subject, Targets, TextToImage
-from harness.execution.meter import PeakMemory
+from harness.meter import PeakMemory
 from tests.diffusion.helpers import noise
 from tests.diffusion.reference import CAPTIONS, plain_harm
 

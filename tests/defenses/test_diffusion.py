@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from defenses._merge import Merge
+from harness import meter
 from harness.diffusion import Batch, Concept, Targets, TextToImage
 from harness.errors import RunError, UsageError
-from harness.execution import meter
 from harness.registry import Catalogue
 from tests.diffusion.helpers import noise, subject
 from tests.diffusion.reference import CAPTIONS, targets

@@ -10,9 +10,9 @@ from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from torch.nn import functional
 
+from harness import meter
 from harness.diffusion import Concept, TextToImage, cross_attention
 from harness.errors import RunError
-from harness.execution import meter
 from tests.diffusion.helpers import SAMPLING, subject
 
 ATTACKERS = ["lora", "dreambooth", "dreambooth_lora", "textual_inversion", "custom_diffusion"]

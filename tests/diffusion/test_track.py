@@ -203,7 +203,7 @@ def test_a_reference_whose_likeness_is_near_zero_is_flagged() -> None:
     from harness.diffusion.measures import Arm, attacked_figures
 
     from harness.diffusion.encoders import Encoder
-    from harness.execution.meter import Reading
+    from harness.meter import Reading
 
     encoder = Encoder(lambda images: torch.eye(2), lambda a, b: 0.01, lambda a, b: 0.01)
 

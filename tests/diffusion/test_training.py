@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.multiprocessing import start_processes
 
-from harness.diffusion.small import training_loop
 from harness.diffusion.small.training_loop import Trainer, seconds, train
 
 
@@ -43,7 +42,7 @@ def _silent(text: str) -> None:
 @pytest.fixture(autouse=True)
 def fast_start(forkserver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that need not import torch."""
-    monkeypatch.setattr(training, "spawn", partial(start_processes, start_method="forkserver"))
+    monkeypatch.setattr(training_loop, "spawn", partial(start_processes, start_method="forkserver"))
 
 
 def test_a_run_that_was_cut_off_ends_as_one_that_was_not(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from harness.execution import meter
+from harness import meter
 from harness.probe.data import Split, load
 from harness.probe.metrics.convergence import excess_loss
 from harness.probe.model import Extractor, LinearProbe, losses

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from harness import meter
 from harness.errors import PluginError
-from harness.execution import meter
-from harness.execution.meter import Reading, pull
+from harness.meter import Reading, pull
 
 
 def forever(value=1.0):
