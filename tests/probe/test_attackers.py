@@ -52,10 +52,10 @@ def excess(attacker, data, steps, loss="squared"):
 )
 def test_gradient_descent_reaches_the_known_excess_losses(build, immunized, name, params, identity, immunized_):
     attacker = build("attacker", name, **params)
-    found = [float(value) for value in excess(attacker, immunized["identity"], 1000)[[10, 100, 1000]]]
-    assert found == pytest.approx(identity, rel=0.15)
-    found = [float(value) for value in excess(attacker, immunized["immunized"], 1000)[[10, 100, 1000]]]
-    assert found == pytest.approx(immunized_, rel=0.5)
+    values = [float(value) for value in excess(attacker, immunized["identity"], 1000)[[10, 100, 1000]]]
+    assert values == pytest.approx(identity, rel=0.15)
+    values = [float(value) for value in excess(attacker, immunized["immunized"], 1000)[[10, 100, 1000]]]
+    assert values == pytest.approx(immunized_, rel=0.5)
 
 
 def test_condition_number_stops_gradient_descent_but_not_stronger_attackers(build, immunized):
@@ -72,9 +72,9 @@ def test_condition_number_stops_gradient_descent_but_not_stronger_attackers(buil
 @pytest.mark.parametrize("loss", ["squared", "logistic"])
 def test_every_attacker_breaks_the_undefended_model_and_does_not_weaken(build, name, loss):
     data = load(DIGITS).train.harmful
-    found = excess(build("attacker", name), data, 60, loss)
-    assert float(found[60]) < 0.5
-    assert float(found[60]) <= float(found[30]) + 1e-6
+    values = excess(build("attacker", name), data, 60, loss)
+    assert float(values[60]) < 0.5
+    assert float(values[60]) <= float(values[30]) + 1e-6
 
 
 @pytest.mark.parametrize("name", ATTACKERS)
@@ -140,7 +140,7 @@ def test_logistic_optimum_agrees_with_a_plain_solver():
     x = torch.randn(60, 3, dtype=torch.float64, generator=generator)
     y = (x @ torch.tensor([1.0, -2, 0.5], dtype=torch.float64) + torch.randn(60, generator=generator) > 0).double()
     data = Split(x, y)
-    found = optimum(data, data, "logistic", "accuracy")
+    best = optimum(data, data, "logistic", "accuracy")
     expected = minimize(lambda w: float(losses(x @ torch.as_tensor(w), y, "logistic")), np.zeros(3), tol=1e-12)
-    assert found.best_loss == pytest.approx(expected.fun, rel=1e-8)
-    np.testing.assert_allclose(found.weights.numpy(), expected.x, rtol=1e-4)
+    assert best.best_loss == pytest.approx(expected.fun, rel=1e-8)
+    np.testing.assert_allclose(best.weights.numpy(), expected.x, rtol=1e-4)

@@ -29,8 +29,16 @@ def test_the_table_names_the_strongest_attacker_and_marks_lower_bounds():
     rows.append(row("rank_one", "seconds", 0.5))
     wide = table(pd.DataFrame(rows)).set_index("defense")
     assert wide.loc["whitening"].to_dict() == {
-        "RIR [95 %]": "315 [300, 330]", "best": "adam", "slow-down": "≥50", "score": "0.8", "s": ""
-    }  # fmt: skip
+        "RIR [95 %]": "315 [300, 330]",
+        "best": "adam",
+        "slow-down": "≥50",
+        "score": "0.8",
+        "s": "",
+    }
     assert wide.loc["rank_one"].to_dict() == {
-        "RIR [95 %]": "", "best": "gd", "slow-down": "1.5", "score": "1", "s": "0.5"
-    }  # fmt: skip
+        "RIR [95 %]": "",
+        "best": "gd",
+        "slow-down": "1.5",
+        "score": "1",
+        "s": "0.5",
+    }

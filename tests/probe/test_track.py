@@ -82,8 +82,12 @@ def test_a_plan_shares_what_it_can(tiny: Path):
     stages = pd.Series([type(job).__name__ for job in plan.jobs.values()]).value_counts()
     models = 1 + 2 + 2
     assert stages[["Immunize", "FindOptima", "Attack", "MeasureReleased", "MeasureAttacked"]].tolist() == [
-        models, models, models * 2 * 2, models * 3, models * 2 * 2
-    ]  # fmt: skip
+        models,
+        models,
+        models * 2 * 2,
+        models * 3,
+        models * 2 * 2,
+    ]
     seeds = {(cell.coordinates["defense"], cell.coordinates["seed"]) for cell in plan.cells}
     assert seeds == {("none", None), *((d, s) for d in ("random_init", "condition_number") for s in (1, 2))}
 
