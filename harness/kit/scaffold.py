@@ -118,13 +118,15 @@ class $cls(DiffusionDefense):
         optimiser = torch.optim.AdamW(model.unfreeze(list(model.weights(self.weights).values())), lr=self.lr)
         each = [subject.batches(subject.concept.prompted(), self.batch_size) for subject in targets]
         retained = targets.kept(self.batch_size)
-        for _ in range(self.steps):
-            loss = torch.stack([model.denoising_loss(next(batches)) for batches in each]).min()
-            optimiser.zero_grad()
-            (model.denoising_loss(next(retained)) - loss).backward()
-            optimiser.step()
-            yield loss.detach()
-        model.freeze()
+        try:
+            for _ in range(self.steps):
+                loss = torch.stack([model.denoising_loss(next(batches)) for batches in each]).min()
+                optimiser.zero_grad()
+                (model.denoising_loss(next(retained)) - loss).backward()
+                optimiser.step()
+                yield loss.detach()
+        finally:  # also if the harness stops it early
+            model.freeze()
 '''
 
 _PLUGINS = {
