@@ -24,10 +24,12 @@ class PluginName(DiffusionDefense):
         optimiser = torch.optim.AdamW(model.unfreeze(list(model.weights(self.weights).values())), lr=self.lr)
         batches = [data.batches(data.concept.prompted(), self.batch_size) for data in targets]
         retained = targets.kept(self.batch_size)
-        for _ in range(self.steps):
-            loss = torch.stack([model.denoising_loss(next(batch)) for batch in batches]).min()
-            optimiser.zero_grad()
-            (model.denoising_loss(next(retained)) - loss).backward()
-            optimiser.step()
-            yield loss.detach()
-        model.freeze()
+        try:
+            for _ in range(self.steps):
+                loss = torch.stack([model.denoising_loss(next(batch)) for batch in batches]).min()
+                optimiser.zero_grad()
+                (model.denoising_loss(next(retained)) - loss).backward()
+                optimiser.step()
+                yield loss.detach()
+        finally:  # also if the harness stops it early
+            model.freeze()
