@@ -101,7 +101,7 @@ class ReadPictures(PipelineStage, version=1):
         model = self.untouched()
         side = int(model.unet.config.sample_size * model.pipeline.vae_scale_factor)
         images = read_images(self.folder.path, side)
-        save_images(out, images, training=images)
+        save_images(out, images, training=images.copy())
 
 
 class DrawPictures(SamplingStage, version=1):
