@@ -105,7 +105,7 @@ def _grid_board(records: Records, grid: Grid, long: pd.DataFrame, cells: Cells |
     raised = flags.raise_flags(records, grid, cells, compared, long)
     long = long.assign(flags=pd.array(flags_of_rows(raised, long), "string"))
     if ranks is not None:
-        ranks = ranks.assign(flags=pd.array(flags_of_rows(raised, ranks), "string"))
+        ranks = ranks.assign(flags=pd.array(flags_of_rows(raised, ranks), "string")).reset_index(drop=True)
     known = [entry.name for entry in registry.all("track")]
     track = registry.track(grid.track) if grid.track in known else None
     readable = section.make(records, grid, long, cells, ranks, raised, track)

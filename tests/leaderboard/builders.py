@@ -1,5 +1,8 @@
 """Records built by hand, so that boards can be tested without a run."""
 
+import pickle
+
+from harness.leaderboard.submitted import Submitted
 from harness.metric import Quantity
 from harness.plugin import PluginSpec
 from harness.ranking import Ranking
@@ -23,16 +26,17 @@ QUANTITIES = [
 CONTROLS = ("ascent", "noise", "random_init")
 
 
-def spec(kind, name, call=None, **settings):
-    """A plugin that need not be installed; `ascent`, `noise` and `random_init` are controls."""
-    text = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+def spec(kind, label, call=None):
+    """A plugin that need not be installed, called as its row if a plugin can be; `CONTROLS` are controls. call: by
+    default without settings."""
+    name = label if label.isidentifier() else "plugin"
     return PluginSpec(
         kind=kind,
-        name="plugin",
-        params={"label": name, **settings},
+        name=name,
+        params={"label": label},
         source="0" * 64,
-        call=call or f"{name.title().replace('_', '')}({text})",
-        control=kind == "defense" and name in CONTROLS,
+        call=call or f"{name.title().replace('_', '')}()",
+        control=kind == "defense" and label in CONTROLS,
     )
 
 
@@ -56,21 +60,20 @@ def cells(values, tasks=("a", "b"), seeds=(1, 2, 3)):
     ]
 
 
-def build(rows, calls=None, members=None, older=False, tier="", tuning=None, **fields):
-    """Records of rows, with a suite that has what they name.
+def build(rows, calls=None, members=None, older=False, tier="", tuning=None, grids=None, **fields):
+    """Records of rows, with a suite that has what they name; labels are not checked, so that they may be hostile.
 
     calls: by defense or attacker, the call of its row. members: by task, what it is made of. fields: of every grid
-    (`ranking`, `quantities`, `changed`, …); a dictionary by grid's name is of that grid alone under `grids`.
+    (`ranking`, `quantities`, `changed`, …). grids: by name, fields of one grid alone.
     """
-    own = fields.pop("grids", {})
     frame = frame_of(rows)
-    grids = []
+    made = []
     for name in frame["grid"].unique():
         part = frame[frame["grid"] == name]
-        grids.append(_grid(name, part, calls or {}, members or {}, {**fields, **own.get(name, {})}))
+        made.append(_grid(name, part, calls or {}, members or {}, {**fields, **(grids or {}).get(name, {})}))
     suite = Suite(
         name=frame["suite"].iloc[0], version=int(frame["suite_version"].iloc[0]), title="A suite", description="",
-        grids=grids, tuning=tuning,
+        grids=made, tuning=tuning,
     )  # fmt: skip
     return Records(suite, frame, tier, older)
 
@@ -81,9 +84,22 @@ def _grid(name, part, calls, members, fields):
     tasks = list(part["task"].unique())
     seeds = sorted(int(seed) for seed in part["seed"].dropna().unique()) or [1]
     metrics = {label: spec("metric", label) for label in part["measured_by"].dropna().unique() if label != "cost"}
-    return Grid(**{
+    return Grid.model_construct(**{
         "name": name, "track": part["track"].iloc[0], "tasks": [{"name": task} for task in tasks], "protocol": {},
         "defenses": rows["defense"], "attackers": rows["attacker"], "metrics": metrics, "seeds": seeds,
         "reference": spec("defense", "none", calls.get("none")), "ranking": ASR,
         "members": {task: list(members.get(task, [task])) for task in tasks}, "quantities": QUANTITIES, **fields,
     })  # fmt: skip
+
+
+def save(records, path, published=None):
+    """Leave records in a file, where a run or a submitter leaves a submission; `read` reads it. published: a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suite = records.suite.model_copy(update={"published": published})
+    path.write_bytes(pickle.dumps(Records(suite, records.frame, records.tier, records.older)))
+
+
+def read(path):
+    """In place of `submitted.read`: the records of a file that `save` wrote, with the pictures beside it."""
+    records = pickle.loads(path.read_bytes())
+    return Submitted(records, {path.name: "computed somewhere"}, sorted(path.parent.glob("*.png")), [path])

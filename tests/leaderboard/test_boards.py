@@ -9,7 +9,7 @@ import pytest
 from harness.leaderboard import boards
 from harness.metric import Quantity
 from harness.ranking import Ranking
-from tests.leaderboard.builders import asr, build, cells, spec
+from tests.leaderboard.builders import asr, build, cells
 
 CALLS = {"mine": "Mine(lr=0.1)", "none": "Undefended()", "lora": "LoRA(rank=8)", "sgd": "SGD()"}
 
@@ -114,7 +114,7 @@ class Small(Track):
 
     name = "small_track"
     task_model = single_task_model = Task
-    metrics = ("plugin",)
+    metrics = ("asr",)
 
     def immunize(self, repetition, defense):
         raise NotImplementedError
@@ -156,10 +156,8 @@ def test_further_metrics_have_a_table_beside_the_tracks_own(track):
     rows = [row | {"track": "small_track"} for row in ranked_rows()]
     further = {"track": "small_track", "metric": "rank", "measured_by": "effective_rank", "step": None}
     rows += [asr("mine", None, "a", 1, 7.0) | further]
-    metrics = {"asr": spec("metric", "asr"), "effective_rank": spec("metric", "x")}
-    metrics["effective_rank"] = metrics["effective_rank"].model_copy(update={"name": "effective_rank"})
     quantities = [Quantity(name="rank", title="effective rank", description="of the features")]
-    made = boards.make(build(rows, metrics=metrics, quantities=quantities), plugins=[track])
+    made = boards.make(build(rows, quantities=quantities), plugins=[track])
     *_, (table, below) = made.grids[0].section.tables
     assert table.to_dict("records") == [{"defense": "mine", "effective rank harmful": "7"}]
     assert below == "Values of metric plugins beside the track's own."
