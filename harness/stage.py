@@ -93,9 +93,9 @@ class Stage:
             cls.track = track
         cls.version = version
         cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
-        module = sys.modules[cls.__module__]
-        is_own = cls.__module__.partition(".")[0] == "harness" or module.__spec__ is None
-        cls.code = None if is_own else source.digest(module.__spec__)
+        spec = sys.modules[cls.__module__].__spec__
+        is_own = cls.__module__.partition(".")[0] == "harness"
+        cls.code = None if is_own or spec is None else source.digest(spec)
         dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
 
     def run(self, folders: Folders, out: Path) -> None:
