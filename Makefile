@@ -13,10 +13,10 @@ test: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadgroup --ignore tests/benchmarks -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadgroup -p no:benchmark --ignore tests/benchmarks -m "not slow"
 
 test-slow: .venv/test
-	$(BIN)/pytest --ignore tests/benchmarks -m slow
+	$(BIN)/pytest -p no:benchmark --ignore tests/benchmarks -m slow
 
 bench: .venv/test
 	$(BIN)/pytest tests/benchmarks --benchmark-only

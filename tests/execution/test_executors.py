@@ -30,6 +30,8 @@ from harness.probe import ProbeDefense
 class Dies(ProbeDefense):
     """Takes its process with it (test)."""
 
+    deterministic = True
+
     def immunize(self, model, targets):
         yield 0.0
         os._exit(9)
@@ -37,6 +39,8 @@ class Dies(ProbeDefense):
 
 class DiesOnce(ProbeDefense):
     """Takes its process with it the first time (test)."""
+
+    deterministic = True
 
     mark: str = Field("", description="file that says it was the first time")
 
@@ -49,6 +53,8 @@ class DiesOnce(ProbeDefense):
 
 class Sleeps(ProbeDefense):
     """Does not end, and passes over errors (test)."""
+
+    deterministic = True
 
     def immunize(self, model, targets):
         while True:
