@@ -82,6 +82,15 @@ def test_an_honest_one_is_reproduced(honest):
     assert verification.submission == hashlib.sha256(honest.read_bytes()).hexdigest()
 
 
+def test_one_of_installed_plugins_alone_needs_no_plugin_file(tiny, tmp_path):
+    """The probe track, where each row of an attacker is measured for two roles."""
+    path = submitted(tiny, tmp_path, attackers=["adam"])
+    assert read_write.read(path).sources == []
+    report = check(path, plugins=())
+    assert report.problems == []
+    assert report.verification.tier == "reproduced"
+
+
 def test_cells_are_drawn_by_the_seed(honest):
     first, same, other = (check(honest, 3, seed=seed).lines for seed in (7, 7, 8))
     assert first == same
