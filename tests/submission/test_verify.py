@@ -24,6 +24,7 @@ from harness.submission.schema import InvalidSubmission
 from harness.suite import load
 from tests.submission.forge import (
     ATTACK,
+    BAD,
     ROOT,
     TWO_LAYER,
     content_of,
@@ -64,8 +65,6 @@ def install(tmp_path, monkeypatch):
     return install
 
 
-BAD = {"task": "1", "defense": "shrinking", "seed": 2, "measured_by": "sharpness"}
-"""A cell that a cheat would like to be better."""
 WHERE = "teachers · 1 · shrinking · 2 · sharpness"
 
 
