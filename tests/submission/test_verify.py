@@ -24,6 +24,7 @@ from harness.submission.schema import InvalidSubmission
 from harness.suite import load
 from tests.submission.forge import (
     ATTACK,
+    BAD,
     ROOT,
     TWO_LAYER,
     content_of,
@@ -64,8 +65,6 @@ def install(tmp_path, monkeypatch):
     return install
 
 
-BAD = {"task": "1", "defense": "shrinking", "seed": 2, "measured_by": "sharpness"}
-"""A cell that a cheat would like to be better."""
 WHERE = "teachers · 1 · shrinking · 2 · sharpness"
 
 
@@ -80,6 +79,15 @@ def test_an_honest_one_is_reproduced(honest):
     assert verification.exact == sum(len(cell["values"]) for cell in content["cells"]) - metered
     assert (verification.tolerance, verification.interval) == (0, 0)
     assert verification.submission == hashlib.sha256(honest.read_bytes()).hexdigest()
+
+
+def test_one_of_installed_plugins_alone_needs_no_plugin_file(tiny, tmp_path):
+    """The probe track, where each row of an attacker is measured for two roles."""
+    path = submitted(tiny, tmp_path, attackers=["adam"])
+    assert read_write.read(path).sources == []
+    report = check(path, plugins=())
+    assert report.problems == []
+    assert report.verification.tier == "reproduced"
 
 
 def test_cells_are_drawn_by_the_seed(honest):
