@@ -12,10 +12,10 @@ test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --benchmark-disable -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadgroup --ignore tests/benchmarks -m "not slow"
 
 test-slow: .venv/test
-	$(BIN)/pytest --benchmark-disable -m slow
+	$(BIN)/pytest --ignore tests/benchmarks -m slow
 
 bench: .venv/test
 	$(BIN)/pytest tests/benchmarks --benchmark-only

@@ -1,50 +1,49 @@
-"""The main job as one call: a suite in, records and a board out."""
+"""The harness from Python: `run` a suite, `release` a model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Unpack
 
 from harness.errors import UsageError, nearest
+from harness.selection import Options, Selection
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from harness.execution.scheduler import Progress
+    from harness.plan import Plan
+    from harness.store import Store
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gives. records: one row a measured figure. board: figures averaged, with intervals, long-form.
-    standings: ranks, worst cases and flags, a row a grid and defense. tables: the readable table of each track's own
-    figures. failed: reasons of the jobs that failed, by key. text: the readable board, as Markdown. out: the folder
-    with the files, None if none were wanted."""
+    """The outcome of a run.
+
+    records: one measured value a row, columns `harness.records.COLUMNS`. board: values averaged over tasks and seeds
+    with their intervals, long form. standings: ranks, worst cases and flags, a row for each grid and defense. tables:
+    the readable tables by grid. failed: why jobs failed, by key. text: the board as Markdown. out: the folder with all
+    of it as files; None if none was asked for.
+    """
 
     records: pd.DataFrame = field(repr=False)
     board: pd.DataFrame = field(repr=False)
     standings: pd.DataFrame = field(repr=False)
     tables: dict[str, pd.DataFrame] = field(repr=False)
-    failed: dict[str, str]
+    failed: Mapping[str, str]
     text: str = field(repr=False)
     out: Path | None = None
 
     def _repr_html_(self) -> str:
-        """The readable tables, in a notebook."""
+        """The readable tables, for a notebook."""
         return "".join(f"<h3>{name}</h3>{table.to_html(index=False)}" for name, table in self.tables.items())
 
 
 def run(
     suite: str,
     *,
-    grids: Sequence[str] = (),
-    defenses: Sequence[str] = (),
-    attackers: Sequence[str] = (),
-    seeds: int | None = None,
-    settings: Sequence[str] = (),
-    plugins: Sequence[str | Path] = (),
-    base: str | None = None,
     out: str | Path | None = None,
     store: str | Path | None = None,
     workers: int | None = None,
@@ -53,60 +52,51 @@ def run(
     timeout: float | None = None,
     keep: bool = False,
     progress: Progress | None = None,
+    **selection: Unpack[Options],
 ) -> Result:
-    """Run a suite, by name or YAML file, and make its leaderboard.
+    """Run a suite and make its leaderboard. Jobs that the store has are not run again.
 
-    grids: only these. defenses, attackers: only these rows (a plugin that is no row is added with its defaults).
-    seeds: how many. settings: `"attackers.adam.lr=0.01"` and the like. plugins: plugin files. base: one of the suite's
-    other base models. out: folder for the records and boards. store: folder of artifacts (default
-    `$IMMUNEBENCH_STORE`, else the user's cache). keep: also keep the immunized weights. progress: is told how the run
-    goes.
+    suite: a suite's name or the path of a YAML file. out: folder for the submission and the board. store: folder of
+    artifacts (default: `$IMMUNEBENCH_STORE`, else the user's cache). workers: local processes (default: one for each
+    GPU, else one for each core; 1 runs the jobs in this process). cluster: instead of local workers the address of a
+    Dask scheduler, or `local:N`. gpu: require a GPU for GPU jobs. timeout: seconds for each job. keep: keep released
+    models in the store. progress: gets callbacks. selection: which part of the suite to run, and with which changes;
+    the fields of `Selection`.
 
-    workers: local processes (default one a GPU, else one a core; 1 runs here). cluster: instead, the address of a Dask
-    scheduler, or `local:N`. gpu: what a GPU speeds up runs on one or not at all. timeout: seconds for a job.
-
-    Raises `UsageError` before anything is computed, `RunError` if the store gives out. Failed cells do not raise:
-    they are holes in the board, with their reasons in `failed`.
+    Raises `UsageError` before anything is computed, and `RunError` if the store or the cluster fails. A failed cell
+    raises nothing: it is in the records with its reason.
     """
-    from harness import leaderboard, records
-    from harness.execution import executors
-    from harness.execution import scheduler as runner
-    from harness.execution.dask_cluster import Cluster
+    from harness.execution import executors, scheduler
     from harness.plan import make
     from harness.store import Store
-    from harness.submission import pack as packing
-    from harness.submission import read_write as submission
+    from harness.submission import pack
     from harness.suite import load
 
-    asked = load(
-        suite,
-        grids=grids,
-        defenses=defenses,
-        attackers=attackers,
-        seeds=seeds,
-        settings=settings,
-        plugins=plugins,
-        base=base,
-    )
-    plan = make(asked)
+    plan = make(load(suite, Selection.of(**selection)))
     artifacts = Store(store)
-    if cluster and workers:
-        raise UsageError("either --workers, of this machine, or --cluster, which has its own")
-    progress = progress or runner.Progress()
-    executor = Cluster(cluster, gpu, progress.say) if cluster else executors.local(workers, gpu)
-    folder = Path(out) if out is not None else None
-    opening = packing.opening(plan, artifacts) if folder else {}
-    failed = runner.run(plan, artifacts, executor, progress, keep, timeout)
-    figures = records.collect(plan, artifacts, failed)
-    published = leaderboard.read_published(asked.published) if asked.published else None
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        records.copy_pictures(plan, artifacts, failed, folder)
-        made = leaderboard.write(figures, folder, published, asked.plugins)
-        submission.write(packing.pack(plan, artifacts, failed, opening), folder / packing.RUN)
-    else:
-        made = leaderboard.make(figures, published, plugins=asked.plugins)
-    return Result(figures, made.board, made.standings, made.tables, failed, made.markdown(), folder)
+    progress = progress or scheduler.Progress()
+    executor = executors.choose(workers, cluster, gpu, progress.say)
+    opening = pack.opening(plan, artifacts)
+    failed = scheduler.run(plan, artifacts, executor, progress, keep, timeout)
+    return _report(plan, artifacts, failed, opening, None if out is None else Path(out))
+
+
+def _report(
+    plan: Plan, store: Store, failed: Mapping[str, str], opening: Mapping[str, Any], out: Path | None
+) -> Result:
+    """The run's submission, and the records and the board that derive from it."""
+    from harness.leaderboard import boards, published
+    from harness.submission import pack, read_write
+
+    submission = pack.pack(plan, store, failed, opening)
+    records = submission.records()
+    board = boards.make(records, published.of_suite(plan.suite), plan.suite.plugins)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        read_write.write(submission, out / pack.RUN)
+        pack.copy_pictures(plan, store, failed, out)
+        boards.write(board, out, [out / name for name, _ in submission.pictures()])
+    return Result(records.frame, board.long, board.standings, board.tables, failed, board.markdown(), out)
 
 
 def release(
@@ -115,33 +105,37 @@ def release(
     out: str | Path,
     *,
     task: str | None = None,
-    seed: int = 1,
-    settings: Sequence[str] = (),
-    plugins: Sequence[str | Path] = (),
-    base: str | None = None,
+    seed: int | None = None,
     store: str | Path | None = None,
+    **selection: Unpack[Options],
 ) -> None:
-    """Save the model that a defense of a suite releases as its ecosystem does (a text-to-image model: a pipeline
-    folder for diffusers) into the folder `out`; it is immunized now if the store has it no more.
+    """Save a released model of a suite in its ecosystem's format: a text-to-image model as a pipeline folder for
+    diffusers. The model is made first if the store lacks it.
 
-    task: of the suite's tasks, by default the first. seed: of the defense; one that draws nothing has one model for
-    all. Raises `UsageError` if there is none such, or its track saves no models.
+    suite: as for `run`. defense: the row's label, or another plugin's name. out: the folder to write. task: its label
+    (default: the suite's first task). seed: one of the suite's (default: its first). store, selection: as for `run`.
+    Raises `UsageError` if there is no such task or seed, or if the track saves no models.
     """
-    from harness.execution.scheduler import ensure
-    from harness.plan import make
+    from harness.execution.worker import ensure
+    from harness.plan import repetitions
+    from harness.registry import installed
     from harness.store import Store
     from harness.suite import load
 
-    plan = make(load(suite, defenses=[defense], settings=settings, plugins=plugins, base=base))
-    cells = [cell for cell in plan.cells if cell.coordinates.get("attacker") is None]
-    tasks = list(dict.fromkeys(cell.coordinates["task"] for cell in cells))
-    if (task or tasks[0]) not in tasks:
-        raise UsageError(f"suite '{plan.suite.name}' has no task '{task}'; {nearest(str(task), tasks)}")
-    of_task = [cell for cell in cells if cell.coordinates["task"] == (task or tasks[0])]
-    found = [cell for cell in of_task if cell.coordinates.get("seed") in (None, seed)]
-    if not found:
-        seeds = sorted({cell.coordinates["seed"] for cell in of_task})
-        raise UsageError(f"suite '{plan.suite.name}' has no seed {seed}; there are: {', '.join(map(str, seeds))}")
-    artifacts = Store(store)
-    track = plan.suite.tracks[found[0].coordinates["track"]]
-    track.release(found[0].job, lambda job: ensure(job, artifacts, plan.suite.plugins), Path(out))
+    asked = load(suite, Selection.of(**{**selection, "defenses": [defense]}))
+    registry = installed().with_files(asked.plugins)
+    tracks = {grid.name: registry.track(grid.track) for grid in asked.grids}
+    models = [(grid, repetition) for grid in asked.grids for repetition in repetitions(grid, tracks[grid.name])]
+    tasks = list(dict.fromkeys(repetition.task.label for _, repetition in models))
+    task = task or tasks[0]
+    if task not in tasks:
+        raise UsageError(f"suite '{asked.name}' has no task '{task}'; {nearest(task, tasks)}")
+    seeds = {
+        repetition.seed: (grid, repetition) for grid, repetition in reversed(models) if repetition.task.label == task
+    }
+    seed = seed or min(seeds)
+    if seed not in seeds:
+        raise UsageError(f"suite '{asked.name}' has no seed {seed}; there are: {', '.join(map(str, sorted(seeds)))}")
+    grid, repetition = seeds[seed]
+    model = tracks[grid.name].immunize(repetition, grid.defenses[defense])
+    tracks[grid.name].save_model(model, ensure(model, Store(store)), Path(out))

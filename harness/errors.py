@@ -1,4 +1,4 @@
-"""What can go wrong, in one line: what, where, what to do."""
+"""Errors: one line each, with what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class ImmuneBenchError(Exception):
-    """Base of every error a user sees as one line; `exit_code` is the command's."""
+    """Base of the errors that the command prints as one line. exit_code: the command's."""
 
     exit_code = 1
 
@@ -22,11 +22,11 @@ class UsageError(ImmuneBenchError):
 
 
 class RunError(ImmuneBenchError):
-    """A run could not go on or has holes; what was computed is kept. Exit code 1."""
+    """A run or a job failed; finished jobs are kept. Exit code 1."""
 
 
 class PluginError(RunError):
-    """A plugin broke its contract (NaN loss, ended early, yields nothing); its cell becomes a hole."""
+    """A plugin broke its contract (NaN loss, ended early, yielded nothing); its cells fail."""
 
 
 def nearest(word: str, choices: list[str]) -> str:

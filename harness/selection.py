@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,8 +22,9 @@ class Selection(BaseModel):
     defenses: tuple[str, ...] = Field((), description="Run this defense row only; another plugin's name adds a row.")
     attackers: tuple[str, ...] = Field((), description="Run this attacker row only; another plugin's name adds a row.")
     seeds: int | None = Field(None, ge=1, description="Use seeds 1 … N instead of the suite's.")
-    settings: tuple[str, ...] = Field((), description="Change a row: defenses.LABEL.FIELD=VALUE, attackers.… or "
-                                      "metrics.…")  # fmt: skip
+    settings: tuple[str, ...] = Field(
+        (), description="Change a row: defenses.LABEL.FIELD=VALUE, attackers.… or metrics.…"
+    )
     plugins: tuple[Path, ...] = Field((), description="Add the plugins of a Python file.")
     base: str | None = Field(None, description="Use another of the suite's base models, e.g. v1-4.")
 
@@ -48,10 +50,25 @@ class Selection(BaseModel):
         return changes
 
 
+class Options(TypedDict, total=False):
+    """The fields of a `Selection` as keyword arguments."""
+
+    grids: Sequence[str]
+    defenses: Sequence[str]
+    attackers: Sequence[str]
+    seeds: int | None
+    settings: Sequence[str]
+    plugins: Sequence[str | Path]
+    base: str | None
+
+
 def _setting(text: str) -> tuple[str, str, str, Any]:
     path, equals, value = text.partition("=")
     parts = path.split(".")
     kind = parts[0].removesuffix("s")
     if not equals or len(parts) < 3 or kind not in KINDS:
         raise UsageError(f"--set {text}: write defenses.LABEL.FIELD=VALUE, attackers.… or metrics.…")
-    return kind, ".".join(parts[1:-1]), parts[-1], yaml.safe_load(value)
+    try:
+        return kind, ".".join(parts[1:-1]), parts[-1], yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {text}: {value!r} is no YAML value") from None

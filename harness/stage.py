@@ -13,17 +13,17 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, dataclass_transform
 
 from pydantic import BaseModel
 
-from harness.plugin import PluginSpec, import_plugin
-
-if TYPE_CHECKING:
-    from harness.execution.meter import Reading
+from harness import meter, source
+from harness.importing import import_plugin
+from harness.metric import write_values
+from harness.plugin import PluginSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Stage:
             def run(self, folders: Folders, out: Path) -> None: ...
 
     Fields hold JSON values, pydantic models, plugins, `Located` files and stages. Raise the version whenever `run`
-    computes something else: it is part of the key, and the code of the harness is not.
+    computes something else: it is part of the key, and the code of the harness is not. The key of a stage outside the
+    harness covers its code, by the rule for plugins (see `harness.source`).
     """
 
     track: ClassVar[str]
@@ -111,7 +112,7 @@ class Stage:
     def identity(self) -> dict[str, Any]:
         """Everything the artifact depends on, as JSON values; parents by their keys."""
         fields = {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-        return {"track": self.track, "stage": self.name, "version": self.version, **fields}
+        return {"track": self.track, "stage": self.name, "version": self.version, "code": _code(type(self)), **fields}
 
     @cached_property
     def parents(self) -> tuple[Stage, ...]:
@@ -138,15 +139,18 @@ class Stage:
             yield from parent.ancestry()
         yield self
 
-    def pull(self, generator: Any, out: Path, steps: int | None = None, on_step: Any = None) -> Reading:
+    def pull(self, generator: Any, out: Path, steps: int | None = None, on_step: Any = None) -> meter.Reading:
         """Run the plugin's `generator` for `steps` steps, or to its end if None, and save its cost in `out`; see
-        `harness.execution.meter.pull`."""
-        from harness.execution import meter
-
+        `harness.meter.pull`."""
         assert self.plugin is not None
         reading = meter.pull(generator, f"{self.plugin.kind} {self.plugin.name}", steps, on_step)
         reading.save(out)
         return reading
+
+    def measure(self, model: Any, data: Any, out: Path) -> None:
+        """Measure the metric that is the stage's plugin on `model` and write its values into `out`."""
+        assert self.plugin is not None
+        write_values(self.plugin.build().measure(model, data), out)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by module, file and fields, so that a worker finds classes that came in a plugin file."""
@@ -169,6 +173,14 @@ class _Module:
 def _restore(module: ModuleType, name: str, fields: Mapping[str, Any]) -> Stage:
     stage: Stage = getattr(module, name)(**fields)
     return stage
+
+
+@cache
+def _code(stage: type[Stage]) -> str | None:
+    """Digest of the code of a stage outside the harness; None for one of the harness, which has its version."""
+    module = stage.__module__
+    spec = sys.modules[module].__spec__
+    return None if spec is None or module.partition(".")[0] == "harness" else source.digest(spec)
 
 
 def _stages(value: Any) -> Iterator[Stage]:

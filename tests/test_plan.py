@@ -7,28 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.plan import Job, ancestry, digest, make, seed_of
-from harness.plugin import PluginSpec
+from harness.plan import ancestry, digest, make, seed_of
 from harness.store import Store
 from harness.suite import load
-from tests.test_suite import change
-
-
-def spec(**changes):
-    fields = {
-        "kind": "attacker",
-        "name": "adam",
-        "params": {"lr": 0.01},
-        "source": "0" * 64,
-        "module": "attackers.adam",
-        "attribute": "Adam",
-    }
-    return PluginSpec(**fields | changes)
-
-
-def job(**changes):
-    fields = {"track": "probe", "stage": "attack", "version": 1, "inputs": {"steps": 10, "data": "é"}, "plugin": spec()}
-    return Job(**fields | {"seed": 7} | changes)
+from tests.helpers import change, job, spec
 
 
 def test_keys_are_pinned():
@@ -69,11 +51,11 @@ def test_all_that_matters_changes_the_key(changes):
         {"inputs": {"data": "é", "steps": 10}},
     ],
 )
-def test_nothing_else_does(changes):
+def test_source_order_and_runtime_settings_change_no_key(changes):
     assert job(**changes).key == job().key
 
 
-def test_what_is_no_json_is_no_input():
+def test_inputs_that_json_cannot_hold_are_refused():
     with pytest.raises(ValueError, match="not JSON compliant"):
         job(inputs={"x": float("nan")}).key  # noqa: B018 (a property, which raises)
 
@@ -135,7 +117,7 @@ def test_cells_share_what_they_can(tiny: Path):
         seen.add(key)
 
 
-def test_keys_do_not_depend_on_rows_beside(tiny: Path):
+def test_keys_do_not_depend_on_other_rows(tiny: Path):
     def keys(suite):
         cells = make(suite).cells
         return {json.dumps({**cell.coordinates, "suite": ""}, sort_keys=True): cell.job.key for cell in cells}
@@ -150,7 +132,7 @@ def test_keys_do_not_depend_on_rows_beside(tiny: Path):
     assert {cell.coordinates["defense"] for cell in alone.cells} == {"random_init"}
 
 
-def test_only_what_is_wanted_is_missing(tiny: Path):
+def test_missing_jobs_are_those_without_an_artifact_that_a_cell_needs(tiny: Path):
     made = make(load(str(tiny)))
     store = Store()
     assert len(made.missing(store)) == len(made.jobs)

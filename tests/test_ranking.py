@@ -18,7 +18,7 @@ def judged(*rows, attacked=True):
     return [mark.get("judged") for mark in RATE.marks(rows, attacked)]
 
 
-def test_the_last_step_of_the_whole_task_judges():
+def test_defenses_are_ranked_at_the_last_step():
     rows = [figure(step=10), figure(), figure(concept="marvo"), figure(role="benign"), figure(metric="msgr")]
     assert judged(*rows) == [None, "lower", None, None, None]
 
@@ -30,7 +30,7 @@ def test_before_an_attack_only_what_is_to_be_kept_is_judged():
     assert judged(figure(role="kept")) == [None]
 
 
-def test_a_failed_cell_judges_if_its_figure_would_have():
+def test_a_failed_cell_ranks_if_its_value_would_have():
     assert RATE.missing({"attacker": "lora"}, True)["judged"] == "lower"
     assert RATE.missing({"attacker": "lora", "role": "harmful"}, True)["judged"] == "lower"
     assert not RATE.missing({"attacker": "lora", "role": "benign"}, True)

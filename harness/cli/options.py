@@ -1,19 +1,67 @@
-"""Arguments and options that several commands share."""
+"""Arguments and options that several commands share, and the selection options, made from `Selection`."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
+from harness.selection import Selection
+
 SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name, or a YAML file.")]
-Grids = Annotated[list[str], typer.Option("--grid", help="Only this grid of the suite. Repeatable.")]
-Defenses = Annotated[list[str], typer.Option("--defense", help="Only this row, or a further plugin. Repeatable.")]
-Attackers = Annotated[list[str], typer.Option("--attacker", help="Only this row, or a further plugin. Repeatable.")]
-Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="Seeds 1 … N instead of the suite's.")]
-Settings = Annotated[list[str], typer.Option("--set", help="attackers.LABEL.FIELD=VALUE or defenses.… Repeatable.")]
-Plugins = Annotated[list[Path], typer.Option("--plugin", help="A file with plugins of your own. Repeatable.")]
-Base = Annotated[str | None, typer.Option("--base", help="One of the suite's other base models, e.g. v1-4.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Local processes; one a GPU, else one a core by default.")]
-Suites = Annotated[list[str], typer.Argument(metavar="[SUITE]...", help="Of these suites only; by default all.")]
+Suites = Annotated[list[str], typer.Argument(metavar="[SUITE]...", help="Only these suites' artifacts (default: all).")]
+Plugins = Annotated[list[Path], typer.Option("--plugin", help="Add the plugins of a Python file. Repeatable.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Local processes (default: one for each GPU, else core).")]
+Timeout = Annotated[float | None, typer.Option(min=1, help="Seconds after which a job fails.")]
+
+FLAGS = {
+    "grids": "--grid",
+    "defenses": "--defense",
+    "attackers": "--attacker",
+    "seeds": "--seeds",
+    "settings": "--set",
+    "plugins": "--plugin",
+    "base": "--base",
+}
+"""The option for each field of `Selection`."""
+
+
+def selection_options(*fields: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of a `Selection`, which it gets as its argument `selection`.
+
+    fields: the fields of `Selection` that have an option; by default all.
+    """
+    options = [_option(name) for name in fields or FLAGS]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def with_selection(**arguments: Any) -> None:
+            chosen = {option.name: arguments.pop(option.name) for option in options}
+            command(**arguments, selection=Selection.of(**chosen))
+
+        signature = inspect.signature(command, eval_str=True)
+        own = [parameter for name, parameter in signature.parameters.items() if name != "selection"]
+        keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+        parameters = [*keywords, *options]
+        # typer reads both
+        with_selection.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        with_selection.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return with_selection
+
+    return decorate
+
+
+def _option(name: str) -> inspect.Parameter:
+    """The option for a field of `Selection`, as a parameter that typer reads."""
+    info = Selection.model_fields[name]
+    repeatable = get_origin(info.annotation) is tuple
+    kind = list[get_args(info.annotation)[0]] if repeatable else info.annotation  # type: ignore[misc]
+    lowest = next((limit.ge for limit in info.metadata if hasattr(limit, "ge")), None)
+    text = f"{info.description}{' Repeatable.' if repeatable else ''}"
+    option = typer.Option(FLAGS[name], min=lowest, help=text)
+    default = [] if repeatable else None
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])

@@ -1,5 +1,6 @@
-"""The reference part of the documentation, as Markdown: a page for each plugin, metric and suite that can be found, the
-suite file's schema, and the public names. It is made of what these say of themselves, so it cannot fall behind them."""
+"""The reference part of the documentation, as Markdown: a page for each plugin, track and suite, the suite file's
+schema, flags, run costs and the public names. It is generated from docstrings and fields, so it is never out of
+date."""
 
 from __future__ import annotations
 
@@ -17,18 +18,20 @@ from pydantic_core import PydanticUndefined
 from tabulate import tabulate
 
 from harness import suite as suites
+from harness.costs import COSTS
 from harness.errors import RunError, UsageError
 from harness.leaderboard.flags import FLAGS
-from harness.plugin import KINDS, Metric, Plugin, Track
-from harness.registry import Catalogue, Entry
-from harness.source import module_path
+from harness.metric import Quantity
+from harness.plugin import KINDS, Plugin
+from harness.registry import Entry, installed
+from harness.track import Track
 
 PUBLIC = ("harness", "harness.probe", "harness.diffusion", "harness.kit")
-"""The packages whose names are the public face."""
+"""The packages whose names plugins and notebooks may use."""
 
 
-class Described(NamedTuple):
-    """A field: its name, type, default (empty: it must be given), bounds and description, as people read them."""
+class FieldText(NamedTuple):
+    """A field as text. default: empty if the field is required."""
 
     name: str
     type: str
@@ -37,24 +40,21 @@ class Described(NamedTuple):
     description: str
 
 
-def fields(of: type[Plugin] | type[BaseModel]) -> list[Described]:
+def fields(model: type[Plugin] | type[BaseModel]) -> list[FieldText]:
     """The fields of a plugin or of a part of a suite file."""
-    found = of.__pydantic_fields__
-    return [Described(name, _type(info), _default(info), _bounds(info), info.description or "")
-            for name, info in found.items()]  # fmt: skip
+    return [
+        FieldText(name, _type_name(info.annotation), _default(info), _bounds(info), info.description or "")
+        for name, info in model.__pydantic_fields__.items()
+    ]
 
 
-def _type(info: FieldInfo) -> str:
-    return _name(info.annotation)
-
-
-def _name(annotation: Any) -> str:
+def _type_name(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
-        return " | ".join(repr(of) for of in arguments)
+        return " | ".join(repr(argument) for argument in arguments)
     if origin is Annotated:
-        return _name(arguments[0])
-    inner = [_name(of) for of in arguments if of is not ...]
+        return _type_name(arguments[0])
+    inner = [_type_name(argument) for argument in arguments if argument is not ...]
     if origin in (Union, UnionType):
         return " | ".join(inner)
     name = "None" if annotation is NoneType else getattr(origin or annotation, "__name__", str(annotation))
@@ -69,55 +69,60 @@ def _default(info: FieldInfo) -> str:
 
 def _bounds(info: FieldInfo) -> str:
     signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤", "min_length": "at least", "max_length": "at most"}
-    return ", ".join(f"{sign} {getattr(limit, side)}" for limit in info.metadata for side, sign in signs.items()
-                     if getattr(limit, side, None) is not None)  # fmt: skip
+    limits = [(limit, side) for limit in info.metadata for side in signs if getattr(limit, side, None) is not None]
+    return ", ".join(f"{signs[side]} {getattr(limit, side)}" for limit, side in limits)
 
 
-def described(metric: Metric, track: str = "") -> dict[str, str]:
-    """What a metric is, in paragraphs by title; track: whose own it is."""
-    wanted = {"higher": "A defender wants it high. ", "lower": "A defender wants it low. ", "": ""}[metric.better]
-    how = "as logarithms, so geometrically" if metric.scale == "log" else "as they are"
-    unit = f" Unit: {metric.unit}." if metric.unit else ""
-    told = {
-        metric.title: metric.description + ".",
-        "Averages": f"{wanted}Figures are averaged {how}.{unit}",
-        "Formula": metric.formula,
-        "Policy and split": metric.policy,
-        "What it cannot tell": metric.limits,
-        "Track": track,
+def describe_quantity(quantity: Quantity) -> dict[str, str]:
+    """What a quantity is: paragraphs by title."""
+    better = {"higher": "Higher is better for the defender. ", "lower": "Lower is better for the defender. ", "": ""}
+    mean = "geometric" if quantity.scale == "log" else "arithmetic"
+    unit = f" Unit: {quantity.unit}." if quantity.unit else ""
+    paragraphs = {
+        quantity.title: f"`{quantity.name}`, {quantity.description}.",
+        "Reading": f"{better[quantity.better]}Averages are {mean} means.{unit}",
+        "Formula": quantity.formula,
+        "Variant and split": quantity.variant,
+        "Limits": quantity.limits,
     }
-    return {title: text for title, text in told.items() if text}
+    return {title: text for title, text in paragraphs.items() if text}
 
 
 def pages(plugins: Sequence[str | Path] = ()) -> dict[str, str]:
-    """The reference's pages by path. plugins: files with further ones."""
-    catalogue = Catalogue(plugins)
-    made = {f"{kind}s/{entry.name}.md": _plugin(entry) for kind in KINDS for entry in catalogue.all(kind)}
-    tracks = [entry.load()() for entry in catalogue.all("track")]
-    for track in tracks:
-        made[f"tracks/{track.name}.md"] = _track(track)
-        for metric in track.metrics:
-            paragraphs = _paragraphs(described(metric, track.name))
-            made[f"metrics/{track.name}/{metric.name}.md"] = "\n\n".join([f"# {metric.name}", *paragraphs]) + "\n"
-    for entry in catalogue.all("suite"):
-        made[f"suites/{entry.name}.md"] = _suite(entry)
-    made["suite_file.md"] = _schema()
-    made["flags.md"] = _flags()
-    made["python.md"] = _python()
-    return made
+    """The pages of the reference by path. plugins: plugin files beside what is installed."""
+    registry = installed().with_files(plugins)
+    texts = {f"{kind}s/{entry.name}.md": _plugin(entry) for kind in KINDS for entry in registry.all(kind)}
+    for entry in registry.all("track"):
+        texts[f"tracks/{entry.name}.md"] = _track(entry.load()())
+    for entry in registry.all("suite"):
+        texts[f"suites/{entry.name}.md"] = _suite(entry)
+    return {
+        **texts,
+        "suite_file.md": _schema(),
+        "flags.md": _flags(),
+        "run_costs.md": _run_costs(),
+        "python.md": _python(),
+    }
+
+
+def _sources() -> Path:
+    """The folder of the pages written by hand: `docs` in a checkout, `documentation` in the installed package."""
+    package = Path(__file__).parents[1]
+    checkout = package.parent / "docs"
+    return checkout if (checkout / "mkdocs.yml").is_file() else package / "documentation"
 
 
 def build(out: Path, plugins: Sequence[str | Path] = ()) -> None:
-    """Build the whole documentation as HTML into the folder `out`; raises `UsageError` if its builder is not installed,
-    `RunError` if there is anything to warn of."""
+    """Build the documentation as HTML into the folder `out`; raises `UsageError` if mkdocs is not installed and
+    `RunError` for any warning. plugins: plugin files that get pages too."""
     try:
         from mkdocs.commands.build import build as build_site
         from mkdocs.config import load_config
         from mkdocs.exceptions import Abort
     except ImportError:
-        raise UsageError("the documentation is built by mkdocs-material: pip install 'immunebench[docs]'") from None
+        raise UsageError("the documentation needs mkdocs-material: pip install 'immunebench[docs]'") from None
     extra = {"plugins": [str(Path(file).resolve()) for file in plugins]}
-    config = load_config(str(module_path("docs").parent / "mkdocs.yml"), site_dir=str(out.resolve()), extra=extra)
+    config = load_config(str(_sources() / "mkdocs.yml"), site_dir=str(out.resolve()), extra=extra)
     try:
         build_site(config)
     except Abort as error:
@@ -129,78 +134,96 @@ def _plugin(entry: Entry) -> str:
     parts = [f"# {entry.name}", f"{entry.kind.capitalize()} of track `{cls.track}`, from `{_origin(entry)}`."]
     parts.append(_docstring(cls))
     if entry.kind == "metric":
-        parts += _paragraphs(described(cls.about))
+        parts.append(f"Measured on the {cls.measures} model.")
+        parts += [paragraph for quantity in cls.quantities for paragraph in _paragraphs(quantity)]
     if module := inspect.getmodule(cls):
         parts.append(_docstring(module))
     if rows := fields(cls):
-        parts += ["## Fields", _table([of._asdict() for of in rows])]
+        parts += ["## Fields", _table([field._asdict() for field in rows])]
     if cls.presets:
-        told = [{"preset": name, "fields": ", ".join(f"{key}={of!r}" for key, of in values.items())}
-                for name, values in cls.presets.items()]  # fmt: skip
-        parts += ["## Presets", _table(told)]
+        presets = [
+            {"preset": name, "fields": ", ".join(f"{key}={value!r}" for key, value in values.items())}
+            for name, values in cls.presets.items()
+        ]
+        parts += ["## Presets", _table(presets)]
     if cls.deterministic:
-        parts.append("It draws no random numbers: one figure stands for all seeds.")
+        parts.append("Draws no random numbers: one value stands for all seeds.")
     return "\n\n".join(parts) + "\n"
 
 
 def _origin(entry: Entry) -> str:
-    """Where it comes from, without this machine's paths."""
+    """Where a plugin comes from, without paths of this machine."""
     return f"{Path(entry.file).name}:{entry.attribute}" if entry.file else entry.origin
 
 
 def _track(track: Track) -> str:
-    rows = [{"metric": f"[{metric.name}](../metrics/{track.name}/{metric.name}.md)", "is": metric.description}
-            for metric in track.metrics]  # fmt: skip
-    parts = [f"# {track.name}", _docstring(type(track)), "## Metrics", _table(rows)]
+    metrics = ", ".join(f"[{name}](../metrics/{name}.md)" for name in track.metrics)
+    parts = [f"# {track.name}", _docstring(type(track))]
+    parts += [f"Metrics of every grid: {metrics}."] if metrics else []
     for title, model in {"Tasks": track.task_model, "Protocol": track.protocol_model}.items():
-        for of in _nested(model):
-            heading = title if of is model else f"{title}: {of.__name__}"
-            parts += [f"## {heading}", _docstring(of), _table([field._asdict() for field in fields(of)])]
+        for part in _nested(model):
+            heading = title if part is model else f"{title}: {part.__name__}"
+            parts += [f"## {heading}", *_model(part)]
     return "\n\n".join(parts) + "\n"
+
+
+def _model(model: type[BaseModel]) -> list[str]:
+    return [_docstring(model), _table([field._asdict() for field in fields(model)])]
 
 
 def _nested(model: type[BaseModel]) -> list[type[BaseModel]]:
     """A part of a suite file and the parts within it, each once."""
-    found = [model]
+    models = [model]
     for info in model.model_fields.values():
-        for of in (info.annotation, *get_args(info.annotation)):
-            if isinstance(of, type) and issubclass(of, BaseModel):
-                found += _nested(of)
-    return list(dict.fromkeys(found))
+        for part in (info.annotation, *get_args(info.annotation)):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                models += _nested(part)
+    return list(dict.fromkeys(models))
 
 
 def _schema() -> str:
     parts = [
         "# Suite files",
-        f"A suite is a YAML file of format {suites.FORMAT}, made of these parts. `tasks` and `protocol` are a "
-        "track's own: see its page.",
+        f"A suite is a YAML file of format {suites.FORMAT}, made of these parts. The track defines `tasks` and "
+        "`protocol`: see its page.",
     ]
-    for of in _nested(suites.SuiteFile):
-        parts += [f"## {of.__name__}", _docstring(of), _table([field._asdict() for field in fields(of)])]
+    for model in _nested(suites.SuiteFile):
+        parts += [f"## {model.__name__}", *_model(model)]
     return "\n\n".join(parts) + "\n"
 
 
 def _flags() -> str:
-    rows = [{"flag": f"`{flag.name}`", "means": flag.meaning, "so": flag.todo} for flag in FLAGS.values()]
-    return "\n\n".join(["# Flags", "What a board raises of itself, by row.", _table(rows)]) + "\n"
+    rows = [{"flag": f"`{flag.name}`", "meaning": flag.meaning, "what to do": flag.advice} for flag in FLAGS.values()]
+    return "\n\n".join(["# Flags", "Warnings that a board gives about its rows.", _table(rows)]) + "\n"
+
+
+def _run_costs() -> str:
+    paragraphs = [paragraph for quantity in COSTS for paragraph in _paragraphs(quantity)]
+    return "\n\n".join(["# Run costs", "The engine measures them on every track.", *paragraphs]) + "\n"
 
 
 def _suite(entry: Entry) -> str:
     file = suites.read(Path(str(entry.file)))
     parts = [f"# {file.name}", f"**{file.title}**, version {file.version}, seeds {', '.join(map(str, file.seeds))}."]
     parts += [file.description] if file.description else []
-    rows = [{"grid": grid.name, "track": f"[{grid.track}](../tracks/{grid.track}.md)",
-             "defenses": ", ".join(grid.defenses), "attackers": ", ".join(grid.attackers)}
-            for grid in file.grids]  # fmt: skip
+    rows = [
+        {
+            "grid": grid.name,
+            "track": f"[{grid.track}](../tracks/{grid.track}.md)",
+            "defenses": ", ".join(grid.defenses),
+            "attackers": ", ".join(grid.attackers),
+        }
+        for grid in file.grids
+    ]
     parts.append(_table(rows))
     if file.bases:
-        parts.append(f"On other base models (`--base`): {', '.join(file.bases)}.")
+        parts.append(f"Other base models (`--base`): {', '.join(file.bases)}.")
     text = Path(str(entry.file)).read_text(encoding="utf-8")
     return "\n\n".join([*parts, f"```yaml\n{text}```"]) + "\n"
 
 
 def _python() -> str:
-    parts = ["# Python", "What plugins and notebooks may rely on; everything else may change."]
+    parts = ["# Python", "The names that plugins and notebooks may rely on; everything else may change."]
     for package in PUBLIC:
         module = importlib.import_module(package)
         parts += [f"## {package}", _docstring(module)]
@@ -208,19 +231,20 @@ def _python() -> str:
             thing = getattr(module, name)
             home = getattr(thing, "__module__", "")
             if inspect.isclass(thing) or inspect.isfunction(thing):
-                parts += [f"### {name}", *(_face(name, thing) if home.startswith("harness") else [f"From `{home}`."])]
+                parts.append(f"### {name}")
+                parts += _interface(name, thing) if home.startswith("harness") else [f"From `{home}`."]
     return "\n\n".join(parts) + "\n"
 
 
-def _face(name: str, thing: Any) -> Iterator[str]:
-    """Signature and docstring; of a class, of its public methods too."""
+def _interface(name: str, thing: Any) -> Iterator[str]:
+    """Signature and docstring; for a class those of its public methods too."""
     if inspect.isfunction(thing):
         yield f"```text\n{name}{_signature(thing)}\n```"
     yield _docstring(thing)
-    for of, value in vars(thing).items() if inspect.isclass(thing) else ():
+    for member, value in vars(thing).items() if inspect.isclass(thing) else ():
         function = getattr(value, "__func__", value)
-        if not of.startswith("_") and inspect.isfunction(function):
-            yield f"```text\n{name}.{of}{_signature(function)}\n```"
+        if not member.startswith("_") and inspect.isfunction(function):
+            yield f"```text\n{name}.{member}{_signature(function)}\n```"
             yield _docstring(function)
 
 
@@ -228,8 +252,8 @@ def _signature(function: Callable[..., Any]) -> str:
     return re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(function)))
 
 
-def _paragraphs(told: Mapping[str, str]) -> list[str]:
-    return [f"**{_plain(title)}**: {_plain(text)}" for title, text in told.items()]
+def _paragraphs(quantity: Quantity) -> list[str]:
+    return [f"**{_plain(title)}**: {_plain(text)}" for title, text in describe_quantity(quantity).items()]
 
 
 def _docstring(thing: Any) -> str:
@@ -237,13 +261,13 @@ def _docstring(thing: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Markdown that shows a text as it is, but for what stands in backticks."""
+    """A text escaped as Markdown, less what is in backticks."""
     parts = re.split("(`[^`]*`)", text)
-    return "".join(of if of.startswith("`") else re.sub(r"([*<\[])", r"\\\1", of) for of in parts)
+    return "".join(part if part.startswith("`") else re.sub(r"([*<\[])", r"\\\1", part) for part in parts)
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Rows as a Markdown table, less the columns that are empty."""
+    """Rows as a Markdown table without its empty columns."""
     names = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
-    shown = [{name: " ".join(row[name].split()).replace("|", r"\|") for name in names} for row in rows]
-    return tabulate(shown, headers="keys", tablefmt="github", disable_numparse=True)
+    escaped = [{name: " ".join(row[name].split()).replace("|", r"\|") for name in names} for row in rows]
+    return tabulate(escaped, headers="keys", tablefmt="github", disable_numparse=True)

@@ -2,63 +2,69 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import Attackers, Defenses, Seeds, Suites
+from harness.cli.options import Suites, selection_options
 from harness.errors import UsageError
+from harness.selection import Selection
 
 if TYPE_CHECKING:
     from harness.store import Store
 
-app = typer.Typer(help="The store of finished jobs: see, share, check and clean it.", no_args_is_help=True)
+app = typer.Typer(help="List, share, verify and clean the store of finished jobs.", no_args_is_help=True)
 
 
 @app.command("ls")
 def ls(suite: Suites = []) -> None:
-    """Show how many artifacts of each stage there are, how large, and what they took to compute."""
-    from harness.leaderboard.formats import tabulated
-    from harness.records import inventory
+    """List the artifacts by stage: their number, size and computing time."""
+    from tabulate import tabulate
+
     from harness.store import Store
 
     store = Store()
-    print(tabulated(inventory(store, _keys(store, suite))))
+    stages: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for key in _keys(store, suite):
+        manifest = store.manifest(key)
+        stages[manifest["track"], manifest["stage"]].append((store.size(key) / 1e6, manifest["seconds"]))
+    rows = [(*stage, len(costs), *(f"{sum(column):.1f}" for column in zip(*costs, strict=True)))
+            for stage, costs in stages.items()]  # fmt: skip
+    print(tabulate(rows, ["track", "stage", "artifacts", "MB", "seconds"], "github", disable_numparse=True))
     print(f"\nin {store.root}/")
 
 
 @app.command("export")
+@selection_options()
 def export(
-    file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="Where to.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="File to write.")],
     suite: Suites = [],
-    defense: Defenses = [],
-    attacker: Attackers = [],
-    seeds: Seeds = None,
+    *,
+    selection: Selection,
 ) -> None:
-    """Write artifacts into one file, so that others need not rerun a suite's baselines, say."""
-    from harness.store import Store
-    from harness.store import archive as exchange
+    """Write artifacts into one file, for example a suite's baselines, so that others need not compute them."""
+    from harness.store import Store, archive
 
     store = Store()
-    written = exchange.export(store, _keys(store, suite, defense, attacker, seeds), file)
-    print(f"{len(written)} artifacts in {file}, {file.stat().st_size / 1e6:.1f} MB")
+    written = archive.export(store, _keys(store, suite, selection), file)
+    print(f"{len(written)} artifacts, {file.stat().st_size / 1e6:.1f} MB, in {file}")
 
 
 @app.command("import")
-def import_(file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="What `export` wrote.")]) -> None:
-    """Take over the artifacts of such a file; each is checked. They are as true as whoever made them."""
-    from harness.store import Store
-    from harness.store import archive as exchange
+def import_(file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="File that `export` wrote.")]) -> None:
+    """Add the artifacts of such a file. Damage is detected, forged values are not: import from people you trust."""
+    from harness.store import Store, archive
 
-    new, known = exchange.import_(Store(), file)
-    print(f"{len(new)} artifacts taken over, {len(known)} were there")
+    new, known = archive.import_(Store(), file)
+    print(f"{len(new)} artifacts imported, {len(known)} were in the store")
 
 
 @app.command("verify")
 def verify(suite: Suites = []) -> None:
-    """Check all digests; what is damaged is set aside, to be computed again (exit code 1)."""
+    """Check the digests of all files; damaged artifacts are set aside (exit code 1)."""
     from harness.store import Store
 
     store = Store()
@@ -70,35 +76,28 @@ def verify(suite: Suites = []) -> None:
 
 @app.command("gc")
 def gc(
-    unused: Annotated[float | None, typer.Option(min=0, help="Also what no run opened for so many days.")] = None,
-    keep: Annotated[list[str], typer.Option(help="But nothing of this suite. Repeatable.")] = [],
-    dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
+    unused: Annotated[float | None, typer.Option(min=0, help="Also remove artifacts unused for N days.")] = None,
+    keep: Annotated[list[str], typer.Option(help="Keep this suite's artifacts. Repeatable.")] = [],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed.")] = False,
 ) -> None:
-    """Remove what is of no use, and nothing that a run in progress needs.
-
-    That is: damaged and half-written artifacts, and large ones that a run would have dropped had it not been cut off.
-    """
+    """Remove damaged and unfinished artifacts, and released models that an interrupted run left. Artifacts of a run in
+    progress are kept."""
     from harness.store import Store
 
     store = Store()
     freed, count = store.collect(unused and unused * 86400, _keys(store, keep) if keep else (), dry_run)
-    print(f"{count} {'would go' if dry_run else 'removed'}, {freed / 1e6:.1f} MB")
+    print(f"{count} {'to remove' if dry_run else 'removed'}, {freed / 1e6:.1f} MB")
 
 
-def _keys(
-    store: Store,
-    suites: Sequence[str],
-    defenses: Sequence[str] = (),
-    attackers: Sequence[str] = (),
-    seeds: int | None = None,
-) -> list[str]:
-    """Of the artifacts that are there, those of these suites; of all, if none is named."""
+def _keys(store: Store, suites: Sequence[str], selection: Selection | None = None) -> list[str]:
+    """The keys of the store's artifacts: those of some suites, or all if none is named."""
     from harness.plan import make
     from harness.suite import load
 
+    selection = selection or Selection()
     if not suites:
-        if defenses or attackers or seeds:
-            raise UsageError("--defense, --attacker and --seeds choose among a suite's rows: name the SUITE too")
+        if selection != Selection():
+            raise UsageError("the options select a part of a suite: name the SUITE too")
         return store.keys()
-    plans = [make(load(suite, defenses=defenses, attackers=attackers, seeds=seeds)) for suite in suites]
+    plans = [make(load(suite, selection)) for suite in suites]
     return [key for key in dict.fromkeys(key for plan in plans for key in plan.jobs) if store.has(key)]

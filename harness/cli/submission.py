@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import Plugins, Workers
+from harness.cli.options import Plugins, Timeout, Workers
 from harness.errors import UsageError
 
 
@@ -23,85 +23,93 @@ def _print_schema(wanted: bool) -> None:
 
 
 def submit(
-    run: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `run` wrote.")],
+    run: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `run` wrote.")],
     out: Annotated[
-        Path | None, typer.Option(help="File, .json.gz or .json; results/submissions/SUITE/… by default.")
+        Path | None, typer.Option(help="File to write, .json.gz or .json (default: results/submissions/SUITE/…).")
     ] = None,
     schema: Annotated[
-        bool,
-        typer.Option("--schema", is_eager=True, callback=_print_schema, help="Print the JSON Schema of the file."),
+        bool, typer.Option("--schema", is_eager=True, callback=_print_schema, help="Print the file's JSON Schema.")
     ] = False,
 ) -> None:
-    """Pack a finished run into one file that others can check, with its contact sheets beside it."""
-    from harness.submission import pack as packing
+    """Pack a finished run into one file that others can verify, with its contact sheets beside it."""
+    from harness.submission import pack
 
-    path, found = packing.submit(run, out)
-    holes = sum(cell.failed is not None for cell in found.cells)
-    print(f"{found.suite.name} version {found.suite.version}: {len(found.cells)} cells, {holes} of them failed")
-    print(f"{path}, {path.stat().st_size / 1e6:.2f} MB; it names no person, machine or folder, but see for yourself")
+    path, submission = pack.submit(run, out)
+    failed = sum(cell.failed is not None for cell in submission.cells)
+    suite = submission.suite
+    print(f"{suite.name} version {suite.version}: {len(submission.cells)} cells, {failed} failed")
+    print(f"{path}, {path.stat().st_size / 1e6:.2f} MB. Anonymised; please check before publishing.")
 
 
 def leaderboard(
-    what: Annotated[
+    source: Annotated[
         list[Path],
         typer.Argument(metavar="DIR|FILE...", help="A folder that `run` wrote, or submissions of one suite."),
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder for a board made of submissions.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the board of submissions.")] = None,
     plugin: Plugins = [],
 ) -> None:
-    """Make boards anew: a run's from its records, or one of several submissions."""
-    from harness.leaderboard import render
-    from harness.submission import boards
+    """Make the board of a run again, or one of several submissions."""
+    from harness.leaderboard import boards, published, submitted
 
-    if what[0].is_file():
-        if out is None:
-            raise UsageError("say where a board made of submissions goes: --out DIR")
-        made = boards.make(what, out, tuple(plugin))
-    elif len(what) > 1 or out:
-        raise UsageError("give one folder that `run` wrote, or submissions (files) and --out DIR")
-    else:
-        made = render(what[0], tuple(plugin))
-    print(made.markdown())
+    files = source
+    if not source[0].is_file():
+        if len(source) > 1 or out:
+            raise UsageError("name one folder that `run` wrote, or submission files and --out DIR")
+        (out,) = source
+        files = [out / submitted.RUN]
+        if not files[0].is_file():
+            raise UsageError(f"{out} holds no {submitted.RUN}; `immunebench run` writes it")
+    elif out is None:
+        raise UsageError("name the folder for the board of these submissions: --out DIR")
+    loaded = submitted.load(files)
+    board = boards.make(loaded.records, published.of_suite(loaded.records.suite), plugin)
+    boards.write(board, out, loaded.sheets)
+    print(board.markdown())
 
 
 def boards(
-    submissions: Annotated[Path, typer.Option(help="Folder with a folder a board.")] = Path("results/submissions"),
-    out: Annotated[Path, typer.Option(help="Where to.")] = Path("results/leaderboards"),
-    check: Annotated[bool, typer.Option("--check", help="Only say what there is not so (exit code 1).")] = False,
+    submissions: Annotated[Path, typer.Option(help="Folder with one folder of submissions for each board.")] = Path(
+        "results/submissions"
+    ),
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("results/leaderboards"),
+    check: Annotated[bool, typer.Option("--check", help="Check only: list stale boards (exit code 1).")] = False,
 ) -> None:
-    """Make the committed boards anew from the committed submissions; nothing is computed."""
-    from harness.submission.boards import rebuild, stale
+    """Make the committed boards again from the committed submissions, without computing anything."""
+    from harness.leaderboard.committed import rebuild, stale
 
     if not submissions.is_dir():
         raise UsageError(f"{submissions} is no folder; run this in the repository, or give --submissions DIR")
     if check:
-        for name in (found := stale(submissions, out)):
-            print(name)
-        raise typer.Exit(1 if found else 0)
-    for made in rebuild(submissions, out):
-        print(made)
+        names = list(stale(submissions, out))
+        print("\n".join(names) or "all boards are up to date")
+        raise typer.Exit(1 if names else 0)
+    for board in rebuild(submissions, out):
+        print(board)
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="What `submit` wrote.")],
-    cells: Annotated[int, typer.Option(min=0, help="So many cells, drawn at random, are run again.")] = 5,
+    file: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="File that `submit` wrote.")],
+    cells: Annotated[int, typer.Option(min=0, help="Number of random cells to run again.")] = 5,
     all_: Annotated[bool, typer.Option("--all", help="Run all cells again.")] = False,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the draw; at random by default.")] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Run plugin files that it holds. Read them first.")] = False,
-    record: Annotated[bool, typer.Option("--record", help="Note the verdict beside it, for boards.")] = False,
-    store: Annotated[Path | None, typer.Option(help="Folder to keep in what is computed; no run's store.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the random draw of cells.")] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the plugin files that the submission holds. Read them first.")
+    ] = False,
+    record: Annotated[bool, typer.Option("--record", help="Write the verdict beside the file, for boards.")] = False,
+    store: Annotated[Path | None, typer.Option(help="Store for recomputed artifacts (not a run's store).")] = None,
     files: Annotated[
-        Path | None, typer.Option(help="Folder of the files that its suite names; the installed suite's by default.")
+        Path | None, typer.Option(help="Folder of the files that its suite names (default: the installed suite's).")
     ] = None,
     workers: Workers = None,
-    timeout: Annotated[float | None, typer.Option(min=1, help="Seconds for a job, or it fails.")] = None,
+    timeout: Timeout = None,
 ) -> None:
-    """Check a submission: its form, digests and plan, and random cells run again (exit code 1: it does not hold)."""
+    """Verify a submission: its form, digests and plan, and random cells run again. Exit code 1: not verified."""
     if not trust:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # a submission names base models: nothing is fetched on its word
+        os.environ["HF_HUB_OFFLINE"] = "1"  # a submission names base models: do not download what it names
     from harness.execution import executors
     from harness.execution.progress import Display
-    from harness.submission import tier as tiers
+    from harness.submission import tier
     from harness.submission.verify import verify
 
     with Display() as display:
@@ -112,18 +120,19 @@ def verify(
             trust=trust,
             store=store,
             files=files,
-            executor=lambda: executors.local(workers, False),
+            executor=lambda: executors.local(workers),
             progress=display,
             timeout=timeout,
         )
     for line in report.lines:
         print(line)
     for problem in report.problems:
-        print(f"does not hold: {problem}")
+        print(f"problem: {problem}")
     if report.verification is None:
-        print("verdict: does not hold")
+        print("verdict: not verified")
         raise typer.Exit(1)
-    print(f"verdict: {report.verification.told}")
+    print(f"verdict: {report.verification.summary}")
     if record:
-        tiers.beside(file).write_text(report.verification.model_dump_json(indent=1) + "\n")
-        print(f"noted in {tiers.beside(file)}")
+        path = tier.verification_file(file)
+        path.write_text(report.verification.model_dump_json(indent=1) + "\n")
+        print(f"written to {path}")

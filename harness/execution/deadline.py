@@ -1,4 +1,4 @@
-"""A time limit for what may hang, in whatever thread it runs."""
+"""A time limit for a block of code, in any thread."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import threading
 from collections.abc import Iterator
 
 GRACE = 30.0
-"""Seconds that a block is given to heed its time limit."""
+"""Seconds between the time limit and the end of a process that ignores it."""
 
 
 class Passed(BaseException):
-    """The time is up; no `Exception`, so that code which passes over errors does not pass over this."""
+    """The time limit has passed. Not an `Exception`, so `except Exception` does not catch it."""
 
 
 @contextlib.contextmanager
 def within(seconds: float | None, end_process: bool = False) -> Iterator[None]:
-    """Raise `Passed` in the block once it has lasted so long (None: never).
+    """Raise `Passed` in the block after `seconds` (None: never).
 
-    Python raises between two of its own instructions, so what hangs inside a library is not reached. end_process: then
-    end this process after `GRACE` more seconds.
+    Python raises it between two of its own instructions, so a call that hangs inside a C library is not interrupted.
+    end_process: end this process if the block is still running `GRACE` seconds later.
     """
     if seconds is None:
         yield

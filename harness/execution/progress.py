@@ -1,4 +1,4 @@
-"""How a run is shown while it goes on: live on a terminal, a line now and then elsewhere."""
+"""Shows the progress of a run: a live table on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from harness.execution.costs import Costs
-from harness.execution.scheduler import Outcome, Progress
-from harness.plan import Job, Plan
+from harness.execution.estimates import Estimates
+from harness.execution.scheduler import Progress
+from harness.execution.worker import Outcome
+from harness.plan import Plan
+from harness.stage import Stage
 
-EVERY = 30.0
-"""Seconds between two lines where there is no terminal."""
+LINE_SECONDS = 30.0
+"""Between two lines where there is no terminal."""
+ESTIMATE_SECONDS = 2.0
+"""Between two estimates of the time left."""
 
 
 class Display(Progress):
-    """Jobs done, running, shared and failed, the time left by what jobs cost, and each stage's seconds and memory."""
+    """Shows jobs done, running, stored and failed, the estimated time left, and each stage's seconds and memory."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._plan: Plan | None = None
         self._console = console or Console(stderr=True, highlight=False)
-        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
+        self._live = Live(console=self._console, get_renderable=self.render, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Display:
         return self
@@ -38,80 +42,78 @@ class Display(Progress):
         self._live.stop()
 
     def say(self, line: str) -> None:
-        """One line, above what is live."""
+        """Print a line, above the live table."""
         self._console.print(line, markup=False, soft_wrap=True)
 
-    def began(self, plan: Plan, missing: Mapping[str, Job], costs: Costs, workers: int) -> None:
-        """Start to show."""
-        self._plan, self._costs, self._workers = plan, costs, workers
-        self._shared, self._total = len(plan.jobs) - len(missing), len(missing)
-        self._left: dict[str, Job] = dict(missing)
-        self._running: dict[str, Job] = {}
+    def began(self, plan: Plan, missing: Mapping[str, Stage], estimates: Estimates, workers: int) -> None:
+        """Start to show a run."""
+        self._plan, self._estimates, self._workers = plan, estimates, workers
+        self._stored, self._total = len(plan.jobs) - len(missing), len(missing)
+        self._left: dict[str, Stage] = dict(missing)
+        self._running: dict[str, Stage] = {}
         self._failed = 0
-        self._of_stage = Counter(job.stage for job in missing.values())
+        self._stage_totals = Counter(job.name for job in missing.values())
         self._done: Counter[str] = Counter()
         self._seconds: dict[str, list[float]] = defaultdict(list)
-        self._peak: dict[str, float] = defaultdict(float)
-        self._told = time.monotonic()
-        self._estimated = float("-inf"), ""
+        self._peak_mb: dict[str, float] = defaultdict(float)
+        self._line_at = time.monotonic()
+        self._estimated_at, self._time_left = float("-inf"), ""
         if missing and self._console.is_terminal:
             self._live.start()
 
-    def started(self, job: Job) -> None:
-        """It runs."""
+    def started(self, job: Stage) -> None:
+        """Show a job as running."""
         self._running[job.key] = job
 
-    def finished(self, job: Job, outcome: Outcome) -> None:
-        """It has ended."""
+    def finished(self, job: Stage, outcome: Outcome) -> None:
+        """Count a job; print why it failed."""
         assert self._plan is not None
         del self._left[job.key]
         self._running.pop(job.key, None)
-        self._done[job.stage] += 1
+        self._done[job.name] += 1
         if outcome.seconds is not None:
-            self._costs.add(job.about, outcome.seconds)
-            self._seconds[job.stage].append(outcome.seconds)
-            self._peak[job.stage] = max(self._peak[job.stage], outcome.peak_mb or 0)
+            self._estimates.add(job.about, outcome.seconds)
+            self._seconds[job.name].append(outcome.seconds)
+            self._peak_mb[job.name] = max(self._peak_mb[job.name], outcome.peak_mb or 0)
         if outcome.reason is not None:
             self._failed += 1
-            self.say(f"failed: {job.stage}: {self._plan.describe(job)}: {outcome.reason}")
-        if not self._console.is_terminal and time.monotonic() - self._told > EVERY:
-            self._told = time.monotonic()
+            self.say(f"failed: {job.name}: {self._plan.describe(job)}: {outcome.reason}")
+        if not self._console.is_terminal and time.monotonic() - self._line_at > LINE_SECONDS:
+            self._line_at = time.monotonic()
             self.say(f"{self._counts()}, {self._plan.describe(job)}")
 
     def _counts(self) -> str:
+        if time.monotonic() - self._estimated_at > ESTIMATE_SECONDS:
+            self._estimated_at = time.monotonic()
+            seconds = self._estimates.total(self._left.values())
+            self._time_left = f", {duration(seconds / self._workers)} left" if seconds else ""
         done = self._total - len(self._left)
-        return f"{done} of {self._total} jobs, {self._failed} failed, {self._shared} shared{self._time_left()}"
+        return f"{done} of {self._total} jobs, {self._failed} failed, {self._stored} from the store{self._time_left}"
 
-    def _time_left(self) -> str:
-        """By the costs, worked out anew every two seconds."""
-        if time.monotonic() - self._estimated[0] > 2:
-            seconds = self._costs.total(self._left.values())
-            told = f", {duration(seconds / self._workers)} left" if seconds else ""
-            self._estimated = time.monotonic(), told
-        return self._estimated[1]
-
-    def _render(self) -> RenderableType:
+    def render(self) -> RenderableType:
+        """The live table."""
         if self._plan is None:
             return Text("")
-        stages = Table("stage", "done", "of", "running", "s a job", "MiB", box=None, padding=(0, 2, 0, 0))
-        running = Counter(job.stage for job in list(self._running.values()))
-        for stage, total in self._of_stage.items():
+        stages = Table("stage", "done", "of", "running", "s per job", "peak MiB", box=None, padding=(0, 2, 0, 0))
+        running = list(self._running.values())
+        running_stages = Counter(job.name for job in running)
+        for stage, total in self._stage_totals.items():
             seconds = self._seconds[stage]
             stages.add_row(
                 stage,
                 str(self._done[stage]),
                 str(total),
-                str(running[stage] or ""),
+                str(running_stages[stage] or ""),
                 f"{sum(seconds) / len(seconds):.3g}" if seconds else "",
-                f"{self._peak[stage]:.0f}" if seconds else "",
+                f"{self._peak_mb[stage]:.0f}" if seconds else "",
             )
-        at = [f"  {job.stage}: {self._plan.describe(job)}" for job in list(self._running.values())[: self._workers]]
+        lines = [f"  {job.name}: {self._plan.describe(job)}" for job in running[: self._workers]]
         bar = ProgressBar(total=self._total, completed=self._total - len(self._left), width=60)
-        return Group(stages, Text("\n".join(at)), bar, Text(self._counts()))
+        return Group(stages, Text("\n".join(lines)), bar, Text(self._counts()))
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Seconds as text: `4 s`, `1 min 1 s`, `2 h 0 min`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

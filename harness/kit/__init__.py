@@ -1,4 +1,4 @@
-"""The conformance kit: what `immunebench check` tries on a plugin, and authors in their own tests:
+"""The conformance kit: what `immunebench check` runs on a plugin, for authors' own tests too:
 
 from harness.kit import checks
 

@@ -1,4 +1,4 @@
-"""One plugin, tried on its track's trial: what happened, for the conformance kit to judge."""
+"""Runs one plugin on its track's trial and records what happened, for the conformance kit's checks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import gc
 import inspect
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,58 +18,82 @@ import torch
 from harness.errors import RunError, UsageError
 from harness.execution.determinism import isolated
 from harness.kit.trial import Trial
+from harness.plugin import Plugin
 from harness.track import Track
-from harness.metric import Metric
-from harness.plugin import Attacker, Plugin
 
 SEED = 1
-WATCHED = 3
-"""Steps after each of which an attacker must have moved something."""
+COPIED_STEPS = 3
+"""After each of so many first steps the weights are copied, to see what a step changes."""
+
+Weights = Mapping[str, torch.Tensor]
 
 
 @dataclass
 class Run:
-    """What happened on one trial. states: all weights at the start and after each of the first steps; losses: the
-    harmful task's by step; tensors: how many there were by step; left: what the released model was left with."""
+    """What happened in one run of a plugin on a trial.
+
+    states: copies of all weights at the start and after each of the first steps. end: those at the end. yielded: losses
+    or values as numbers; the type's name where it is no number. values: the mappings that a metric yielded. losses: the
+    harmful task's loss by step. tensors: how many new tensors existed by step. ended: the generator ended by itself.
+    model_state: how the model's mode, dtypes, gradients and hooks differ at the end. global_draws: libraries whose
+    global random numbers were used. changed_data: names of given tensors that were changed. allowed: weights that the
+    plugin says it changes; None if it does not say. success: the share of the initial loss that an attack must reach.
+    """
 
     states: list[dict[str, torch.Tensor]] = field(default_factory=list)
     end: dict[str, torch.Tensor] = field(default_factory=dict)
     yielded: list[float | str] = field(default_factory=list)
+    values: list[Mapping[str, Any]] = field(default_factory=list)
     losses: dict[int, float] = field(default_factory=dict)
     tensors: dict[int, int] = field(default_factory=dict)
     ended: bool = False
-    left: list[str] = field(default_factory=list)
-    drew: list[str] = field(default_factory=list)
-    altered: list[str] = field(default_factory=list)
+    model_state: list[str] = field(default_factory=list)
+    global_draws: list[str] = field(default_factory=list)
+    changed_data: list[str] = field(default_factory=list)
     allowed: set[str] | None = None
-    broken: float | None = None
+    success: float = 0.0
+
+    @property
+    def changed(self) -> set[str]:
+        """Names of the weights that differ between start and end."""
+        start = self.states[0]
+        return {name for name, value in self.end.items() if name not in start or not torch.equal(start[name], value)}
+
+    def ends_like(self, other: Run) -> bool:
+        """Whether two runs left the same weights and yielded the same numbers."""
+        return _same(self.end, other.end) and str(self.yielded) == str(other.yielded)
+
+    def idle_steps(self) -> list[int]:
+        """Steps, among the first ones, in which no weight changed."""
+        pairs = zip(self.states, self.states[1:], strict=False)
+        return [step for step, (before, after) in enumerate(pairs, 1) if _same(before, after)]
 
 
 class Examination:
-    """One plugin, tried on its track's trial as often as its checks need."""
+    """One plugin on its track's trial, run as often as its checks need."""
 
     def __init__(self, plugin: Plugin, track: Track) -> None:
         self.plugin, self.track, self.cls = plugin, track, type(plugin)
-        self.attacks, self.measures = isinstance(plugin, Attacker), isinstance(plugin, Metric)
+        self.is_attacker, self.is_metric = plugin.kind == "attacker", plugin.kind == "metric"
 
     @cached_property
     def first(self) -> Run:
-        """The run that most checks look at."""
+        """The run that most checks examine."""
         return self._run(global_seed=0)
 
     @cached_property
     def again(self) -> Run:
-        """The same once more."""
+        """The same run once more."""
         return self._run(global_seed=0)
 
     @cached_property
-    def elsewhere(self) -> Run:
-        """The same where others have drawn random numbers."""
+    def other_globals(self) -> Run:
+        """The same run with another state of the global random generators."""
         return self._run(global_seed=99)
 
     @cached_property
     def reason(self) -> str | None:
-        """Why it does not run at all, if so."""
+        """Why the plugin does not run; None if it does."""
         try:
             self.first  # noqa: B018 (a cached property, which runs here)
         except Exception as error:
@@ -81,24 +106,23 @@ class Examination:
             raise UsageError(f"track '{self.track.name}' has no trial for {self.plugin.kind}s")
         for trial in trials[:-1]:
             try:
-                return self._on(trial, global_seed)
-            except RunError:  # it refuses this one
+                return self._run_on(trial, global_seed)
+            except RunError:  # the plugin refuses this trial
                 continue
-        return self._on(trials[-1], global_seed)
+        return self._run_on(trials[-1], global_seed)
 
-    def _on(self, trial: Trial, global_seed: int) -> Run:
-        run = Run()
-        allowed = () if self.measures else trial.allowed(self.plugin)
+    def _run_on(self, trial: Trial, global_seed: int) -> Run:
+        run = Run(success=trial.broken)
+        allowed = () if self.is_metric else trial.allowed(self.plugin)
         run.allowed = None if allowed is None else set(allowed)
-        run.broken = trial.broken if self.attacks else None
-        given = {name: value.clone() for name, value in trial.data.items()}
-        with isolated(global_seed):
+        data = {name: value.clone() for name, value in trial.data.items()}
+        with isolated(global_seed), _only_new_objects():
             run.losses[0] = trial.loss(self.plugin)
-            before, drawn = _condition(trial), _drawn()
+            state, generators = _model_state(trial), _random_states()
             run.states.append(_weights(trial))
             generator = trial.start(self.plugin)
             if not inspect.isgenerator(generator):
-                raise TypeError(f"it returned {type(generator).__name__}, and is to yield its loss at every step")
+                raise TypeError(f"it returned {type(generator).__name__}; it must be a generator that yields its loss")
             half = trial.steps // 2
             for step in range(1, trial.steps + 1):
                 try:
@@ -106,25 +130,27 @@ class Examination:
                 except StopIteration:
                     run.ended = True
                     break
+                if self.is_metric and isinstance(loss, Mapping):
+                    run.values.append(loss)
+                    loss = loss.get("value") or 0.0
                 run.yielded.append(_number(loss))
-                if step <= WATCHED:
+                if step <= COPIED_STEPS:
                     run.states.append(_weights(trial))
                 if step in (half, trial.steps):
-                    run.losses[step] = trial.loss(self.plugin) if self.attacks else math.nan
-                    run.tensors[step] = _tensors()
+                    run.losses[step] = trial.loss(self.plugin) if self.is_attacker else math.nan
+                    run.tensors[step] = _count_tensors()
             generator.close()
-            run.drew = [name for name, value in _drawn().items() if not np.array_equal(value, drawn[name])]
+            after = _random_states()
+            run.global_draws = [name for name, value in after.items() if not np.array_equal(value, generators[name])]
             run.end = _weights(trial)
-            after = _condition(trial)
-        run.left = [text for thing, (value, text) in after.items() if before.get(thing, (value,))[0] != value]
-        run.altered = [name for name, value in trial.data.items() if not torch.equal(value, given[name])]
+            end_state = _model_state(trial)
+        run.model_state = [text for key, (value, text) in end_state.items() if state.get(key, (value,))[0] != value]
+        run.changed_data = [name for name, value in trial.data.items() if not torch.equal(value, data[name])]
         return run
 
 
 def _number(loss: Any) -> float | str:
-    """A yielded loss, or a metric's figure, as a number, or the name of what it is instead."""
-    if isinstance(loss, Mapping):
-        loss = loss.get("value") or 0.0
+    """A yielded loss as a number, or the name of its type if it is none."""
     try:
         return float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
     except (TypeError, ValueError, RuntimeError):
@@ -132,7 +158,7 @@ def _number(loss: Any) -> float | str:
 
 
 def _weights(trial: Trial) -> dict[str, torch.Tensor]:
-    """A copy of all weights and buffers; an adapter's wrapping is taken off the names."""
+    """Copies of all weights and buffers by name, without the names of wrapping adapters."""
     return {
         f"{part}.{name}".replace(".base_layer", ""): value.detach().clone()
         for part, module in trial.modules.items()
@@ -140,39 +166,53 @@ def _weights(trial: Trial) -> dict[str, torch.Tensor]:
     }
 
 
-def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
-    """Whether two copies of all weights are equal."""
+def _same(a: Weights, b: Weights) -> bool:
     return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
 
 
-def _drawn() -> dict[str, Any]:
-    """Where the global random numbers stand."""
-    _, numbers, place, *_ = np.random.get_state()
-    return {"torch": torch.get_rng_state().numpy(), "numpy": np.append(numbers, place),
-            "Python": np.array(random.getstate()[1])}  # fmt: skip
+def _random_states() -> dict[str, Any]:
+    """The states of the global random generators by library."""
+    _, numbers, position, *_ = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state().numpy(),
+        "numpy": np.append(numbers, position),
+        "Python": np.array(random.getstate()[1]),
+    }
 
 
-def _condition(trial: Trial) -> dict[Any, tuple[Any, str]]:
-    """What a plugin must leave as it was and how to say it, by what it is of; modules that it puts in are its own."""
-    grad = torch.is_grad_enabled()
-    found: dict[Any, tuple[Any, str]] = {None: (grad, f"gradients are {'on' if grad else 'off'} in torch as a whole")}
+def _model_state(trial: Trial) -> dict[Any, tuple[Any, str]]:
+    """What a defense or metric must leave unchanged beside weights: (value, how to say it) by module or weight and
+    property. Modules that the plugin adds are its own."""
+    on = torch.is_grad_enabled()
+    state: dict[Any, tuple[Any, str]] = {None: (on, f"gradients are {'on' if on else 'off'} in torch as a whole")}
     for part, module in trial.modules.items():
         for name, child in module.named_modules():
-            at = f"{part}.{name}".rstrip(".")
+            path = f"{part}.{name}".rstrip(".")
             hooks = len(child._forward_hooks) + len(child._forward_pre_hooks) + len(child._backward_hooks)
             mode = "training" if child.training else "evaluation"
-            found["mode", child] = mode, f"{at} is in {mode} mode"
-            found["hooks", child] = hooks, f"{at} has {hooks} hooks"
+            state["mode", child] = mode, f"{path} is in {mode} mode"
+            state["hooks", child] = hooks, f"{path} has {hooks} hooks"
         for name, weight in module.named_parameters():
-            at = f"{part}.{name}"
-            found["dtype", weight] = weight.dtype, f"{at} is of {weight.dtype}"
-            asked, there = weight.requires_grad, weight.grad is not None
-            found["asked", weight] = asked, f"gradients of {at} are {'on' if asked else 'off'}"
-            found["there", weight] = there, f"gradients of {at} are {'still' if there else 'not'} there"
-    return found
+            path = f"{part}.{name}"
+            requires, has = weight.requires_grad, weight.grad is not None
+            state["dtype", weight] = weight.dtype, f"{path} has dtype {weight.dtype}"
+            state["requires_grad", weight] = requires, f"gradients of {path} are {'on' if requires else 'off'}"
+            state["grad", weight] = has, f"gradients of {path} {'remain' if has else 'are gone'}"
+    return state
 
 
-def _tensors() -> int:
-    """How many tensors there are."""
+@contextmanager
+def _only_new_objects() -> Iterator[None]:
+    """Hide existing objects from the garbage collector, so that `_count_tensors` visits only new ones."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _count_tensors() -> int:
+    """How many tensors were made since the trial began and still exist."""
     gc.collect()
     return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())

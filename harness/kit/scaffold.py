@@ -1,180 +1,56 @@
-"""What `immunebench new` writes: a small working plugin, to be made into another."""
+"""Writes a new plugin from a template: what `immunebench new` does."""
 
 from __future__ import annotations
 
 import keyword
 import re
 from pathlib import Path
-from string import Template
 
-from harness.errors import UsageError
+from harness.errors import UsageError, nearest
 
-_PROBE_ATTACKER = '''"""Say here what $name is."""
-
-from collections.abc import Iterator
-
-import torch
-
-from harness import Field
-from harness.probe import LinearProbe, ProbeAttacker, Split
+TEMPLATES = Path(__file__).parent / "templates"
+"""`TRACK_KIND.py` for each track and kind of plugin, and the files of a package. `plugin_name`, `plugin-name`,
+`PluginName` and `plugin_kind` in them are replaced."""
 
 
-class $cls(ProbeAttacker):
-    """Gradient descent with momentum (Polyak, 1964): put your method here, and its source."""
+def write(kind: str, name: str, track: str, folder: Path, *, package: bool = False, attacked: bool = False) -> Path:
+    """Write a working plugin into `folder`; returns the file NAME.py or, for a `package`, the folder NAME.
 
-    deterministic = True  # it draws no random numbers
-
-    rate: float = Field(1.0, gt=0, lt=2, description="step size, in units of one over the loss's largest curvature")
-    momentum: float = Field(0.9, ge=0, lt=1, description="share of the last step that is kept")
-
-    def adapt(self, model: LinearProbe, data: Split) -> Iterator[torch.Tensor]:
-        """One step at a time, for ever: the harness counts, measures and stops."""
-        lr = self.rate / model.smoothness(data)
-        optimiser = torch.optim.SGD(model.parameters(), lr=lr, momentum=self.momentum)
-        while True:
-            loss, model.weight.grad = model.gradient(data)
-            optimiser.step()
-            yield loss
-'''
-
-_PROBE_DEFENSE = '''"""Say here what $name is."""
-
-from collections.abc import Iterator
-
-import torch
-
-from harness import Field
-from harness.probe import Extractor, ProbeDefense, ProbeTargets
-
-
-class $cls(ProbeDefense):
-    """Shrinks the inputs along the harmful task's own direction (a control): put your method here, and its source."""
-
-    deterministic = True  # it draws no random numbers; else draw from targets.generator()
-
-    share: float = Field(0.01, gt=0, le=1, description="what is left of that direction")
-
-    def immunize(self, model: Extractor, targets: ProbeTargets) -> Iterator[float]:
-        """Change the model in place; yield the loss at every step, a closed form once."""
-        direction = targets.harmful.x.T @ targets.harmful.y
-        direction /= direction.norm()
-        with torch.no_grad():
-            model.weight -= (1 - self.share) * torch.outer(model.weight @ direction, direction)
-        yield 0.0
-'''
-
-_DIFFUSION_ATTACKER = '''"""Say here what $name is."""
-
-import torch
-
-from harness import Field
-from harness.diffusion import TextToImage, WeightAttacker
-
-
-class $cls(WeightAttacker):
-    """Fine-tuning of the cross-attention alone (Kumari et al., 2023): put your method here, and its source."""
-
-    lr: float = Field(3e-4, gt=0, description="AdamW's step size")
-
-    def weights(self, model: TextToImage) -> list[torch.nn.Parameter]:
-        """What is trained; override `adapt` to train in another way."""
-        return list(model.weights("cross_attention").values())
-'''
-
-_DIFFUSION_DEFENSE = '''"""Say here what $name is."""
-
-from collections.abc import Iterator
-from typing import Literal
-
-import torch
-
-from harness import Field
-from harness.diffusion import AscentDefense, Targets, TextToImage
-
-
-class $cls(AscentDefense):
-    """Ascent on the loss of whichever concept has the lowest one now (a control): put your method here, and its source.
+    kind: attacker, defense or metric. attacked: of a metric, measure the attacked model. Raises `UsageError` for a name
+    that is no identifier in small letters, for a track without a template, and if the path exists.
     """
-
-    steps: int = Field(20, ge=1, description="steps of the ascent, at most")
-    lr: float = Field(3e-4, gt=0, description="AdamW's step size")
-    batch_size: int = Field(4, ge=1, description="pictures of each concept a step")
-    prior: Literal["class", "captions", "none"] = Field("captions", description="what is held on to")
-
-    def harms(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
-        """The loss to ascend, step by step, for ever; override `immunize` to immunize in another way."""
-        for batches in self.batches(targets):
-            yield torch.stack([model.denoising_loss(batch) for batch in batches]).min()
-'''
-
-_PLUGINS = {
-    ("attacker", "probe"): _PROBE_ATTACKER,
-    ("defense", "probe"): _PROBE_DEFENSE,
-    ("attacker", "diffusion"): _DIFFUSION_ATTACKER,
-    ("defense", "diffusion"): _DIFFUSION_DEFENSE,
-}
-
-_PROJECT = """[build-system]
-requires = ["setuptools>=77,<100"]
-build-backend = "setuptools.build_meta"
-
-[project]
-name = "$dist"
-version = "0.1.0"
-description = "The $kind $name for ImmuneBench"
-requires-python = ">=3.11"
-dependencies = ["immunebench"]
-
-[project.optional-dependencies]
-test = ["pytest>=8,<10"]
-
-[project.entry-points."immunebench.${kind}s"]
-$name = "$name:$cls"
-
-[tool.setuptools]
-py-modules = ["$name"]
-"""
-
-_TEST = '''"""The plugin keeps the harness's contract: its conformance kit, on a tiny task."""
-
-import pytest
-from harness.kit import checks
-
-from $name import $cls
-
-
-@pytest.mark.parametrize("check", checks($cls), ids=str)
-def test_conforms(check):
-    check()
-'''
-
-
-def write(kind: str, name: str, track: str, folder: Path, package: bool = False) -> Path:
-    """Write the file NAME.py, or a folder NAME with a package around it, into `folder`; its path. Raises `UsageError`
-    for a name that is none, for a track without such a beginning, or if it is there already."""
     if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise UsageError(f"'{name}' cannot be a plugin's name: write small letters, digits and _, a letter first")
-    if (kind, track) not in _PLUGINS:
-        there = ", ".join(" ".join(of) for of in _PLUGINS)
-        raise UsageError(f"there is no beginning for track '{track}' and kind {kind}; there are: {there}")
-    words = {
-        "name": name,
-        "kind": kind,
-        "cls": "".join(part.capitalize() for part in name.split("_")),
-        "dist": f"immunebench-{name.replace('_', '-')}",
-    }
+        raise UsageError(f"'{name}' cannot be a plugin's name: use small letters, digits and _, with a letter first")
+    if attacked and kind != "metric":
+        raise UsageError(f"--attacked is for metrics: a{'n' if kind[0] == 'a' else ''} {kind} has no such choice")
+    template = kind if kind != "metric" else "attacked_metric" if attacked else "released_metric"
+    if not (TEMPLATES / f"{track}_{template}.py").is_file():
+        tracks = sorted(path.stem.removesuffix(f"_{template}") for path in TEMPLATES.glob(f"*_{template}.py"))
+        raise UsageError(f"no template for a plugin of track '{track}'; {nearest(track, tracks)}")
     path = folder / (name if package else f"{name}.py")
     if path.exists():
         raise UsageError(f"{path} exists; choose another name, or move it away")
-    files = {plugin_file(path): _PLUGINS[kind, track]}
+    files = {plugin_file(path): f"{track}_{template}.py"}
     if package:
-        files |= {path / "pyproject.toml": _PROJECT, path / "tests" / f"test_{name}.py": _TEST}
-    for file, text in files.items():
+        files |= {path / "pyproject.toml": "pyproject.txt", path / "tests" / f"test_{name}.py": "test.txt"}
+    for file, source in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(Template(text).substitute(words), encoding="utf-8")
+        file.write_text(_fill((TEMPLATES / source).read_text(encoding="utf-8"), name, kind), encoding="utf-8")
     return path
 
 
+def _fill(text: str, name: str, kind: str) -> str:
+    names = {
+        "plugin_name": name,
+        "plugin-name": name.replace("_", "-"),
+        "PluginName": "".join(part.capitalize() for part in name.split("_")),
+        "plugin_kind": kind,
+    }
+    for placeholder, value in names.items():
+        text = text.replace(placeholder, value)
+    return text
+
+
 def plugin_file(path: Path) -> Path:
-    """The plugin's own file, of what `write` made."""
+    """The plugin's file, given the path that `write` returned."""
     return path if path.suffix else path / f"{path.name}.py"

@@ -1,7 +1,7 @@
-"""Artifacts from one store to another, as a plain tar file: what others have computed need not be computed again.
+"""Archives: artifacts as a plain tar file, to copy them from one store to another.
 
-An archive holds `<key>/manifest.json` and the files that it names, and nothing else. What is imported is as true as
-whoever made it: digests tell damage from a copy, not a forged figure from a measured one.
+An archive holds `<key>/manifest.json` and the files that each manifest names, and nothing else. Import only archives
+from people you trust: digests reveal damage, not a forged value.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from harness.errors import UsageError
 from harness.store.store import MANIFEST, Store, intact, read_manifest
 
 _NAME = re.compile(r"[0-9a-f]{64}(/\w[\w.-]*)+\.(json|png|safetensors|txt)")
-"""An artifact's files: none that a program would run or unpickle, none outside of its folder."""
+"""Path of an artifact's file: inside the artifact's folder, and nothing that a program would run or unpickle."""
 
 
 def export(store: Store, keys: Iterable[str], path: Path) -> list[str]:
-    """Write those of the artifacts `keys` that the store has, undamaged, into the archive `path`; their keys."""
+    """Write the artifacts `keys` into the archive `path`, less those that the store lacks; returns the keys written.
+    Raises `UsageError` if the file cannot be written."""
     written = []
     new = path.with_name(path.name + ".part")
     try:
@@ -40,10 +41,10 @@ def export(store: Store, keys: Iterable[str], path: Path) -> list[str]:
 
 
 def import_(store: Store, path: Path) -> tuple[list[str], list[str]]:
-    """Take over the artifacts of an archive: the keys of those that were new, and of those that were there.
+    """Copy the artifacts of an archive into a store; returns the keys that were new and those that it had.
 
-    Each is checked before it counts; what came before a fault stays. Raises `UsageError` for a file that is no such
-    archive, holds other things than artifacts, or is damaged.
+    Each artifact is checked before it is added; those before a faulty one stay. Raises `UsageError` for a file that is
+    no archive, holds anything else than artifacts, or is damaged.
     """
     new: list[str] = []
     known: list[str] = []
@@ -55,23 +56,25 @@ def import_(store: Store, path: Path) -> tuple[list[str], list[str]]:
                     if folder is not None:
                         _unpack(archive, members, folder)
                         if not intact(folder, key) or len(members) != len(read_manifest(folder)["files"]) + 1:
-                            raise UsageError(f"{path}: artifact {key[:12]} is damaged or not whole; get the file again")
+                            raise UsageError(
+                                f"{path}: artifact {key[:12]} is damaged or incomplete; copy the file again"
+                            )
     except (tarfile.TarError, OSError) as error:
         raise UsageError(f"cannot read {path} as an uncompressed tar file of artifacts: {error}") from None
     return new, known
 
 
 def _by_artifact(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str, list[tarfile.TarInfo]]]:
-    """The archive's members by artifact, in their order; refuses whatever is not a file of one."""
+    """The archive's members by artifact, in order; raises `UsageError` for any other member."""
     key, members = "", list[tarfile.TarInfo]()
     for member in archive:
         if not member.isreg() or not _NAME.fullmatch(member.name):
-            raise UsageError(f"{path}: {member.name[:80]!r} is no file of an artifact; it was not taken over")
-        of = member.name.partition("/")[0]
-        if of != key:
+            raise UsageError(f"{path}: {member.name[:80]!r} is no file of an artifact; nothing after it was imported")
+        folder = member.name.partition("/")[0]
+        if folder != key:
             if members:
                 yield key, members
-            key, members = of, []
+            key, members = folder, []
         members.append(member)
     if members:
         yield key, members

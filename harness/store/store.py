@@ -1,12 +1,12 @@
 """Artifacts on disk, by content key.
 
 `<root>/artifacts/<key[:2]>/<key>/` holds an artifact's files and `manifest.json` with their SHA-256 digests. An
-artifact is written to a temporary folder and renamed, so a kill at any moment leaves it whole or absent. What is
-read is checked; a damaged artifact is set aside under `<root>/damaged/` and counts as absent.
+artifact is written to a temporary folder and renamed, so a kill at any moment leaves it whole or absent. Artifacts are
+checked when they are opened; a damaged one is moved to `<root>/damaged/` and counts as absent.
 
-Several runs may share a store, also over a network file system that knows locks. `<root>/locks/` has a lock for each
-job in hand, so that it is done once, and `<root>/runs/` what each run in progress needs, so that nobody takes it away.
-The system frees the locks of a process that dies.
+Several runs may share a store, also over a network file system with locks. `<root>/locks/` has a lock for each job that
+is running, so that it runs once; `<root>/runs/` has the keys that each run in progress has pinned, so that they are not
+deleted. The operating system frees the locks of a process that dies.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ from filelock import FileLock, Timeout
 
 from harness.errors import RunError, UsageError
 
-FORMAT = 1
+FORMAT = 2
+"""Of a store's folder; 1 had other keys and other files in its artifacts."""
 MANIFEST = "manifest.json"
 LEDGER = "ledger.jsonl"
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+LEDGER_FIELDS = ("key", "track", "stage", "plugin", "call", "work", "seconds", "peak_mb")
+_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 def default_root() -> Path:
@@ -41,15 +43,19 @@ def default_root() -> Path:
 
 
 class StoreError(RunError):
-    """The store cannot be used: nothing more can be kept, so the run stops."""
+    """The store cannot be written or read, so the run stops."""
 
 
 class Busy(Exception):
-    """Another process is writing this artifact now."""
+    """Another process is writing this artifact."""
 
 
 class Store:
-    """A folder of artifacts. Raises `UsageError` at once if it cannot be written."""
+    """A folder of artifacts.
+
+    root: the folder (default: `default_root()`). identity: a random name of this store. Raises `UsageError` if the
+    folder cannot be written or is a store of another format.
+    """
 
     def __init__(self, root: Path | str | None = None) -> None:
         self.root = Path(root or default_root()).absolute()
@@ -67,20 +73,21 @@ class Store:
 
     @classmethod
     def connect(cls, root: Path, identity: str) -> Store:
-        """The store of this identity, as a worker sees it; raises `StoreError` if another lies there, or none."""
+        """The store of a run, as a worker sees it; raises `StoreError` if the folder `root` is not the store with this
+        `identity`."""
         try:
-            found = json.loads((root / "store.json").read_text())["identity"]
+            same = json.loads((root / "store.json").read_text())["identity"] == identity
         except (OSError, ValueError, KeyError):
-            found = None
-        if found != identity:
+            same = False
+        if not same:
             raise StoreError(
-                f"a worker on {os.uname().nodename} does not see the store {root} of this run: put the store where "
-                "all workers reach it under the same path (IMMUNEBENCH_STORE)"
+                f"a worker on {os.uname().nodename} does not see the run's store {root}: "
+                "set IMMUNEBENCH_STORE to a folder that all workers reach under the same path"
             )
         return cls(root)
 
     def _identify(self) -> str:
-        """What is this store's alone, made once."""
+        """Read the store's identity, or create it; raises `UsageError` for a store of another format."""
         path = self.root / "store.json"
         if not path.exists():
             with self._locked("store"):
@@ -88,26 +95,30 @@ class Store:
                     new = path.with_suffix(".new")
                     new.write_text(json.dumps({"format": FORMAT, "identity": uuid.uuid4().hex}))
                     new.replace(path)
-        said = json.loads(path.read_text())
-        if said["format"] > FORMAT:
-            raise UsageError(f"the store {self.root} has format {said['format']}; this harness knows up to {FORMAT}: "
-                             "upgrade immunebench")  # fmt: skip
-        return str(said["identity"])
+        about = json.loads(path.read_text())
+        if about["format"] != FORMAT:
+            remedy = "upgrade immunebench" if about["format"] > FORMAT else "delete the folder, or move it away"
+            raise UsageError(
+                f"the store {self.root} has format {about['format']}, this harness uses format {FORMAT}: {remedy}; or "
+                "set IMMUNEBENCH_STORE to another folder"
+            )
+        return str(about["identity"])
 
     def folder(self, key: str) -> Path:
-        """Where the artifact of `key` lies, or would lie."""
+        """The folder of an artifact, which need not exist."""
         return self._artifacts / key[:2] / key
 
     def keys(self) -> list[str]:
-        """All artifacts, sorted."""
+        """The keys of all artifacts, sorted."""
         return sorted(path.parent.name for path in self._artifacts.glob(f"*/*/{MANIFEST}"))
 
     def has(self, key: str) -> bool:
-        """Whether an artifact is there; its files are checked only when it is opened."""
+        """Whether the store has an artifact; its files are not checked."""
         return os.path.exists(f"{self._artifacts}/{key[:2]}/{key}/{MANIFEST}")
 
     def open(self, key: str) -> Path | None:
-        """The artifact's folder with its digests checked (once a process), or None; damage is set aside."""
+        """An artifact's folder, its digests checked once in each process; None if it is absent or damaged (then it is
+        moved to the damaged ones)."""
         folder = self.folder(key)
         if not self.has(key):
             return None
@@ -127,33 +138,33 @@ class Store:
             self.folder(key).rename(aside)
 
     def manifest(self, key: str) -> dict[str, Any]:
-        """What is recorded of an artifact: its job's identity, seconds, digests."""
+        """An artifact's manifest: its job's `about`, `seconds`, `peak_mb` and the `files` with their digests."""
         return read_manifest(self.folder(key))
 
     def size(self, key: str) -> int:
-        """Bytes of an artifact."""
+        """Bytes of an artifact's files."""
         return _size(self.folder(key))
 
     def idle_seconds(self, key: str) -> float:
-        """Seconds since an artifact was written, or opened by another process than its writer."""
+        """Seconds since an artifact was written, or first opened by another process."""
         return time.time() - (self.folder(key) / MANIFEST).stat().st_mtime
 
     @contextlib.contextmanager
-    def _room(self) -> Iterator[None]:
-        """Say clearly that the disk is full, or may not be written."""
+    def _disk_errors(self) -> Iterator[None]:
+        """Turn errors of a full or unwritable disk into `StoreError`."""
         try:
             yield
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in _NOT_WRITABLE:
                 raise
             raise StoreError(
-                f"cannot write to the store {self.root}: {error.strerror}; "
-                "what is finished is kept: make room and run the same command again"
+                f"cannot write to the store {self.root}: {error.strerror}; finished jobs are kept: free some space and "
+                "run the same command again"
             ) from None
 
     @contextlib.contextmanager
     def _locked(self, key: str, wait: bool = True) -> Iterator[None]:
-        """While this lasts no other process writes the artifact of `key`."""
+        """Hold the lock of an artifact. wait: until another process releases it; otherwise raise `Busy`."""
         lock = FileLock(self.root / "locks" / key)
         try:
             lock.acquire(timeout=-1 if wait else 0)
@@ -162,23 +173,23 @@ class Store:
         try:
             yield
         finally:
-            # Who waits for a lock that is unlinked gets it, and looks first whether the artifact is there by now.
+            # A process that waits for the unlinked lock gets it, and then checks whether the artifact exists.
             with contextlib.suppress(OSError):
                 os.unlink(lock.lock_file)
             lock.release()
 
     @contextlib.contextmanager
     def receive(self, key: str, wait: bool = True) -> Iterator[Path | None]:
-        """A temporary folder that becomes the artifact of `key` when the block, which leaves a manifest in it, ends
-        without an error; None if meanwhile another process has made it. One process at a time is in here with one key:
-        `wait` for the other, or raise `Busy`."""
-        with self._room(), self._locked(key, wait):
+        """Yield a temporary folder that becomes the artifact of `key` if the block, which must leave a manifest in it,
+        raises nothing; yield None if the store has the artifact. The artifact is locked meanwhile. wait: for another
+        process that holds the lock; otherwise raise `Busy`."""
+        with self._disk_errors(), self._locked(key, wait):
             if self.has(key):
                 yield None
                 return
-            self._set_aside(key)  # what has no manifest
+            self._set_aside(key)  # a folder without a manifest
             temporary = self.root / "tmp" / key
-            shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
+            shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
             temporary.mkdir()
             try:
                 yield temporary
@@ -190,8 +201,8 @@ class Store:
 
     @contextlib.contextmanager
     def write(self, key: str, about: dict[str, Any], wait: bool = True) -> Iterator[Path | None]:
-        """`receiving` of what is computed here: its manifest tells the files' digests, the seconds it took, and
-        `about`, with what the block adds to that."""
+        """`receive` an artifact that is computed in the block; its manifest and a line in the ledger are written at the
+        end. about: of the job, as `Stage.about`; the block may add to it."""
         with self.receive(key, wait) as out:
             began = time.perf_counter()
             yield out
@@ -202,65 +213,68 @@ class Store:
                 text = json.dumps({"key": key, **about, "files": digests}, sort_keys=True, indent=1)
                 (out / MANIFEST).write_text(text)
         if out is not None:
-            said = ("track", "stage", "plugin", "call", "work", "seconds", "peak_mb")
-            line = {"key": key, **{name: about.get(name) for name in said}}
-            with self._room(), (self.root / LEDGER).open("a") as ledger:
+            line = {name: about.get(name) for name in LEDGER_FIELDS} | {"key": key}
+            with self._disk_errors(), (self.root / LEDGER).open("a") as ledger:
                 ledger.write(json.dumps(line) + "\n")
 
     def discard(self, key: str) -> None:
-        """Forget an artifact; it can be computed again."""
+        """Delete an artifact, if the store has it."""
         self._checked.discard(key)
-        doomed = self.root / "tmp" / f"{key}-discard-{uuid.uuid4().hex}"
+        renamed = self.root / "tmp" / f"{key}-discard-{uuid.uuid4().hex}"
         with contextlib.suppress(FileNotFoundError):
-            # Renamed first, so that nobody ever sees half an artifact.
-            self.folder(key).rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+            self.folder(key).rename(renamed)  # so that no process sees half an artifact
+            shutil.rmtree(renamed, ignore_errors=True)
 
     @contextlib.contextmanager
     def pin(self, keys: Collection[str]) -> Iterator[str]:
-        """While this lasts these artifacts are needed, by a run of the name that this gives."""
+        """Protect artifacts from deletion within the block; yields the run's id."""
         name = uuid.uuid4().hex
-        with self._room(), FileLock(self.root / "runs" / f"{name}.lock"):
+        with self._disk_errors(), FileLock(self.root / "runs" / f"{name}.lock"):
             try:
                 (self.root / "runs" / f"{name}.json").write_text(json.dumps(sorted(keys)))
                 yield name
             finally:
-                self._forget(name)
+                self._unpin(name)
 
     def pinned(self, besides: str | None = None) -> set[str]:
-        """What runs in progress need, other than the run `but`; what a killed run has left here is cleared away."""
-        found: set[str] = set()
+        """The keys that runs in progress have pinned, other than the run `besides`; pins of killed runs are
+        removed."""
+        pinned: set[str] = set()
         for record in (self.root / "runs").glob("*.json"):
             if record.stem == besides:
                 continue
             try:
                 with FileLock(record.with_suffix(".lock")).acquire(timeout=0):
-                    self._forget(record.stem)
+                    self._unpin(record.stem)
             except Timeout:
                 with contextlib.suppress(FileNotFoundError, ValueError):
-                    found.update(json.loads(record.read_text()))
-        return found
+                    pinned.update(json.loads(record.read_text()))
+        return pinned
 
-    def _forget(self, run: str) -> None:
+    def _unpin(self, run: str) -> None:
         for suffix in ("json", "lock"):
             (self.root / "runs" / f"{run}.{suffix}").unlink(missing_ok=True)
 
     def leftovers(self) -> list[Path]:
-        """What is of no use to anybody: artifacts that were set aside, and what killed processes were writing."""
-        found = sorted((self.root / "damaged").glob("*"))
+        """Files and folders without use: damaged artifacts, and what killed processes were writing."""
+        leftovers = sorted((self.root / "damaged").glob("*"))
         for path in sorted((self.root / "tmp").iterdir()):
             with contextlib.suppress(Busy), self._locked(path.name.partition("-")[0], wait=False):
-                found.append(path)
-        return found
+                leftovers.append(path)
+        return leftovers
 
     def collect(
         self, unused: float | None = None, keep: Collection[str] = (), dry_run: bool = False
     ) -> tuple[int, int]:
-        """Remove what is of no use, transient artifacts, and what no process has opened for `unused` seconds, but for
-        `keep` and what runs in progress need; the bytes that this frees, and of how many artifacts."""
+        """Delete leftovers and transient artifacts.
+
+        unused: also delete artifacts that no process has opened for so many seconds. keep: keys to keep; those that
+        runs in progress have pinned are kept too. dry_run: delete nothing. Returns the bytes freed and the number of
+        artifacts and leftovers.
+        """
         kept = self.pinned().union(keep)
-        doomed = self.leftovers()
-        sizes = [_size(path) for path in doomed]
+        leftovers = self.leftovers()
+        sizes = [_size(path) for path in leftovers]
         for key in set(self.keys()) - kept:
             with contextlib.suppress(OSError, ValueError):
                 transient = self.manifest(key).get("transient", False)
@@ -269,23 +283,22 @@ class Store:
                     if not dry_run:
                         self.discard(key)
         if not dry_run:
-            for path in doomed:
+            for path in leftovers:
                 shutil.rmtree(path, ignore_errors=True)
             for lock in list((self.root / "locks").iterdir()):
                 with contextlib.suppress(Busy), self._locked(lock.name, wait=False):
-                    pass  # it goes, if nobody holds it
+                    pass  # unlocking deletes the file
         return sum(sizes), len(sizes)
 
     def ledger(self) -> list[dict[str, Any]]:
-        """What earlier jobs cost: one entry a job, with `key`, `track`, `stage`, `plugin`, `call`, `work`,
-        `seconds` and `peak_mb`; older entries have no key and no memory."""
+        """The cost of finished jobs, one entry each, with the fields `LEDGER_FIELDS`."""
         try:
             lines = (self.root / LEDGER).read_text().splitlines()
         except FileNotFoundError:
             return []
         entries = []
         for line in lines:
-            with contextlib.suppress(json.JSONDecodeError):  # a line cut by a kill
+            with contextlib.suppress(json.JSONDecodeError):  # a line cut off by a kill
                 entries.append(json.loads(line))
         return entries
 
@@ -301,13 +314,13 @@ def file_digest(path: Path) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What is recorded in an artifact's folder."""
+    """The manifest in an artifact's folder."""
     manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
     return manifest
 
 
 def intact(folder: Path, key: str) -> bool:
-    """Whether a folder holds the artifact of `key`: the files that its manifest names, with their digests."""
+    """Whether a folder holds the artifact of `key`: every file that its manifest names, with its digest."""
     try:
         manifest = read_manifest(folder)
         return manifest["key"] == key and all(

@@ -2,30 +2,18 @@
 
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from tests.execution.test_scheduler import FAULTY
-from tests.test_plugin import MINE
-
-
-def immunebench(*arguments, **options):
-    """Run the command in a process of its own."""
-    command = [sys.executable, "-m", "harness.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, **options)
-
-
-def test_help_names_every_command():
-    done = immunebench("--help")
-    assert done.returncode == 0
-    for command in ("run", "plan", "list", "show", "leaderboard", "submit", "verify", "boards", "train-base"):
-        assert f"\n  {command} " in done.stdout
+from harness.cli import main
+from tests.helpers import FAULTY, MINE, immunebench, process
 
 
 @pytest.mark.parametrize(
-    ("what", "told"),
+    ("what", "row"),
     [
         ("defenses", "whitening probe θ = (K_P + ρσ₁I)^(-½)"),
         ("attackers", "adam probe Adam on the linear probe"),
@@ -33,10 +21,10 @@ def test_help_names_every_command():
         ("metrics", "rir probe relative immunization ratio"),
     ],
 )
-def test_list(what, told):
+def test_list(what, row):
     done = immunebench("list", what)
     assert done.returncode == 0
-    assert told in " ".join(done.stdout.split())
+    assert row in " ".join(done.stdout.split())
 
 
 def test_training_the_base_without_its_data(tmp_path):
@@ -46,21 +34,31 @@ def test_training_the_base_without_its_data(tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["list", "defenses"], ["list", "metrics"], ["run", "--help"], ["verify", "--help"]]
-)
-def test_what_must_be_quick_imports_no_torch(arguments):
-    code = f"""
+def test_help_and_lists_import_no_torch():
+    code = """
 import sys
-sys.argv = ["immunebench", *{arguments!r}]
 from harness.cli import main
-try:
-    main()
-except SystemExit:
-    pass
-sys.exit(bool({{"torch", "pandas", "scipy", "matplotlib", "sklearn"}} & set(sys.modules)))
+for arguments in (["--help"], ["list", "defenses"], ["list", "metrics"], ["run", "--help"], ["verify", "--help"]):
+    sys.argv = ["immunebench", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, arguments
+    assert not {"torch", "pandas", "scipy", "matplotlib", "sklearn"} & set(sys.modules), arguments
 """
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_installed_command_is_this_one():
+    (command,) = entry_points(group="console_scripts", name="immunebench")
+    assert command.load() is main
+
+
+def test_a_process_ends_with_the_exit_code_and_one_line():
+    done = process("run", "digts")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "immunebench: unknown suite 'digts'; did you mean digits?\n"
 
 
 def test_show():
@@ -103,7 +101,7 @@ def test_run_plan_and_leaderboard(tiny, tmp_path):
     assert again.stdout.splitlines()[0] in done.stdout
 
 
-def test_set_and_choose(tiny, tmp_path):
+def test_rows_and_settings_can_be_selected(tiny, tmp_path):
     out = tmp_path / "out"
     chosen = ["--defense", "none", "--attacker", "adam", "--set", "attackers.adam.lr=1e-3"]
     done = immunebench("run", tiny, "--out", out, "--workers", 1, *chosen)
@@ -121,7 +119,6 @@ def test_results_go_where_the_readme_says(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["run", "digts"], "unknown suite 'digts'; did you mean digits"),
         (["run", "TINY", "--defense", "whitning"], "did you mean whitening"),
         (["run", "TINY", "--set", "attackers.adam.lr=-1"], "lr: Input should be greater than 0"),
         (["run", "TINY", "--plugin", "absent.py"], "plugin file absent.py does not exist"),
@@ -138,7 +135,7 @@ def test_wrong_use_is_one_line_and_exit_code_2(tiny, arguments, told):
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_with_holes_says_so_and_exits_with_1(tiny, tmp_path):
+def test_a_run_with_failed_cells_says_so_and_exits_with_1(tiny, tmp_path):
     path: Path = tmp_path / "faulty.py"
     path.write_text(FAULTY)
     done = immunebench("run", tiny, "--workers", 1, "--out", tmp_path / "out", "--plugin", path, "--defense", "none",

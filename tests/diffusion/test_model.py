@@ -11,7 +11,7 @@ from torch.nn import functional
 from harness.diffusion import Batch, TextToImage
 from harness.diffusion.model import as_images, as_pixels, denoising_target
 from harness.errors import RunError
-from tests.diffusion.conftest import SAMPLING, noise, pipeline
+from tests.diffusion.helpers import SAMPLING, noise, pipeline
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -130,7 +130,7 @@ def test_sampling_is_the_pipelines_own(base: Path, model: TextToImage) -> None:
     assert not np.array_equal(ours, other)
 
 
-def test_pictures_that_are_not_finite_are_told(model: TextToImage) -> None:
+def test_pictures_that_are_not_finite_are_reported(model: TextToImage) -> None:
     with torch.no_grad():
         model.unet.conv_out.bias.fill_(float("nan"))
     _, finite = model.sample(["a photo"], [1], **SAMPLING)

@@ -1,9 +1,9 @@
 """What jobs should take, by those that ran before."""
 
 import pytest
-
 from harness.execution.costs import Costs
-from tests.test_plan import job, spec
+
+from tests.helpers import job, spec
 
 ADAM = {"track": "probe", "stage": "attack", "plugin": "adam", "work": 1.0}
 
@@ -15,11 +15,11 @@ def test_nothing_is_known_of_a_stage_that_never_ran():
     assert costs.total([]) == 0
 
 
-def test_entries_of_older_ledgers_say_nothing():
+def test_entries_of_older_ledgers_are_ignored():
     assert Costs([{**ADAM, "work": None, "seconds": 1.0}]).of(ADAM) is None
 
 
-def test_the_most_alike_jobs_count():
+def test_costs_are_estimated_from_the_most_similar_jobs():
     own = job()
     costs = Costs([
         {**ADAM, "call": own.about["call"], "seconds": 1.0},
@@ -32,7 +32,7 @@ def test_the_most_alike_jobs_count():
     assert costs.of(job(plugin=spec(name="new")).about) == pytest.approx(8.0)  # the same stage
 
 
-def test_costs_go_with_the_work():
+def test_costs_are_proportional_to_the_work():
     costs = Costs()
     costs.add({**ADAM, "work": 10}, 5.0)
     costs.add({**ADAM, "work": 30}, 15.0)

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import pandas as pd
@@ -14,15 +14,13 @@ from harness.execution import deadline, executors
 from harness.plan import make
 from harness.store import Store
 from harness.suite import load
-from tests.execution.test_scheduler import figures
+from tests.helpers import MINE, SUITE, figures
 
-EVERYWHERE = {"serial": {"workers": 1}, "processes": {"workers": 2}, "dask": {"cluster": "local:2"}}
-APART = {name: where for name, where in EVERYWHERE.items() if name != "serial"}
+pytestmark = pytest.mark.xdist_group("cluster")
 
 UNRULY = '''
 """Defenses that break their worker."""
 import os
-import time
 from pathlib import Path
 
 from harness import Field
@@ -71,51 +69,45 @@ def unruly(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory) -> pd.DataFrame:
-    """The tiny suite's figures, run here."""
-    from tests.conftest import SUITE
-
+    """The tiny suite's records, computed in this process."""
     folder = tmp_path_factory.mktemp("serial")
     (folder / "tiny.yaml").write_text(SUITE)
     return figures(api.run(str(folder / "tiny.yaml"), workers=1, store=folder / "store"))
 
 
-@pytest.mark.parametrize("where", EVERYWHERE.values(), ids=EVERYWHERE)
-def test_the_same_records_everywhere(tiny, serial, where):
-    result = api.run(str(tiny), **where)
-    assert not result.failed
-    pd.testing.assert_frame_equal(figures(result), serial)
-    assert not list((Store().root / "runs").iterdir())
+@pytest.fixture(params=["serial", "processes", "dask"])
+def where(request, cluster) -> dict:
+    """`api.run`'s arguments that choose each executor."""
+    return {
+        "serial": {"workers": 1},
+        "processes": {"workers": 2},
+        "dask": {"cluster": cluster.scheduler_address},
+    }[request.param]
 
 
-@pytest.mark.parametrize("where", APART.values(), ids=APART)
-def test_a_job_that_kills_its_worker_is_a_hole_and_the_rest_goes_on(tiny, unruly, where):
-    result = api.run(str(tiny), defenses=["none", "random_init", "dies"], plugins=[unruly], **where)
-    notes = result.records[result.records["defense"] == "dies"]["note"]
-    assert notes.str.contains("its worker process died twice", regex=False).all()
-    assert set(result.records[result.records["defense"] != "dies"]["status"]) == {"ok"}
+def test_every_executor_gives_the_same_records_and_survives_unruly_jobs(tiny, serial, unruly, tmp_path, where):
+    """One job kills its worker, one does so once and must be run again, one hangs; the others' cells are whole.
 
-
-@pytest.mark.parametrize("where", APART.values(), ids=APART)
-def test_what_was_in_hand_of_a_worker_that_died_is_run_once_more(tiny, unruly, tmp_path, where):
-    mark = tmp_path / "mark"
-    result = api.run(
-        str(tiny),
-        defenses=["none", "dies_once"],
-        plugins=[unruly],
-        settings=[f"defenses.dies_once.mark={mark}"],
-        **where,
-    )
-    assert mark.exists()
-    assert not result.failed
-
-
-@pytest.mark.parametrize("where", EVERYWHERE.values(), ids=EVERYWHERE)
-def test_a_job_that_takes_too_long_is_a_hole(tiny, unruly, where):
+    The time limit is on in a second run, in which the hanging job alone is left: no slow machine fails another.
+    """
+    separate, mark = where != {"workers": 1}, tmp_path / "mark"
+    dying = ["dies", "dies_once"] if separate else []
+    rows = ["none", "random_init", "condition_number", *dying]
+    settings = [f"defenses.dies_once.mark={mark}"] if separate else []
+    result = api.run(str(tiny), defenses=rows, plugins=[unruly], settings=settings, **where)
+    records = figures(result)
+    mine = records["defense"].isin(dying)
+    pd.testing.assert_frame_equal(records[~mine].reset_index(drop=True), serial)
+    if separate:
+        notes = records[records["defense"] == "dies"]["note"]
+        assert notes.str.contains("its worker process died twice", regex=False).all()
+        assert mark.exists()
+        assert set(records[records["defense"] == "dies_once"]["status"]) == {"ok"}
     rows = {"defenses": ["none", "sleeps"], "attackers": ["adam"], "plugins": [unruly], "seeds": 1}
-    result = api.run(str(tiny), timeout=20, **rows, **where)
-    notes = result.records[result.records["defense"] == "sleeps"]["note"]
-    assert set(notes) == {"took longer than the 20 s allowed"}
-    assert set(result.records[result.records["defense"] == "none"]["status"]) == {"ok"}
+    records = api.run(str(tiny), timeout=1, **rows, **where).records
+    assert set(records[records["defense"] == "sleeps"]["note"]) == {"took longer than the 1 s allowed"}
+    assert set(records[records["defense"] == "none"]["status"]) == {"ok"}
+    assert not list((Store().root / "runs").iterdir())
 
 
 def test_a_worker_that_hangs_is_ended():
@@ -125,28 +117,25 @@ from harness.execution import deadline
 deadline.GRACE = 0.5
 try:
     with deadline.within(0.2, end_process=True):
-        __import__("time").sleep(1000)
+        __import__("time").sleep(600)
 finally:
     print("not reached")
 """
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (1, "")
 
 
-def test_a_deadline_that_is_kept_does_nothing():
-    steps = []
-    with deadline.within(0.05):
-        steps.append("in time")
-    time.sleep(0.2)
+def test_a_time_limit_ends_with_its_block():
+    with deadline.within(600):
+        (watcher,) = (thread for thread in threading.enumerate() if thread.name.endswith("(watch)"))
+    watcher.join()  # it ends with the block, so nothing is raised later
     with deadline.within(None):
-        steps.append("without one")
-    assert steps == ["in time", "without one"]
+        assert not any(thread.name.endswith("(watch)") for thread in threading.enumerate())
 
 
 def test_a_worker_that_has_another_plugin_than_the_plan_says_so(tiny, tmp_path):
     """The file is edited after the plan was made."""
     from harness.execution import scheduler as runner
-    from tests.test_plugin import MINE
 
     path = tmp_path / "mine.py"
     path.write_text(MINE)
@@ -158,15 +147,15 @@ def test_a_worker_that_has_another_plugin_than_the_plan_says_so(tiny, tmp_path):
 
 
 def test_a_gpu_that_is_not_there_is_an_error_at_once(tiny, monkeypatch):
-    monkeypatch.setattr(executors, "_gpus", lambda: 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(UsageError, match="no GPU is in reach"):
         api.run(str(tiny), gpu=True)
     with pytest.raises(UsageError, match="none of the cluster's 1 workers offers the resource GPU"):
         api.run(str(tiny), gpu=True, cluster="local:1")
 
 
-def test_a_worker_a_gpu(monkeypatch):
-    monkeypatch.setattr(executors, "_gpus", lambda: 2)
+def test_there_is_one_worker_per_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert executors.default_workers() == 2
     with pytest.raises(UsageError, match="one worker a GPU at most"):
         executors.local(3)
@@ -189,7 +178,7 @@ if len(sys.argv) > 1:
     assert third in ("5", "7")  # shared, for all are held
 
 
-def test_no_scheduler_no_run(tiny, monkeypatch):
+def test_a_missing_scheduler_is_one_clear_line(tiny, monkeypatch):
     from harness.execution import dask_cluster as cluster
 
     monkeypatch.setattr(cluster, "CONNECT", 1)

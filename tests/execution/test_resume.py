@@ -23,21 +23,19 @@ from harness.execution.executors import Serial
 from harness.plan import make
 from harness.store import Store
 from harness.suite import load
-from tests.execution.test_scheduler import SLOW, figures
+from tests.helpers import SLOW, figures
 
 
 def _run(suite: str, store: Path, out: Path) -> None:
     api.run(suite, workers=1, store=store, out=out)
 
 
-@pytest.fixture(scope="module")
-def forked():
+@pytest.fixture
+def forked(forkserver):
     """Starts `_run` in a process of its own at once, for its modules are loaded already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.execution.test_resume", "harness.probe.stages", "harness.leaderboard"])
 
     def start(*arguments) -> multiprocessing.Process:
-        process = context.Process(target=_run, args=arguments)
+        process = forkserver.Process(target=_run, args=arguments)
         process.start()
         return process
 
@@ -59,7 +57,7 @@ def harm(store: Path, draw: random.Random) -> None:
 
 
 @pytest.mark.parametrize("kills", [15, pytest.param(100, marks=pytest.mark.slow)])
-def test_killed_at_any_moment_the_next_run_does_the_rest(tiny, tmp_path, forked, kills):
+def test_after_a_kill_at_any_moment_the_next_run_finishes(tiny, tmp_path, forked, kills):
     draw = random.Random(1)
     reference = figures(api.run(str(tiny), workers=1, store=tmp_path / "reference"))
     for name in ("warm", "measured"):
@@ -92,13 +90,13 @@ def test_two_runs_on_one_store_do_each_job_once(tiny, tmp_path, forked):
     store = Store()
     running = [forked(str(tiny), store.root, tmp_path / f"out{i}") for i in range(2)]
     for process in running:
-        process.join(120)
+        process.join()
         assert process.exitcode == 0
     assert len(store.ledger()) == len(make(load(str(tiny))).jobs)
     assert board(tmp_path / "out0") == board(tmp_path / "out1")
 
 
-def test_what_another_run_needs_is_not_dropped(tiny):
+def test_artifacts_that_another_run_needs_are_not_dropped(tiny):
     """Both need the weights; who is done first leaves them, who is last drops them."""
     plan = make(load(str(tiny)))
     store = Store()
@@ -176,27 +174,26 @@ def test_a_change_recomputes_what_depends_on_it_and_nothing_else(tiny, change, i
     assert jobs
 
 
-def test_a_cluster_that_loses_a_worker_midway(tiny, tmp_path):
-    from distributed import LocalCluster
-
-    plugin = tmp_path / "slow.py"
+@pytest.mark.xdist_group("cluster")
+def test_a_cluster_that_loses_a_worker_midway(tiny, tmp_path, cluster):
+    """The slow attacker goes on only once its worker was killed, or the run would be over before."""
+    plugin, go = tmp_path / "slow.py", tmp_path / "go"
     plugin.write_text(SLOW)
-    rows = {"attackers": ["adam", "slow"], "plugins": [plugin]}
-    reference = figures(api.run(str(tiny), workers=1, store=tmp_path / "serial", **rows))
+    rows = {"attackers": ["adam", "slow"], "plugins": [plugin], "settings": [f"attackers.slow.go={go}"]}
     found = []
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
-        where = cluster.scheduler_address
-        running = threading.Thread(target=lambda: found.append(api.run(str(tiny), cluster=where, **rows)))
-        running.start()
-        store = Store()
-        while not any(entry["plugin"] == "slow" for entry in store.ledger()):
-            assert running.is_alive()
-            time.sleep(0.05)
-        os.kill(cluster.workers[0].process.pid, signal.SIGKILL)
-        running.join(120)
+    where = cluster.scheduler_address
+    running = threading.Thread(target=lambda: found.append(api.run(str(tiny), cluster=where, **rows)))
+    running.start()
+    while not go.with_suffix(".waits").exists():
+        assert running.is_alive()
+        time.sleep(0.05)
+    os.kill(int(go.with_suffix(".waits").read_text()), signal.SIGKILL)
+    go.touch()
+    running.join()
     (result,) = found
     assert not result.failed
-    pd.testing.assert_frame_equal(figures(result), reference)
+    reference = api.run(str(tiny), workers=1, store=tmp_path / "serial", **rows)
+    pd.testing.assert_frame_equal(figures(result), figures(reference))
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs util-linux")

@@ -18,60 +18,7 @@ from harness.execution import scheduler as runner
 from harness.plan import make
 from harness.store import Store
 from harness.suite import load
-
-FAULTY = '''
-"""Attackers that break the contract."""
-import torch
-from harness.probe import ProbeAttacker, ProbeDefense
-
-
-class Nan(ProbeAttacker):
-    """Yields a loss that is no number (test)."""
-
-    def adapt(self, model, data):
-        yield 1.0
-        yield float("nan")
-
-
-class Early(ProbeAttacker):
-    """Ends early (test)."""
-
-    def adapt(self, model, data):
-        yield 1.0
-
-
-class Empty(ProbeAttacker):
-    """Yields nothing (test)."""
-
-    def adapt(self, model, data):
-        return
-        yield
-
-
-class Plain(ProbeAttacker):
-    """Is no generator (test)."""
-
-    def adapt(self, model, data):
-        return 1.0
-
-
-class Raises(ProbeAttacker):
-    """Raises (test)."""
-
-    def adapt(self, model, data):
-        yield 1.0
-        raise KeyError("lost")
-
-
-class Poison(ProbeDefense):
-    """Leaves weights that are no numbers (test)."""
-
-    def immunize(self, model, targets):
-        model.weight.data.fill_(float("nan"))
-        yield 0.0
-
-
-'''
+from tests.helpers import FAULTY, SLOW, figures
 
 
 @pytest.fixture
@@ -79,12 +26,6 @@ def faulty(tmp_path: Path) -> Path:
     path = tmp_path / "faulty.py"
     path.write_text(FAULTY)
     return path
-
-
-def figures(result: api.Result) -> pd.DataFrame:
-    """The records but for what a clock says."""
-    records = result.records[~result.records["metric"].isin(["seconds", "peak_mb"])]
-    return records.reset_index(drop=True)
 
 
 def test_a_run_has_every_cell(tiny):
@@ -111,7 +52,7 @@ def test_transient_weights_are_dropped_unless_wanted(tiny, tmp_path):
         assert len(list(store.root.rglob("model.safetensors"))) == expected
 
 
-def test_what_was_dropped_is_made_again_when_it_is_needed(tiny):
+def test_dropped_artifacts_are_computed_again_when_needed(tiny):
     first = api.run(str(tiny), attackers=["adam"], workers=1)
     both = api.run(str(tiny), workers=1)
     of_adam = figures(both)[figures(both)["attacker"].fillna("adam") == "adam"]
@@ -141,7 +82,7 @@ def test_damaged_artifacts_are_computed_again(tiny, file):
         ("raises", "KeyError at faulty.py:"),
     ],
 )
-def test_a_faulty_attacker_is_a_hole_and_the_rest_goes_on(tiny, faulty, name, told):
+def test_a_faulty_attacker_fails_its_cells_alone(tiny, faulty, name, told):
     rows = {"defenses": ["none"], "plugins": [faulty], "workers": 1}
     result = api.run(str(tiny), attackers=["adam", name], **rows)
     broken = result.records[result.records["attacker"] == name]
@@ -155,7 +96,7 @@ def test_a_faulty_attacker_is_a_hole_and_the_rest_goes_on(tiny, faulty, name, to
     assert api.run(str(tiny), attackers=[name], **rows).failed
 
 
-def test_a_faulty_defense_is_a_hole_with_its_reason_in_the_table(tiny, faulty):
+def test_a_faulty_defense_fails_its_cells_with_a_reason_in_the_table(tiny, faulty):
     result = api.run(str(tiny), defenses=["none", "poison"], attackers=["adam"], plugins=[faulty], workers=1)
     assert "left weights that are not finite" in str(
         result.tables["probe"].set_index("defense").loc["poison", "missing"]
@@ -163,7 +104,7 @@ def test_a_faulty_defense_is_a_hole_with_its_reason_in_the_table(tiny, faulty):
     assert set(result.records[result.records["defense"] == "none"]["status"]) == {"ok"}
 
 
-def test_a_missing_data_package_is_a_hole_and_the_rest_goes_on(tiny, monkeypatch):
+def test_a_missing_data_package_fails_its_grid_alone(tiny, monkeypatch):
     from harness.errors import RunError
     from harness.probe import data
 
@@ -204,7 +145,7 @@ def test_editing_a_plugin_recomputes_what_depends_on_it(tiny, tmp_path):
     assert not any(name == "adam" for _, name in missing)
 
 
-def test_a_store_that_gives_out_stops_the_run_and_keeps_the_rest(tiny, tmp_path):
+def test_a_full_store_stops_the_run_and_keeps_finished_jobs(tiny, tmp_path):
     """No file may grow beyond 20 KiB: the weights (50 KiB) do not fit."""
     code = f"""
 import resource, sys
@@ -225,44 +166,30 @@ def test_an_unwritable_store_is_refused(tiny):
         api.run(str(tiny), store="/proc/here", workers=1)
 
 
-SLOW = '''
-"""A slow attacker."""
-import time
-from harness.probe import ProbeAttacker
-
-
-class Slow(ProbeAttacker):
-    """Takes its time (test)."""
-
-    def adapt(self, model, data):
-        while True:
-            time.sleep(0.2)
-            yield 1.0
-'''
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_stops_and_the_next_run_goes_on(tiny, tmp_path, workers):
-    path = tmp_path / "slow.py"
+    path, go = tmp_path / "slow.py", tmp_path / "go"
     path.write_text(SLOW)
+    rows = {"plugins": [path], "attackers": ["adam", "slow"], "settings": [f"attackers.slow.go={go}"]}
     command = [sys.executable, "-m", "harness.cli", "run", str(tiny), "--workers", str(workers), "--plugin", str(path),
+               "--attacker", "adam", "--attacker", "slow", "--set", f"attackers.slow.go={go}",
                "--out", str(tmp_path / "out")]  # fmt: skip
     running = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's would be ignored
     )  # fmt: skip
-    store = Store()
-    while not any(entry["stage"] == "progress" for entry in store.ledger()):
+    while not go.with_suffix(".waits").exists():
         assert running.poll() is None
-        time.sleep(0.1)
+        time.sleep(0.05)
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-    told = running.communicate(timeout=20)[1]
+    stderr = running.communicate()[1]
     assert running.returncode == 130
-    assert "the same command goes on from there" in told
-    assert "Traceback" not in told
-    missing = make(load(str(tiny), plugins=[path])).missing(store)
-    done = len(store.ledger())
-    assert len(missing) > 0
-    assert done > 0
+    assert "the same command goes on from there" in stderr
+    assert "Traceback" not in stderr
+    store = Store()
+    plan = make(load(str(tiny), **rows))
+    missing = plan.missing(store)
+    assert 0 < len(missing) < len(plan.jobs)
+    assert len(store.ledger()) > 0
     again = api.run(str(tiny), attackers=["gradient_descent", "adam"], workers=1)
     assert not again.failed

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.execution.test_scheduler import figures
+from tests.helpers import figures
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "slurm.py"
 
@@ -15,7 +15,7 @@ def example():
     return runpy.run_path(str(EXAMPLE))
 
 
-def test_what_is_handed_in(example):
+def test_the_job_scripts_ask_for_a_gpu(example):
     from dask_jobqueue import PBSCluster, SLURMCluster
 
     with SLURMCluster(**example["WORKER"], scheduler_options={"dashboard_address": None}) as cluster:

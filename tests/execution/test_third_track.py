@@ -38,7 +38,7 @@ def test_a_metric_is_averaged_as_it_says(result):
     assert row["value"] == pytest.approx(of["value"].prod() ** (1 / 4))
 
 
-def test_without_it_the_board_is_still_there(result, tmp_path):
+def test_a_board_is_readable_without_its_track(result, tmp_path):
     """Read by a process that has no such track: the same figures, row by row."""
     before = pd.read_csv(result.out / "leaderboard.csv")
     made = leaderboard.render(result.out)
@@ -53,7 +53,7 @@ def test_without_it_the_board_is_still_there(result, tmp_path):
 
 
 @pytest.mark.parametrize("entry", named(str(FILE)), ids=lambda entry: entry.name)
-def test_the_kit_tries_it_on_its_own_track(entry):
+def test_plugins_of_a_third_track_conform(entry):
     for check in checks(entry.load(), files=[FILE]):
         check()
 

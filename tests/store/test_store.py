@@ -1,4 +1,4 @@
-"""Artifacts: whole or absent, checked, and refused where they cannot be kept."""
+"""Artifacts are whole or absent, checked when opened, and locked while they are written."""
 
 import json
 import os
@@ -12,29 +12,30 @@ import pytest
 
 from harness.errors import UsageError
 from harness.store import Busy, Store, StoreError, default_root
+from harness.store.store import LEDGER_FIELDS
 
 KEY = "ab" * 32
 ABOUT = {"track": "t", "stage": "s", "plugin": None}
 
 
-def put(store, content=b"figures", key=KEY, **about):
-    with store.writing(key, ABOUT | about) as out:
+def put(store, content=b"values", key=KEY, **about):
+    with store.write(key, ABOUT | about) as out:
         (out / "data.json").write_bytes(content)
 
 
-def test_written_then_found():
+def test_an_artifact_is_written_and_opened():
     store = Store()
     assert not store.has(KEY)
     assert store.open(KEY) is None
     put(store)
     folder = store.open(KEY)
     assert folder is not None
-    assert (folder / "data.json").read_bytes() == b"figures"
+    assert (folder / "data.json").read_bytes() == b"values"
     assert store.manifest(KEY)["stage"] == "s"
     assert not list((store.root / "tmp").iterdir())
 
 
-def test_the_root_is_the_environments(store_root):
+def test_the_environment_sets_the_root(store_root):
     assert default_root() == store_root
 
 
@@ -42,7 +43,7 @@ def test_an_error_while_writing_leaves_nothing():
     store = Store()
 
     def write_half():
-        with store.writing(KEY, ABOUT) as out:
+        with store.write(KEY, ABOUT) as out:
             (out / "data.json").write_bytes(b"half")
             raise RuntimeError("killed")
 
@@ -52,16 +53,16 @@ def test_an_error_while_writing_leaves_nothing():
     assert not list((store.root / "tmp").iterdir())
 
 
-def test_two_writers_never_write_the_same():
-    """The second is told that it is being written, or waits and then finds it."""
-    store, found = Store(), []
+def test_two_writers_never_write_one_artifact():
+    """The second one gets `Busy`, or waits and then finds the artifact."""
+    store, folders = Store(), []
 
     def second():
-        with Store().writing(KEY, dict(ABOUT)) as out:
-            found.append(out)
+        with Store().write(KEY, dict(ABOUT)) as out:
+            folders.append(out)
 
-    with store.writing(KEY, dict(ABOUT)) as out:
-        with pytest.raises(Busy), Store().writing(KEY, dict(ABOUT), wait=False):
+    with store.write(KEY, dict(ABOUT)) as out:
+        with pytest.raises(Busy), Store().write(KEY, dict(ABOUT), wait=False):
             pass
         waiting = threading.Thread(target=second)
         waiting.start()
@@ -69,7 +70,7 @@ def test_two_writers_never_write_the_same():
         assert waiting.is_alive()
         (out / "data.json").write_bytes(b"first")
     waiting.join(5)
-    assert found == [None]
+    assert folders == [None]
     assert (store.folder(KEY) / "data.json").read_bytes() == b"first"
     assert not list((store.root / "locks").iterdir())
 
@@ -78,7 +79,7 @@ KILLED = """
 import os, signal, sys
 from harness.store import Store
 store = Store()
-with store.needing([sys.argv[1]]), store.writing(sys.argv[1], {}) as out:
+with store.pin([sys.argv[1]]), store.write(sys.argv[1], {}) as out:
     (out / "data.json").write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -89,63 +90,73 @@ def killed_while_writing(key):
     assert done.returncode == -signal.SIGKILL
 
 
-def test_what_a_killed_process_held_is_free_again():
+def test_a_killed_process_leaves_no_locks_and_no_pins():
     killed_while_writing(KEY)
     store = Store()
     assert len(list((store.root / "tmp").iterdir())) == 1
     put(store)
     assert not list((store.root / "tmp").iterdir())
-    assert store.needed() == set()
+    assert store.pinned() == set()
     assert not list((store.root / "runs").iterdir())
 
 
-def test_gc_takes_what_is_of_no_use_and_nothing_that_is_needed():
+def test_gc_removes_leftovers_and_keeps_pinned_artifacts():
     store = Store()
-    keys = {name: f"{number:02x}" * 32 for number, name in enumerate(("kept", "dropped", "needed", "old", "broken"))}
+    keys = {name: f"{number:02x}" * 32 for number, name in enumerate(("kept", "dropped", "pinned", "old", "broken"))}
     for name, key in keys.items():
-        put(store, key=key, transient=name in ("dropped", "needed"))
+        put(store, key=key, transient=name in ("dropped", "pinned"))
     (store.folder(keys["broken"]) / "data.json").write_bytes(b"damage")
     assert Store().open(keys["broken"]) is None
     killed_while_writing(KEY)
     os.utime(store.folder(keys["old"]) / "manifest.json", (0, 0))
-    with Store().needing([keys["needed"]]), store.writing("ff" * 32, dict(ABOUT)) as out:
+    with Store().pin([keys["pinned"]]), store.write("ff" * 32, dict(ABOUT)) as out:
         (out / "data.json").write_bytes(b"now")
         freed, count = store.collect(dry_run=True)
-        assert count == 3  # dropped, broken, and what was left by the kill
+        assert count == 3  # dropped, broken, and the killed process's folder
         assert len(store.keys()) == 4
         assert store.collect() == (freed, count)
         assert store.collect() == (0, 0)
-        assert set(store.keys()) == {keys["kept"], keys["needed"], keys["old"]}
+        assert set(store.keys()) == {keys["kept"], keys["pinned"], keys["old"]}
         assert store.collect(unused=3600, keep=[keys["old"]]) == (0, 0)
         assert store.collect(unused=3600)[1] == 1
     assert store.has("ff" * 32)
-    assert store.collect()[1] == 1  # nobody needs the transient one now
+    assert store.collect()[1] == 1  # the transient artifact is not pinned any more
     assert set(store.keys()) == {keys["kept"], "ff" * 32}
 
 
-def test_a_store_is_known_by_its_identity(tmp_path):
-    """So that a worker that sees another folder under the path of the run's store says so."""
+def test_a_worker_refuses_another_store_under_the_same_path(tmp_path):
     store = Store()
     assert Store().identity == store.identity
-    assert Store.at(store.root, store.identity).identity == store.identity
+    assert Store.connect(store.root, store.identity).identity == store.identity
     for root in (tmp_path / "elsewhere", Store(tmp_path / "other").root):
-        with pytest.raises(StoreError, match=r"does not see the store .*: put the store where all"):
-            Store.at(root, store.identity)
+        with pytest.raises(
+            StoreError, match=r"does not see the run's store .*: set IMMUNEBENCH_STORE to a folder that all"
+        ):
+            Store.connect(root, store.identity)
     assert not (tmp_path / "elsewhere").exists()
-    (store.root / "store.json").write_text('{"format": 2, "identity": "x"}')
-    with pytest.raises(UsageError, match="has format 2; this harness knows up to 1: upgrade"):
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(1, "delete the folder, or move it away"), (3, "upgrade immunebench")])
+def test_a_store_of_another_format_is_refused_in_one_line(number, remedy):
+    root = Store().root
+    (root / "store.json").write_text(json.dumps({"format": number, "identity": "x"}))
+    with pytest.raises(UsageError, match=f"has format {number}, this harness uses format 2: {remedy}") as error:
         Store()
+    assert str(root) in str(error.value)
+    assert "IMMUNEBENCH_STORE" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert error.value.exit_code == 2
 
 
 @pytest.mark.parametrize("harm", ["change", "truncate", "remove", "manifest", "no manifest", "swap"])
-def test_damage_is_set_aside(harm):
+def test_damaged_artifacts_are_set_aside(harm):
     put(Store())
     put(Store(), b"other", "cd" * 32)
     folder = Store().folder(KEY)
     if harm == "change":
-        (folder / "data.json").write_bytes(b"figurez")
+        (folder / "data.json").write_bytes(b"valuez")
     elif harm == "truncate":
-        (folder / "data.json").write_bytes(b"fig")
+        (folder / "data.json").write_bytes(b"val")
     elif harm == "remove":
         (folder / "data.json").unlink()
     elif harm == "no manifest":
@@ -162,7 +173,7 @@ def test_damage_is_set_aside(harm):
     assert store.open(KEY) is not None
 
 
-def test_discarded_is_absent():
+def test_discarded_artifacts_are_absent():
     store = Store()
     put(store)
     store.discard(KEY)
@@ -171,13 +182,14 @@ def test_discarded_is_absent():
     assert store.open(KEY) is None
 
 
-def test_the_ledger_survives_a_cut_line():
+def test_the_ledger_survives_an_incomplete_line():
     store = Store()
     put(store)
     with (store.root / "ledger.jsonl").open("a") as ledger:
         ledger.write('{"track": "t", "st')
     (entry,) = store.ledger()
-    assert entry["stage"] == "s"
+    assert tuple(entry) == LEDGER_FIELDS
+    assert (entry["key"], entry["stage"]) == (KEY, "s")
     assert entry["seconds"] >= 0
 
 
@@ -190,22 +202,22 @@ def test_a_store_that_cannot_be_written_is_refused_at_once(tmp_path):
 
 
 def test_a_full_store_is_one_clear_line(tmp_path: Path):
-    """The kernel refuses to write more than 64 KiB to any file: what a full disk does, in a process of its own."""
+    """The kernel refuses to write more than 64 KiB to any file, as a full disk does; in a process of its own."""
     code = f"""
 import resource, json
 from harness.store import Store, StoreError
 store = Store({str(tmp_path / "full")!r})
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
-with store.writing({KEY!r}, {ABOUT!r}) as out:
+with store.write({KEY!r}, {ABOUT!r}) as out:
     (out / "small").write_bytes(b"x")
 try:
-    with store.writing({"cd" * 32!r}, {ABOUT!r}) as out:
+    with store.write({"cd" * 32!r}, {ABOUT!r}) as out:
         (out / "large").write_bytes(b"x" * 10**6)
 except StoreError as error:
     print(json.dumps([str(error), store.has({KEY!r}), store.has({"cd" * 32!r})]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    told, kept, broken = json.loads(done.stdout)
-    assert "make room and run the same command again" in told
+    message, kept, broken = json.loads(done.stdout)
+    assert "free some space and run the same command again" in message
     assert kept
     assert not broken

@@ -8,7 +8,7 @@ from scipy import stats
 
 from harness.submission import read_write as submission
 from harness.submission.agreement import Agreement, Spread, compare
-from tests.submission.test_submission import FIXTURE, content_of, resealed
+from tests.helpers import FIXTURE, content_of, resealed
 
 AVERAGING = {"probe": {"rir": {"unit": None, "scale": "log"}, "score": {"unit": None, "scale": "linear"},
                        "seconds": {"unit": "s", "scale": "linear"}}}  # fmt: skip
@@ -45,7 +45,7 @@ def agreement(found, again, figures=1):
         (None, Agreement.none),
     ],
 )
-def test_rounding_is_let_pass_and_no_more(again, how):
+def test_only_rounding_errors_agree(again, how):
     assert agreement(seeds("score", 0.5), again) == [how]
 
 
@@ -81,7 +81,7 @@ def test_two_other_seeds_have_no_spread():
     assert agreement(seeds("score", 1.0, 2.0, 9.0, 2.0), 1.1) == [Agreement.interval]
 
 
-def test_however_many_figures_are_compared_the_reach_ends():
+def test_the_tolerance_is_capped():
     """Others 1, 2, 3: s = 1; t of two degrees of freedom would allow 45 of it."""
     found = seeds("score", 2.0, 1.0, 2.0, 3.0)
     assert agreement(found, 2 + 5.99 * math.sqrt(2), 1000) == [Agreement.interval]
@@ -112,7 +112,7 @@ def test_costs_are_not_compared_and_it_is_the_harness_that_knows_them():
     assert agreement(seeds("score", 1.0), 99.0) == [Agreement.none]
 
 
-def test_other_figures_agree_in_none():
+def test_missing_or_different_metrics_do_not_agree():
     found = seeds("score", 1.0)
     told = found.figures(found.cells[0])
     spread = Spread(found, AVERAGING, 1)

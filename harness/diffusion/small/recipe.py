@@ -1,11 +1,14 @@
-"""The recipe of the small base and of its encoders: pictures, autoencoder, latents, denoiser, encoders, figures.
+"""Trains the small base and its encoders from scratch: `python -m harness.diffusion.small.recipe DIR`.
 
-Each step leaves a file and is skipped if it is there, so the recipe can be cut off at any moment and called again.
+Its steps are pictures, autoencoder, latents, denoiser, encoders and evaluation. Each leaves a file and is skipped if
+the file is there, so the recipe can be interrupted at any moment and started again. It takes over an hour on two cores.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,9 +20,10 @@ from PIL import Image
 from safetensors import torch as safetensors
 
 from harness.diffusion.model import as_images, as_pixels
-from harness.diffusion.small import assess, world
-from harness.diffusion.small.card import card
-from harness.diffusion.small.lessons import (
+from harness.diffusion.small import dataset, evaluation
+from harness.diffusion.small.model_card import card
+from harness.diffusion.small.networks import halved, tokenizer
+from harness.diffusion.small.trainers import (
     DECODED,
     LATENTS,
     PORTRAITS,
@@ -31,57 +35,64 @@ from harness.diffusion.small.lessons import (
     read_pictures,
     scheduler,
 )  # fmt: skip
-from harness.diffusion.small.networks import halved, tokenizer
-from harness.diffusion.small.training import seconds, train, write
-from harness.plan import seed_of
+from harness.diffusion.small.training_loop import seconds, train, write
+from harness.errors import ImmuneBenchError
+from harness.stage import seed_of
 
 VAE = "vae.safetensors"
 TRAINING, HELD_OUT = 64_000, 6_000
 ROUND_TRIPS = 16_000
-"""training pictures as the autoencoder gives them back, for the classifier"""
+"""Training pictures that the autoencoder encodes and decodes for the classifier."""
 VIEWS = 400
-"""of each persona, for the classifier"""
+"""Views of each subject for the classifier."""
 SHIPPED_VIEWS = 5
+"""Views of each subject that ship."""
+WORDS = {"objects": dataset.OBJECTS, "styles": dataset.STYLES, "rare": dataset.RARE_WORDS}
 
 
 def run(
     folder: Path,
     *,
-    fashion: Path = world.FASHION,
+    fashion: Path = dataset.FASHION,
     seed: int = 1,
     processes: int = 2,
     tell: Callable[[str], None] = print,
 ) -> None:
     """Train everything into `folder`: `pipeline/`, `classifier.safetensors`, `contrastive.safetensors`,
-    `personas/NAME/0.png …`, `figures.json` and `README.md`; what it needs on the way lies in `folder/work`."""
+    `subjects/NAME/0.png …`, `evaluation.json` and `README.md`; intermediate files lie in `folder/work`.
+
+    fashion: folder of Fashion-MNIST's idx files. seed: of all draws. processes: number of training processes, a divisor
+    of the rows of a step; another number changes the weights. tell: called with a line of progress. Raises `RunError`
+    without the training data.
+    """
     work = folder / "work"
     work.mkdir(parents=True, exist_ok=True)
     _pictures(work, fashion, seed)
     _latents(work, seed, processes, tell)
     _pipeline(work, folder / "pipeline", seed, processes, tell)
-    _personas(work, folder / "personas", fashion, seed)
-    for lesson in (Classifier, Contrastive):
-        taught = lesson(work)
-        taught.network.load_state_dict(train(lesson, work, seed, processes, tell))
-        (folder / f"{lesson.name}.safetensors").write_bytes(safetensors.save(halved(taught.network)))
-    figures = assess.figures(folder, work)
-    lessons = (Autoencoder, Denoiser, Classifier, Contrastive)
-    figures["seconds"] = {lesson.name: seconds(lesson, work) for lesson in lessons}
-    (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-    words = {"objects": world.OBJECTS, "styles": world.STYLES, "rare": world.RARE_WORDS}
-    (folder / "README.md").write_text(card(figures, words, assess.SAMPLES))
+    _subjects(work, folder / "subjects", fashion, seed)
+    for trainer in (Classifier, Contrastive):
+        network = trainer(work).network
+        network.load_state_dict(train(trainer, work, seed, processes, tell))
+        (folder / f"{trainer.name}.safetensors").write_bytes(safetensors.save(halved(network)))
+    values = evaluation.evaluate(folder, work)
+    trainers = (Autoencoder, Denoiser, Classifier, Contrastive)
+    values["seconds"] = {trainer.name: seconds(trainer, work) for trainer in trainers}
+    (folder / "evaluation.json").write_text(json.dumps(values, indent=1) + "\n")
+    (folder / "README.md").write_text(card(values, WORDS, evaluation.SAMPLES))
 
 
 def _pictures(work: Path, fashion: Path, seed: int) -> None:
+    """Render the training and held-out pictures."""
     for split, count, draw in (("train", TRAINING, seed), ("heldout", HELD_OUT, seed + 1)):
         if not (work / f"{split}.txt").exists():
-            found = world.pictures(world.items(split, fashion), count, draw)
-            np.savez(work / f"{split}.npz", images=found.images, objects=found.objects, styles=found.styles)
-            (work / f"{split}.txt").write_text("\n".join(found.captions) + "\n")
+            made = dataset.pictures(dataset.items(split, fashion), count, draw)
+            np.savez(work / f"{split}.npz", images=made.images, objects=made.objects, styles=made.styles)
+            (work / f"{split}.txt").write_text("\n".join(made.captions) + "\n")
 
 
 def _latents(work: Path, seed: int, processes: int, tell: Callable[[str], None]) -> None:
-    """The autoencoder, its latents of the training pictures, and some of these as it gives them back."""
+    """Train the autoencoder, encode the training pictures, and decode some of them."""
     weights = train(Autoencoder, work, seed, processes, tell)
     images = read_pictures(work, "train")["images"]
     if not (work / LATENTS).exists():
@@ -90,7 +101,7 @@ def _latents(work: Path, seed: int, processes: int, tell: Callable[[str], None])
         latents = _encoded(network, images)
         normalised(network, latents)
         write(network.state_dict(), work / VAE)
-        mean, deviation = (of[:, None, None] for of in (latents.mean((0, 2, 3)), latents.std((0, 2, 3))))
+        mean, deviation = (values[:, None, None] for values in (latents.mean((0, 2, 3)), latents.std((0, 2, 3))))
         write({"latents": (latents - mean) / deviation}, work / LATENTS)
     if not (work / DECODED).exists():
         latents = safetensors.load((work / LATENTS).read_bytes())["latents"][:ROUND_TRIPS]
@@ -98,13 +109,14 @@ def _latents(work: Path, seed: int, processes: int, tell: Callable[[str], None])
 
 
 def _pipeline(work: Path, out: Path, seed: int, processes: int, tell: Callable[[str], None]) -> None:
-    taught = Denoiser(work)
-    taught.network.load_state_dict(train(Denoiser, work, seed, processes, tell))
+    """Train the denoiser and save the pipeline in fp16."""
+    network = Denoiser(work).network
+    network.load_state_dict(train(Denoiser, work, seed, processes, tell))
     StableDiffusionPipeline(
         vae=_vae(work),
-        text_encoder=taught.network["text_encoder"],
+        text_encoder=network["text_encoder"],
         tokenizer=tokenizer(),
-        unet=taught.network["unet"],
+        unet=network["unet"],
         scheduler=scheduler(),
         safety_checker=None,
         feature_extractor=None,
@@ -112,23 +124,23 @@ def _pipeline(work: Path, out: Path, seed: int, processes: int, tell: Callable[[
     ).to(dtype=torch.float16).save_pretrained(out)
 
 
-def _personas(work: Path, out: Path, fashion: Path, seed: int) -> None:
-    """Views of each persona: some to ship, and more, as they are and decoded, for the classifier."""
-    grey = world.items("heldout", fashion)
+def _subjects(work: Path, out: Path, fashion: Path, seed: int) -> None:
+    """Render views of each subject: some to ship, and more for the classifier, each with its decoded form."""
+    grey = dataset.items("heldout", fashion)
     network = _vae(work)
     views = []
-    for persona in world.PERSONAS:
-        (out / persona.name).mkdir(parents=True, exist_ok=True)
-        for i, image in enumerate(shipped_views(persona, grey, seed)):
-            Image.fromarray(image).save(out / persona.name / f"{i}.png")
-        images = world.portraits(persona, grey, VIEWS, seed_of("views", seed))
+    for subject in dataset.SUBJECTS:
+        (out / subject.name).mkdir(parents=True, exist_ok=True)
+        for i, image in enumerate(shipped_views(subject, grey, seed)):
+            Image.fromarray(image).save(out / subject.name / f"{i}.png")
+        images = dataset.portraits(subject, grey, VIEWS, seed_of("views", seed))
         views.append(np.stack([images, _decoded(network, _encoded(network, images))], 1))
     np.save(work / PORTRAITS, np.stack(views))
 
 
-def shipped_views(persona: world.Persona, grey: Mapping[str, npt.NDArray[np.float32]], seed: int) -> world.Images:
-    """The views of a persona that ship, of held-out items `grey`."""
-    return world.portraits(persona, grey, SHIPPED_VIEWS, seed_of("shipped", seed))
+def shipped_views(subject: dataset.Subject, grey: Mapping[str, npt.NDArray[np.float32]], seed: int) -> dataset.Images:
+    """The views (n, 32, 32, 3) of a subject that ship. grey: held-out items by object."""
+    return dataset.portraits(subject, grey, SHIPPED_VIEWS, seed_of("shipped", seed))
 
 
 def _vae(work: Path) -> AutoencoderKL:
@@ -138,12 +150,32 @@ def _vae(work: Path) -> AutoencoderKL:
     return network.eval()
 
 
-def _encoded(network: AutoencoderKL, images: world.Images) -> torch.Tensor:
+def _encoded(network: AutoencoderKL, images: dataset.Images) -> torch.Tensor:
     with torch.no_grad():
         parts = torch.from_numpy(images).split(500)
         return torch.cat([network.encode(as_pixels(part)).latent_dist.mode() for part in parts])
 
 
-def _decoded(network: AutoencoderKL, latents: torch.Tensor) -> world.Images:
+def _decoded(network: AutoencoderKL, latents: torch.Tensor) -> dataset.Images:
     with torch.no_grad():
         return np.concatenate([as_images(network.decode(part).sample) for part in latents.split(500)])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m harness.diffusion.small.recipe", description=str(__doc__))
+    parser.add_argument("folder", type=Path, metavar="DIR", help="where everything is trained into")
+    parser.add_argument("--fashion", type=Path, default=dataset.FASHION, help="folder of Fashion-MNIST's idx files")
+    parser.add_argument("--seed", type=int, default=1, help="seed of all draws")
+    parser.add_argument("--processes", type=int, default=2, help="training processes")
+    given = parser.parse_args(arguments)
+    try:
+        run(given.folder, fashion=given.fashion, seed=given.seed, processes=given.processes)
+    except ImmuneBenchError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

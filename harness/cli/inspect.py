@@ -1,0 +1,154 @@
+"""`immunebench list`, `show`, `check` and `new`: plugins and suites."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli.options import Plugins
+from harness.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from harness.metric import Quantity
+    from harness.registry import Registry
+
+
+class Listing(StrEnum):
+    """What can be listed."""
+
+    defenses = "defenses"
+    attackers = "attackers"
+    metrics = "metrics"
+    suites = "suites"
+    flags = "flags"
+
+
+class Kind(StrEnum):
+    """Kinds of plugins."""
+
+    defense = "defense"
+    attacker = "attacker"
+    metric = "metric"
+
+
+def list_(what: Annotated[Listing, typer.Argument(help="defenses, attackers, metrics, suites or flags")]) -> None:
+    """List plugins, suites or the flags of boards."""
+    rows = list(_rows(what))
+    widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
+    for name, track, summary in rows:
+        print(f"{name:{widths[0]}}  {track:{widths[1]}}  {summary}")
+
+
+def _rows(what: Listing) -> Iterator[tuple[str, str, str]]:
+    """Name, track (if any) and summary of each thing to list."""
+    from harness.registry import installed
+
+    if what is Listing.flags:
+        from harness.leaderboard.flags import FLAGS
+
+        yield from ((flag.name, "", flag.meaning) for flag in FLAGS.values())
+    elif what is Listing.suites:
+        from harness.suite import read
+
+        for entry in installed().all("suite"):
+            suite = read(Path(str(entry.file)))
+            yield entry.name, "+".join(sorted({grid.track for grid in suite.grids})), suite.title
+    else:
+        for entry in installed().all(what.value.removesuffix("s")):
+            yield entry.name, entry.about["track"], entry.about["summary"]
+        if what is Listing.metrics:
+            from harness.costs import COSTS
+
+            yield from ((quantity.name, "any", quantity.description) for quantity in COSTS)
+
+
+def show(
+    kind: Annotated[Kind, typer.Argument(help="defense, attacker or metric")],
+    name: Annotated[str, typer.Argument(help="The plugin's name; of a metric also the name of a quantity.")],
+    plugin: Plugins = [],
+) -> None:
+    """Show a plugin: its docstring, fields with defaults, presets and origin, and what a metric measures."""
+    from harness.cli.reference import fields
+    from harness.registry import installed
+
+    registry = installed().with_files(plugin)
+    if kind is Kind.metric and name not in [entry.name for entry in registry.all("metric")]:
+        _print_quantities([_quantity(name, registry)])
+        return
+    entry = registry.get(kind.value, name)
+    cls = entry.load()
+    print(f"{cls.kind} {name} (track {cls.track}), from {entry.origin}\n\n{inspect.getdoc(cls)}\n")
+    if kind is Kind.metric:
+        print(f"Measured on the {cls.measures} model.\n")
+        _print_quantities(cls.quantities)
+    rows = fields(cls)
+    print("fields:" if rows else "no fields")
+    for field in rows:
+        print(f"  {field.name}: {field.type} = {field.default}{f'  [{field.bounds}]' if field.bounds else ''}")
+        if field.description:
+            print(f"      {field.description}")
+    for preset, values in cls.presets.items():
+        print(f"preset {preset}: {', '.join(f'{key}={value!r}' for key, value in values.items())}")
+
+
+def _quantity(name: str, registry: Registry) -> Quantity:
+    """A quantity that a metric or the engine measures; raises `UsageError` for an unknown name."""
+    from harness.costs import COSTS
+
+    metrics = registry.all("metric")
+    quantities = {quantity.name: quantity for quantity in COSTS}
+    quantities |= {quantity.name: quantity for entry in metrics for quantity in entry.load().quantities}
+    if name not in quantities:
+        names = [*quantities, *(entry.name for entry in metrics)]
+        raise UsageError(f"unknown metric '{name}'; {nearest(name, names)}")
+    return quantities[name]
+
+
+def _print_quantities(quantities: Iterable[Quantity]) -> None:
+    from harness.cli.reference import describe_quantity
+
+    for quantity in quantities:
+        print("\n".join(f"{title}: {text}" for title, text in describe_quantity(quantity).items()) + "\n")
+
+
+def new(
+    kind: Annotated[Kind, typer.Argument(help="defense, attacker or metric")],
+    name: Annotated[str, typer.Argument(help="The plugin's name: small letters, digits and _.")],
+    track: Annotated[str, typer.Option(help="Track of the plugin: probe or diffusion.")],
+    attacked: Annotated[
+        bool, typer.Option("--attacked", help="Of a metric: measure the attacked model, not the released one.")
+    ] = False,
+    package: Annotated[bool, typer.Option("--package", help="Write an installable package with a test.")] = False,
+) -> None:
+    """Write a working plugin to start from: one file NAME.py, or a folder NAME with a package."""
+    from harness.kit import scaffold
+
+    path = scaffold.write(kind.value, name, track, Path.cwd(), package=package, attacked=attacked)
+    print(f"wrote {path}; try `immunebench check {scaffold.plugin_file(path)}`")
+
+
+def check(
+    plugin: Annotated[str, typer.Argument(metavar="FILE|NAME", help="A plugin file, or an installed plugin's name.")],
+    preset: Annotated[str | None, typer.Option(help="One of the plugin's presets (default: its defaults).")] = None,
+) -> None:
+    """Check that a plugin keeps the contract, on a tiny task of its track. Exit code 1: it has faults."""
+    from harness.kit import Fault, checks
+    from harness.registry import named
+
+    faults = 0
+    for entry in named(plugin):
+        print(f"{entry.kind} {entry.name}")
+        for check in checks(entry.load(), preset, [entry.file] if entry.file else []):
+            try:
+                check()
+            except Fault as fault:
+                faults += 1
+                print(f"  FAULT  {check}: {fault}")
+            else:
+                print(f"  ok     {check}: {check.about}")
+    raise typer.Exit(1 if faults else 0)

@@ -1,0 +1,35 @@
+"""`immunebench docs` and `site`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import Plugins
+
+
+def docs(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")] = Path("site"),
+    plugin: Plugins = [],
+) -> None:
+    """Build the documentation, with a page for each installed plugin."""
+    from harness.cli import reference
+
+    reference.build(out, plugin)
+    print(f"open {out}/index.html")
+
+
+def site(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")] = Path("public"),
+    source: Annotated[Path, typer.Option("--from", metavar="DIR", help="Folder with submissions or runs.")] = Path(
+        "results"
+    ),
+    plugin: Plugins = [],
+) -> None:
+    """Build the website of boards; it can be read without a network."""
+    from harness.site import build
+
+    build(out, source, tuple(plugin))
+    print(f"open {out}/index.html")

@@ -1,0 +1,104 @@
+"""`immunebench run`, `plan` and `release`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import SuiteName, Timeout, Workers, selection_options
+from harness.selection import Selection
+
+
+@selection_options()
+def run(
+    suite: SuiteName,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results (default: results/runs/SUITE).")] = None,
+    workers: Workers = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler, or local:N for N processes.")
+    ] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Require a GPU for GPU jobs.")] = False,
+    timeout: Timeout = None,
+    keep_weights: Annotated[bool, typer.Option("--keep-weights", help="Keep released models in the store.")] = False,
+    *,
+    selection: Selection,
+) -> None:
+    """Run a suite and make its leaderboard; finished jobs are read from the store.
+
+    Exit code 1: some cells failed.
+    """
+    from harness import api
+    from harness.execution.progress import Display
+
+    base = f"@{selection.base}" if selection.base else ""
+    folder = out or Path("results/runs") / f"{Path(suite).stem}{base}"
+    start = time.perf_counter()
+    try:
+        with Display() as display:
+            result = api.run(
+                suite,
+                out=folder,
+                workers=workers,
+                cluster=cluster,
+                gpu=gpu,
+                timeout=timeout,
+                keep=keep_weights,
+                progress=display,
+                **dict(selection),
+            )
+    except KeyboardInterrupt:
+        print("stopped; finished jobs are kept: run the same command to continue", file=sys.stderr)
+        raise typer.Exit(130) from None
+    print(f"\n{result.text}")
+    print(f"\n{len(result.records)} records in {time.perf_counter() - start:.0f} s; results are in {folder}/")
+    if result.failed:
+        notes = result.records.loc[result.records["status"] == "failed", "note"]
+        print(f"{len(notes)} cells failed:", file=sys.stderr)
+        for reason, count in notes.value_counts().head(5).items():
+            print(f"  {count} × {reason}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@selection_options()
+def plan(suite: SuiteName, workers: Workers = None, *, selection: Selection) -> None:
+    """Show what a run would do: its cells and jobs, how many the store has, and the estimated time for the others."""
+    from harness.execution.estimates import Estimates
+    from harness.execution.executors import default_workers
+    from harness.execution.progress import duration
+    from harness.plan import make
+    from harness.store import Store
+    from harness.suite import load
+
+    plan = make(load(suite, selection))
+    store = Store()
+    missing = plan.missing(store)
+    to_run = Counter(job.name for job in missing.values())
+    print(f"{plan.suite.name} version {plan.suite.version}: {len(plan.cells)} cells, {len(plan.jobs)} jobs")
+    for stage, count in Counter(job.name for job in plan.jobs.values()).items():
+        print(f"  {stage:12} {count:6} jobs, {to_run[stage]:6} to run")
+    workers = workers or default_workers()
+    seconds = Estimates(store.ledger()).total(missing.values())
+    estimate = "unknown, since a stage has never run here" if seconds is None else duration(seconds / workers)
+    print(f"{len(missing)} jobs to run; estimated time on {workers} workers: {estimate}")
+
+
+@selection_options("grids", "settings", "plugins", "base")
+def release(
+    suite: SuiteName,
+    defense: Annotated[str, typer.Argument(help="A defense row of the suite, or another plugin's name.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
+    task: Annotated[str | None, typer.Option(help="A task of the suite (default: the first).")] = None,
+    seed: Annotated[int | None, typer.Option(min=1, help="A seed of the suite (default: the first).")] = None,
+    *,
+    selection: Selection,
+) -> None:
+    """Save a released model in its ecosystem's format: a text-to-image model as a pipeline folder for diffusers."""
+    from harness import api
+
+    api.release(suite, defense, out, task=task, seed=seed, **dict(selection))
+    print(f"saved in {out}/")
