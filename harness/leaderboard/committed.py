@@ -53,7 +53,8 @@ def _folders(submissions: Path) -> Iterator[tuple[Path, list[Path]]]:
 
 def _made(files: Sequence[Path]) -> tuple[Board, Submitted]:
     loaded = submitted.load(files)
-    return boards.make(loaded.records, published.of_suite(loaded.records.suite)), loaded
+    suite = loaded.records.suite
+    return boards.make(loaded.records, published.of_suite(suite), suite.plugins), loaded
 
 
 def _files(folder: Path) -> list[Path]:

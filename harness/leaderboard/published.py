@@ -7,9 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.errors import UsageError
-from harness.registry import installed
 from harness.suite import Suite
-from harness.suite import read as read_suite
 
 PUBLISHED: dict[str, str] = {
     "paper": "venue and year",
@@ -38,17 +36,5 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def of_suite(suite: Suite) -> pd.DataFrame | None:
-    """The published values beside a suite: those that its file names or, of a suite read from a submission, the
-    installed suite's file of that name. None: there are none."""
-    if suite.published is not None:
-        return read(suite.published)
-    path = suite_file(suite)
-    file = read_suite(path) if path else None
-    return read(path.parent / file.published) if path and file and file.published else None
-
-
-def suite_file(suite: Suite) -> Path | None:
-    """The file of the installed suite of that name (of `name@base`, of `name`); None if it is not installed."""
-    name = suite.name.partition("@")[0]
-    files = (entry.file for entry in installed().all("suite") if entry.name == name)
-    return next((Path(file) for file in files if file), None)
+    """The published values beside a suite; None if its file names none."""
+    return None if suite.published is None else read(suite.published)

@@ -24,4 +24,4 @@ def build(out: Path, source: Path, plugins: tuple[Path, ...] = ()) -> None:
 
     if source.resolve() in [out.resolve(), *out.resolve().parents]:
         raise UsageError(f"{out} lies in {source}, so the next site would be made of this one; choose another folder")
-    write(out, of_submissions(source) or of_runs(source), plugins)
+    write(out, of_submissions(source, plugins) or of_runs(source, plugins), plugins)

@@ -15,7 +15,7 @@ import plotly.io
 from plotly.colors import hex_to_rgb
 
 from harness.leaderboard.scores import QUANTITY, Cells, quantity_of, retention_rows
-from harness.leaderboard.stats import Bools, Floats
+from harness.leaderboard.stats import Bools, Floats, logarithms
 from harness.leaderboard.tables import interval, number, unrounded
 from harness.site.view import BoardView, GridView
 from harness.suite import Grid
@@ -173,7 +173,7 @@ def _pair_map(cells: Cells, defense: str, values: pd.DataFrame, limit: float, ex
     """A map of values, a row the second of a pair, a column the first. limit: the end of the colour scale. example: a
     task with its pair, for the titles."""
     task, (first, second) = example
-    shades = np.log(values) if cells.log else values
+    shades = values.apply(logarithms) if cells.log else values
     texts = values.map(number)
     names = [_label(name) for name in values]
     figure = _figure(f"first of the pair ({first} in {task})", f"second ({second} in {task})", height=360, margin_l=50)
@@ -277,7 +277,7 @@ def at_coordinates(long: pd.DataFrame, coordinates: Mapping[str, Any]) -> pd.Dat
 def _is_undominated(x: Floats, y: Floats) -> Bools:
     """Which points no other is better than in one coordinate and at least as good in the other."""
     beats = (x[:, None] >= x) & (y[:, None] >= y) & ((x[:, None] > x) | (y[:, None] > y))
-    undominated: Bools = ~beats.any(axis=0)
+    undominated: Bools = np.logical_not(beats.any(axis=0))
     return undominated
 
 

@@ -19,11 +19,12 @@ from harness.leaderboard import boards, published, submitted
 from harness.leaderboard.boards import GridBoard
 from harness.leaderboard.flags import FLAGS
 from harness.leaderboard.scores import QUANTITY, retention_rows
-from harness.leaderboard.submitted import RUN, Submitted
+from harness.leaderboard.submitted import Submitted
 from harness.leaderboard.tables import CI, WEAK, interval, number, row_name
 from harness.plugin import PluginSpec
 from harness.records import Records
 from harness.registry import Entry, Registry
+from harness.submission.pack import RUN
 
 KINDS = ("defense", "attacker")
 """Kinds of plugins that have pages."""
@@ -48,9 +49,10 @@ class Source:
         return self.loaded.records
 
 
-def of_submissions(folder: Path) -> list[Source]:
-    """A board for each folder, `folder` or below it, that holds submissions (not those that runs leave). Raises what
-    `submitted.load` raises, and `UsageError` if two folders have the same name."""
+def of_submissions(folder: Path, plugins: Sequence[Path] = ()) -> list[Source]:
+    """A board for each folder, `folder` or below it, that holds submissions (not those that runs leave). plugins:
+    files that may hold a track. Raises what `submitted.load` raises, and `UsageError` if two folders have the same
+    name."""
     folders = sorted(path for path in [folder, *folder.rglob("*")] if path.is_dir())
     sources: dict[str, Source] = {}
     for inner in folders:
@@ -58,18 +60,19 @@ def of_submissions(folder: Path) -> list[Source]:
             if inner.name in sources:
                 raise UsageError(f"two folders of submissions below {folder} are called '{inner.name}', and a board "
                                  "has its folder's name")  # fmt: skip
-            sources[inner.name] = Source(inner.name, submitted.load(files))
+            sources[inner.name] = Source(inner.name, submitted.load(files, plugins))
     return list(sources.values())
 
 
-def of_runs(folder: Path) -> list[Source]:
-    """A board for each run folder below `folder`; raises `UsageError` if there is none or two have the same name."""
+def of_runs(folder: Path, plugins: Sequence[Path] = ()) -> list[Source]:
+    """A board for each run folder below `folder`. plugins: files that may hold a track. Raises `UsageError` if there is
+    no run or two have the same name."""
     sources: dict[str, Source] = {}
     for path in sorted(folder.rglob(RUN)):
         name = path.parent.name
         if name in sources:
             raise UsageError(f"two runs below {folder} are called '{name}', and a board has its run's name")
-        sources[name] = Source(name, submitted.load([path]))
+        sources[name] = Source(name, submitted.load([path], plugins))
     if not sources:
         raise UsageError(f"no {RUN} lies below {folder}; `immunebench run` writes one")
     return list(sources.values())

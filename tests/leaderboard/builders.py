@@ -93,13 +93,14 @@ def _grid(name, part, calls, members, fields):
 
 
 def save(records, path, published=None):
-    """Leave records in a file, where a run or a submitter leaves a submission; `read` reads it. published: a file."""
+    """Leave records in a file, where a run or a submitter leaves a submission; `load` reads it. published: a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     suite = records.suite.model_copy(update={"published": published})
     path.write_bytes(pickle.dumps(Records(suite, records.frame, records.tier, records.older)))
 
 
-def read(path):
-    """In place of `submitted.read`: the records of a file that `save` wrote, with the pictures beside it."""
+def load(paths, plugins=()):
+    """In place of `submitted.load`: the records of one file that `save` wrote, with the pictures beside it."""
+    (path,) = paths
     records = pickle.loads(path.read_bytes())
     return Submitted(records, {path.name: "computed somewhere"}, sorted(path.parent.glob("*.png")), [path])

@@ -23,7 +23,7 @@ def submissions(tmp_path, monkeypatch):
     sheet = folder / "tiny" / "g__a__none__sheet.png"
     sheet.write_bytes(b"picture")
     records = build(cells({"none": {"lora": 1.0}, "mine": {"lora": lambda task, seed: 0.1 * seed}}), tier="reproduced")
-    monkeypatch.setattr(submitted, "read", lambda path: Submitted(records, {path.name: "here"}, [sheet], [path]))
+    monkeypatch.setattr(submitted, "load", lambda paths: Submitted(records, {}, [sheet], paths))
     return folder
 
 

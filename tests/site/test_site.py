@@ -91,7 +91,7 @@ PAPER = {"paper": "P 2025", "table": "Table 1", "setting": "g", "defense": "asce
 def hand_made():
     """Submissions are hand-made records."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(submitted, "read", builders.read)
+        patch.setattr(submitted, "load", builders.load)
         yield
 
 
@@ -110,7 +110,7 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(runs):
     """The boards of the runs."""
-    loaded = {run: builders.read(runs / run / "run.json.gz").records for run in ("rates", "all pairs")}
+    loaded = {run: builders.load([runs / run / "run.json.gz"]).records for run in ("rates", "all pairs")}
     return {run: boards.make(records, published.of_suite(records.suite)) for run, records in loaded.items()}
 
 
@@ -120,7 +120,7 @@ def site(runs):
     return runs.parent / "site"
 
 
-READ = submitted.read
+LOAD = submitted.load
 """The true reader of submissions."""
 
 
@@ -239,7 +239,7 @@ def test_calls_and_changes_are_shown(site):
     assert ["g", "attacker", "lora", "LoRA(rank=8)"] in calls
 
 
-def test_what_was_published_has_a_column_of_its_own(site):
+def test_published_values_have_their_own_column(site):
     head, row = Page(site / "boards" / "rates" / "index.html").tables["Published values of g, beside ours"]
     cell = dict(zip(head, row, strict=True))
     assert cell["published"] == "0.123"
@@ -383,9 +383,9 @@ def test_a_board_of_submissions_shows_what_is_known_of_them(tmp_path):
     """Its tier, where and by what it was computed, and the very file to download."""
     file = Path(__file__).parents[1] / "submission" / "submissions" / "tiny" / "tiny.json.gz"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(submitted, "read", READ)
+        patch.setattr(submitted, "load", LOAD)
         build_site(tmp_path / "site", file.parents[1])
-        loaded = submitted.read(file)
+        loaded = submitted.load([file])
     (page,) = (tmp_path / "site").rglob("tiny/index.html")
     text = page.read_text()
     assert "self-reported" in text
@@ -403,7 +403,7 @@ def test_a_plugin_whose_name_could_be_a_path_has_no_page(tmp_path):
     assert not list(tmp_path.rglob("escaped*"))
 
 
-def test_a_site_takes_the_place_of_one_and_of_nothing_else(runs, tmp_path):
+def test_a_site_replaces_a_site_and_no_other_folder(runs, tmp_path):
     shutil.copytree(runs / "rates", tmp_path / "runs" / "rates")
     build_site(tmp_path / "site", tmp_path / "runs")
     (tmp_path / "runs" / "rates").rename(tmp_path / "runs" / "renamed")
@@ -462,7 +462,7 @@ def browser(site):
 
 def until(condition):
     """Its value as soon as it holds."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 300  # reached only on failure
     while not (found := condition()):
         assert time.monotonic() < end
         time.sleep(0.05)
