@@ -1,4 +1,4 @@
-"""Suite files: what they say, and what is told of those that are wrong."""
+"""Suite files: valid ones are read, and invalid ones raise one clear line."""
 
 import pytest
 import yaml
@@ -54,7 +54,7 @@ def test_a_plugin_file_is_added_to_the_rows(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"format": 2}, "suite format 2; this harness reads up to 1: upgrade"),
         ({"grids": []}, "grids: List should have at least 1 item"),
@@ -68,22 +68,22 @@ def test_a_plugin_file_is_added_to_the_rows(tiny, tmp_path):
         ({"grids__0__attackers__adam": {"lr": -1}}, "attacker 'adam': lr: Input should be greater than 0"),
         ({"grids__0__protocol": {"steps": -5}}, "steps: Input should be greater than or equal to 1"),
         ({"grids__0__protocol": {"steps": 5}}, "measure_at must lie within 0 … steps = 5"),
-        ({"grids__0__protocol": {"steps": 5, "measure_at": [3, 1]}}, "measure_at must rise"),
+        ({"grids__0__protocol": {"steps": 5, "measure_at": [3, 1]}}, "measure_at must be ascending"),
         ({"grids__0__tasks": [{"data": "houses"}]}, "house_prices"),
-        ({"grids__0__tasks": [{"data": "mnist5k", "framing": "single-class", "pairs": []}]}, "its tasks are empty"),
+        ({"grids__0__tasks": [{"data": "mnist5k", "framing": "single-class", "pairs": []}]}, "it has no tasks"),
         ({"published": "absent.csv"}, "published figures .*absent.csv do not exist"),
         ({"plugins": ["absent.py"]}, "plugin file .*absent.py does not exist"),
     ],
 )
-def test_bad_suites_are_one_clear_line(tiny, changes, told):
+def test_bad_suites_are_one_clear_line(tiny, changes, message):
     path = change(tiny, **changes)
-    with pytest.raises(UsageError, match=told) as caught:
+    with pytest.raises(UsageError, match=message) as caught:
         load(path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("asked", "message"),
     [
         ({"suite": "digts"}, "unknown suite 'digts'; did you mean digits"),
         ({"suite": "absent.yaml"}, "suite file absent.yaml does not exist"),
@@ -95,17 +95,17 @@ def test_bad_suites_are_one_clear_line(tiny, changes, told):
         ({"settings": ["attackers.adam.lr"]}, "write defenses.LABEL.FIELD=VALUE"),
     ],
 )
-def test_bad_calls_are_one_clear_line(tiny, asked, told):
-    with pytest.raises(UsageError, match=told) as caught:
+def test_bad_calls_are_one_clear_line(tiny, asked, message):
+    with pytest.raises(UsageError, match=message) as caught:
         load(**{"suite": str(tiny), **asked})
     assert "\n" not in str(caught.value)
 
 
 def test_files_that_are_no_suites_are_refused(tmp_path):
-    for content, told in (("{", "is no YAML"), ("- 1", "is no suite"), ("format: one", "format")):
+    for content, message in (("{", "is no YAML"), ("- 1", "is no suite"), ("format: one", "format")):
         path = tmp_path / "s.yaml"
         path.write_text(content)
-        with pytest.raises(UsageError, match=told):
+        with pytest.raises(UsageError, match=message):
             load(str(path))
 
 
