@@ -10,7 +10,6 @@ import pandas as pd
 from harness.leaderboard.flags import Raised, listing, row_changes
 from harness.leaderboard.scores import Cells
 from harness.leaderboard.tables import default_table, row_name, standings_table, with_failures, with_row_names
-from harness.plan import COST
 from harness.records import Records
 from harness.suite import Grid
 from harness.track import Track
@@ -60,8 +59,8 @@ def _value_tables(long: pd.DataFrame, grid: Grid, track: Track | None) -> Iterat
         yield default_table(long, grid), "" if track else "The track is not installed here: this is the default table."
         return
     yield own.drop(columns="grid", errors="ignore"), own.attrs.get("caption", "")
-    own_labels = [label for label, spec in grid.metrics.items() if spec.name in track.metrics]
-    further = long[long["measured_by"].notna() & ~long["measured_by"].isin([*own_labels, COST])]
+    further_labels = [label for label, spec in grid.metrics.items() if spec.name not in track.metrics]
+    further = long[long["measured_by"].isin(further_labels)]
     if further["value"].notna().any():
         yield default_table(further, grid), "Values of metric plugins beside the track's own."
 
