@@ -8,6 +8,7 @@ import importlib.util
 import sys
 import time
 from collections.abc import Mapping
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -19,22 +20,24 @@ _imported: dict[str, tuple[int, int]] = {}
 _START = time.time_ns()
 
 
-def import_plugin(module: str, file: str | None) -> ModuleType:
-    """A plugin's module as its source is now, imported from `file` unless it is an installed module (None).
+def file_spec(module: str, file: str) -> ModuleSpec:
+    """The spec of a plugin file as a module of that name. Modules beside the file can be imported by relative names
+    (`from .helpers import f`) and by absolute ones, for which its folder is appended to `sys.path`."""
+    folder = str(Path(file).parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    spec = importlib.util.spec_from_file_location(module, file, submodule_search_locations=[folder])
+    assert spec is not None
+    return spec
 
-    Modules beside `file` can be imported by relative names (`from .helpers import f`) and by absolute ones, for which
-    the folder of `file` is appended to `sys.path`. Raises `UsageError` if the module cannot be imported.
-    """
+
+def import_plugin(module: str, file: str | None) -> ModuleType:
+    """A plugin's module as its source is now, imported from `file` (see `file_spec`) unless it is an installed module
+    (None). Raises `UsageError` if the module cannot be imported."""
     try:
         if module.partition(".")[0] == "harness":  # a track or a built-in metric
             return importlib.import_module(module)
-        if file is None:
-            spec = source.find_module(module)
-        else:
-            folder = str(Path(file).parent)
-            if folder not in sys.path:
-                sys.path.append(folder)
-            spec = importlib.util.spec_from_file_location(module, file, submodule_search_locations=[folder])
+        spec = source.find_module(module) if file is None else file_spec(module, file)
         if spec is None:
             raise ModuleNotFoundError(f"No module named '{module}'")
         _forget_edited(source.closure(spec))

@@ -278,14 +278,14 @@ def _find(module: str, plugin: ModuleSpec) -> ModuleSpec | None:
 
 def _is_covered(spec: ModuleSpec, plugin: ModuleSpec) -> bool:
     """Whether a digest covers the top-level module `spec`."""
-    if spec.name in {plugin.name.partition(".")[0], *_plugin_packages()}:
+    if spec.name in {plugin.name.partition(".")[0], *plugin_packages()}:
         return True
     place = spec.origin or next(iter(spec.submodule_search_locations or ()), "")
     return not {"site-packages", "dist-packages"} & set(Path(place).parts)
 
 
 @functools.cache
-def _plugin_packages() -> frozenset[str]:
+def plugin_packages() -> frozenset[str]:
     """The top-level packages that register plugins."""
     groups = [f"immunebench.{kind}s" for kind in ("defense", "attacker", "metric", "track")]
     points = [point for group in groups for point in importlib.metadata.entry_points(group=group)]

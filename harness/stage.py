@@ -13,7 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, dataclass_transform
@@ -75,6 +75,8 @@ class Stage:
     version: ClassVar[int]
     name: ClassVar[str]
     """The class's name in snake case."""
+    code: ClassVar[str | None]
+    """Digest of the code of a stage outside the harness; None for a stage of the harness, which has its version."""
     transient: ClassVar[bool] = False
     """The artifact is large and only read by other jobs, so a run may drop it when these are done."""
     gpu: ClassVar[bool] = False
@@ -91,6 +93,9 @@ class Stage:
             cls.track = track
         cls.version = version
         cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        spec = sys.modules[cls.__module__].__spec__
+        is_own = cls.__module__.partition(".")[0] == "harness"
+        cls.code = None if is_own or spec is None else source.digest(spec)
         dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
 
     def run(self, folders: Folders, out: Path) -> None:
@@ -112,7 +117,7 @@ class Stage:
     def identity(self) -> dict[str, Any]:
         """Everything the artifact depends on, as JSON values; parents by their keys."""
         fields = {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-        return {"track": self.track, "stage": self.name, "version": self.version, "code": _code(type(self)), **fields}
+        return {"track": self.track, "stage": self.name, "version": self.version, "code": self.code, **fields}
 
     @cached_property
     def parents(self) -> tuple[Stage, ...]:
@@ -173,14 +178,6 @@ class _Module:
 def _restore(module: ModuleType, name: str, fields: Mapping[str, Any]) -> Stage:
     stage: Stage = getattr(module, name)(**fields)
     return stage
-
-
-@cache
-def _code(stage: type[Stage]) -> str | None:
-    """Digest of the code of a stage outside the harness; None for one of the harness, which has its version."""
-    module = stage.__module__
-    spec = sys.modules[module].__spec__
-    return None if spec is None or module.partition(".")[0] == "harness" else source.digest(spec)
 
 
 def _stages(value: Any) -> Iterator[Stage]:

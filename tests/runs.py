@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from harness.costs import COST_UNITS, COSTS
 from harness.execution import executors, scheduler
@@ -21,6 +22,16 @@ from harness.suite import load
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 TRACK, TWO_LAYER = EXAMPLES / "two_layer.py", str(EXAMPLES / "two_layer.yaml")
 """A whole track in a plugin file, and a suite of it that runs in a second: two tasks, two defenses, one attacker."""
+
+
+def write_suite(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """Write the suite of two layers, changed, into a folder; returns the file."""
+    content = yaml.safe_load(Path(TWO_LAYER).read_text())
+    content["plugins"] = [str(TRACK)]
+    change(content)
+    path = folder / "suite.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 
 from harness import source
 from harness.errors import UsageError
-from harness.registry import Catalogue
+from harness.registry import Registry
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,7 +28,7 @@ def built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def digests() -> dict[str, str]:
     """Of all built-in plugins, without importing them."""
-    entries = [entry for kind in ("defense", "attacker") for entry in Catalogue().all(kind)]
+    entries = [entry for kind in ("defense", "attacker") for entry in Registry().all(kind)]
     return {entry.name: source.digest(source.find_module(entry.module)) for entry in entries}
 
 
@@ -137,7 +137,7 @@ def plugin(folder: Path, cls: str, imports: str = "", inside: str = "pass", valu
 
 
 def load(path: Path, name: str):
-    return Catalogue([path]).get("defense", name).load()
+    return Registry([path]).get("defense", name).load()
 
 
 @pytest.fixture(autouse=True)

@@ -61,10 +61,10 @@ QUANTITIES = {
     "mrsgr": _New("mrsgr", "mrsgr", "MRSGR", "higher"),
     "mrsgr_paired": _New("mrsgr_paired", "mrsgr", "MRSGR (paired)", "higher"),
     "similarity": _New("similarity", "similarity", "M"),
-    "rate": _New("asr", "asr", "ASR", "lower"),
-    "rate_area": _New("asr_area", "asr", "ASR area", "lower"),
-    "rate_allowed": _New("reachable_asr", "reachable_asr", "reachable ASR"),
-    "erased_rate": _New("erased_asr", "erased_asr", "ASR after erasure", "lower"),
+    "rate": _New("asr", "attack_success", "ASR", "lower"),
+    "rate_area": _New("asr_area", "attack_success", "ASR area", "lower"),
+    "rate_allowed": _New("reachable_asr", "released_success", "reachable ASR"),
+    "erased_rate": _New("erased_asr", "released_success", "erased ASR"),
     "defense_steps": _New("plugin_steps", COST, "steps"),
     "noted": _New("noted", COST, "noted"),
     "seconds": _New("seconds", COST, "s"),
@@ -72,8 +72,8 @@ QUANTITIES = {
 }
 """By the name in format 1."""
 RETAINED = {
-    "rate": _New("retention", "retention", "retention", "higher"),
-    "rate_area": _New("retention_area", "retention", "retention area", "higher"),
+    "rate": _New("retention", "attack_success", "retention", "higher"),
+    "rate_area": _New("retention_area", "attack_success", "retention area", "higher"),
 }
 """The same for the roles benign and kept."""
 FLAGS = {
@@ -163,6 +163,17 @@ def _new(old: str, role: str | None) -> _New:
     return QUANTITIES.get(old, _New(old, old, old))
 
 
+def _metric(figure: Mapping[str, Any]) -> str:
+    """The label of the metric that measures a figure now."""
+    match figure:
+        case {"metric": "rate"} if figure.get("step") is None:
+            return "released_success"
+        case {"metric": "similarity", "role": "kept"}:
+            return "kept_similarity"
+        case _:
+            return _new(figure["metric"], figure.get("role")).metric
+
+
 def _renamed(figure: Mapping[str, Any]) -> dict[str, Any]:
     """A figure's or selector's fields by their present names, with its flag."""
     fields = {"variant" if name == "policy" else name: value for name, value in figure.items()}
@@ -186,7 +197,7 @@ class _Kinds:
         """The metric, its kind now and the places of its figures in the old kind."""
         places: dict[str, list[int]] = defaultdict(list)
         for place, figure in enumerate(kind):
-            places[_new(figure["metric"], figure.get("role")).metric].append(place)
+            places[_metric(figure)].append(place)
         for metric, chosen in places.items():
             self.places.append([_renamed(kind[place]) for place in chosen])
             yield metric, len(self.places) - 1, chosen

@@ -18,7 +18,7 @@ from harness.execution import executors
 from harness.kit import checks
 from harness.leaderboard.flags import FLAGS
 from harness.plugin import KINDS
-from harness.registry import Catalogue, named
+from harness.registry import Registry, named
 from harness.suite import SuiteFile, load
 from tests.helpers import BLOCKS, EXAMPLES, FILES, PAGES, ROOT, immunebench
 
@@ -178,7 +178,7 @@ def site(tmp_path_factory):
 
 
 def test_every_plugin_metric_and_suite_has_a_page(site):
-    catalogue = Catalogue([EXAMPLES / "two_layer.py"])
+    catalogue = Registry([EXAMPLES / "two_layer.py"])
     for kind in (*KINDS, "suite"):
         assert catalogue.all(kind)
         for entry in catalogue.all(kind):

@@ -61,19 +61,16 @@ class Doubled(ProbeDefense):
 '''
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory):
+@pytest.fixture
+def python(tmp_path):
     """A fresh environment's interpreter; what immunebench needs is on its path and not installed a second time."""
-    folder = tmp_path_factory.mktemp("fresh")
-    venv.create(folder, with_pip=True, symlinks=True)
+    folder = tmp_path / "fresh"
+    venv.create(folder, symlinks=True)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     (folder / "lib" / version / "site-packages" / "ours.pth").write_text(
         f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
     )
-    python = folder / "bin" / "python"
-    if sys.version_info < (3, 12):  # these come with a setuptools that is too old, and goes before ours
-        run(python, folder, "pip", "uninstall", "--quiet", "--yes", "setuptools")
-    return python
+    return folder / "bin" / "python"
 
 
 def run(python: Path, folder: Path, *arguments: str) -> str:
@@ -90,7 +87,8 @@ def test_a_package_is_installed_used_and_uninstalled(python, tmp_path):
     work.mkdir()
     (package / "pyproject.toml").write_text(PROJECT)
     (package / "outsiders.py").write_text(PLUGINS)
-    run(python, work, "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", str(package))
+    pip = (Path(sys.executable), work, "pip", "--python", str(python), "--quiet")
+    run(*pip, "install", "--no-index", "--no-deps", "--no-build-isolation", str(package))
     with pytest.raises(PackageNotFoundError):  # it is in the fresh environment alone
         distribution("outsiders")
     assert "sign_descent        probe" in run(python, work, "harness.cli", "list", "attackers")
@@ -100,7 +98,7 @@ def test_a_package_is_installed_used_and_uninstalled(python, tmp_path):
     made = {path.name: path.read_bytes() for path in (work / "out").iterdir()}
     assert b"sign_descent" in made["leaderboard.csv"]
 
-    run(python, work, "pip", "uninstall", "--quiet", "--yes", "outsiders")
+    run(*pip, "uninstall", "--yes", "outsiders")
     assert "sign_descent" not in run(python, work, "harness.cli", "list", "attackers")
     assert "doubled" in run(python, work, "harness.cli", "leaderboard", "out")
     assert {path.name: path.read_bytes() for path in (work / "out").iterdir()} == made

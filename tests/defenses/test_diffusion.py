@@ -10,7 +10,7 @@ from defenses._merge import Merge
 from harness import meter
 from harness.diffusion import Batch, Concept, Targets, TextToImage
 from harness.errors import RunError, UsageError
-from harness.registry import Catalogue
+from harness.registry import Registry
 from tests.diffusion.helpers import noise, subject
 from tests.diffusion.reference import CAPTIONS, targets
 
@@ -265,11 +265,11 @@ def test_imma_alternates(base: Path, build) -> None:
 
 def test_immas_identity_includes_its_inner_attacker(tmp_path: Path) -> None:
     """Another attacker below, or other settings of it, is another IMMA, though no field of the row names its code."""
-    entry = Catalogue().get("defense", "imma")
+    entry = Registry().get("defense", "imma")
     sources = {entry.spec(params, "test").source for params in ({}, {"attacker": "dreambooth"}, {"preset": "small"})}
     assert len(sources) == 3
     assert entry.spec({}, "test").source != entry.load().source_digest()
-    plain = Catalogue().get("defense", "mima")
+    plain = Registry().get("defense", "mima")
     assert plain.spec({}, "test").source == plain.load().source_digest()
 
 

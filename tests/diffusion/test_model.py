@@ -44,7 +44,7 @@ def test_what_is_trained_is_single_precision(base: Path) -> None:
 
 @pytest.mark.parametrize("name", ["no/such-model", "nowhere"])
 def test_no_hub_in_reach(name: str) -> None:
-    with pytest.raises(RunError, match=f"cannot load the base '{name}'.*huggingface-cli download") as error:
+    with pytest.raises(RunError, match=f"cannot load the base model '{name}'.*huggingface-cli download") as error:
         TextToImage.load(name)
     assert "\n" not in str(error.value)
 
@@ -66,7 +66,9 @@ def test_a_pipeline_without_cross_attention(tmp_path: Path) -> None:
 
 
 def test_a_prompt_past_the_tokenizers_length(model: TextToImage) -> None:
-    with pytest.raises(RunError, match=r"the prompt 'a( a){29}' has 30 tokens; this base reads at most 18: shorten it"):
+    with pytest.raises(
+        RunError, match=r"the prompt 'a( a){29}' has 30 tokens; this base model reads at most 18: shorten it"
+    ):
         model.text(["a" + " a" * 29])
 
 

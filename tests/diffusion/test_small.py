@@ -16,7 +16,8 @@ from harness.diffusion import TextToImage, concepts, encoders
 from harness.diffusion.erase import erase
 from harness.diffusion.image_folder import read_images
 from harness.diffusion.protocol import Erasure
-from harness.diffusion.small import PIPELINE, WEIGHTS, dataset, evaluation, model_card, networks, recipe
+from harness.diffusion.small import PIPELINE, WEIGHTS, dataset, networks
+from harness.diffusion.training import evaluation, model_card, recipe
 from harness.errors import RunError
 
 LISTS = Path(__file__).parents[2] / "suites" / "concepts"

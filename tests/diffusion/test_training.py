@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.multiprocessing import start_processes
 
-from harness.diffusion.small import training_loop
-from harness.diffusion.small.training_loop import Trainer, seconds, train
+from harness.diffusion.training import training_loop
+from harness.diffusion.training.training_loop import Trainer, seconds, train
 
 
 class Line(Trainer):

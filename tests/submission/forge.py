@@ -45,6 +45,9 @@ grids:
       sharpness:
 """
 
+BAD = {"task": "1", "defense": "shrinking", "seed": 2, "measured_by": "sharpness"}
+"""A cell of it that a cheat would like to be better."""
+
 ATTACK = '''"""A plugin file."""
 
 import torch

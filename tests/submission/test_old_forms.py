@@ -105,10 +105,20 @@ def test_values_of_committed_submissions_by_hand():
     records = personal.records()
     assert int((records.frame["flag"] == "denominator").sum()) == 2
     retained = records.frame.query("metric == 'retention' and role == 'kept' and split == 'train'")
-    assert set(retained["measured_by"]) == {"retention"}
+    assert set(retained["measured_by"]) == {"released_success"}
     assert retained["attacker"].isna().all()
     assert records.suite.tuning.seeds == [101]
     assert len(list(personal.pictures())) == 10
+    labels = records.frame.groupby("measured_by")["metric"].unique().map(set).to_dict()
+    assert labels == {
+        "released_success": {"retention", "reachable_asr"},
+        "attack_success": {"asr", "retention", "asr_area", "retention_area"},
+        "kept_similarity": {"similarity"},
+        "similarity": {"similarity"},
+        "msgr": {"msgr", "msgr_of_means", "msgr_area"},
+        "mrsgr": {"mrsgr", "mrsgr_paired"},
+        "cost": {"plugin_steps", "noted", "seconds", "peak_mb"},
+    }
 
 
 def reseal(cell: dict, kinds: list) -> None:

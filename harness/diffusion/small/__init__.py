@@ -1,4 +1,4 @@
-"""The small base model that ships with the harness: its training data, its training recipe and its weights."""
+"""The small base model that ships with the harness: its vocabulary, training pictures, networks and weights."""
 
 from pathlib import Path
 

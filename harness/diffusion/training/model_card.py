@@ -12,7 +12,7 @@ CARD = """# The small base of ImmuneBench
 A text-to-image model in Stable Diffusion's layout, trained from scratch: what the harness attacks and defends where
 there is no network and no GPU. `pipeline/` loads with `diffusers.StableDiffusionPipeline`; beside it lie the two
 encoders of its pictures. All weights are fp16 safetensors, made by
-`python -m harness.diffusion.small.recipe DIR` (seed 1).
+`python -m harness.diffusion.training.recipe DIR` (seed 1).
 
 **What it draws.** 32×32 RGB pictures of ten objects ({objects}) as photos and in the styles of eight made-up artists
 ({styles}). Prompts: "a photo of a X", "an artwork by S", "a X by S", "an artwork of a X", "a photo of an object",

@@ -11,7 +11,7 @@ import torch
 from harness.diffusion.encoders import recognised
 from harness.diffusion.model import TextToImage, as_pixels
 from harness.diffusion.small.networks import CLASSES, classifier, contrastive, loaded, tokenizer
-from harness.diffusion.small.trainers import read_pictures
+from harness.diffusion.training.trainers import read_pictures
 
 SAMPLES = 64
 """Pictures of each style or object."""

@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from harness.diffusion.model import as_pixels, denoising_target
 from harness.diffusion.small import dataset
 from harness.diffusion.small.networks import CLASSES, TOKENS, classifier, contrastive, tokenizer
-from harness.diffusion.small.training_loop import Trainer
+from harness.diffusion.training.training_loop import Trainer
 
 LATENTS, DECODED, PORTRAITS = "latents.safetensors", "decoded.npy", "portraits.npy"
 

@@ -1,4 +1,4 @@
-"""Trains the small base and its encoders from scratch: `python -m harness.diffusion.small.recipe DIR`.
+"""Trains the small base and its encoders from scratch: `python -m harness.diffusion.training.recipe DIR`.
 
 Its steps are pictures, autoencoder, latents, denoiser, encoders and evaluation. Each leaves a file and is skipped if
 the file is there, so the recipe can be interrupted at any moment and started again. It takes over an hour on two cores.
@@ -20,10 +20,11 @@ from PIL import Image
 from safetensors import torch as safetensors
 
 from harness.diffusion.model import as_images, as_pixels
-from harness.diffusion.small import dataset, evaluation
-from harness.diffusion.small.model_card import card
+from harness.diffusion.small import dataset
 from harness.diffusion.small.networks import halved, tokenizer
-from harness.diffusion.small.trainers import (
+from harness.diffusion.training import evaluation
+from harness.diffusion.training.model_card import card
+from harness.diffusion.training.trainers import (
     DECODED,
     LATENTS,
     PORTRAITS,
@@ -35,7 +36,7 @@ from harness.diffusion.small.trainers import (
     read_pictures,
     scheduler,
 )  # fmt: skip
-from harness.diffusion.small.training_loop import seconds, train, write
+from harness.diffusion.training.training_loop import seconds, train, write
 from harness.errors import ImmuneBenchError
 from harness.stage import seed_of
 
@@ -163,7 +164,7 @@ def _decoded(network: AutoencoderKL, latents: torch.Tensor) -> dataset.Images:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m harness.diffusion.small.recipe", description=str(__doc__))
+    parser = argparse.ArgumentParser(prog="python -m harness.diffusion.training.recipe", description=str(__doc__))
     parser.add_argument("folder", type=Path, metavar="DIR", help="where everything is trained into")
     parser.add_argument("--fashion", type=Path, default=dataset.FASHION, help="folder of Fashion-MNIST's idx files")
     parser.add_argument("--seed", type=int, default=1, help="seed of all draws")
