@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.registry import Registry
+from harness.registry import installed
 
 torch.set_num_threads(1)
 
@@ -23,10 +23,9 @@ def store_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def build():
     """`build("attacker", "adam", lr=0.1)`: a built-in plugin by name."""
-    catalogue = Registry()
 
     def make(kind: str, name: str, preset: str | None = None, **params):
-        return catalogue.get(kind, name).spec(params, "test", preset).build()
+        return installed().get(kind, name).spec(params, "test", preset).build()
 
     return make
 

@@ -8,13 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness import api
 from harness.errors import RunError, UsageError
 from harness.execution import dask_cluster, deadline, executors, gpu, scheduler
 from harness.plugin import PluginSpec
 from harness.stage import Stage
 from harness.store import Store
-from tests.runs import TWO_LAYER, plan, run, write_suite
+from tests.runs import plan, run, write_suite
 
 UNRULY = '''
 """Defenses that break their worker."""
@@ -172,9 +171,9 @@ class OtherCode:
 def test_a_missing_gpu_is_an_error_at_once(monkeypatch):
     monkeypatch.setattr(gpu, "count", lambda: 0)
     with pytest.raises(UsageError, match="torch finds no GPU on this machine"):
-        api.run(TWO_LAYER, gpu=True)
+        executors.choose(gpu=True)
     with pytest.raises(UsageError, match="none of the cluster's 1 workers has the resource GPU"):
-        api.run(TWO_LAYER, gpu=True, cluster="local:1")
+        executors.choose(gpu=True, cluster="local:1")
 
 
 def test_one_worker_for_each_gpu(monkeypatch):
