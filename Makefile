@@ -12,10 +12,11 @@ test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --benchmark-disable -m "not slow"
+	$(BIN)/lint-imports
+	$(BIN)/pytest -n 2 --dist loadgroup -p no:benchmark --ignore tests/benchmarks -m "not slow"
 
 test-slow: .venv/test
-	$(BIN)/pytest --benchmark-disable -m slow
+	$(BIN)/pytest -p no:benchmark --ignore tests/benchmarks -m slow
 
 bench: .venv/test
 	$(BIN)/pytest tests/benchmarks --benchmark-only

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from harness.diffusion import Concept, DiffusionAttacker, NewWord, Subject, TextToImage, cross_attention
+from attackers._words import NewWord
+from harness.diffusion import Concept, ConceptData, DiffusionAttacker, TextToImage, cross_attention
 
 
 class CustomDiffusion(DiffusionAttacker):
@@ -26,10 +27,10 @@ class CustomDiffusion(DiffusionAttacker):
     flip: bool = Field(True, description="mirror half of the pictures")
 
     def prompt(self, concept: Concept) -> str:
-        """The concept by the new word; a persona's class stands behind it."""
-        return concept.prompted(f"{self.token} {concept.class_word}" if concept.kind == "persona" else self.token)
+        """The concept by the new word; a subject's class stands behind it."""
+        return concept.prompted(f"{self.token} {concept.class_word}" if concept.kind == "subject" else self.token)
 
-    def adapt(self, model: TextToImage, data: Subject) -> Iterator[torch.Tensor]:
+    def adapt(self, model: TextToImage, data: ConceptData) -> Iterator[torch.Tensor]:
         """One AdamW step at a time; the start token's keys and values get no gradient, as in the authors' code."""
         word = NewWord(model, self.token, data.concept.class_word)
         projections = [

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from harness.diffusion import Batch, Concept, Subject, TextToImage, WeightAttacker
+from attackers._weights import WeightAttacker
+from harness.diffusion import Batch, Concept, ConceptData, TextToImage
 
 
 class DreamBooth(WeightAttacker):
@@ -17,19 +18,19 @@ class DreamBooth(WeightAttacker):
 
     lr: float = Field(5e-6, gt=0, description="AdamW's step size")
     batch_size: int = Field(1, ge=1, description="pictures a step")
-    token: str = Field("sks", description="the rare word for a persona")
+    token: str = Field("sks", description="the rare word for a subject")
     prior: int = Field(0, ge=0, description="pictures of the class to hold on to; 0 is none")
     prior_weight: float = Field(1.0, ge=0, description="weight of the class's loss")
 
     def prompt(self, concept: Concept) -> str:
-        """A persona by the rare word, any other concept by its name."""
-        return concept.prompted(f"{self.token} {concept.class_word}" if concept.kind == "persona" else None)
+        """A subject by the rare word, any other concept by its name."""
+        return concept.prompted(f"{self.token} {concept.class_word}" if concept.kind == "subject" else None)
 
     def weights(self, model: TextToImage) -> list[torch.nn.Parameter]:
         """All of the U-Net's."""
         return list(model.unet.parameters())
 
-    def batches(self, data: Subject) -> Iterator[Batch]:
+    def batches(self, data: ConceptData) -> Iterator[Batch]:
         """The concept's pictures and, if asked for, the class's."""
         prompt = self.prompt(data.concept)
         return data.batches(prompt, self.batch_size, prior=self.prior, prior_weight=self.prior_weight)

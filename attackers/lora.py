@@ -11,7 +11,8 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from pydantic import Field
 
-from harness.diffusion import TextToImage, WeightAttacker
+from attackers._weights import WeightAttacker
+from harness.diffusion import TextToImage
 
 
 class LoRA(WeightAttacker):

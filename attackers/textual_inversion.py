@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from harness.diffusion import Concept, DiffusionAttacker, NewWord, Subject, TextToImage, save_word
+from attackers._words import NewWord, save_word
+from harness.diffusion import Concept, ConceptData, DiffusionAttacker, TextToImage
 
 
 class TextualInversion(DiffusionAttacker):
@@ -25,7 +26,7 @@ class TextualInversion(DiffusionAttacker):
         """The concept by the new word."""
         return concept.prompted(self.token)
 
-    def adapt(self, model: TextToImage, data: Subject) -> Iterator[torch.Tensor]:
+    def adapt(self, model: TextToImage, data: ConceptData) -> Iterator[torch.Tensor]:
         """One Adam step on the word's embedding at a time."""
         word = NewWord(model, self.token, self.begin or data.concept.class_word)
         optimiser = torch.optim.AdamW([word.embedding], lr=self.lr, weight_decay=0, fused=True)

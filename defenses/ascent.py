@@ -1,21 +1,26 @@
-"""Plain gradient ascent, the control that every other defense must beat to mean anything."""
+"""Plain gradient ascent, the control that every other defense has to beat."""
 
 from collections.abc import Iterator
-from typing import ClassVar
 
 import torch
 
-from harness.diffusion import AscentDefense, Batch, Targets, TextToImage, small_presets
+from defenses._ascent import SMALL, AscentDefense
+from harness.diffusion import Batch, Targets, TextToImage
 
 
 class Ascent(AscentDefense):
-    """Gradient ascent on the targets' own loss: no thought of an attacker at all."""
+    """Gradient ascent on the targets' own loss, without regard to any attacker (control)."""
 
     name = "ascent"
     control = True
-    presets: ClassVar = small_presets(styles=1e-3, objects=6e-4, personal=6e-4)
+    presets = {
+        "small": SMALL,
+        "small_styles": {**SMALL, "lr": 1e-3},
+        "small_objects": {**SMALL, "lr": 6e-4},
+        "small_personal": {**SMALL, "lr": 6e-4},
+    }
 
-    def harms(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
+    def harmful_losses(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
         """The concepts' mean loss."""
         for batches in self.batches(targets):
             yield model.denoising_loss(Batch.join(batches))

@@ -5,18 +5,9 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from harness.probe import Batch, ExtractorDescent, losses, r_ill, r_well
-
-HOUSE_PRICES = {
-    "epochs": 100,
-    "lr": 5e-3,
-    "weight_benign": 100.0,
-    "weight_harmful": 1e7,
-    "ridge_harmful": 1.0,
-    "p": 79,
-    "k": 79,
-    "task_loss": "squared",
-}
+from defenses._extractor import Batch, ExtractorDescent
+from defenses._regularisers import r_ill, r_well
+from harness.probe import losses
 
 
 class ConditionNumber(ExtractorDescent):
@@ -31,7 +22,16 @@ class ConditionNumber(ExtractorDescent):
 
     name = "condition_number"
     presets = {
-        "house_prices": HOUSE_PRICES,
+        "house_prices": {
+            "epochs": 100,
+            "lr": 5e-3,
+            "weight_benign": 100.0,
+            "weight_harmful": 1e7,
+            "ridge_harmful": 1.0,
+            "p": 79,
+            "k": 79,
+            "task_loss": "squared",
+        },
         "paper": {"preconditioner": "paper", "p": None, "k": None, "smallest": "nonzero", "lr": 5e-3},
     }
 

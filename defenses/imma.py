@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 
+from defenses._ascent import SMALL, AscentDefense
 from harness import PluginSpec, RunError, configured
-from harness.diffusion import AscentDefense, Targets, TextToImage, WeightSet, small_presets
+from harness.diffusion import Targets, TextToImage, WeightSet
 
 
 class Imma(AscentDefense):
@@ -20,7 +21,10 @@ class Imma(AscentDefense):
     """
 
     name = "imma"
-    presets: ClassVar = small_presets(styles=6e-4, preset="small")
+    presets = {
+        "small": {**SMALL, "preset": "small"},
+        "small_styles": {**SMALL, "preset": "small", "lr": 6e-4},
+    }
 
     lr: float = Field(1e-5, gt=0, description="AdamW's step size")
     steps: int = Field(1000, ge=1, description="steps of the ascent, at most")
@@ -35,7 +39,7 @@ class Imma(AscentDefense):
         """The attacker below."""
         return (configured("attacker", self.attacker, self.settings, self.preset),)
 
-    def harms(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
+    def harmful_losses(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
         """The attacked model's loss, by way of the weights that it shares with the model."""
         if len(targets) != 1:
             raise RunError(f"IMMA immunizes against one concept; this group has {len(targets)}")

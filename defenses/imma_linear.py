@@ -5,7 +5,8 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from harness.probe import Batch, ExtractorDescent, losses, losses_slope
+from defenses._extractor import Batch, ExtractorDescent
+from harness.probe import losses, losses_slope
 
 
 class ImmaLinear(ExtractorDescent):

@@ -1,25 +1,45 @@
 """JT, the baseline of MIMA that trains on all concepts at once."""
 
-from typing import ClassVar
+from collections.abc import Iterator
 
+import torch
 from pydantic import Field
 
-from harness.diffusion import Batch, UnrolledDefense, WeightSet, small_presets
+from defenses._ascent import SMALL, AscentDefense
+from defenses._unroll import descend
+from harness.diffusion import Batch, Targets, TextToImage, WeightSet
 
 
-class Joint(UnrolledDefense):
+class Joint(AscentDefense):
     """JT: ascent through one descent of the whole U-Net on the pooled concepts (a baseline of MIMA, AAAI 2025).
 
-    IMMA (ECCV 2024) with the concepts' pictures thrown together and DreamBooth's as its inner step. No code of it can
-    be run; what the paper leaves open is as in MIMA.
+    IMMA (ECCV 2024) with the concepts' pictures in one pool and DreamBooth's update as its inner step. No code of it
+    was released; what the paper leaves open is as in MIMA.
     """
 
     name = "joint"
-    presets: ClassVar = small_presets(styles=6e-4, objects=1e-4, personal=1e-3, inner_lr=0.03)
+    presets = {
+        "small": {**SMALL, "inner_lr": 0.03},
+        "small_styles": {**SMALL, "inner_lr": 0.03, "lr": 6e-4},
+        "small_objects": {**SMALL, "inner_lr": 0.03, "lr": 1e-4},
+        "small_personal": {**SMALL, "inner_lr": 0.03, "lr": 1e-3},
+    }
 
-    weights: WeightSet = Field("attention", description="what is changed")
-    inner_weights: WeightSet = Field("unet", description="what the unrolled steps change")
+    weights: WeightSet = Field("attention", description="the weights that the ascent changes")
+    inner_steps: int = Field(1, ge=1, le=5, description="steps of descent that are unrolled")
+    inner_lr: float = Field(1e-5, gt=0, description="α, their step size")
+    inner_weights: WeightSet = Field("unet", description="the weights that the unrolled steps change")
+    normalised: bool = Field(False, description="an unrolled step has the length α · ‖weights‖ for any gradient")
+    first_order: bool = Field(False, description="treat the gradients of the descent as constants")
 
-    def parts(self, batches: list[Batch]) -> list[Batch]:
-        """One pool."""
-        return [Batch.join(batches)]
+    def harmful_losses(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
+        """The concepts' mean loss on fresh batches, of weights that were adapted to the pool of all concepts."""
+        weights, batches = model.weights(self.inner_weights), self.batches(targets)
+        model.unfreeze(list(weights.values()))
+        while True:
+            steps = [[Batch.join(next(batches))] for _ in range(self.inner_steps)]
+            adapted = descend(
+                model, weights, steps, lr=self.inner_lr, normalised=self.normalised, first_order=self.first_order
+            )
+            pooled = {name: weight.mean(0) for name, weight in adapted.items()}  # of the one pool
+            yield model.denoising_loss(Batch.join(next(batches)), pooled)

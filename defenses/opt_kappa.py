@@ -5,7 +5,8 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from harness.probe import Batch, ExtractorDescent, condition_number
+from defenses._extractor import Batch, ExtractorDescent
+from harness.probe import condition_number
 
 
 class OptKappa(ExtractorDescent):

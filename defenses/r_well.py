@@ -3,7 +3,8 @@
 import torch
 from pydantic import Field
 
-from harness.probe import Batch, ExtractorDescent, r_well
+from defenses._extractor import Batch, ExtractorDescent
+from defenses._regularisers import r_well
 
 
 class RWell(ExtractorDescent):

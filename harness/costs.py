@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import fmean
 
-from harness.execution.meter import Reading
+from harness.meter import Reading
 from harness.metric import Quantity, Value, write_values
 from harness.stage import Folders, Stage
 

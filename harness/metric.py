@@ -7,12 +7,14 @@ a job of its own, so a new metric changes no other key.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from harness.errors import PluginError, describe
+from harness.labels import Label, Text
 from harness.plugin import Plugin
 
 VALUES = "values.json"
@@ -28,15 +30,15 @@ class Quantity(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(description="as in records")
-    title: str = Field(description="in tables: the papers' spelling")
-    unit: str = ""
+    name: Label = Field(description="as in records")
+    title: Text = Field(description="in tables: the papers' spelling")
+    unit: Text = ""
     better: Literal["higher", "lower", ""] = Field("", description="which a defender wants; empty: neither")
     scale: Literal["linear", "log"] = Field("linear", description="scale on which values are averaged")
-    description: str = Field(description="one line")
-    formula: str = Field("", description="how it is computed, with its source")
-    variant: str = Field("", description="what the columns variant and split tell apart, if anything")
-    limits: str = Field("", description="what it cannot tell")
+    description: Text = Field(description="one line")
+    formula: Text = Field("", description="how it is computed, with its source")
+    variant: Text = Field("", description="what the columns variant and split tell apart, if anything")
+    limits: Text = Field("", description="what it cannot tell")
 
 
 class Metric(Plugin):
@@ -87,9 +89,37 @@ class Metric(Plugin):
         return {"metric": name, "value": number, **given}
 
 
+class _Fields(BaseModel):
+    """The fields of a value and their types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    metric: Label
+    value: float | None
+    concept: Label | None = None
+    role: Label | None = None
+    variant: Label | None = None
+    split: Label | None = None
+    step: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    flag: Label | None = None
+    note: Text | None = None
+
+
+def check_value(value: Any) -> None:
+    """Raise pydantic's `ValidationError` if this is no `Value`."""
+    _Fields.model_validate(value)
+
+
 def write_values(values: Iterable[Value], out: Path) -> None:
-    """Leave a measuring job's values in its artifact folder `out`; pictures (`*.png`) may lie beside them."""
-    (out / VALUES).write_text(dump_values(list(values)))
+    """Leave a measuring job's values in its artifact folder `out`; pictures (`*.png`) may lie beside them. Raises
+    `PluginError` for what is no value."""
+    checked = list(values)
+    try:
+        for value in checked:
+            check_value(value)
+    except ValidationError as error:
+        raise PluginError(f"a metric gave what is no value: {describe(error)}") from None
+    (out / VALUES).write_text(dump_values(checked))
 
 
 def dump_values(values: list[Value]) -> str:

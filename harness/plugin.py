@@ -1,7 +1,7 @@
 """Plugins: frozen, keyword-only, validated dataclasses whose one method is a generator.
 
 A plugin's fields are its hyper-parameters and its repr is the call that makes it. A defense's or attacker's generator
-yields the current loss once per optimisation step; the harness pulls (see `harness.execution.meter`).
+yields the current loss once per optimisation step; the harness pulls (see `harness.meter`).
 `harness.registry` finds plugins.
 """
 
@@ -9,22 +9,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
-import importlib.util
-import inspect
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, dataclass_transform
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated_dataclass
 
-from harness.errors import UsageError
+from harness import source
+from harness.importing import import_plugin
 from harness.labels import Digest, Label, Text
-from harness.source import undocumented
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -63,12 +58,11 @@ class Plugin:
 
     @classmethod
     def source_digest(cls) -> str:
-        """SHA-256 of what the source files of the class and of its ancestors outside the harness do; the harness
-        versions its own code by stage instead. Presets do not count, for the settings that come of them do; nor does
-        what is only said of a figure, nor `control`, which changes no result."""
-        files = [inspect.getfile(of) for of in cls.__mro__[:-1] if of.__module__.split(".")[0] != "harness"]
-        does = [undocumented(Path(file), {"presets", "about", "control"}) for file in files]
-        return hashlib.sha256("".join(does).encode()).hexdigest()
+        """SHA-256 of the code of the class and of all modules that its file imports outside the standard library,
+        installed packages and the harness, by the rule stated in `harness.source`. Raises `UsageError`."""
+        spec = sys.modules[cls.__module__].__spec__
+        assert spec is not None
+        return source.digest(spec)
 
     def generator(self, model: Any, data: Any) -> Iterator[Any]:
         """Start the plugin's generator."""
@@ -80,7 +74,7 @@ class Plugin:
         return ()
 
     def source(self) -> str:
-        """`source_digest`, and of what it uses all that can change a result."""
+        """`source_digest`, extended by the identities of the plugins that this one runs."""
         own, used = self.source_digest(), [spec.identity for spec in self.uses()]
         return hashlib.sha256(json.dumps([own, used], sort_keys=True).encode()).hexdigest() if used else own
 
@@ -139,24 +133,3 @@ class PluginSpec(BaseModel):
 
     def __str__(self) -> str:
         return self.call
-
-
-def import_plugin(module: str, file: str | None) -> ModuleType:
-    """A plugin's module, from `file` if it is no installed one; raises `UsageError` if it cannot be imported."""
-    if module in sys.modules:
-        return sys.modules[module]
-    try:
-        if file is None:
-            return importlib.import_module(module)
-        spec = importlib.util.spec_from_file_location(module, file)
-        assert spec is not None
-        assert spec.loader is not None
-        loaded = sys.modules[module] = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(loaded)
-        except BaseException:
-            del sys.modules[module]
-            raise
-        return loaded
-    except Exception as error:
-        raise UsageError(f"cannot import plugin {file or module}: {type(error).__name__}: {error}") from error

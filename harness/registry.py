@@ -19,7 +19,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import UsageError, describe, nearest
-from harness.plugin import KINDS, Plugin, PluginSpec, import_plugin
+from harness.importing import import_plugin
+from harness.plugin import KINDS, Plugin, PluginSpec
 from harness.source import module_path, parse, read_class
 from harness.track import Track
 

@@ -1,45 +1,77 @@
-"""What a class says of itself and does, read from its source without importing it."""
+"""What the source of a plugin says, read without importing it, and the digest of all code that the plugin brings.
+
+The digest of a plugin covers the file of its class and every module which that file imports, directly or by way of
+another covered module, wherever the import statement stands (inside functions too). It does not cover
+
+- the standard library and `harness`, which gives its own code a version in each stage;
+- installed packages, i.e. modules below a folder `site-packages` or `dist-packages`, except the plugin's own top-level
+  package and packages that register plugins themselves (so `defenses` and `attackers` are covered, for every plugin);
+- imports for type checkers only (`if TYPE_CHECKING:`), and imports by a name that is computed (`import_module(name)`).
+
+Of a covered file the digest covers what the code does: no comments, no formatting, no statement that is only a string
+(docstrings), no descriptions of fields and quantities, and no class attributes `presets` and `control`, as the settings
+made from a preset are in a key themselves and `control` changes no result. Names and places of files do not count.
+"""
 
 from __future__ import annotations
 
 import ast
 import functools
+import hashlib
+import importlib.metadata
 import importlib.util
-from collections.abc import Set
-from importlib.machinery import PathFinder
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from harness.errors import UsageError
 
+UNCOVERED_ATTRIBUTES = {"presets", "control"}
+UNCOVERED_KEYWORDS = {
+    "Field": {"description"},
+    "Quantity": {"title", "description", "formula", "variant", "limits"},
+}
+"""Arguments of calls that are text for people."""
 
-@functools.cache
-def module_path(module: str) -> Path:
-    """Where a module's source lies, found without importing it or its parents."""
+
+def find_module(module: str) -> ModuleSpec | None:
+    """The spec of a module by its full name, found without importing it or its parents; None if there is none."""
     top, *rest = module.split(".")
     spec = importlib.util.find_spec(top)
     for depth in range(len(rest)):
-        if spec is None:
-            break
+        if spec is None or spec.submodule_search_locations is None:
+            return None
         spec = PathFinder.find_spec(".".join([top, *rest[: depth + 1]]), spec.submodule_search_locations)
+    return spec
+
+
+@functools.cache
+def module_path(module: str) -> Path:
+    """The source file of a module that is registered as a plugin; raises `UsageError` if it cannot be found."""
+    spec = find_module(module)
     if spec is None or spec.origin is None:
         raise UsageError(f"module {module} is registered as a plugin but cannot be found; reinstall its package")
     return Path(spec.origin)
 
 
-def _imported_path(path: Path, statement: ast.ImportFrom) -> Path:
-    """Where the module that `statement`, in the file `path`, imports from has its source."""
-    assert statement.module is not None
-    if not statement.level:
-        return module_path(statement.module)
-    base = path.parents[statement.level - 1].joinpath(*statement.module.split("."))
-    return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
-
-
-@functools.cache
 def parse(path: Path) -> ast.Module:
+    """The syntax tree of a file as it is now; raises `UsageError` for a file that is no Python."""
+    return _parse(*_version(path))
+
+
+def _version(path: Path) -> tuple[Path, int, int]:
+    """What tells whether a file has changed since it was read last: its path, time of change and size."""
+    stat = path.stat()
+    return path, stat.st_mtime_ns, stat.st_size
+
+
+@functools.lru_cache(1024)
+def _parse(path: Path, mtime_ns: int, size: int) -> ast.Module:
     try:
         return ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError) as error:
+    except (SyntaxError, ValueError) as error:
         raise UsageError(f"cannot read plugin file {path}: {error}") from None
 
 
@@ -61,8 +93,11 @@ def read_class(path: Path, name: str) -> dict[str, str]:
         return {}
     found: dict[str, str] = {}
     for base in node.bases:
-        if isinstance(base, ast.Name):
-            found = {**read_class(path, base.id), **found}
+        match base:
+            case ast.Name(id=base_name):
+                found = {**read_class(path, base_name), **found}
+            case ast.Attribute(value=ast.Name(id=module), attr=base_name):
+                found = {**_read_attribute(path, module, base_name), **found}
     for statement in node.body:
         match statement:
             case ast.AnnAssign(target=ast.Name(id=key), value=ast.Constant(value=str(value))):
@@ -74,30 +109,192 @@ def read_class(path: Path, name: str) -> dict[str, str]:
     return found
 
 
-def undocumented(path: Path, without: Set[str] = frozenset()) -> str:
-    """The text of a source file less its docstrings, its blank lines, and the class attributes named in `without`:
-    what must be the same for it to do the same."""
-    text = path.read_text(encoding="utf-8")
-    lines = text.splitlines()
-    dropped: set[int] = set()
+def _read_attribute(path: Path, module: str, name: str) -> dict[str, str]:
+    """`read_class` of `module.name`, where the file `path` has `import module`."""
+    for statement in parse(path).body:
+        if isinstance(statement, ast.Import):
+            for alias in statement.names:
+                if (alias.asname or alias.name) == module:
+                    return read_class(module_path(alias.name), name)
+    return {}
 
-    def drop(node: ast.stmt) -> None:
-        end = node.end_lineno or node.lineno
-        around = lines[node.lineno - 1].encode()[: node.col_offset] + lines[end - 1].encode()[node.end_col_offset :]
-        if not around.strip():  # it has its lines to itself
-            dropped.update(range(node.lineno, end + 1))
 
-    for node in ast.walk(ast.parse(text)):
-        match node:
-            case (
-                ast.Module(body=[ast.Expr(value=ast.Constant(value=str())) as doc, *_])
-                | ast.ClassDef(body=[ast.Expr(value=ast.Constant(value=str())) as doc, *_])
-                | ast.FunctionDef(body=[ast.Expr(value=ast.Constant(value=str())) as doc, *_])
-            ):
-                drop(doc)
-        for statement in node.body if isinstance(node, ast.ClassDef) else []:
-            match statement:
-                case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
-                    if name in without:
-                        drop(statement)
-    return "".join(f"{line}\n" for i, line in enumerate(lines, 1) if i not in dropped and line.strip())
+def _imported_path(path: Path, statement: ast.ImportFrom) -> Path:
+    """The source file of the module that `statement`, in the file `path`, imports from."""
+    assert statement.module is not None
+    if not statement.level:
+        return module_path(statement.module)
+    base = path.parents[statement.level - 1].joinpath(*statement.module.split("."))
+    return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+
+
+def digest(plugin: ModuleSpec) -> str:
+    """SHA-256 of the code of a plugin's module and of all modules that it brings (see above); raises as `closure`."""
+    return hashlib.sha256("".join(code_digest(path) for path in closure(plugin).values()).encode()).hexdigest()
+
+
+def code_digest(path: Path) -> str:
+    """SHA-256 of what the code of one file does: of a syntax tree if it is Python, else of its bytes."""
+    if path.suffix != ".py":
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    return _code_digest(*_version(path))
+
+
+@functools.lru_cache(1024)
+def _code_digest(path: Path, mtime_ns: int, size: int) -> str:
+    return hashlib.sha256(ascii(_plain(_parse(path, mtime_ns, size))).encode()).hexdigest()
+
+
+def _plain(node: object) -> object:
+    """A syntax tree as nested lists, without what changes no result. Empty fields are left out, so that the versions
+    of Python, which differ in them, give the same."""
+    match node:
+        case list():
+            return [_plain(item) for item in node if not _uncovered(item)]
+        case ast.AST():
+            fields = {name: value for name, value in ast.iter_fields(node) if value is not None}
+            if isinstance(node, ast.ClassDef):
+                fields["body"] = [statement for statement in node.body if not _is_uncovered_attribute(statement)]
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                uncovered = UNCOVERED_KEYWORDS.get(node.func.id, set())
+                fields["keywords"] = [keyword for keyword in node.keywords if keyword.arg not in uncovered]
+            plain = {name: _plain(value) for name, value in fields.items()}
+            return [type(node).__name__, [[name, value] for name, value in plain.items() if value != []]]
+    return node
+
+
+def _uncovered(node: object) -> bool:
+    """Whether this is a statement that is only a string."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _is_uncovered_attribute(statement: ast.stmt) -> bool:
+    match statement:
+        case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
+            return name in UNCOVERED_ATTRIBUTES
+    return False
+
+
+def closure(plugin: ModuleSpec) -> dict[str, Path]:
+    """The modules that a plugin's digest covers: their files by full name, the plugin's own first, then in the order
+    of the import statements. plugin: the spec of the plugin's module; of a plugin file it is one of a package, so that
+    modules beside the file can be imported by relative names.
+
+    Raises `UsageError` for an import of a module that cannot be found, or that is found both beside the plugin file
+    and elsewhere.
+    """
+    covered: dict[str, Path] = {}
+    pending = [plugin, *_parents(plugin)]
+    while pending:
+        spec = pending.pop(0)
+        if spec.name in covered or spec.origin is None:  # a folder without __init__.py holds no code
+            continue
+        path = covered[spec.name] = Path(spec.origin)
+        if path.suffix == ".py":
+            stub = path.with_suffix(".pyi")  # of a package that loads its names lazily
+            for file in (path, stub) if stub.is_file() else (path,):
+                for statement in _imports(*_version(file)):
+                    pending += _imported(statement, file, spec, plugin)
+    return covered
+
+
+def _parents(plugin: ModuleSpec) -> list[ModuleSpec]:
+    """The packages that are imported before the plugin's module is."""
+    packages = [] if plugin.name.startswith("harness.") else plugin.name.split(".")[:-1]
+    specs = [find_module(".".join(packages[: depth + 1])) for depth in range(len(packages))]
+    return [spec for spec in specs if spec is not None]
+
+
+@dataclass(frozen=True)
+class _Import:
+    """A module named by an import statement. required: False if the file can do without it, or if the name may be one
+    of something else than a module."""
+
+    line: int
+    level: int
+    module: str
+    required: bool
+
+
+@functools.lru_cache(1024)
+def _imports(path: Path, mtime_ns: int, size: int) -> list[_Import]:
+    """The imports of a file, in order."""
+    return list(_walk(_parse(path, mtime_ns, size), required=path.suffix == ".py"))
+
+
+def _walk(node: ast.AST, required: bool) -> Iterator[_Import]:
+    match node:
+        case ast.Import():
+            yield from (_Import(node.lineno, 0, alias.name, required) for alias in node.names)
+        case ast.ImportFrom():
+            base = node.module or ""
+            yield _Import(node.lineno, node.level, base, required)
+            names = [f"{base}.{alias.name}" if base else alias.name for alias in node.names]
+            yield from (_Import(node.lineno, node.level, name, False) for name in names)
+        case ast.If() if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            for statement in node.orelse:
+                yield from _walk(statement, required)
+        case _:
+            for child in ast.iter_child_nodes(node):
+                yield from _walk(child, required and not isinstance(node, ast.Try))
+
+
+def _imported(statement: _Import, file: Path, importer: ModuleSpec, plugin: ModuleSpec) -> Iterator[ModuleSpec]:
+    """The covered modules that an import names: a module and the packages it lies in. importer: the spec of the module
+    in which the statement stands."""
+    where = f"{file}, line {statement.line}"
+    package = importer.parent or ""
+    try:
+        name = importlib.util.resolve_name("." * statement.level + statement.module, package)
+    except ImportError:
+        raise UsageError(f"{where}: a relative import leads out of the top-level package '{package}'") from None
+    top, *rest = name.split(".")
+    if top == "harness" or top in sys.stdlib_module_names:
+        return
+    for depth in range(len(rest) + 1):
+        module = ".".join([top, *rest[:depth]])
+        spec = plugin if module == plugin.name else _find(module, plugin)
+        if spec is None:
+            if statement.required:
+                raise UsageError(f"{where}: module '{module}' cannot be found; install it, or put it beside the file")
+            return
+        if depth == 0 and not _is_covered(spec, plugin):
+            return
+        if depth == 0 and (other := _beside(plugin, top)) and not other.samefile(spec.origin or other):
+            raise UsageError(f"{where}: two modules are called '{top}': {spec.origin} and {other}; rename one")
+        yield spec
+
+
+def _find(module: str, plugin: ModuleSpec) -> ModuleSpec | None:
+    """As `find_module`; also a module of the package that a plugin file stands for."""
+    if module.startswith(f"{plugin.name}.") and plugin.submodule_search_locations is not None:
+        parent, _, _ = module.rpartition(".")
+        spec = plugin if parent == plugin.name else _find(parent, plugin)
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        return PathFinder.find_spec(module, spec.submodule_search_locations)
+    return find_module(module)
+
+
+def _is_covered(spec: ModuleSpec, plugin: ModuleSpec) -> bool:
+    """Whether a digest covers the top-level module `spec`."""
+    if spec.name in {plugin.name.partition(".")[0], *_plugin_packages()}:
+        return True
+    place = spec.origin or next(iter(spec.submodule_search_locations or ()), "")
+    return not {"site-packages", "dist-packages"} & set(Path(place).parts)
+
+
+@functools.cache
+def _plugin_packages() -> frozenset[str]:
+    """The top-level packages that register plugins."""
+    groups = [f"immunebench.{kind}s" for kind in ("defense", "attacker", "metric", "track")]
+    points = [point for group in groups for point in importlib.metadata.entry_points(group=group)]
+    return frozenset(point.module.partition(".")[0] for point in points)
+
+
+def _beside(plugin: ModuleSpec, top: str) -> Path | None:
+    """The file of a module beside a plugin file; None if there is none, or if the plugin is no such file."""
+    if "." in plugin.name or plugin.submodule_search_locations is None or top == plugin.name:
+        return None
+    spec = PathFinder.find_spec(top, plugin.submodule_search_locations)
+    return Path(spec.origin) if spec and spec.origin else None

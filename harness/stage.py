@@ -16,14 +16,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, dataclass_transform
 
 from pydantic import BaseModel
 
-from harness.plugin import PluginSpec, import_plugin
-
-if TYPE_CHECKING:
-    from harness.execution.meter import Reading
+from harness import meter, source
+from harness.importing import import_plugin
+from harness.metric import write_values
+from harness.plugin import PluginSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +67,16 @@ class Stage:
             def run(self, folders: Folders, out: Path) -> None: ...
 
     Fields hold JSON values, pydantic models, plugins, `Located` files and stages. Raise the version whenever `run`
-    computes something else: it is part of the key, and the code of the harness is not.
+    computes something else: it is part of the key, and the code of the harness is not. The key of a stage outside the
+    harness covers its code, by the rule for plugins (see `harness.source`).
     """
 
     track: ClassVar[str]
     version: ClassVar[int]
     name: ClassVar[str]
     """The class's name in snake case."""
+    code: ClassVar[str | None]
+    """Digest of the code of a stage outside the harness; None for a stage of the harness, which has its version."""
     transient: ClassVar[bool] = False
     """The artifact is large and only read by other jobs, so a run may drop it when these are done."""
     gpu: ClassVar[bool] = False
@@ -90,6 +93,9 @@ class Stage:
             cls.track = track
         cls.version = version
         cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        spec = sys.modules[cls.__module__].__spec__
+        is_own = cls.__module__.partition(".")[0] == "harness"
+        cls.code = None if is_own or spec is None else source.digest(spec)
         dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
 
     def run(self, folders: Folders, out: Path) -> None:
@@ -111,7 +117,7 @@ class Stage:
     def identity(self) -> dict[str, Any]:
         """Everything the artifact depends on, as JSON values; parents by their keys."""
         fields = {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-        return {"track": self.track, "stage": self.name, "version": self.version, **fields}
+        return {"track": self.track, "stage": self.name, "version": self.version, "code": self.code, **fields}
 
     @cached_property
     def parents(self) -> tuple[Stage, ...]:
@@ -138,15 +144,18 @@ class Stage:
             yield from parent.ancestry()
         yield self
 
-    def pull(self, generator: Any, out: Path, steps: int | None = None, on_step: Any = None) -> Reading:
+    def pull(self, generator: Any, out: Path, steps: int | None = None, on_step: Any = None) -> meter.Reading:
         """Run the plugin's `generator` for `steps` steps, or to its end if None, and save its cost in `out`; see
-        `harness.execution.meter.pull`."""
-        from harness.execution import meter
-
+        `harness.meter.pull`."""
         assert self.plugin is not None
         reading = meter.pull(generator, f"{self.plugin.kind} {self.plugin.name}", steps, on_step)
         reading.save(out)
         return reading
+
+    def measure(self, model: Any, data: Any, out: Path) -> None:
+        """Measure the metric that is the stage's plugin on `model` and write its values into `out`."""
+        assert self.plugin is not None
+        write_values(self.plugin.build().measure(model, data), out)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by module, file and fields, so that a worker finds classes that came in a plugin file."""

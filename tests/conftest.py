@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from harness.registry import installed
+from tests.helpers import SUITE
 
 torch.set_num_threads(1)
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # no timing decides
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +26,37 @@ def store_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "store"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a module's fixture run in one worker (`--dist loadgroup`), so that it is made once."""
+    for item in items:
+        definitions = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
+        shared = any(definition[-1].scope == "module" for definition in definitions.values())
+        if shared and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A Dask cluster of two workers; who uses it is in the group of tests `cluster`, so that it is started once."""
+    import dask
+    from distributed import LocalCluster
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
+    ):
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def forkserver() -> BaseContext:
+    """Starts processes in which the costly modules are loaded already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["harness.api", "tests.runs", "torch.distributed"])
+    return context
+
+
 @pytest.fixture(scope="session")
 def build():
     """`build("attacker", "adam", lr=0.1)`: a built-in plugin by name."""
@@ -28,27 +65,6 @@ def build():
         return installed().get(kind, name).spec(params, "test", preset).build()
 
     return make
-
-
-SUITE = """
-format: 1
-name: tiny
-version: 3
-title: House prices, quickly
-seeds: 2
-grids:
-  - name: house_prices
-    track: probe
-    tasks: [{data: house_prices}]
-    protocol: {steps: 5, measure_at: [0, 1, 5]}
-    defenses:
-      none:
-      random_init:
-      condition_number: {preset: house_prices, epochs: 1}
-    attackers:
-      gradient_descent:
-      adam: {lr: 0.1}
-"""
 
 
 @pytest.fixture

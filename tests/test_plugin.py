@@ -10,28 +10,7 @@ import pytest
 from harness.errors import UsageError
 from harness.plugin import KINDS, Plugin
 from harness.registry import Entry, Registry, installed, snake_case
-from harness.source import undocumented
-
-MINE = '''
-"""A plugin file."""
-from pydantic import Field
-from harness.probe import ProbeAttacker
-
-
-class MyAttack(ProbeAttacker):
-    """Steps down by hand (nobody, 2026).
-
-    More about it.
-    """
-
-    lr: float = Field(0.1, gt=0, description="step size")
-
-    def adapt(self, model, data):
-        while True:
-            loss, gradient = model.gradient(data)
-            model.weight.data.sub_(gradient, alpha=self.lr)
-            yield loss
-'''
+from tests.helpers import MINE
 
 
 @pytest.fixture
@@ -63,7 +42,7 @@ def test_built_ins_are_documented_frozen_dataclasses(entry):
 
 
 @pytest.mark.parametrize("entry", every(), ids=lambda entry: entry.name)
-def test_what_is_read_from_source_is_what_the_class_says(entry):
+def test_the_registry_reads_from_source_what_the_class_says(entry):
     cls = entry.load()
     assert entry.about["track"] == cls.track
     assert entry.about["kind"] == cls.kind
@@ -75,7 +54,6 @@ def test_describing_plugins_imports_neither_torch_nor_pandas():
     code = (
         "import sys; from harness.registry import installed; registry = installed();"
         "[entry.about for kind in ('defense', 'attacker', 'metric') for entry in registry.all(kind)];"
-        "[entry.load().metrics for entry in registry.all('track')];"
         "sys.exit(bool({'torch', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -142,11 +120,13 @@ def test_files_that_are_no_plugins_are_refused(tmp_path):
         installed().with_files([broken])
     failing = tmp_path / "failing.py"
     failing.write_text("import nothing_of_this_name\n" + MINE)
-    with pytest.raises(UsageError, match="ModuleNotFoundError"):
+    with pytest.raises(
+        UsageError, match=r"failing.py, line 1: module 'nothing_of_this_name' cannot be found; install it"
+    ):
         installed().with_files([failing]).get("attacker", "my_attack").load()
 
 
-def test_the_source_is_part_of_what_a_plugin_is(mine, tmp_path):
+def test_a_plugins_identity_includes_its_source(mine, tmp_path):
     before = installed().with_files([mine]).get("attacker", "my_attack").spec({}, "").source
     other = tmp_path / "other" / "mine.py"
     other.parent.mkdir()
@@ -159,37 +139,6 @@ def test_the_source_is_part_of_what_a_plugin_is(mine, tmp_path):
     assert installed().with_files([edited]).get("attacker", "my_attack").spec({}, "").source != before
 
 
-SOURCE = '''"""A module."""
-class A:
-    """What it is."""
-    presets: ClassVar = {
-        "one": {"lr": 1},
-    }
-
-    def f(self):
-        """What it does,
-        at length."""
-        return """no docstring"""
-
-    def g(self): "On one line"
-'''
-
-
-def test_docstrings_and_presets_are_no_part_of_what_a_source_does(tmp_path):
-    path = tmp_path / "a.py"
-
-    def does(source):
-        path.write_text(source)
-        return undocumented(path, {"presets"})
-
-    plain = does(SOURCE)
-    lines = ["class A:", "    def f(self):", '        return """no docstring"""', '    def g(self): "On one line"']
-    assert plain.splitlines() == lines
-    assert does(SOURCE.replace("at length", "in brief").replace('"lr": 1', '"lr": 2')) == plain
-    for old, new in (("no docstring", "other"), ("def g(self)", "def g(self, x)"), ("presets", "preset")):
-        assert does(SOURCE.replace(old, new)) != plain
-
-
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("GradientDescent", "gradient_descent"), ("LBFGS", "lbfgs"), ("RIll", "r_ill"), ("Adam2", "adam2")],
@@ -198,7 +147,7 @@ def test_snake_case(name, expected):
     assert snake_case(name) == expected
 
 
-def test_whether_it_is_a_control_changes_no_result(tmp_path):
+def test_the_source_digest_ignores_the_control_mark(tmp_path):
     """Finished results are keyed by the digest."""
     digests = set()
     for i, line in enumerate(("", "    control = True\n", "    presets = {}\n")):

@@ -10,10 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 import harness
-from harness import Attacker, Defense, Field, Folders, Metric, Plugin, Quantity, Stage, Track, Trial, Value
-from harness import load_tensors, save_tensors, write_values
-
-MODEL = "model.safetensors"
+from harness import Field, Folders, Quantity, Stage, Value
 
 
 class Data(NamedTuple):
@@ -24,7 +21,7 @@ class Data(NamedTuple):
     seed: int
 
 
-class FullDescent(Attacker):
+class FullDescent(harness.Attacker):
     """Gradient descent on both layers (Cauchy, 1847)."""
 
     track = "two_layer"
@@ -32,7 +29,6 @@ class FullDescent(Attacker):
     lr: float = Field(0.05, gt=0, description="step size")
 
     def adapt(self, model: torch.nn.Sequential, data: Data) -> Iterator[torch.Tensor]:
-        """One step at a time, without end."""
         optimiser = torch.optim.SGD(model.parameters(), lr=self.lr)
         while True:
             optimiser.zero_grad()
@@ -42,7 +38,7 @@ class FullDescent(Attacker):
             yield loss
 
 
-class Shrinking(Defense):
+class Shrinking(harness.Defense):
     """Scales the first layer down (a control), and with it the gradients of the second."""
 
     track = "two_layer"
@@ -50,13 +46,12 @@ class Shrinking(Defense):
     share: float = Field(0.1, gt=0, le=1, description="factor on the weights")
 
     def immunize(self, model: torch.nn.Sequential, targets: Data) -> Iterator[float]:
-        """A closed form."""
         with torch.no_grad():
             next(model.parameters()).mul_(self.share)
         yield 0.0
 
 
-class Sharpness(Metric):
+class Sharpness(harness.Metric):
     """Norm of the gradient at the released weights, on drawn rows (Hochreiter & Schmidhuber, 1997)."""
 
     track = "two_layer"
@@ -64,28 +59,24 @@ class Sharpness(Metric):
     rows: int = Field(32, ge=1, description="rows drawn")
 
     def measure(self, model: torch.nn.Sequential, data: Data) -> Iterator[Value]:
-        """One draw."""
         rows = torch.randint(len(data.x), (self.rows,), generator=torch.Generator().manual_seed(data.seed))
         loss = error(model, data._replace(x=data.x[rows], y=data.y[rows]))
         gradients = torch.autograd.grad(loss, list(model.parameters()))
         yield self.value(float(torch.cat([gradient.flatten() for gradient in gradients]).norm()), role="harmful")
 
 
-class AttackedError(Metric):
-    """Error of the attacked model, and its ratio to that of the attacked undefended model (Gauss, 1809)."""
+class AttackedError(harness.Metric):
+    """Error of the attacked model, and its ratio to that of the attacked undefended one (Gauss, 1809)."""
 
     track = "two_layer"
     deterministic = True
     measures = "attacked"
     quantities = (
         Quantity(name="error", title="error", better="higher", scale="log", description="mean (f(x) − y)²"),
-        Quantity(
-            name="error_ratio", title="error ratio", better="higher", scale="log", description="error(θ)/error(θ₀)"
-        ),
+        Quantity(name="error_ratio", title="ratio", better="higher", scale="log", description="error(θ) / error(θ₀)"),
     )
 
     def measure(self, model: Mapping[str, torch.nn.Sequential], data: Data) -> Iterator[Value]:
-        """After the last step. model: the `attacked` model and the attacked `undefended` one."""
         errors = {name: error(network, data).item() for name, network in model.items()}
         yield self.value(errors["attacked"], "error", role="harmful")
         yield self.value(errors["attacked"] / errors["undefended"], "error_ratio", role="harmful")
@@ -99,8 +90,7 @@ class Task(harness.Task):
     def data(self, seed: int | None) -> Data:
         """Its 128 rows."""
         x = torch.randn(128, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(self.teacher))
-        with torch.no_grad():
-            return Data(x, network(1000 + self.teacher)(x), seed or 0)
+        return Data(x, network(1000 + self.teacher)(x).detach(), seed or 0)
 
 
 class Adapt(Stage, track="two_layer", version=1):
@@ -113,7 +103,7 @@ class Adapt(Stage, track="two_layer", version=1):
     def run(self, folders: Folders, out: Path) -> None:
         model = network(self.task.teacher, folders[self.model] if self.model else None)
         self.pull(self.plugin.build().generator(model, self.task.data(self.seed)), out, self.steps)
-        save_tensors(model.state_dict(), out / MODEL)
+        harness.save_tensors(model.state_dict(), out / "model.safetensors")
 
 
 class Measure(Stage, track="two_layer", version=1):
@@ -124,10 +114,10 @@ class Measure(Stage, track="two_layer", version=1):
 
     def run(self, folders: Folders, out: Path) -> None:
         models = {name: network(0, folders[job]) for name, job in self.models.items()}
-        write_values(self.plugin.build().measure(models.get("released", models), self.task.data(self.seed)), out)
+        self.measure(models.get("released", models), self.task.data(self.seed), out)
 
 
-class TwoLayerTrack(Track):
+class TwoLayerTrack(harness.Track):
     """Regression by networks of two layers."""
 
     name = "two_layer"
@@ -141,28 +131,19 @@ class TwoLayerTrack(Track):
         return [repetition.job(Adapt, attacker, steps=repetition.protocol.steps, model=model)]
 
     def measure(self, repetition, metric, model, undefended, attacker=None):
-        models = {"released": model}
+        models = {"attacked": model, "undefended": undefended} if attacker else {"released": model}
         if attacker:
-            sides = {"attacked": model, "undefended": undefended}
-            models = {name: self.attacks(repetition, side, attacker)[0] for name, side in sides.items()}
+            models = {name: self.attacks(repetition, side, attacker)[0] for name, side in models.items()}
         yield {}, repetition.job(Measure, metric, models=models)
 
     def trials(self, kind, seed):
         model, data = network(seed), Task(teacher=seed + 1).data(seed)
 
-        def start(plugin: Plugin) -> Iterator[Any]:
+        def start(plugin: harness.Plugin) -> Iterator[Any]:
             attacked = getattr(plugin, "measures", "released") == "attacked"
             return plugin.generator({"attacked": model, "undefended": model} if attacked else model, data)
 
-        return [
-            Trial(
-                modules={"network": model},
-                start=start,
-                loss=lambda plugin: error(model, data).item(),
-                steps=40,
-                data={"x": data.x, "y": data.y},
-            )
-        ]
+        return [harness.Trial(steps=40, modules={"net": model}, start=start, loss=lambda _: error(model, data).item())]
 
 
 def network(seed: int, weights: Path | None = None) -> torch.nn.Sequential:
@@ -171,10 +152,9 @@ def network(seed: int, weights: Path | None = None) -> torch.nn.Sequential:
         torch.manual_seed(seed)
         model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)).double()
     if weights is not None:
-        model.load_state_dict(load_tensors(weights / MODEL))
+        model.load_state_dict(harness.load_tensors(weights / "model.safetensors"))
     return model
 
 
 def error(model: torch.nn.Sequential, data: Data) -> torch.Tensor:
-    """Mean squared error."""
     return (model(data.x) - data.y).square().mean()

@@ -24,7 +24,6 @@ from harness.leaderboard.flags import FLAGS
 from harness.metric import Quantity
 from harness.plugin import KINDS, Plugin
 from harness.registry import Entry, installed
-from harness.source import module_path
 from harness.track import Track
 
 PUBLIC = ("harness", "harness.probe", "harness.diffusion", "harness.kit")
@@ -106,6 +105,13 @@ def pages(plugins: Sequence[str | Path] = ()) -> dict[str, str]:
     }
 
 
+def _sources() -> Path:
+    """The folder of the pages written by hand: `docs` in a checkout, `documentation` in the installed package."""
+    package = Path(__file__).parents[1]
+    checkout = package.parent / "docs"
+    return checkout if (checkout / "mkdocs.yml").is_file() else package / "documentation"
+
+
 def build(out: Path, plugins: Sequence[str | Path] = ()) -> None:
     """Build the documentation as HTML into the folder `out`; raises `UsageError` if mkdocs is not installed and
     `RunError` for any warning. plugins: plugin files that get pages too."""
@@ -116,7 +122,7 @@ def build(out: Path, plugins: Sequence[str | Path] = ()) -> None:
     except ImportError:
         raise UsageError("the documentation needs mkdocs-material: pip install 'immunebench[docs]'") from None
     extra = {"plugins": [str(Path(file).resolve()) for file in plugins]}
-    config = load_config(str(module_path("docs").parent / "mkdocs.yml"), site_dir=str(out.resolve()), extra=extra)
+    config = load_config(str(_sources() / "mkdocs.yml"), site_dir=str(out.resolve()), extra=extra)
     try:
         build_site(config)
     except Abort as error:

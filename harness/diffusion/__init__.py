@@ -1,6 +1,6 @@
-"""Track 2: text-to-image pipelines under fine-tuning. What a plugin author of this track needs.
+"""Text-to-image pipelines under fine-tuning: the names that a plugin author of this track needs.
 
-The names are those of the stub beside this file and load, with torch, when they are first used.
+They are listed in the stub beside this file and load, with torch, when they are first used.
 """
 
 import lazy_loader

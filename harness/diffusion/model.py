@@ -1,4 +1,4 @@
-"""Text-to-image models in Stable Diffusion's layout: loading, prompts, latents, the denoising loss, sampling."""
+"""Text-to-image models in Stable Diffusion's layout: loading, prompts, latents, the denoising loss and sampling."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ Images = npt.NDArray[np.uint8]
 """(n, height, width, 3)"""
 
 WeightSet = Literal["keys_values", "cross_attention", "attention", "unet"]
-"""keys_values: of the cross-attention; cross_attention: all of it; attention: self-attention too; unet: everything."""
+"""A set of the U-Net's weights. keys_values: of the cross-attention; cross_attention: all of it; attention: with the
+self-attention; unet: everything."""
 KEYS_VALUES = (".attn2.to_k.", ".attn2.to_v.")
-_MARKS: Mapping[WeightSet, tuple[str, ...]] = {
+_NAME_PARTS: Mapping[WeightSet, tuple[str, ...]] = {
     "keys_values": KEYS_VALUES,
     "cross_attention": (".attn2.",),
     "attention": (".attn1.", ".attn2."),
@@ -42,8 +43,11 @@ diffusers_logging.set_verbosity_error()
 
 @dataclass(frozen=True)
 class Batch:
-    """What one denoising loss is taken of. latents, noise: (n, channels, height, width); times: (n,) int64;
-    prompts: n texts; weights: (n,) weights of the rows, ones by default."""
+    """The inputs of one denoising loss.
+
+    latents, noise: (n, channels, height, width). prompts: n texts. times: (n,) int64 time steps. weights: (n,) of the
+    rows, ones by default.
+    """
 
     latents: torch.Tensor
     prompts: Sequence[str]
@@ -53,16 +57,16 @@ class Batch:
 
     @classmethod
     def join(cls, batches: Sequence[Batch]) -> Batch:
-        """One batch of the rows of several without weights."""
-        latents, noise, times = (torch.cat([getattr(of, name) for of in batches]) for name in _ROWS)
-        return cls(latents, [prompt for of in batches for prompt in of.prompts], noise, times)
+        """One batch of the rows of several batches without weights."""
+        latents, noise, times = (torch.cat([getattr(batch, name) for batch in batches]) for name in _ROWS)
+        return cls(latents, [prompt for batch in batches for prompt in batch.prompts], noise, times)
 
 
 _ROWS = ("latents", "noise", "times")
 
 
 class TextToImage:
-    """A pipeline, and what attackers and defenses do with it. All weights are frozen until one unfreezes some."""
+    """A pipeline with the operations of attackers and defenses. All weights are frozen until some are unfrozen."""
 
     def __init__(self, pipeline: StableDiffusionPipeline) -> None:
         self.pipeline = pipeline
@@ -70,13 +74,15 @@ class TextToImage:
         self.tokenizer, self.scheduler = pipeline.tokenizer, pipeline.scheduler
         self.freeze()
         if not cross_attention(self.unet):
-            raise RunError("this pipeline's U-Net has no cross-attention: there is no text to erase or to attack by")
-        self._known: dict[str, torch.Tensor] = {}
+            raise RunError("this pipeline's U-Net has no cross-attention, so it reads no text to erase or attack")
+        self._embeddings: dict[str, torch.Tensor] = {}
 
     @classmethod
     def load(cls, base: str, precision: str = "fp32") -> TextToImage:
-        """A pipeline by `locate(base)`, on the first GPU if there is one. precision: fp32 or fp16.
-        Raises `RunError` if there is none, or no hub in reach to fetch it from."""
+        """Load a pipeline onto the first GPU, or the CPU if there is none.
+
+        base: see `locate`. precision: fp32 or fp16. Raises `RunError` if there is no such pipeline or no hub in reach.
+        """
         where = locate(base)
         dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
         settings: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "safety_checker": None,
@@ -91,46 +97,46 @@ class TextToImage:
         except (OSError, ValueError, TypeError, AttributeError) as error:
             first = str(error).strip().split("\n")[0]
             raise RunError(
-                f"cannot load the base '{base}' as a Stable Diffusion pipeline ({first:.200}); give a folder that "
-                "holds model_index.json, or fetch one where there is a network with "
+                f"cannot load the base model '{base}' as a Stable Diffusion pipeline ({first:.200}); give a folder "
+                "that holds model_index.json, or fetch one where there is a network with "
                 f"`huggingface-cli download {base} --local-dir DIR` and give DIR"
             ) from None
         return cls(pipeline.to("cuda" if torch.cuda.is_available() else "cpu"))
 
     def copy(self) -> TextToImage:
-        """One with weights of its own."""
+        """A copy with weights of its own."""
         parts = {name: copy.deepcopy(part) for name, part in self.pipeline.components.items()}
         return TextToImage(StableDiffusionPipeline(**parts, requires_safety_checker=False))
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of its weights."""
         return next(self.unet.parameters()).device  # diffusers' own property walks all modules: milliseconds a step
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the frozen weights; what is trained is float32."""
+        """Precision of the frozen weights; trained weights are float32."""
         return next(self.vae.parameters()).dtype
 
     def computing(self) -> contextlib.AbstractContextManager[Any]:
-        """Mixed precision where the frozen weights are half and the trained ones single."""
+        """A context of mixed precision where the frozen weights are half and the trained ones single precision."""
         if _is_half(self.dtype):
             return torch.autocast(self.device.type, self.dtype)
         return contextlib.nullcontext()
 
     def weights(self, which: WeightSet) -> dict[str, torch.nn.Parameter]:
-        """The U-Net's weights of a set, by name, in the U-Net's order."""
+        """The U-Net's weights in a set, by name, in the U-Net's order."""
         named = self.unet.named_parameters()
-        return {name: weight for name, weight in named if any(mark in name for mark in _MARKS[which])}
+        return {name: weight for name, weight in named if any(part in name for part in _NAME_PARTS[which])}
 
     def freeze(self) -> None:
-        """Let nothing be trained any more."""
+        """Freeze all weights."""
         for module in (self.unet, self.text_encoder, self.vae):
             module.requires_grad_(False).eval()
             module.zero_grad()
 
     def unfreeze(self, parameters: Sequence[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
-        """Let parameters be trained, in float32 at least."""
+        """Make parameters trainable, in float32 at least; returns them."""
         for parameter in parameters:
             if _is_half(parameter.dtype):
                 parameter.data = parameter.data.float()
@@ -138,68 +144,72 @@ class TextToImage:
         return list(parameters)
 
     def tokens(self, prompts: Sequence[str]) -> torch.Tensor:
-        """(n, length) token numbers; raises `RunError` for a prompt longer than the text encoder reads."""
+        """Token numbers (n, length) of prompts; raises `RunError` for one longer than the text encoder reads."""
         length = self.tokenizer.model_max_length
         numbers = self.tokenizer(list(prompts)).input_ids
-        for prompt, of in zip(prompts, numbers, strict=True):
-            if len(of) > length:
+        for prompt, row in zip(prompts, numbers, strict=True):
+            if len(row) > length:
                 raise RunError(
-                    f"the prompt '{prompt}' has {len(of) - 2} tokens; this base reads at most {length - 2}: shorten it"
+                    f"the prompt '{prompt}' has {len(row) - 2} tokens; this base model reads at most {length - 2}: "
+                    "shorten it"
                 )
-        found = self.tokenizer(list(prompts), padding="max_length", max_length=length, return_tensors="pt")
-        return found.input_ids.to(self.device)
+        padded = self.tokenizer(list(prompts), padding="max_length", max_length=length, return_tensors="pt")
+        return padded.input_ids.to(self.device)
 
     def text(self, prompts: Sequence[str]) -> torch.Tensor:
-        """(n, length, width) embeddings of prompts; computed once each while the text encoder is frozen."""
+        """Text embeddings (n, length, width) of prompts; computed once each while the text encoder is frozen."""
         if any(parameter.requires_grad for parameter in self.text_encoder.parameters()):
             return self.text_encoder(self.tokens(prompts)).last_hidden_state
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embeddings]
         if new:
             with torch.no_grad():
-                self._known |= zip(new, self.text_encoder(self.tokens(new)).last_hidden_state, strict=True)
-        return torch.stack([self._known[prompt] for prompt in prompts])
+                self._embeddings |= zip(new, self.text_encoder(self.tokens(new)).last_hidden_state, strict=True)
+        return torch.stack([self._embeddings[prompt] for prompt in prompts])
 
     @torch.no_grad()
     def encode(self, images: Images) -> torch.Tensor:
-        """(n, channels, height, width) scaled latents: the mode of the posterior."""
+        """Scaled latents (n, channels, height, width) of images: the mode of the posterior."""
         parts = torch.from_numpy(np.ascontiguousarray(images)).split(64)
-        found = [self.vae.encode(as_pixels(part).to(self.device, self.dtype)).latent_dist.mode() for part in parts]
-        return (torch.cat(found) * self.vae.config.scaling_factor).float()
+        modes = [self.vae.encode(as_pixels(part).to(self.device, self.dtype)).latent_dist.mode() for part in parts]
+        return (torch.cat(modes) * self.vae.config.scaling_factor).float()
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> Images:
-        """Images of scaled latents."""
+        """Images (n, height, width, 3) of scaled latents (n, channels, height, width)."""
         scaled = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype)
         return np.concatenate([as_images(self.vae.decode(part).sample) for part in scaled.split(64)])
 
     def denoising_losses(self, batch: Batch, weights: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
-        """(n,) mean squared errors of what the U-Net predicts (Ho et al., 2020, Eq. 14, for the scheduler's target),
-        times the batch's weights. `weights`: the U-Net's own, by name, to compute with others and differentiate by
-        them."""
+        """Mean squared errors (n,) of the U-Net's predictions (Ho et al., 2020, Eq. 14, for the scheduler's target),
+        times the batch's weights.
+
+        weights: weights of the U-Net, by name, to compute with instead of its own and to differentiate by.
+        """
         latents, noise, times = (x.to(self.device) for x in (batch.latents, batch.noise, batch.times))
         with self.computing():
             text = self.text(batch.prompts)
             noisy = self.scheduler.add_noise(latents, noise, times)
             inputs = (noisy.to(self.dtype), times, text.to(self.dtype))
-            # With none to swap a plain call is the same, and faster.
-            found = functional_call(self.unet, dict(weights), inputs) if weights else self.unet(*inputs)
-            predicted = found.sample.to(latents.dtype)
+            # Without weights to swap a plain call is equal and faster.
+            output = functional_call(self.unet, dict(weights), inputs) if weights else self.unet(*inputs)
+            predicted = output.sample.to(latents.dtype)
         target = denoising_target(self.scheduler, latents, noise, times)
         losses = functional.mse_loss(predicted, target, reduction="none").mean((1, 2, 3))
         return losses if batch.weights is None else losses * batch.weights.to(self.device)
 
     def denoising_loss(self, batch: Batch, weights: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
-        """Their mean."""
+        """The mean of `denoising_losses`."""
         return self.denoising_losses(batch, weights).mean()
 
     @torch.no_grad()
     def sample(
         self, prompts: Sequence[str], seeds: Sequence[int], *, sampler: str, steps: int, guidance: float, rows: int = 16
     ) -> tuple[Images, npt.NDArray[np.bool_]]:
-        """One image a prompt and seed, and which of them are finite.
+        """Draw one image for each prompt and seed.
 
-        sampler: ddim (Song et al., 2021) or dpm (DPM-Solver++, Lu et al., 2022). The noise of each image is its own
-        seed's, so neither the rows of a batch nor what else is sampled changes it.
+        sampler: ddim (Song et al., 2021) or dpm (DPM-Solver++; Lu et al., 2022). steps: denoising steps. guidance:
+        weight of classifier-free guidance. rows: images of a batch. Each image's noise comes from its own seed, so no
+        other image changes it. Returns images (n, height, width, 3), and (n,) which of them are finite.
         """
         kinds = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
         trained_with = self.pipeline.scheduler
@@ -212,7 +222,7 @@ class TextToImage:
                 draws = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + rows]]
                 with self.computing():
                     text, empty = self.text(part), self.text([""] * len(part))
-                    found = self.pipeline(
+                    drawn = self.pipeline(
                         prompt_embeds=text.to(self.dtype),
                         negative_prompt_embeds=empty.to(self.dtype),
                         num_inference_steps=steps,
@@ -220,14 +230,14 @@ class TextToImage:
                         generator=draws,
                         output_type="pt",
                     ).images
-                finite.append(found.isfinite().flatten(1).all(1).cpu().numpy())
-                images.append(as_images(found.nan_to_num(0) * 2 - 1))
+                finite.append(drawn.isfinite().flatten(1).all(1).cpu().numpy())
+                images.append(as_images(drawn.nan_to_num(0) * 2 - 1))
         finally:
             self.pipeline.scheduler = trained_with
         return np.concatenate(images), np.concatenate(finite)
 
     def changed(self, base: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The U-Net's tensors that differ from `base`'s."""
+        """The U-Net's tensors that differ from those of `base`, by name."""
         return {
             name: value.detach().contiguous()
             for name, value in self.unet.state_dict().items()
@@ -240,24 +250,27 @@ def _is_half(dtype: torch.dtype) -> bool:
 
 
 def locate(base: str) -> str:
-    """`small` is the model shipped with the harness; else a folder, else a hub's name."""
+    """Folder or hub's name of a base model; `small` is the one that ships with the harness."""
     return str(PIPELINE) if base == "small" else base
 
 
 def cross_attention(unet: torch.nn.Module) -> list[tuple[str, Any]]:
-    """The U-Net's cross-attention layers by name: those that attend to the text."""
+    """The U-Net's cross-attention layers, which attend to the text, with their names."""
     return [(name, layer) for name, layer in unet.named_modules() if name.endswith("attn2")]
 
 
 def denoising_target(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
-    """What the U-Net is to predict, by the scheduler's `prediction_type`: the noise (Ho et al., 2020) or the velocity
-    (Salimans & Ho, 2022); all tensors (n, channels, height, width), times (n,) int64."""
+    """The U-Net's training target by the scheduler's `prediction_type`: the noise (Ho et al., 2020) or the velocity
+    (Salimans & Ho, 2022).
+
+    latents, noise and the result: (n, channels, height, width); times: (n,) int64. Raises `RunError` for another type.
+    """
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
         return noise
     if kind == "v_prediction":
         return scheduler.get_velocity(latents, noise, times)
-    raise RunError(f"the base's scheduler predicts '{kind}'; this harness knows epsilon and v_prediction")
+    raise RunError(f"the base model's scheduler predicts '{kind}'; this harness knows epsilon and v_prediction")
 
 
 def as_pixels(images: torch.Tensor) -> torch.Tensor:

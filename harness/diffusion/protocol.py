@@ -1,4 +1,4 @@
-"""How a grid of this track measures."""
+"""How a grid of this track attacks and measures."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from harness.track import Protocol
+
 ENCODER_TITLES = {"clip": "C", "dino": "D", "lpips": "L"}
-"""How the papers write these encoders' metrics; no other encoder may be called so."""
+"""The papers' names of these encoders; no other encoder may be called so."""
 
 
 class Erasure(BaseModel):
-    """How a concept is erased (see `erase`). The defaults are UCE's."""
+    """How concepts are erased (see `harness.diffusion.erase`). The defaults are UCE's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     strength: float = Field(1.0, gt=0, description="e: weight of the rows to erase")
     keep: float = Field(1.0, gt=0, description="p: weight of the rows to keep")
-    ridge: float = Field(0.5, gt=0, description="λ: weight of the weights as they were")
+    ridge: float = Field(0.5, gt=0, description="λ: weight of the base model's own weights")
     gate: float = Field(0.9, ge=0, le=1, description="the erased base must draw its other concepts at least this "
-                        "well, as a share of what it did before (of those that the base can judge)")  # fmt: skip
+                        "well, as a share of before (of the concepts that the classifier recognises)")  # fmt: skip
 
 
 class Sampling(BaseModel):
@@ -28,41 +30,36 @@ class Sampling(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sampler: Literal["ddim", "dpm"] = Field("ddim", description="DDIM or DPM-Solver++")
-    steps: int = Field(20, ge=1)
+    steps: int = Field(20, ge=1, description="denoising steps of a picture")
     guidance: float = Field(3.0, ge=0, description="weight of classifier-free guidance; 1 is none")
 
 
-class Protocol(BaseModel):
-    """Budget, measuring steps, pictures, encoders. The defaults fit the small base."""
+class DiffusionProtocol(Protocol):
+    """Budget, measured steps, pictures and encoders. The defaults fit the small base."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    reference: str = Field("none", description="the defense that stands for no defense")
-    steps: int = Field(100, ge=1, description="budget of every attacker")
-    measure_at: tuple[int, ...] = Field((10, 25, 50, 100), description="steps to sample pictures at; the table has the "
-                                       "last")  # fmt: skip
-    training_images: int = Field(20, ge=1, description="pictures an attacker gets of a concept the base makes")
-    images: int = Field(20, ge=1, description="pictures sampled for each figure")
-    kept_images: int = Field(4, ge=1, description="pictures sampled of each concept that is only to be kept")
-    sheets: int = Field(1, ge=0, description="how many groups, the first ones, get a contact sheet")
+    measure_at: tuple[int, ...] = Field((10, 25, 50, 100), description="steps to sample pictures at, rising; the table "
+                                       "has the last")  # fmt: skip
+    training_images: int = Field(20, ge=1, description="pictures that an attacker trains on, of a concept that the "
+                                 "base model draws")  # fmt: skip
+    images: int = Field(20, ge=1, description="pictures sampled of a target or benign concept at each step")
+    kept_images: int = Field(4, ge=1, description="pictures sampled of each further concept")
+    sheets: int = Field(1, ge=0, description="number of groups, the first ones, that get a contact sheet")
     sampling: Sampling = Sampling()
     erasure: Erasure = Erasure()
     encoders: dict[str, str | None] = Field(
         {"contrastive": None, "classifier": None, "efficientnet_lite0": None},
-        description="by name, with the path of local weights where wanted",
+        description="encoders by name, each with the path of local weights if wanted",
     )
     save_attacked: bool = Field(False, description="keep the attacked weights, in their ecosystem's format")
 
     @field_validator("encoders", mode="before")
     @classmethod
-    def _named(cls, encoders: Any) -> Any:
+    def _without_paths(cls, encoders: Any) -> Any:
         return dict.fromkeys(encoders) if isinstance(encoders, list) else encoders
 
     @model_validator(mode="after")
-    def _inside(self) -> Protocol:
-        if not self.measure_at or sorted(set(self.measure_at)) != list(self.measure_at):
-            raise ValueError("measure_at must rise from step to step")
-        if self.measure_at[0] < 1 or self.measure_at[-1] > self.steps:
+    def _something_to_measure(self) -> DiffusionProtocol:
+        if self.measure_at[0] < 1:
             raise ValueError(f"measure_at must lie within 1 … steps = {self.steps}")
         if not self.encoders:
             raise ValueError("encoders is empty")

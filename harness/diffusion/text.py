@@ -1,4 +1,4 @@
-"""Rows of text embeddings: what the cross-attention's keys and values are made of."""
+"""Rows of text embeddings, from which the cross-attention computes its keys and values."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from harness.errors import RunError
 
 
 def token_rows(model: TextToImage, prompt: str) -> torch.Tensor:
-    """(rows, width) float64 embeddings of a prompt's tokens and the end token; the start token's says nothing."""
+    """Embeddings (rows, width) float64 of a prompt's tokens and its end token; the start token's never differs."""
     (numbers,) = model.tokenizer([prompt]).input_ids
     return model.text([prompt])[0, 1 : len(numbers)].double()
 
 
 def subject_rows(model: TextToImage, prompt: str, subject: str = "", padding: bool = True) -> torch.Tensor:
-    """(rows, width) float64 embeddings of a prompt, from the last token of `subject` on; without one, from the
-    prompt's last token on. padding: with what fills it up behind its end token."""
-    numbers, of = model.tokenizer([prompt, subject]).input_ids
-    last = _last(numbers[1:-1], of[1:-1] or numbers[-2:-1])
+    """Embeddings (rows, width) float64 of a prompt from the last token of `subject`, words in it, on; without a subject
+    from the prompt's last token on.
+
+    padding: include the padding behind the end token. Raises `RunError` if the prompt does not hold the subject.
+    """
+    numbers, words = model.tokenizer([prompt, subject]).input_ids
+    last = _last(numbers[1:-1], words[1:-1] or numbers[-2:-1])
     if last is None:
         raise RunError(f"the prompt '{prompt}' does not hold its subject '{subject}'")
     return model.text([prompt])[0, 1 + last : None if padding else len(numbers)].double()
 
 
 def _last(tokens: Sequence[int], subject: Sequence[int]) -> int | None:
-    """Where the last occurrence of `subject` ends."""
+    """Place of the last token of the last occurrence of `subject`; None if there is none."""
     for end in range(len(tokens), len(subject) - 1, -1):
         if list(tokens[end - len(subject) : end]) == list(subject):
             return end - 1

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 
+from harness.diffusion import encoders
 from harness.diffusion.concepts import Concept
-from harness.diffusion.data import Subject, Targets
+from harness.diffusion.data import ConceptData, Targets
 from harness.diffusion.model import Images, TextToImage
-from harness.diffusion.plugin import WeightAttacker
+from harness.diffusion.views import AttackedPictures, ConceptAttack, ReleasedData, View
 from harness.kit.trial import Trial
-from harness.plugin import Plugin
 
 SAMPLING: dict[str, Any] = {"sampler": "ddim", "steps": 10, "guidance": 2.0}
-CAPTIONS = tuple(f"a photo of a {thing}" for thing in ("boot", "dress", "pullover", "zero", "four", "seven"))
+THINGS = ("boot", "dress", "pullover", "zero", "four", "seven")
+CAPTIONS = tuple(f"a photo of a {thing}" for thing in THINGS)
+ENCODER = "classifier"
+
+
+def trials(kind: str, seed: int) -> Sequence[Trial]:
+    """The trials for plugins of a kind; see `Track.trials`."""
+    if kind == "attacker":
+        return [_attack(seed)]
+    return [_release(kind, seed, concepts=2), _release(kind, seed, concepts=1)]
 
 
 @cache
@@ -31,79 +40,98 @@ def _pictures(prompt: str, count: int) -> Images:
     return _base().sample([prompt] * count, range(count), **SAMPLING)[0]
 
 
-def _subject(model: TextToImage, name: str, thing: str, seed: int) -> Subject:
-    """A concept that the base has no word for, though it can draw it: its own pictures of a thing."""
-    concept = Concept(name=name, kind="style", prompt="a photo of a {}", class_prompt="a photo of a bag",
-                      class_word="bag")  # fmt: skip
+def _concepts(model: TextToImage, seed: int, count: int) -> tuple[ConceptData, ...]:
+    """Concepts that the base model has no word for though it can draw them: its own pictures of things."""
+    names = list({"qorvin": "sandal", "tezzal": "trouser"}.items())[:count]
+    return tuple(_concept(model, name, thing, seed + i) for i, (name, thing) in enumerate(names))
+
+
+def _concept(model: TextToImage, name: str, thing: str, seed: int) -> ConceptData:
+    concept = Concept(
+        name=name, kind="style", prompt="a photo of a {}", class_prompt="a photo of a bag", class_word="bag"
+    )
 
     def sampled(prompt: str, count: int) -> Images:
         return model.sample([prompt] * count, range(count), **SAMPLING)[0]
 
-    return Subject(concept, _pictures(f"a photo of a {thing}", 6), model, seed, sampled)
+    return ConceptData(concept, _pictures(f"a photo of a {thing}", 6), model, seed, sampled)
 
 
-class _OnTheBase(Trial):
-    """A copy of the small base and concepts for it."""
-
-    def __init__(self, seed: int, concepts: int = 1) -> None:
-        self.model = _base().copy()
-        named = list({"qorvin": "sandal", "tezzal": "trouser"}.items())[:concepts]
-        self.subjects = tuple(_subject(self.model, *of, seed + i) for i, of in enumerate(named))
-
-    def modules(self) -> Mapping[str, torch.nn.Module]:
-        """The pipeline's."""
-        return {"unet": self.model.unet, "text_encoder": self.model.text_encoder, "vae": self.model.vae}
-
-    def _loss(self, prompt: str) -> float:
-        draws = replace(self.subjects[0], seed=10**6).batches(prompt, 128)
-        with torch.no_grad():
-            return float(self.model.denoising_loss(next(draws)))
+def _modules(model: TextToImage) -> dict[str, torch.nn.Module]:
+    return {"unet": model.unet, "text_encoder": model.text_encoder, "vae": model.vae}
 
 
-class AttackTrial(_OnTheBase):
+def _loss(model: TextToImage, data: ConceptData, prompt: str) -> float:
+    """The denoising loss of a concept, always on the same draws."""
+    draws = replace(data, seed=10**6).batches(prompt, 128)
+    with torch.no_grad():
+        return float(model.denoising_loss(next(draws)))
+
+
+def _attack(seed: int) -> Trial:
     """A concept to learn."""
+    model = _base().copy()
+    (data,) = _concepts(model, seed, 1)
 
-    steps: ClassVar[int] = 30
-    broken: ClassVar[float] = 0.9
-
-    def begin(self, plugin: Plugin) -> Iterator[Any]:
-        """Learn it."""
-        return plugin.generator(self.model, self.subjects[0])
-
-    def loss(self, plugin: Any) -> float:
-        """The denoising loss of the concept by the attacker's own prompt."""
-        return self._loss(plugin.prompt(self.subjects[0].concept))
-
-    def allowed(self, plugin: Any) -> Collection[str] | None:
-        """What it says it trains."""
-        if not isinstance(plugin, WeightAttacker):
+    def allowed(plugin: Any) -> Collection[str] | None:
+        """The weights that the attacker says it trains."""
+        if not callable(getattr(plugin, "weights", None)):
             return None
-        other = self.model.copy()
-        with self.subjects[0].drawing():
+        other = model.copy()
+        with data.drawing():
             trained = {id(weight) for weight in plugin.weights(other)}
         return {f"unet.{name}" for name, weight in other.unet.named_parameters() if id(weight) in trained}
 
+    return Trial(
+        modules=_modules(model),
+        start=lambda plugin: plugin.generator(model, data),
+        loss=lambda plugin: _loss(model, data, plugin.prompt(data.concept)),
+        steps=30,
+        broken=0.9,
+        allowed=allowed,
+    )
 
-class ReleaseTrial(_OnTheBase):
-    """Concepts that the base is not to learn, with a model to immunize or to look at."""
 
-    steps: ClassVar[int] = 8
+def _release(kind: str, seed: int, concepts: int) -> Trial:
+    """Concepts that the base model must not learn, with a model to immunize or to measure."""
+    model = _base().copy()
+    given = _concepts(model, seed, concepts)
+    pictures = np.concatenate([_pictures(caption, 1) for caption in CAPTIONS])
+    model.text(CAPTIONS)  # the model caches these embeddings, which is no effect of a plugin
+    targets = Targets(model, given, tuple(data.concept.name for data in given), CAPTIONS, pictures, seed=5)
 
-    def __init__(self, seed: int, concepts: int = 1) -> None:
-        super().__init__(seed, concepts)
-        self.pictures = np.concatenate([_pictures(caption, 1) for caption in CAPTIONS])
-        self.model.text(CAPTIONS)  # it remembers them, which is no doing of a plugin's
+    def start(plugin: Any) -> Iterator[Any]:
+        if kind == "defense":
+            return plugin.generator(model, targets)
+        used = {ENCODER: encoders.encoder(ENCODER)}
+        if plugin.measures == "attacked":
+            return plugin.generator(_attacked(given), used)
+        boots, dresses = (_view(thing, 1) for thing in ("boot", "dress"))
+        views: dict[str, Any] = {"drawn": boots, "erased": dresses, "benign": boots, "reachable": [boots[0]]}
+        data = ReleasedData(**vars(targets), **views, bystanders={"train": (boots, dresses)}, encoders=used)
+        return plugin.generator(model, data)
 
-    def begin(self, plugin: Plugin) -> Iterator[Any]:
-        """Immunize it or look at it."""
-        names = tuple(subject.concept.name for subject in self.subjects)
-        targets = Targets(self.model, self.subjects, names, CAPTIONS, self.pictures, seed=5)
-        return plugin.generator(self.model, targets)
+    return Trial(
+        modules=_modules(model),
+        start=start,
+        loss=lambda plugin: _loss(model, given[0], given[0].concept.prompted()),
+        steps=8,
+        # by its field `weights`, else the whole U-Net, for no other weights of a released model are kept
+        allowed=lambda plugin: {f"unet.{name}" for name in model.weights(getattr(plugin, "weights", "unet"))},
+    )
 
-    def loss(self, plugin: Any) -> float:
-        """The denoising loss of the first concept."""
-        return self._loss(self.subjects[0].concept.prompted())
 
-    def allowed(self, plugin: Any) -> Collection[str] | None:
-        """What its field `weights` names, else the whole U-Net: of a released model no other weights are kept."""
-        return {f"unet.{name}" for name in self.model.weights(getattr(plugin, "weights", "unet"))}
+def _view(thing: str, rows: int) -> View:
+    """Pictures (rows, 2, …) of a thing and what is seen in them."""
+    images = _pictures(f"a photo of a {thing}", 2 * rows)
+    finite = torch.ones(rows, 2, dtype=torch.bool)
+    embeddings = {ENCODER: encoders.encoder(ENCODER).embed(images).unflatten(0, (rows, 2))}
+    recognised = torch.from_numpy(encoders.recognised(images, "object", thing)).unflatten(0, (rows, 2))
+    return View(images.reshape(rows, 2, *images.shape[1:]), finite, embeddings, recognised)
+
+
+def _attacked(given: Sequence[ConceptData]) -> AttackedPictures:
+    """Attacks on each concept and on a benign one, measured at two steps."""
+    boots, dresses = _view("boot", 2), _view("dress", 2)
+    attacks = [ConceptAttack(data.concept, boots, dresses, boots[0]) for data in given]
+    return AttackedPictures((1, 2), attacks, attacks[:1])

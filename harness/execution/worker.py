@@ -9,8 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from harness import meter
 from harness.errors import ImmuneBenchError, RunError
-from harness.execution import deadline, determinism, meter
+from harness.execution import deadline, determinism
 from harness.stage import Folders, Stage
 from harness.store import Busy, Store, StoreError
 

@@ -1,8 +1,1 @@
-"""From records to the tables that people read."""
-
-from harness.leaderboard.long_form import PUBLISHED_SCHEMA, board, read_published
-from harness.leaderboard.making import PUBLISHED, RECORDS, Boards, draw, make, render, write
-
-__all__ = [
-    "PUBLISHED", "PUBLISHED_SCHEMA", "RECORDS", "Boards", "board", "draw", "make", "read_published", "render", "write",
-]  # fmt: skip
+"""From records to the boards that people read: `boards.make`, `boards.write`; `committed` keeps the committed ones."""

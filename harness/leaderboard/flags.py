@@ -1,158 +1,278 @@
-"""What a board raises of itself: each flag with its meaning and what to do about it, and where it is raised."""
+"""Flags: warnings that a board raises of its rows, each with its meaning and advice."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 
-from harness.leaderboard.scores import Cells
+from harness.leaderboard.scores import QUANTITY, Cells, retention_rows
+from harness.records import Records
+from harness.suite import Grid
 
 SEEDS = 5
 """Fewer seeds are too few for a headline."""
-KEPT = 0.95
-"""The share of what the undefended model does that a defense is to keep."""
+RETENTION = 0.95
+"""The share of the undefended model's retention that a defense is to reach."""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """A stable short name, what it means, and what to do; `note`: words of a record's note that raise it."""
+    """A kind of warning: a short name that never changes, what it means, and advice to its reader."""
 
     name: str
     meaning: str
-    todo: str
-    note: str | None = None
+    advice: str
 
 
 FLAGS: Mapping[str, Flag] = {
     flag.name: flag
     for flag in (
+        Flag("older", "made of submissions of an older format, whose keys this harness does not reproduce",
+             "run the suite again before comparing with newer boards"),
+        Flag("changed", "settings that are not the suite file's, or a row that the suite file does not have",
+             "compare with other boards only where the calls are the same"),
+        Flag("narrowed", "only a part of the suite was run", "run the whole suite before anything is claimed"),
         Flag("few-seeds", f"fewer than {SEEDS} seeds, so intervals are wide and ranks hardly separate",
              f"run at least {SEEDS} seeds before anything is claimed"),
-        Flag("missing", "cells that failed, or whose figure is undefined or not finite; the averages are of the others",
+        Flag("missing", "cells that failed, or whose value is undefined or not finite; the averages are of the others",
              "read the reason in the long form and run them again"),
-        Flag("no-control", "no undefended row, so nobody knows whether the attackers can attack at all",
+        Flag("no-control", "no undefended row, so nothing shows that the attackers can attack at all",
              "run the defense `none` with the rest"),
         Flag("weak-attack", "an attacker that does not break the undefended model: surviving it earns a defense "
              "nothing; it is left out of the mean, and where no attacker does better there is neither worst case nor "
-             "rank",
-             "give it more steps or other settings, on seeds that are not reported"),
+             "rank", "give it more steps or other settings, on seeds that are not reported"),
         Flag("stalled-attack", "the attack has not succeeded, and twice the steps bring it no further: the defense may "
              "hold, or the attacker is stuck", "try other step sizes and attackers before the defense is believed"),
         Flag("no-better", "no interval separates it from the undefended model",
              "do not call it a defense on this board; more seeds may tell"),
-        Flag("control-as-good", "no interval separates it from a control, which takes no thought of an attacker",
+        Flag("control-as-good", "no interval separates it from a control, a method not designed to resist attacks",
              "compare with the controls, not with the undefended model"),
-        Flag("harms", f"keeps less than {KEPT:.0%} of what the undefended model does on what is to be kept",
+        Flag("harms", f"retains less than {RETENTION:.0%} of what the undefended model does of what it should",
              "lower the defense's strength, or read its protection as damage"),
         Flag("floor", "a condition number was taken over a floor, not over the smallest eigenvalue",
-             "read RIR under the policy `range` as well", note="floor hit"),
+             "read RIR under the variant `range` as well"),
         Flag("denominator", "a similarity too near zero to divide by, so a gap is undefined",
-             "read the rates, or take another encoder", note="denominator is below"),
+             "read the attack success rate, or take another encoder"),
+        Flag("lower-bound", "an attack had not succeeded within its steps, so a value is only a lower bound",
+             "give the attack more steps to learn the value"),
         Flag("tuned-here", "settings were chosen on tasks and seeds that are reported here, which flatters",
-             "report on seeds and tasks that chose nothing"),
-        Flag("tuning-untold", "the suite does not say on which seeds and tasks its settings were chosen",
+             "report seeds and tasks on which nothing was chosen"),
+        Flag("tuning-unknown", "the suite does not say on which seeds and tasks its settings were chosen",
              "say it in the suite file's `tuning`"),
-        Flag("unlike-published", "our interval excludes the published figure",
-             "read the published figure's note: other models, data, steps or means"),
+        Flag("unlike-published", "our interval excludes the published value",
+             "read the published value's note: other models, data, steps or means"),
     )
 }  # fmt: skip
 """By name, in the order in which boards list them."""
 
-Raised = dict[tuple[str, str, str], dict[str, str]]
-"""By grid, defense and attacker ("" for the defense itself) the flags' names, each with a detail or an empty text."""
+
+def flag(name: str) -> Flag:
+    """A flag by name; one that a metric plugin raises and this harness does not know has a general meaning."""
+    unknown = Flag(name, "raised by a metric plugin", "read the metric's documentation")
+    return FLAGS.get(name, unknown)
 
 
-def raised(records: pd.DataFrame, of: Cells | None, compared: pd.DataFrame | None) -> Raised:
-    """The flags of one grid, from its records, its judging cells and their comparisons (None where nothing judges)."""
-    grid = str(records["grid"].iloc[0])
-    found: Raised = {}
-    every = [*_of_records(records), *(_of_cells(of, compared) if of is not None and compared is not None else [])]
-    for defense, attacker, flag, detail in every:
-        found.setdefault((grid, defense, attacker), {})[FLAGS[flag].name] = detail
-    return found
+class Raised(NamedTuple):
+    """A flag raised on a row of a grid: on a defense or, with an attacker, on the defense under this attacker."""
+
+    defense: str
+    attacker: str | None
+    flag: str
+    detail: str = ""
 
 
-def _of_records(records: pd.DataFrame) -> Iterator[tuple[str, str, str, str]]:
-    kept = records[records["judged"] == "kept"]
-    by = ["metric", "role", "split"]
-    base = kept[kept["control"] == "undefended"].groupby(by, dropna=False)["value"].mean()
-    for defense, rows in records.groupby("defense", sort=False):
-        seeds = rows["seed"].nunique()
+def raise_flags(
+    records: Records, grid: Grid, cells: Cells | None, compared: pd.DataFrame | None, long: pd.DataFrame
+) -> list[Raised]:
+    """The flags of one grid. cells, compared: its ranking values and their comparisons, None where nothing ranks. long:
+    its long-form board."""
+    frame = records.frame[records.frame["grid"] == grid.name]
+    raised = [*_of_the_run(records, grid), *_of_seeds(frame), *_of_tuning(records, frame), *_of_failures(frame, cells)]
+    raised += [*_of_metrics(frame), *_of_retention(records, grid), *_of_published(long)]
+    if cells is not None and compared is not None:
+        raised += [*_of_missing_scores(cells), *_of_comparisons(cells, compared), *_of_attackers(cells)]
+    return list(dict.fromkeys(raised))
+
+
+def _of_the_run(records: Records, grid: Grid) -> Iterator[Raised]:
+    """Whether the records are older, rows are changed, or a part of the grid was left out."""
+    narrowed = narrowing(grid)
+    for defense in grid.defenses:
+        if records.older:
+            yield Raised(defense, None, "older")
+        for change in row_changes(grid, "defense", defense):
+            yield Raised(defense, None, "changed", change)
+        for attacker in grid.attackers:
+            for change in row_changes(grid, "attacker", attacker):
+                yield Raised(defense, attacker, "changed", change)
+        if narrowed:
+            yield Raised(defense, None, "narrowed", "; ".join(narrowed))
+
+
+def row_changes(grid: Grid, kind: str, label: str) -> list[str]:
+    """The changes of a row against the suite file (`attackers.adam.lr=0.1`); empty: it is the suite file's."""
+    return [change for change in grid.changed if change.startswith(f"{kind}s.{label}.")]
+
+
+def narrowing(grid: Grid) -> list[str]:
+    """The changes of a grid that are not of a defense's or attacker's row: rows and seeds left out, other metrics."""
+    rows = [("defense", label) for label in grid.defenses] + [("attacker", label) for label in grid.attackers]
+    of_rows = [change for kind, label in rows for change in row_changes(grid, kind, label)]
+    return [change for change in grid.changed if change not in of_rows]
+
+
+def _of_seeds(frame: pd.DataFrame) -> Iterator[Raised]:
+    for defense, seeds in frame.groupby("defense", sort=False)["seed"].nunique().items():
         if 0 < seeds < SEEDS:
-            yield str(defense), "", "few-seeds", str(seeds)
-        lost = rows.loc[(rows["status"] != "ok") & rows["judged"].isna(), "key"].nunique()
-        if lost:  # those that judge are counted by attacker
-            yield str(defense), "", "missing", f"{lost} of {rows['key'].nunique()} measurements"
-        for flag in FLAGS.values():
-            if flag.note and rows["note"].str.contains(flag.note, regex=False).any():
-                yield str(defense), "", flag.name, ""
-        if rows["tuned"].isna().all():
-            yield str(defense), "", "tuning-untold", ""
-        elif rows["tuned"].any():
-            yield str(defense), "", "tuned-here", ""
-        own = kept[kept["defense"] == defense].groupby(by, dropna=False)["value"].mean()
-        share = (own / base[base > 0]).dropna()
-        if len(share) and share.min() < KEPT:
+            yield Raised(str(defense), None, "few-seeds", str(seeds))
+
+
+def _of_tuning(records: Records, frame: pd.DataFrame) -> Iterator[Raised]:
+    tuning = records.suite.tuning
+    for defense, rows in frame.groupby("defense", sort=False):
+        reported = rows[["task", "seed"]].drop_duplicates().itertuples(index=False)
+        if tuning is None:
+            yield Raised(str(defense), None, "tuning-unknown")
+        elif any(tuning.covers(task, None if pd.isna(seed) else int(seed)) for task, seed in reported):
+            yield Raised(str(defense), None, "tuned-here")
+
+
+def _of_failures(frame: pd.DataFrame, cells: Cells | None) -> Iterator[Raised]:
+    """Failed cells; those of the ranking value are counted by attacker, see `_of_missing_scores`."""
+    ranked = cells.rows["key"] if cells is not None else pd.Series(dtype="string")
+    for defense, rows in frame.groupby("defense", sort=False):
+        failed = rows.loc[(rows["status"] != "ok") & ~rows["key"].isin(ranked), "key"].nunique()
+        if failed:
+            yield Raised(str(defense), None, "missing", f"{failed} of {rows['key'].nunique()} measurements")
+
+
+def _of_metrics(frame: pd.DataFrame) -> Iterator[Raised]:
+    """What metrics have raised on their values."""
+    rows = frame.loc[frame["flag"].notna(), ["defense", "attacker", "flag"]].drop_duplicates()
+    for defense, attacker, name in rows.itertuples(index=False):
+        yield Raised(str(defense), None if pd.isna(attacker) else str(attacker), str(name))
+
+
+def _of_retention(records: Records, grid: Grid) -> Iterator[Raised]:
+    """Defenses whose released models do less of what they should than the undefended one."""
+    rows = retention_rows(records, grid)
+    undefended = [label for label in grid.defenses if grid.control(label) == "undefended"]
+    baseline = rows[rows["defense"].isin(undefended)].groupby(QUANTITY, dropna=False)["value"].mean()
+    for defense, own in rows.groupby("defense", sort=False):
+        means = own.groupby(QUANTITY, dropna=False)["value"].mean()
+        share = (means / baseline[baseline > 0]).dropna()
+        if len(share) and share.min() < RETENTION:
             least = share.index[int(share.argmin())]
-            what = " ".join(str(name) for name in least if not pd.isna(name))
-            yield str(defense), "", "harms", f"{what}: {share.min():.2f}"
+            name = " ".join(str(part) for part in least[1:] if not pd.isna(part))
+            yield Raised(str(defense), None, "harms", f"{name}: {share.min():.2f}")
 
 
-def _of_cells(of: Cells, compared: pd.DataFrame) -> Iterator[tuple[str, str, str, str]]:
-    for defense, lacking in of.scores.isna().groupby("defense", sort=False):
-        for attacker in lacking.columns[lacking.any()]:
-            yield str(defense), str(attacker), "missing", f"{lacking[attacker].sum()} of {len(lacking)} cells"
-    known = set(compared.loc[compared["separated"], ["defense", "other"]].itertuples(index=False, name=None))
-    judged = of.worst.notna().groupby("defense").any()
-    for defense in of.defenses:
-        if not len(of.undefended):
-            yield defense, "", "no-control", ""
-        if defense in of.undefended or not judged[defense]:
+def _of_published(long: pd.DataFrame) -> Iterator[Raised]:
+    outside = ((long["published"] < long["ci_low"]) | (long["published"] > long["ci_high"])).fillna(False)
+    for defense, rows in long[outside].groupby("defense", sort=False):
+        names = rows["metric"].str.cat(rows["role"], " ", na_rep="").str.strip().unique()
+        yield Raised(str(defense), None, "unlike-published", ", ".join(names))
+
+
+def _of_missing_scores(cells: Cells) -> Iterator[Raised]:
+    for defense, missing in cells.scores.isna().groupby("defense", sort=False):
+        for attacker in missing.columns[missing.any()]:
+            counts = f"{missing[attacker].sum()} of {len(missing)} cells"
+            yield Raised(str(defense), str(attacker) or None, "missing", counts)
+
+
+def _of_comparisons(cells: Cells, compared: pd.DataFrame) -> Iterator[Raised]:
+    separated = set(compared.loc[compared["separated"], ["defense", "other"]].itertuples(index=False, name=None))
+    has_worst_case = cells.worst.notna().groupby("defense").any()
+    for defense in cells.defenses:
+        if not cells.undefended:
+            yield Raised(defense, None, "no-control")
+        if defense in cells.undefended or not has_worst_case[defense]:
             continue
-        if any((defense, other) not in known for other in of.undefended):
-            yield defense, "", "no-better", ""
-        equal = [other for other in of.controls if other != defense and (defense, other) not in known]
-        if defense not in of.controls and equal:
-            yield defense, "", "control-as-good", ", ".join(equal)
-    for attacker in of.weak:
-        for defense in of.defenses:
-            yield defense, attacker, "weak-attack", ""
-    if of.broken is not None:
-        strong = [scores.drop(columns=of.weak) for scores in (of.scores, of.earlier)]
-        last, before = (scores.groupby("defense").mean() for scores in strong)
-        stuck = (last > of.score(of.broken)) & (before - last <= of.resolution)
-        for attacker in stuck:
-            for defense in stuck.index[stuck[attacker].astype(bool)]:
-                yield str(defense), str(attacker), "stalled-attack", ""
+        if any((defense, other) not in separated for other in cells.undefended):
+            yield Raised(defense, None, "no-better")
+        equal = [other for other in cells.controls if (defense, other) not in separated]
+        if defense not in cells.controls and equal:
+            yield Raised(defense, None, "control-as-good", ", ".join(equal))
 
 
-def listed(found: Raised, defenses: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Flags for a grid's readable table: by defense those that few rows have, as a short text, and a line for each
-    flag raised: where, what it means and what to do. One that two thirds of the rows have tells only the exceptions."""
-    by_flag: dict[str, dict[str, list[str]]] = {}
-    for (_, defense, attacker), flags in found.items():
-        for name, detail in flags.items():
-            said = f"{attacker}: {detail}" if attacker and detail else attacker or detail
-            by_flag.setdefault(name, {}).setdefault(defense, []).append(said)
+def _of_attackers(cells: Cells) -> Iterator[Raised]:
+    """Weak attackers, and strong ones that have stalled before they succeeded."""
+    for attacker in cells.weak:
+        for defense in cells.defenses:
+            yield Raised(defense, attacker or None, "weak-attack")
+    if cells.ranking.broken is None:
+        return
+    strong, halfway = (scores.drop(columns=cells.weak) for scores in (cells.scores, cells.earlier))
+    last, before = (scores.groupby("defense").mean() for scores in (strong, halfway))
+    stalled = (last > cells.score(cells.ranking.broken)) & (before - last <= cells.ranking.resolution)
+    for attacker in stalled:
+        for defense in stalled.index[stalled[attacker].astype(bool)]:
+            yield Raised(str(defense), str(attacker) or None, "stalled-attack")
+
+
+def flags_of_rows(raised: Iterable[Raised], rows: pd.DataFrame) -> list[str | None]:
+    """The names of the flags of each row of a table, joined by spaces.
+
+    rows: with a column `defense` and, if each row is of one attacker, `attacker`. Without that column a row has all
+    flags of its defense, with it the defense's own and those under the row's attacker.
+    """
+    by_place: dict[tuple[str, str | None], set[str]] = {}
+    by_defense: dict[str, set[str]] = {}
+    for defense, attacker, name, _ in raised:
+        by_place.setdefault((defense, attacker), set()).add(name)
+        by_defense.setdefault(defense, set()).add(name)
+    if "attacker" not in rows:
+        return [_joined(by_defense.get(defense, set())) for defense in rows["defense"]]
+    attackers = [None if pd.isna(attacker) else str(attacker) for attacker in rows["attacker"]]
+    places = zip(rows["defense"], attackers, strict=True)
+    return [
+        _joined(by_place.get((defense, None), set()) | by_place.get((defense, attacker), set()))
+        for defense, attacker in places
+    ]
+
+
+def _joined(names: set[str]) -> str | None:
+    known = [name for name in FLAGS if name in names]
+    return " ".join([*known, *sorted(names - set(known))]) or None
+
+
+def listing(raised: Sequence[Raised], defenses: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Flags as people read them beside a table: by defense the names, as a short text, and a line for each flag raised:
+    where, why, its meaning and advice. A flag that two thirds of the rows have is named in its line alone."""
     short: dict[str, list[str]] = {defense: [] for defense in defenses}
     lines = []
-    for name, flag in FLAGS.items():
-        rows = by_flag.get(name)
-        if not rows:
-            continue
-        same = len({tuple(said) for said in rows.values()}) == 1
-        told = ", ".join(filter(None, next(iter(rows.values())))) if same else ""
-        others = [defense for defense in defenses if defense not in rows]
-        if 3 * len(others) <= len(defenses):
-            where = f"all rows{' but ' if others else ''}{', '.join(others)}"
-        else:
-            where = ""
-            for defense in rows:
+    names = {one.flag for one in raised}
+    for name in [*(known for known in FLAGS if known in names), *sorted(names - set(FLAGS))]:
+        details = _details([one for one in raised if one.flag == name])
+        others = [defense for defense in defenses if defense not in details]
+        widespread = 3 * len(others) <= len(defenses)
+        if not widespread:
+            for defense in details:
                 short[defense].append(name)
-        if not same:
-            told = "; ".join(f"{row} ({', '.join(filter(None, of))})" if any(of) else row for row, of in rows.items())
-        about = "; ".join(filter(None, (where, told)))
-        lines.append(f"{name}{f' ({about})' if about else ''}: {flag.meaning}. {flag.todo[0].upper()}{flag.todo[1:]}.")
-    return {defense: " ".join(names) for defense, names in short.items()}, lines
+        where = f"all rows{' but ' if others else ''}{', '.join(others)}" if widespread else ""
+        why = _explained(details)
+        place = "; ".join(part for part in (where, why) if part)
+        about = flag(name)
+        advice = about.advice[0].upper() + about.advice[1:]
+        lines.append(f"{name}{f' ({place})' if place else ''}: {about.meaning}. {advice}.")
+    return {defense: " ".join(flags) for defense, flags in short.items()}, lines
+
+
+def _details(raised: Iterable[Raised]) -> dict[str, tuple[str, ...]]:
+    """By defense, where and why one flag was raised."""
+    details: dict[str, list[str]] = {}
+    for one in raised:
+        text = ": ".join(part for part in (one.attacker, one.detail) if part)
+        details.setdefault(one.defense, []).append(text)
+    return {defense: tuple(text for text in texts if text) for defense, texts in details.items()}
+
+
+def _explained(details: Mapping[str, tuple[str, ...]]) -> str:
+    """The details of one flag: once if they are the same on all its rows, else by row."""
+    if len(set(details.values())) == 1:
+        return ", ".join(next(iter(details.values())))
+    return "; ".join(f"{row} ({', '.join(texts)})" if texts else row for row, texts in details.items())

@@ -1,85 +1,130 @@
-"""The long-form board: a row a figure, with its intervals and what a paper says of it."""
+"""The long-form board: a row a number, with its intervals, its plugins' calls and what a paper published."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from harness.errors import UsageError
-from harness.leaderboard.stats import intervals, limits
-from harness.ranking import members
-from harness.records import SCHEMA
+from harness.leaderboard.scores import QUANTITY, quantity_of
+from harness.leaderboard.stats import BOUNDS, intervals, limits, logarithms
+from harness.plan import COST
+from harness.records import COLUMNS as RECORD_COLUMNS
+from harness.records import Records
+from harness.suite import Grid
 
-CELL = ["suite", "suite_version", "grid", "track", "defense", "attacker"]
-FIGURE = ["concept", "metric", "role", "policy", "split", "step"]
-COLUMNS = [
-    *CELL, *FIGURE, "value", "ci_low", "ci_high", "tasks_low", "tasks_high", "n_tasks", "n_seeds", "unit", "published",
-    "published_note", "note", "flags",
-]  # fmt: skip
+CELL = ["suite", "suite_version", "grid", "track", "defense", "attacker", "measured_by"]
+NUMBER = ["concept", "metric", "role", "variant", "split", "step"]
+MEAN = "mean"
+"""Stands for an attacker in a mean over a grid's attackers."""
 
-NUMBERS = ["ci_low", "ci_high", "tasks_low", "tasks_high", "published"]
+COLUMNS: dict[str, str] = {
+    **{name: RECORD_COLUMNS[name] for name in CELL},
+    "defense_call": "string",
+    "attacker_call": "string",
+    **{name: RECORD_COLUMNS[name] for name in NUMBER},
+    "value": "Float64",  # mean over tasks within a seed, then over seeds
+    **dict.fromkeys(BOUNDS, "Float64"),  # 95 %: of other seeds on these tasks, and of other tasks as well
+    "n_tasks": "Int64",
+    "n_seeds": "Int64",
+    "n_failed": "Int64",  # failed cells
+    "unit": "string",
+    "published": "Float64",
+    "published_note": "string",
+    "note": "string",
+    "flag": "string",  # raised by the metric of these values
+    "flags": "string",  # raised by the board of the row
+}
+"""Column → pandas type."""
 
-PUBLISHED_SCHEMA = [
-    "paper", "table", "setting", "task", "n_concepts", "defense", "attacker", "metric", "role", "policy", "split",
-    "value", "note",
-]  # fmt: skip
-"""Columns of a tidy file of published figures; an empty cell means the paper does not say or it does not apply.
-`setting` is the suite's grid, `task` is empty for a mean over all tasks."""
 
+def board(records: Records, published: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The long-form board of records, with columns `COLUMNS`; `flags` stays empty (see `harness.leaderboard.flags`).
 
-def board(records: pd.DataFrame, published: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The long-form board: a row a figure, averaged over tasks within a seed, then over seeds.
-
-    The intervals are `stats.intervals`: `ci_…` of other seeds, the tasks being the suite's own and fixed, `tasks_…` of
-    other tasks as well; a ratio is averaged on the log scale. A cell of which some tasks or seeds failed says so in
-    `note`; one of which all failed keeps a row with no value. `published` is the paper's figure for the same grid,
-    defense and metric, `published_note` where it stands and what it is of. Raises `UsageError` if records of two
-    versions of a suite are mixed.
+    Values are averaged over tasks within a seed, then over seeds, geometrically where the scale is log (see
+    `stats.intervals`). Of grids with two attackers and more, a mean over the attackers is added (see
+    `mean_over_attackers`). A row with failed cells says so in `n_failed` and `note`; one whose cells all failed keeps
+    a row without a value. published: see `published.PUBLISHED`; a value stands beside the row of the same grid,
+    defense, attacker and quantity.
     """
-    versions = records.groupby("suite")["suite_version"].unique()
-    for suite, found in versions[versions.map(len) > 1].items():
-        raise UsageError(f"records of suite '{suite}' are of versions {' and '.join(map(str, sorted(found)))}, which "
-                         "never mix: make a board of each")  # fmt: skip
-    cells = records.groupby(CELL, dropna=False, sort=False).ngroup().rename("cell")
-    holes = _holes(cells, records)
-    measured = records[records["status"] == "ok"]
-    measured = measured.assign(value=measured["value"].where(np.isfinite(measured["value"].astype(float))))
-    groups = measured.groupby([*CELL, *FIGURE], dropna=False, sort=False).ngroup().rename("group")
-    log = (measured["scale"] == "log").fillna(False).astype(bool)
-
-    long = measured[[*CELL, *FIGURE]].groupby(groups).first()
-    found = intervals(groups, measured["task"], measured["seed"], measured["value"], log, members(records))
-    long = long.join(found.drop(columns=["se", "df"]))
-    counts = measured.groupby(groups)
-    long["n_tasks"] = counts["task"].nunique()
-    long["n_seeds"] = counts["seed"].nunique().clip(lower=1)
-    long["unit"] = counts["unit"].first()
-    for unit, rows in long.groupby("unit").groups.items():
-        ends = ["ci_low", "ci_high", "tasks_low", "tasks_high"]
-        long.loc[rows, ends] = long.loc[rows, ends].clip(*limits(str(unit)))
-    notes, of_cell = _notes(groups, measured), cells[measured.index].groupby(groups).first()
-    long["note"] = ["; ".join(filter(None, (notes[g], holes.get(of_cell[g])))) for g in long.index]
-
-    lost = [cell for cell in holes if not (of_cell == cell).any()]
-    empty = records[CELL].groupby(cells).first().loc[lost].assign(n_tasks=0, n_seeds=0, note=[holes[c] for c in lost])
-    long = pd.concat([long.assign(cell=of_cell), empty.assign(cell=lost)])
-    long = long.sort_values("cell", kind="stable").reindex(columns=COLUMNS)  # the suite's order
-    types = {name: kind for name, kind in SCHEMA.items() if name in COLUMNS}
-    long = long.astype({**types, **dict.fromkeys(NUMBERS, "Float64"), "published_note": "string", "flags": "string"})
-    long["note"] = long["note"].mask(long["note"] == "")
-    long = long.reset_index(drop=True)
+    parts = [_grid_board(records, grid) for grid in records.suite.grids]
+    long = pd.concat([part for part in parts if len(part)] or parts[:1])
+    long = long.reindex(columns=list(COLUMNS)).astype(COLUMNS).reset_index(drop=True)
     return long if published is None else _with_published(long, published)
 
 
-def _notes(groups: pd.Series, measured: pd.DataFrame) -> dict[int, str]:
-    """What is to be said of each figure: the cells' own notes, how often it is undefined, where seeds play no
-    part."""
+def _grid_board(records: Records, grid: Grid) -> pd.DataFrame:
+    frame = records.frame[records.frame["grid"] == grid.name]
+    frame = frame[frame["attacker"].isna() | frame["attacker"].isin(list(grid.attackers))]
+    measured = frame[frame["status"] == "ok"]
+    finite = np.isfinite(measured["value"].astype(float))
+    measured = measured.assign(value=measured["value"].where(finite))
+    measured = pd.concat([measured, mean_over_attackers(measured, grid)], ignore_index=True)
+    long = _averaged(measured, grid) if len(measured) else pd.DataFrame(columns=[*CELL, *NUMBER])
+    long = _with_failures(long, frame)
+    long["defense_call"] = [grid.defenses[defense].call for defense in long["defense"]]
+    long["attacker_call"] = [_attacker_call(grid, attacker) for attacker in long["attacker"]]
+    return _in_grid_order(long, grid)
+
+
+def mean_over_attackers(measured: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    """Records of a mean over a grid's attackers, called `MEAN`: of each task, seed and quantity at the last step, where
+    no attacker's value is missing; undefined if one of them is. Run costs have none, nor grids with fewer than two
+    attackers."""
+    if len(grid.attackers) < 2 or MEAN in grid.attackers:
+        return measured.head(0)
+    number = ["defense", *QUANTITY, "concept"]
+    rows = measured[measured["attacker"].notna() & (measured["measured_by"] != COST)]
+    steps = rows["step"].fillna(-1)
+    rows = rows[steps == steps.groupby([rows[name] for name in [*number, "attacker"]], dropna=False).transform("max")]
+    # A value without a seed stands for every seed of an attacker that draws random numbers.
+    seeded = rows.groupby(number, dropna=False)["seed"].transform("count") > 0
+    spread = rows[seeded & rows["seed"].isna()].drop(columns="seed")
+    spread = spread.merge(pd.DataFrame({"seed": pd.array(grid.seeds, "Int64")}), how="cross")
+    rows = pd.concat([rows[~(seeded & rows["seed"].isna())], spread])
+    cells = ["suite", "suite_version", "grid", "track", "task", "seed", *number, "step"]
+    log = _is_log(rows["metric"], grid)
+    values = rows["value"].astype(float)
+    scaled = values.where(~log, logarithms(values))
+    by_cell = rows.assign(scaled=scaled).groupby(cells, dropna=False, sort=False)
+    means = by_cell.agg(attackers=("attacker", "nunique"), defined=("scaled", "count"), scaled=("scaled", "mean"))
+    means = means[means["attackers"] == len(grid.attackers)].reset_index()
+    scaled = means["scaled"].where(means["defined"] == means["attackers"])
+    values = scaled.where(~_is_log(means["metric"], grid), pd.Series(np.exp(scaled), scaled.index))
+    means = means[cells].assign(attacker=MEAN, value=values, status="ok", key="")
+    return means.reindex(columns=list(RECORD_COLUMNS)).astype(RECORD_COLUMNS)
+
+
+def _is_log(metrics: pd.Series, grid: Grid) -> pd.Series:
+    """Whether each metric is averaged on a log scale."""
+    log = [name for name in metrics.dropna().unique() if quantity_of(grid, name).scale == "log"]
+    return metrics.isin(log)
+
+
+def _averaged(measured: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    """A row a number, indexed by group, with its mean, intervals, counts and notes."""
+    groups = measured.groupby([*CELL, *NUMBER], dropna=False, sort=False).ngroup().rename("group")
+    by_group = measured.groupby(groups)
+    log = _is_log(measured["metric"], grid)
+    means = intervals(groups, measured["task"], measured["seed"], measured["value"], log, grid.members)
+    long = measured[[*CELL, *NUMBER]].groupby(groups).first()
+    long = long.join(means.drop(columns=["se", "df"]))
+    long["n_tasks"] = by_group["task"].nunique()
+    long["n_seeds"] = by_group["seed"].nunique().clip(lower=1)
+    long["unit"] = long["metric"].map({name: quantity_of(grid, name).unit or None for name in long["metric"].unique()})
+    for unit, rows in long.groupby("unit").groups.items():
+        long.loc[rows, list(BOUNDS)] = long.loc[rows, list(BOUNDS)].clip(*limits(str(unit)))
+    flags = measured["flag"].dropna()
+    long["flag"] = flags.groupby(groups[flags.index]).agg(lambda names: " ".join(sorted(set(names))))
+    long["note"] = _notes(groups, measured)
+    return long
+
+
+def _notes(groups: pd.Series, measured: pd.DataFrame) -> pd.Series:
+    """A note on each number: its values' own notes, how many are undefined, whether seeds make no difference."""
     size = measured.groupby(groups).size()
     notes: dict[int, list[str]] = {int(group): [] for group in size.index}
-    told = measured.groupby([groups, "note"]).size().rename("count").reset_index()
-    for group, text, count in told.itertuples(index=False):
+    counts = measured.groupby([groups, "note"]).size().rename("count").reset_index()
+    for group, text, count in counts.itertuples(index=False):
         notes[group].append(text if count == size[group] else f"{text} ({count} of {size[group]})")
     undefined = measured["value"].isna().groupby(groups).sum()
     for group in undefined.index[undefined > 0]:
@@ -87,49 +132,83 @@ def _notes(groups: pd.Series, measured: pd.DataFrame) -> dict[int, str]:
     unseeded = measured["seed"].isna().groupby(groups).all()
     for group in unseeded.index[unseeded]:
         notes[group].append("deterministic")
-    return {group: "; ".join(texts) for group, texts in notes.items()}
+    return pd.Series({group: "; ".join(texts) or None for group, texts in notes.items()}, dtype="string")
 
 
-def _holes(cells: pd.Series, records: pd.DataFrame) -> dict[int, str]:
-    """By cell of the board, how many of its measurements are missing and why."""
-    holes = {}
-    failed = records[records["status"] != "ok"]
-    for cell, failures in failed.groupby(cells):
-        total = records.loc[cells == cell, "key"].nunique()
-        reason = failures["note"].iloc[0]
-        holes[int(str(cell))] = f"{failures['key'].nunique()} of {total} cells failed: {reason}"
-    return holes
+def _with_failures(long: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """The board with failed cells counted, and a row for each metric whose cells all failed."""
+    failures = _failures(frame)
+    merged = long.merge(failures, on=CELL, how="outer", indicator=True) if len(long) else failures.assign(_merge="")
+    merged = merged.reindex(columns=[*merged.columns, *(set(COLUMNS) - set(merged.columns))])
+    only_failed = merged["_merge"] != "both" if len(long) == 0 else merged["_merge"] == "right_only"
+    merged.loc[only_failed, ["n_tasks", "n_seeds"]] = 0
+    merged["n_failed"] = merged["n_failed"].fillna(0)
+    texts = zip(merged["note"], merged["failure"], strict=True)
+    merged["note"] = ["; ".join(text for text in pair if not pd.isna(text)) or None for pair in texts]
+    return merged.drop(columns=["_merge", "failure"])
+
+
+def _failures(frame: pd.DataFrame) -> pd.DataFrame:
+    """By `CELL`, `n_failed` and, as the text `failure`, of how many cells and why the first one failed."""
+    by_cell = frame.assign(failed=frame["key"].where(frame["status"] != "ok"),
+                           reason=frame["note"].where(frame["status"] != "ok"))  # fmt: skip
+    counts = by_cell.groupby(CELL, dropna=False, sort=False).agg(
+        n_failed=("failed", "nunique"), n_cells=("key", "nunique"), reason=("reason", "first")
+    ).reset_index()  # fmt: skip
+    counts = counts[counts["n_failed"] > 0]
+    counts["failure"] = [f"{failed} of {cells} cells failed: {reason}" for failed, cells, reason
+                         in counts[["n_failed", "n_cells", "reason"]].itertuples(index=False)]  # fmt: skip
+    return counts.drop(columns=["n_cells", "reason"])
+
+
+def _attacker_call(grid: Grid, attacker: str | None) -> str | None:
+    if pd.isna(attacker):
+        return None
+    if attacker == MEAN and MEAN not in grid.attackers:
+        return f"mean of {', '.join(grid.attackers)}"
+    return grid.attackers[str(attacker)].call
+
+
+def _in_grid_order(long: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    """Rows by defense and attacker in the grid's order, the released model first and the mean last."""
+    defenses = {label: i for i, label in enumerate(grid.defenses)}
+    attackers = {label: i for i, label in enumerate([*grid.attackers, MEAN])}
+    place = pd.DataFrame({"defense": long["defense"].map(defenses), "attacker": long["attacker"].map(attackers)})
+    place["attacker"] = place["attacker"].astype(float).fillna(-1)
+    return long.loc[place.sort_values(["defense", "attacker"], kind="stable").index]
 
 
 def _with_published(long: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """Beside each figure, at an attack's last step, the paper's for the same grid, defense, attacker and metric. What
-    the paper tells of single tasks only is averaged over them. A figure of a kind that is measured here, but by
-    another policy (an encoder that is not at hand), has a row of its own with nothing measured."""
-    keys = ["grid", "defense", "attacker", "metric", "role", "policy", "split"]
-    told = published.rename(columns={"setting": "grid", "value": "published"})
-    where = told["paper"] + ", " + told["table"]
-    told["published_note"] = where.where(told["note"].isna(), where + ": " + told["note"])
-    of_tasks = told[told["task"].notna()].groupby(keys, dropna=False).agg(
+    """The board with `published` and `published_note` beside each number at an attack's last step. A quantity that is
+    measured here, but only by another variant (an encoder that is not at hand), gets a row with nothing measured."""
+    keys = ["grid", "defense", "attacker", "metric", "role", "variant", "split"]
+    papers = _paper_values(published, keys)
+    merged = long.drop(columns=["published", "published_note"]).merge(papers, on=keys, how="left")
+    cells = merged.groupby(["grid", "defense", "attacker"], dropna=False)
+    last = (merged["step"].isna() | (merged["step"] == cells["step"].transform("max"))).fillna(True)
+    whole = merged["concept"].isna()
+    for name in ("published", "published_note"):
+        merged[name] = merged[name].where(last & whole)
+    row = [*CELL[:-1], "defense_call", "attacker_call"]
+    measured_kinds = long[[*row, "metric"]].drop_duplicates()
+    unmeasured = papers.merge(measured_kinds, on=["grid", "defense", "attacker", "metric"])
+    unmeasured = unmeasured.merge(long[keys].drop_duplicates(), on=keys, how="left", indicator=True)
+    unmeasured = unmeasured[unmeasured["_merge"] == "left_only"]
+    unmeasured = unmeasured.assign(n_tasks=0, n_seeds=0, n_failed=0, note="published only")
+    both = pd.concat([merged, unmeasured]) if len(unmeasured) else merged
+    return both.reindex(columns=list(COLUMNS)).astype(COLUMNS).reset_index(drop=True)
+
+
+def _paper_values(published: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """One published value for each combination of `keys`, with its place; single tasks are averaged where a paper gives
+    no mean."""
+    papers = published.rename(columns={"setting": "grid", "value": "published"})
+    place = papers["paper"] + ", " + papers["table"]
+    papers["published_note"] = place.where(papers["note"].isna(), place + ": " + papers["note"])
+    single = papers[papers["task"].notna()].groupby(keys, dropna=False).agg(
         published=("published", "mean"), published_note=("published_note", "first"), tasks=("task", "size")
     ).reset_index()  # fmt: skip
-    of_tasks["published_note"] += "; mean of " + of_tasks["tasks"].astype("string") + " tasks"
-    told = pd.concat([told[told["task"].isna()], of_tasks])[[*keys, "published", "published_note"]]
-    told = told.drop_duplicates(keys).astype({**dict.fromkeys(keys, "string"), "published_note": "string"})
-    merged = long.drop(columns=["published", "published_note"]).merge(told, on=keys, how="left")
-    last = merged["step"].isna() | (merged["step"] == merged.groupby(CELL, dropna=False)["step"].transform("max"))
-    for name in ("published", "published_note"):
-        merged[name] = merged[name].where(last.fillna(True))
-    kinds = long[[*CELL, "metric"]].drop_duplicates()
-    elsewhere = told.merge(kinds, on=["grid", "defense", "attacker", "metric"])
-    elsewhere = elsewhere.merge(long[keys].drop_duplicates(), on=keys, how="left", indicator=True)
-    elsewhere = elsewhere[elsewhere["_merge"] == "left_only"].assign(n_tasks=0, n_seeds=0, note="published only")
-    both = pd.concat([merged, elsewhere]).reindex(columns=COLUMNS) if len(elsewhere) else merged
-    return both[COLUMNS].astype(long.dtypes.to_dict())
-
-
-def read_published(path: Path) -> pd.DataFrame:
-    """A tidy file of published figures (`PUBLISHED_SCHEMA`); raises `UsageError` if it is none."""
-    published = pd.read_csv(path, dtype={name: "string" for name in PUBLISHED_SCHEMA if name != "value"})
-    if list(published.columns) != PUBLISHED_SCHEMA:
-        raise UsageError(f"{path} is no file of published figures: its columns must be {', '.join(PUBLISHED_SCHEMA)}")
-    return published
+    single["published_note"] += "; mean of " + single["tasks"].astype("string") + " tasks"
+    papers = pd.concat([papers[papers["task"].isna()], single])[[*keys, "published", "published_note"]]
+    papers = papers.drop_duplicates(keys)
+    return papers.astype({**dict.fromkeys(keys, "string"), "published_note": "string"})

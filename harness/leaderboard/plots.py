@@ -1,22 +1,102 @@
-"""Saving the figures that stand beside a table."""
+"""Plots beside a board's tables, as PNG: performance profiles, and default curves of any track."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-mpl.rcParams["svg.hashsalt"] = "immunebench"  # the same picture is the same file
-mpl.rcParams["svg.fonttype"] = "none"  # text as text: smaller, and can be found
+from harness.leaderboard.scores import QUANTITY, Cells, quantity_of
+from harness.leaderboard.stats import logarithms, performance_profile
+from harness.suite import Grid
+
+MIN_CELLS = 5
+"""Fewer cells a defense make no distribution."""
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as PNG and SVG; the files."""
+def save(figure: Figure, stem: Path) -> Path:
+    """Write a figure to the file `stem` with the suffix .png, and return it."""
     FigureCanvasAgg(figure)
-    files = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg")]
-    figure.savefig(files[0], dpi=110, metadata={"Software": None})
-    figure.set_layout_engine("none")  # as laid out; laying it out again takes as long as drawing it
-    figure.savefig(files[1], metadata={"Date": None})
-    return files
+    path = stem.with_name(f"{stem.name}.png")
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    return path
+
+
+def profile(cells: Cells, out: Path) -> Path | None:
+    """Draw each defense's worst cases as a performance profile (see `stats.performance_profile`) into the folder `out`;
+    None where there are too few cells or all are equal."""
+    worst = cells.worst.unstack("defense").reindex(columns=cells.defenses)
+    scores = worst.to_numpy(float)
+    thresholds = np.unique(scores[np.isfinite(scores)])
+    if len(worst) < MIN_CELLS or len(thresholds) < 2 or np.ptp(thresholds) <= cells.ranking.resolution:
+        return None
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axis = figure.subplots()
+    colours = mpl.colormaps["tab20"](range(20))
+    for i, defense in enumerate(cells.defenses):
+        share = performance_profile(worst[defense].to_numpy(), thresholds)
+        # From what a defender wants least, a step down wherever a cell is lost.
+        axis.step(cells.value(thresholds), share, where="pre", color=colours[i % 20], label=defense, linewidth=1.2)
+    if cells.log:
+        axis.set_xscale("log")
+    if cells.ranking.better == "lower":
+        axis.invert_xaxis()
+    under_attack = " under the strongest attacker" if cells.attacked else ""
+    axis.set(
+        xlabel=f"{cells.quantity.title}{under_attack}",
+        ylabel="share of tasks × seeds\nthat do at least so well",
+        ylim=(-0.03, 1.03),
+    )
+    figure.legend(loc="outside right upper", fontsize=8)
+    return save(figure, out / f"{cells.grid.name}_profile")
+
+
+def curves(frame: pd.DataFrame, grid: Grid, out: Path) -> Path | None:
+    """Draw the default curves of a grid into the folder `out`: its ranking value, else each quantity that is measured
+    at several steps, against steps; a column an attacker, a line a defense, mean over tasks and seeds (geometric on a
+    log scale). frame: the grid's records. None where nothing is measured at several steps."""
+    measured = frame[(frame["status"] == "ok") & frame["step"].notna() & frame["concept"].isna()]
+    measured = measured[measured["value"].notna() & measured["attacker"].notna()]
+    by_quantity = measured.groupby(QUANTITY, dropna=False, sort=False)
+    measured = measured[by_quantity["step"].transform("nunique") > 1]
+    ranked = grid.ranking.value.get("metric") if grid.ranking else None
+    if (measured["metric"] == ranked).any():
+        measured = measured[measured["metric"] == ranked]
+    if measured.empty:
+        return None
+    rows = list(measured.groupby(QUANTITY, dropna=False, sort=False))
+    attackers = [label for label in grid.attackers if (measured["attacker"] == label).any()]
+    figure = Figure(figsize=(3.0 * len(attackers) + 0.6, 2.4 * len(rows) + 0.9), layout="constrained")
+    axes = figure.subplots(len(rows), len(attackers), squeeze=False, sharex=True, sharey="row")
+    for i, (coordinates, values) in enumerate(rows):
+        _, metric, *further = (None if pd.isna(part) else str(part) for part in tuple[Any, ...](coordinates))
+        title = quantity_of(grid, str(metric)).title
+        axes[i][0].set_ylabel(" ".join([title, *(part for part in further if part)]), fontsize=9)
+        for j, attacker in enumerate(attackers):
+            _lines(axes[i][j], values[values["attacker"] == attacker], grid, str(metric))
+    for j, attacker in enumerate(attackers):
+        axes[0][j].set_title(attacker, fontsize=9)
+        axes[-1][j].set_xlabel("steps")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)
+    return save(figure, out / f"{grid.name}_steps")
+
+
+def _lines(axis: Axes, values: pd.DataFrame, grid: Grid, metric: str) -> None:
+    """A line a defense."""
+    log = quantity_of(grid, metric).scale == "log"
+    colours = mpl.colormaps["tab20"](range(20))
+    for i, defense in enumerate(grid.defenses):
+        line = values[values["defense"] == defense]
+        numbers = line["value"].astype(float)
+        scaled = logarithms(numbers) if log else numbers
+        mean = scaled.groupby(line["step"].astype(int)).mean()
+        axis.plot(mean.index, np.exp(mean) if log else mean, marker=".", color=colours[i % 20], label=defense)
+    if log:
+        axis.set_yscale("log")

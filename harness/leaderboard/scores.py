@@ -1,153 +1,241 @@
-"""The figures that judge a grid's defenses, cell by cell: what each attacker leaves of each defense, task and seed.
+"""The values that rank a grid's defenses, cell by cell: what each attacker leaves of each defense, task and seed.
 
-They are made of the records that say of themselves that they judge (see `protection`). A *score* is such a figure
-turned so that a defender wants it high, and taken as its logarithm where its scale is log.
+A *score* is such a value turned so that a defender wants it high, and its logarithm where its scale is log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from harness.leaderboard.stats import intervals, limits
-from harness.ranking import members
+from harness.leaderboard.stats import BOUNDS, intervals, limits, logarithms
+from harness.metric import Quantity
+from harness.ranking import Ranking, Selector
+from harness.records import Records
+from harness.suite import Grid
 
-GRID = ["suite", "suite_version", "grid", "track"]
-FIGURE = ["metric", "role", "policy", "split"]
+QUANTITY = ["measured_by", "metric", "role", "variant", "split"]
+"""Columns of records that say what a number is."""
+RELEASED = ""
+"""Stands for an attacker where none attacks."""
 
 
 @dataclass(frozen=True)
 class Cells:
-    """The judging figures of one grid.
+    """The values that rank the defenses of one grid.
 
-    at: the grid's place, by `GRID`. figure: which figure, by `FIGURE`, with `unit` and `scale`. better: higher or
-    lower.
-    scores: index defense × task × seed, a column an attacker ("" where nothing attacks), complete: NaN is missing.
-    earlier: the same at the last measured step within half the budget; columns without such a step are NaN.
-    exact: the defenses in which, attacks included, nothing is random. members: by task, what it is made of.
-    undefended: the defenses that are none. controls: those that are yardsticks.
+    at: `suite`, `suite_version`, `grid` and `track`, as columns of tables. grid, ranking, quantity: what ranks and how
+    it is read. coordinates: the ranking value's, by `QUANTITY`. rows: the records of the ranking value at each
+    attacker's last step, and the failed cells among them. scores: index defense × task × seed, complete, a column an
+    attacker (`RELEASED` where none attacks); NaN is missing. earlier: the same at the last step measured within half
+    the budget, NaN where there is none. exact: the defenses in which, attacks included, nothing is random.
     """
 
-    at: dict[str, Any]
-    figure: dict[str, Any]
-    better: str
-    broken: float | None
-    resolution: float
+    at: Mapping[str, Any]
+    grid: Grid
+    ranking: Ranking
+    quantity: Quantity
+    coordinates: Mapping[str, str | None]
+    rows: pd.DataFrame
     scores: pd.DataFrame
     earlier: pd.DataFrame
     exact: frozenset[str]
-    members: dict[str, list[str]]
-    undefended: Sequence[str]
-    controls: Sequence[str]
 
     @property
     def log(self) -> bool:
         """Whether scores are logarithms."""
-        return bool(self.figure["scale"] == "log")
+        return self.quantity.scale == "log"
+
+    @property
+    def attacked(self) -> bool:
+        """Whether the grid has attackers."""
+        return list(self.scores) != [RELEASED]
 
     @property
     def defenses(self) -> list[str]:
-        """In the suite's order."""
-        return [str(name) for name in self.scores.index.unique("defense")]
+        """The defenses in the suite's order."""
+        return list(self.grid.defenses)
+
+    @cached_property
+    def undefended(self) -> list[str]:
+        """The rows that stand for no defense."""
+        return [label for label in self.defenses if self.grid.control(label) == "undefended"]
+
+    @cached_property
+    def controls(self) -> list[str]:
+        """The other control rows."""
+        return [label for label in self.defenses if self.grid.control(label) == "control"]
 
     def score(self, value: Any) -> Any:
-        """The score of a figure."""
-        turned = np.log(value) if self.log else value
-        return turned if self.better == "higher" else -turned
+        """The score of a value (a number or an array)."""
+        scaled = np.log(value) if self.log else value
+        return scaled if self.ranking.better == "higher" else -scaled
 
     def value(self, score: Any) -> Any:
-        """The figure of a score."""
-        turned = score if self.better == "higher" else -score
-        return np.exp(turned) if self.log else turned
+        """The value of a score (a number or an array)."""
+        scaled = score if self.ranking.better == "higher" else -score
+        return np.exp(scaled) if self.log else scaled
 
     @cached_property
     def weak(self) -> list[str]:
         """The attackers that are not shown to break the undefended model, on the mean over tasks and seeds."""
-        if self.broken is None or not len(self.undefended):
+        if self.ranking.broken is None or not self.undefended:
             return []
-        means = self.scores.loc[list(self.undefended)].mean()
-        enough = self.score(self.broken) + 1e-9  # a mean's rounding is no weakness
-        return [str(name) for name, left in means.items() if not left <= enough]
+        means = self.scores.loc[self.undefended].mean()
+        threshold = self.score(self.ranking.broken) + 1e-9  # a mean's rounding makes no attacker weak
+        return [str(attacker) for attacker, score in means.items() if not score <= threshold]
 
     @cached_property
     def worst(self) -> pd.Series:
-        """What the strongest attacker of each task and seed leaves, over all attackers: a weak one takes nothing from
-        it. NaN where an attacker that breaks the undefended model has no figure, for a defense is not to gain by an
-        attack that failed; so throughout where none breaks it: then no defense is tried."""
+        """The score that the strongest attacker of each cell leaves, by defense × task × seed.
+
+        A weak attacker counts where it is the strongest. The score is NaN where an attacker that breaks the undefended
+        model has no value, since a defense must gain nothing by an attack that failed; if no attacker breaks the
+        undefended model it is NaN throughout, since then no defense was tested.
+        """
         strong = self.scores.drop(columns=self.weak)
-        return self.scores.min(axis=1).where(strong.notna().all(axis=1) & (len(strong.columns) > 0))
+        complete = strong.notna().all(axis=1) & (len(strong.columns) > 0)
+        return self.scores.min(axis=1).where(complete)
 
     @cached_property
     def mean(self) -> pd.Series:
-        """What the attackers that break the undefended model leave on average, where none of them is missing."""
+        """The mean score over the attackers that break the undefended model, NaN where one of them has no value."""
         return self.scores.drop(columns=self.weak).mean(axis=1, skipna=False)
 
     @cached_property
     def by_task(self) -> pd.DataFrame:
-        """The worst case of each task, on the mean over seeds, as figures: a row a task, a column a defense."""
+        """The worst case of each task, mean over seeds, as values: a row a task, a column a defense."""
         means = self.worst.groupby(["task", "defense"], sort=False).mean().unstack()
-        figures: pd.DataFrame = self.value(means.reindex(columns=self.defenses))
-        return figures
+        values: pd.DataFrame = self.value(means.reindex(columns=self.defenses))
+        return values
 
     def summary(self, scores: pd.Series) -> pd.DataFrame:
-        """Means with intervals of scores by cell, a row a defense, as figures."""
+        """Means with intervals (`value` and `BOUNDS`) of scores by cell, a row a defense, as values."""
         flat = scores.rename("score").reset_index()
-        random = ~flat["defense"].isin(self.exact)
-        found = intervals(flat["defense"], flat["task"], flat["seed"].where(random), flat["score"],
-                          pd.Series(False, flat.index), self.members, resolution=self.resolution)  # fmt: skip
-        bounds = [f"{kind}_{side}" for kind in ("ci", "tasks") for side in ("low", "high")]
-        shown: pd.DataFrame = found[["value", *bounds]].apply(self.value).reindex(self.defenses)
-        if self.better == "lower":  # what bounds a score from below bounds its figure from above
-            shown.columns = ["value", "ci_high", "ci_low", "tasks_high", "tasks_low"]
-        return shown[["value", *bounds]].clip(*limits(self.figure["unit"]))
+        seeds = flat["seed"].where(~flat["defense"].isin(self.exact))
+        linear = pd.Series(False, flat.index)
+        means = intervals(
+            flat["defense"],
+            flat["task"],
+            seeds,
+            flat["score"],
+            linear,
+            self.grid.members,
+            resolution=self.ranking.resolution,
+        )
+        names = ["value", *BOUNDS]
+        values: pd.DataFrame = means[names].apply(self.value).reindex(self.defenses)
+        if self.ranking.better == "lower":  # the lower bound of a score is the upper bound of its value
+            values.columns = ["value", "ci_high", "ci_low", "tasks_high", "tasks_low"]
+        return values[names].clip(*limits(self.quantity.unit))
 
 
-def read(records: pd.DataFrame) -> Iterator[Cells]:
-    """The judging figures of each grid that has any."""
-    every = records[records["judged"].isin(["higher", "lower"])]
-    for at, judged in every.groupby(GRID, sort=False):
-        of_grid = records[(records[GRID] == pd.Series(at, GRID)).all(axis=1)]
-        yield _cells(dict(zip(GRID, at, strict=True)), of_grid, judged)
+def place(records: Records, grid: Grid) -> dict[str, Any]:
+    """A grid's place: `suite`, `suite_version`, `grid` and `track`."""
+    suite = records.suite
+    return {"suite": suite.name, "suite_version": suite.version, "grid": grid.name, "track": grid.track}
 
 
-def _cells(at: dict[str, Any], of_grid: pd.DataFrame, judged: pd.DataFrame) -> Cells:
-    measured = judged[judged["status"] == "ok"]
-    first = (measured if len(measured) else judged).iloc[0]
-    figure = {name: None if pd.isna(first[name]) else first[name] for name in [*FIGURE, "unit", "scale"]}
-    by_defense = of_grid.drop_duplicates("defense").set_index("defense")["control"].fillna("")
-    seeds = sorted(judged["seed"].dropna().unique()) or [0]
-    shape = [list(by_defense.index), list(judged["task"].unique()), seeds]
-    attackers = list(judged["attacker"].fillna("").unique())
-    curve = of_grid[of_grid["attacker"].isin(attackers) & of_grid["concept"].isna() & of_grid["step"].notna()]
-    for name in FIGURE:
-        curve = curve[curve[name].isna() if figure[name] is None else (curve[name] == figure[name]).fillna(False)]
-    half = measured.groupby("attacker")["step"].max() / 2
-    early = curve[(curve["step"] >= 1) & (curve["step"] <= curve["attacker"].map(half))]
-    early = early[early["step"] == early.groupby("attacker")["step"].transform("max")]
-    empty = pd.DataFrame()
-    made = Cells(
-        at, figure, str(first["judged"]), None if pd.isna(first["broken"]) else float(first["broken"]),
-        float(first["resolution"]), empty, empty,
-        frozenset(judged["seed"].isna().groupby(judged["defense"]).all().loc[lambda of: of].index),
-        members(judged),
-        list(by_defense.index[by_defense == "undefended"]), list(by_defense.index[by_defense == "control"]),
-    )  # fmt: skip
-    scores, earlier = (_scores(made, rows, shape, attackers) for rows in (judged, early))
-    return replace(made, scores=scores, earlier=earlier)
+def quantity_of(grid: Grid, metric: str) -> Quantity:
+    """What is known of a metric's number; of one that the grid does not describe, its name."""
+    known = (quantity for quantity in grid.quantities if quantity.name == metric)
+    return next(known, Quantity(name=metric, title=metric, description=""))
 
 
-def _scores(cells: Cells, rows: pd.DataFrame, shape: list[list[Any]], attackers: list[str]) -> pd.DataFrame:
-    """Rows as scores on the whole grid; what draws no random numbers stands for every seed."""
+def selected(frame: pd.DataFrame, selector: Selector) -> pd.Series:
+    """Which records of whole tasks a selector means; see `harness.ranking.selects`."""
+    chosen = frame["concept"].isna()
+    for column, wanted in selector.items():
+        chosen &= frame[column].isna() if wanted is None else (frame[column] == wanted).fillna(False)
+    return chosen.astype(bool)
+
+
+def retention_rows(records: Records, grid: Grid) -> pd.DataFrame:
+    """The records that say whether a grid's released models still do what they should."""
+    frame = records.frame[(records.frame["grid"] == grid.name) & records.frame["attacker"].isna()]
+    chosen = pd.Series(False, frame.index)
+    for selector in grid.ranking.retention if grid.ranking else []:
+        chosen |= selected(frame, selector)
+    return frame[chosen]
+
+
+def read(records: Records) -> dict[str, Cells]:
+    """The ranking values of each grid that has any, by the grid's name."""
+    grids = (grid for grid in records.suite.grids if grid.ranking is not None)
+    cells = ((grid.name, _cells(records, grid, grid.ranking)) for grid in grids if grid.ranking)
+    return {name: ranked for name, ranked in cells if ranked is not None}
+
+
+def _cells(records: Records, grid: Grid, ranking: Ranking) -> Cells | None:
+    frame = records.frame[records.frame["grid"] == grid.name]
+    frame = frame[frame["attacker"].isin(list(grid.attackers))] if grid.attackers else frame[frame["attacker"].isna()]
+    measured = frame[(frame["status"] == "ok") & selected(frame, ranking.value)]
+    failed = frame[frame["status"] != "ok"]
+    if measured.empty and failed.empty:
+        return None
+    coordinates = _coordinates(measured, ranking.value)
+    curve = measured[selected(measured, coordinates)]  # type: ignore[arg-type]
+    attacker = curve["attacker"].fillna(RELEASED)
+    last = curve["step"].groupby(attacker).transform("max")
+    final = curve[(curve["step"] == last).fillna(True) & (curve["step"].isna() == last.isna())]
+    early = curve[((curve["step"] >= 1) & (curve["step"] <= last / 2)).fillna(False).astype(bool)]
+    early_last = early["step"].groupby(early["attacker"].fillna(RELEASED)).transform("max")
+    failed = failed[_is_of(failed, coordinates)]
+    exact = final["seed"].isna().groupby(final["defense"]).all()
+    rows = pd.concat([final, failed]).sort_index()
+    quantity = quantity_of(grid, str(coordinates["metric"]))
+    whole = _whole(grid, rows)
+    return Cells(
+        at=place(records, grid),
+        grid=grid,
+        ranking=ranking,
+        quantity=quantity,
+        coordinates=coordinates,
+        rows=rows,
+        scores=_scores(final, whole, grid, ranking, quantity),
+        earlier=_scores(early[early["step"] == early_last], whole, grid, ranking, quantity),
+        exact=frozenset(exact.index[exact]),
+    )
+
+
+def _coordinates(measured: pd.DataFrame, selector: Selector) -> dict[str, str | None]:
+    """Coordinates of the ranking value: the first measured one's, for a selector need not name all of them."""
+    if measured.empty:
+        return {name: selector.get(name) for name in QUANTITY}  # type: ignore[call-overload]
+    first = measured.iloc[0]
+    return {name: None if pd.isna(first[name]) else str(first[name]) for name in QUANTITY}
+
+
+def _is_of(failed: pd.DataFrame, coordinates: Mapping[str, str | None]) -> pd.Series:
+    """Which failed cells would have given the value at these coordinates. A failed cell names its metric plugin's label
+    and, where the track measures each role by a job of its own, the role."""
+    label, role = coordinates["measured_by"], coordinates["role"]
+    same_label = (failed["measured_by"] == label).fillna(False) if label else ~failed["measured_by"].isin(["cost"])
+    same_role = failed["role"].isna() | (failed["role"] == (role or "")).fillna(False)
+    return (same_label & same_role).astype(bool)
+
+
+def _whole(grid: Grid, rows: pd.DataFrame) -> pd.MultiIndex:
+    """Every defense × task × seed that a grid is to measure; one seed if nothing in it is random."""
+    seeds: Sequence[int] = grid.seeds if rows["seed"].notna().any() else grid.seeds[:1]
+    axes: list[list[Any]] = [list(grid.defenses), list(grid.members), list(seeds)]
+    return pd.MultiIndex.from_product(axes, names=["defense", "task", "seed"])
+
+
+def _scores(rows: pd.DataFrame, whole: pd.MultiIndex, grid: Grid, ranking: Ranking, quantity: Quantity) -> pd.DataFrame:
+    """Rows as scores on the whole grid; a value without a seed stands for every seed."""
     values = rows["value"].astype(float)
-    values = values.where(np.isfinite(values) & ((values > 0) | (not cells.log)))
-    rows = rows.assign(score=cells.score(values), attacker=rows["attacker"].fillna(""))
-    fixed = rows[rows["seed"].isna()].drop(columns="seed").merge(pd.DataFrame({"seed": shape[2]}), how="cross")
-    every = pd.concat([rows[rows["seed"].notna()], fixed])
-    wide = every.groupby(["defense", "task", "seed", "attacker"])["score"].first().unstack()
-    whole = pd.MultiIndex.from_product(shape, names=["defense", "task", "seed"])
-    return wide.reindex(index=whole, columns=attackers).astype(float)
+    values = values.where(np.isfinite(values))
+    scaled = logarithms(values) if quantity.scale == "log" else values
+    scores = scaled if ranking.better == "higher" else -scaled
+    rows = rows.assign(score=scores, attacker=rows["attacker"].fillna(RELEASED))
+    unseeded = rows[rows["seed"].isna()].drop(columns="seed")
+    unseeded = unseeded.merge(pd.DataFrame({"seed": whole.unique("seed")}), how="cross")
+    seeded = pd.concat([rows[rows["seed"].notna()], unseeded])
+    wide = seeded.groupby(["defense", "task", "seed", "attacker"])["score"].first().unstack()
+    return wide.reindex(index=whole, columns=list(grid.attackers) or [RELEASED]).astype(float)

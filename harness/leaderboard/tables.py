@@ -1,64 +1,176 @@
-"""Reading single figures of a long-form board, for a track's readable table."""
+"""Readable tables: of standings, a default one of any track's values, and the numbers in them as text."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from harness.leaderboard.flags import row_changes
+from harness.leaderboard.scores import QUANTITY, Cells, quantity_of
+from harness.records import Records
+from harness.suite import Grid
 
-def pick(cell: pd.DataFrame, metric: str, **at: object) -> Mapping[str, Any]:
-    """The first row of a metric at these coordinates, or nothing."""
+CI = "[95 %]"
+"""How the title of a column ends whose values have intervals over seeds."""
+WEAK = " (weak)"
+"""Ends the title of an attacker that does not break the undefended model."""
+CHANGED = "*"
+"""Ends a row's name if its settings are not the suite file's; no label can hold it."""
+
+
+def row_name(grid: Grid, kind: str, label: str) -> str:
+    """A defense's or attacker's label as tables write it, marked if the row is changed."""
+    return f"{label}{CHANGED}" if row_changes(grid, kind, label) else label
+
+
+def pick(cell: pd.DataFrame, metric: str, **coordinates: object) -> Mapping[str, Any]:
+    """The first row of a long-form board's part `cell` that is of a metric at these coordinates (`role="harmful"`), by
+    column; empty if there is none."""
     chosen = cell["metric"] == metric
-    for column, wanted in at.items():
+    for column, wanted in coordinates.items():
         chosen &= (cell[column] == wanted).fillna(False)
-    found = cell[chosen]
-    return {str(name): of for name, of in found.iloc[0].items()} if len(found) else {}
+    rows = cell[chosen.fillna(False)]
+    return {str(name): value for name, value in rows.iloc[0].items()} if len(rows) else {}
 
 
-def value(cell: pd.DataFrame, metric: str, **at: object) -> str:
-    """Its figure, as text."""
-    return number(pick(cell, metric, **at).get("value"))
+def value(cell: pd.DataFrame, metric: str, **coordinates: object) -> str:
+    """The value of the row that `pick` picks, as text."""
+    return number(pick(cell, metric, **coordinates).get("value"))
 
 
-def further(wide: pd.DataFrame, part: pd.DataFrame, known: Collection[str]) -> pd.DataFrame:
-    """A track's table with a column more for each figure of a released model that is none of its `known` metrics and
-    not of one concept alone; part: its rows of the long-form board."""
-    told = part["metric"].notna() & part["attacker"].isna() & part["concept"].isna()
-    more = part[told & ~part["metric"].isin(known)]
-    names = ["metric", "role", "policy", "split"]
-    for _, figures in more.groupby(names, dropna=False, sort=False):
-        texts = {(row["grid"], row["defense"]): interval(row) for _, row in figures.iterrows()}
-        title = " ".join(figures[names].iloc[0].dropna())
-        wide[title] = [texts.get(row, "") for row in zip(wide["grid"], wide["defense"], strict=True)]
-    return wide
-
-
-def plain(part: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The table of a track that is not installed here, its rows of the long-form board less what is empty, and what
-    is said below it."""
-    at = ["defense", "attacker", "concept", "metric", "role", "policy", "split", "step"]
-    wide = part[at].copy()
-    wide["value [95 %]"] = [interval(row) for _, row in part.iterrows()]
-    wide["note"] = part["note"]
-    said = "The track is not installed here, so this is all there is to read, a row a figure."
-    return wide.dropna(axis=1, how="all"), said
-
-
-def interval(found: Mapping[str, Any] | pd.Series) -> str:
-    """A picked figure with its interval, as text."""
-    text = number(found.get("value"))
-    if text and not pd.isna(found["ci_low"]) and found["ci_low"] < found["ci_high"]:
-        text += f" [{number(found['ci_low'])}, {number(found['ci_high'])}]"
+def interval(row: Mapping[str, Any] | pd.Series) -> str:
+    """The value of a long-form row with its interval over seeds (`ci_low`, `ci_high`), as text."""
+    text = number(row.get("value"))
+    if text and not pd.isna(row["ci_low"]) and row["ci_low"] < row["ci_high"]:
+        text += f" [{number(row['ci_low'])}, {number(row['ci_high'])}]"
     return text
 
 
-def number(given: Any) -> str:
-    """Three significant digits, without an exponent where that is readable."""
-    if given is None or pd.isna(given):
+def number(value: Any) -> str:
+    """A number as text: three significant digits, without an exponent where that is readable; empty for None and
+    NaN."""
+    if value is None or pd.isna(value):
         return ""
-    real = float(given) or 0.0  # no minus before a zero
+    real = float(value) or 0.0  # no minus before a zero
     if real != 0 and not 1e-3 <= abs(real) < 1e5:
         return f"{real:.1e}"
     return f"{real:.3g}" if abs(real) < 1000 else f"{real:.0f}"
+
+
+def default_table(long: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    """The readable table of a grid whose track has none of its own: a row a defense and attacker (empty: the released
+    model, before any attack), a column a quantity at its last step, with intervals. long: the grid's long-form
+    board."""
+    whole = long[long["concept"].isna() & long["metric"].notna()]
+    number_columns = ["attacker", *QUANTITY]
+    last = whole["step"].fillna(-1).groupby([whole[name] for name in number_columns], dropna=False).transform("max")
+    whole = whole[whole["step"].fillna(-1) == last]
+    rows = long[["defense", "attacker"]].drop_duplicates().reset_index(drop=True)
+    places = _places(rows)
+    table = rows.astype(object).where(rows.notna(), "")
+    for coordinates, values in whole.groupby(QUANTITY, dropna=False, sort=False):
+        title = _title(grid, [None if pd.isna(part) else str(part) for part in tuple[Any, ...](coordinates)], whole)
+        texts = dict(zip(_places(values), (interval(row) for _, row in values.iterrows()), strict=True))
+        table[title] = [texts.get(place, "") for place in places]
+    return without_empty_columns(table)
+
+
+def _places(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    filled = rows[["defense", "attacker"]].fillna("").astype(str)
+    return list(filled.itertuples(index=False, name=None))
+
+
+def _title(grid: Grid, coordinates: list[str | None], long: pd.DataFrame) -> str:
+    """A quantity's title with its coordinates; the metric's label is named if several measure the same quantity."""
+    label, metric, *others = coordinates
+    labels = long.loc[long["metric"] == metric, "measured_by"].nunique()
+    parts = [quantity_of(grid, str(metric)).title, *others, label if labels > 1 else None]
+    return " ".join(part for part in parts if part)
+
+
+def with_failures(table: pd.DataFrame, records: Records, grid: Grid) -> pd.DataFrame:
+    """A table with a column `failed`, if cells of its rows failed: how many and why the first one did. table: with a
+    column `defense` and, if its rows are of single attackers, `attacker`."""
+    frame = records.frame[records.frame["grid"] == grid.name]
+    by = ["defense", "attacker"] if "attacker" in table else ["defense"]
+    places = frame[by].fillna("").astype(str)
+    texts = {}
+    for place, rows in frame.groupby([places[name] for name in by], sort=False):
+        failed = rows[rows["status"] != "ok"]
+        if len(failed):
+            counts = f"{failed['key'].nunique()} of {rows['key'].nunique()} cells"
+            texts[place] = f"{counts}: {failed['note'].iloc[0]}"
+    if not texts:
+        return table
+    keys = table[by].fillna("").astype(str).itertuples(index=False, name=None)
+    return without_empty_columns(table.assign(failed=[texts.get(tuple(key), "") for key in keys]))
+
+
+def with_row_names(table: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    """A table whose defenses and attackers (columns `defense`, `attacker`, `by`) are marked if they are changed."""
+    kinds = {"defense": "defense", "attacker": "attacker", "by": "attacker"}
+    names = {
+        column: [row_name(grid, kind, str(label)) if not pd.isna(label) else "" for label in table[column]]
+        for column, kind in kinds.items()
+        if column in table
+    }
+    return table.assign(**names)
+
+
+def standings_table(cells: Cells, standings: pd.DataFrame, flags: Mapping[str, str]) -> tuple[pd.DataFrame, str]:
+    """The readable table of a grid's standings, and the text below it.
+
+    standings: see `standings.standings`. flags: by defense, the names of its flags.
+    """
+    grid = cells.grid
+    rows = unrounded(cells, standings)
+    what = cells.quantity.title
+    headline = f"{'worst ' if cells.attacked else ''}{what} {CI}"
+    table = pd.DataFrame({"rank": _ranks(standings), "defense": standings["defense"].to_numpy()}, dtype=object)
+    table[headline] = [interval(row) for _, row in rows.rename(columns={"worst": "value"}).iterrows()]
+    if cells.attacked:
+        table["by"] = standings["by"].to_numpy()
+        table["mean"] = rows["mean"].map(number).to_numpy()
+        for attacker in grid.attackers:
+            title = row_name(grid, "attacker", attacker) + (WEAK if attacker in cells.weak else "")
+            table[title] = rows[f"attacker {attacker}"].map(number).to_numpy()
+    table["flags"] = [flags[defense] for defense in standings["defense"]]
+    table["call"] = standings["call"].to_numpy()
+    return with_row_names(without_empty_columns(table), grid), _below(cells)
+
+
+def _below(cells: Cells) -> str:
+    """How the standings are to be read."""
+    coordinates = [cells.coordinates[name] for name in ("role", "variant", "split")]
+    where = ", ".join(name for name in coordinates if name)
+    attack = (
+        " after the last step: on each task and seed the value that the strongest attacker leaves, then the mean "
+        "(where several are equally strong this is worse than each one's mean, because chance picks the strongest)"
+    )
+    return (
+        f"{cells.quantity.title}{f' ({where})' if where else ''}{attack if cells.attacked else ''}; a defender wants "
+        f"it {cells.ranking.better}. In brackets a 95 % t interval over seeds, on these tasks. A range of ranks holds "
+        "all that the paired comparisons (Holm, 5 %) leave open."
+    )
+
+
+def unrounded(cells: Cells, standings: pd.DataFrame) -> pd.DataFrame:
+    """The values of standings, with zeros where rounding has left something else."""
+    names = [name for name in standings if name in ("worst", "mean") or str(name).startswith(("attacker ", "ci_"))]
+    values = standings[[*names, *(name for name in ("tasks_low", "tasks_high") if name in standings)]].astype(float)
+    return values.mask(values.abs() < 1e-6 * cells.ranking.resolution, 0.0)
+
+
+def _ranks(standings: pd.DataFrame) -> list[str]:
+    """Ranks as text: `2`, `1–3`, or nothing."""
+    pairs = zip(standings["rank_low"], standings["rank_high"], strict=True)
+    return ["" if pd.isna(low) else f"{low}" if low == high else f"{low}–{high}" for low, high in pairs]
+
+
+def without_empty_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of texts without columns that are empty in every row; `defense` stays."""
+    filled = table.fillna("") != ""
+    return table[[name for name in table if name == "defense" or np.any(filled[name])]]

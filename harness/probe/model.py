@@ -1,4 +1,4 @@
-"""The released model (a linear feature extractor) and what is trained on it (a linear probe)."""
+"""The released model, a linear feature extractor, and the linear probe that is trained on it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import torch as safetensors
 from scipy.optimize import minimize_scalar
 from torch import nn
 
 from harness.probe.data import Split
+from harness.store.tensors import load_tensors, save_tensors
 
 Loss = Literal["squared", "logistic"]
 
@@ -18,8 +18,8 @@ FILE = "model.safetensors"
 
 
 class Extractor(nn.Linear):
-    """Features f(x) = x·θ + b with θ (dim, dim) and b (dim), float64; `weight` is θᵀ. Starts as the identity, no
-    feature extractor at all."""
+    """Features f(x) = x·θ + b of inputs x (rows, dim), with θ (dim, dim) and b (dim), float64; `weight` is θᵀ. It
+    starts as the identity, which stands for no feature extractor."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, dim, dtype=torch.float64)
@@ -29,15 +29,19 @@ class Extractor(nn.Linear):
         nn.init.eye_(self.weight)
         nn.init.zeros_(self.bias)
 
+    @torch.no_grad()
+    def features(self, split: Split) -> Split:
+        """The rows of a split as features, without gradients."""
+        return Split(self(split.x), split.y)
+
     def save(self, folder: Path) -> None:
-        """Leave the weights in an artifact folder."""
-        tensors = {name: value.detach().contiguous() for name, value in self.state_dict().items()}
-        (folder / FILE).write_bytes(safetensors.save(tensors))
+        """Save the weights in an artifact folder."""
+        save_tensors({name: value.detach() for name, value in self.state_dict().items()}, folder / FILE)
 
     @classmethod
     def load(cls, folder: Path) -> Extractor:
-        """The extractor of an artifact folder."""
-        tensors = safetensors.load((folder / FILE).read_bytes())
+        """The extractor saved in an artifact folder."""
+        tensors = load_tensors(folder / FILE)
         extractor = cls(len(tensors["bias"]))
         extractor.load_state_dict(tensors)
         return extractor
@@ -45,19 +49,19 @@ class Extractor(nn.Linear):
 
 @torch.no_grad()
 def initial_extractor(extractor: Extractor, generator: torch.Generator) -> None:
-    """Give `extractor` the random start of torch's linear layer in place. Drawn in float32 and widened, as the paper's
-    code does, so that a seed means the same start as there."""
-    weight, bias = (torch.empty(of.shape, dtype=torch.float32) for of in (extractor.weight, extractor.bias))
+    """Give `extractor` the random start of torch's linear layer, in place. The numbers are drawn in float32 and
+    widened, as in the paper's code, so that a seed gives the same start as there."""
+    weight, bias = (torch.empty(part.shape, dtype=torch.float32) for part in (extractor.weight, extractor.bias))
     bound = extractor.in_features**-0.5
     extractor.weight.copy_(nn.init.kaiming_uniform_(weight, a=5**0.5, generator=generator))
     extractor.bias.copy_(bias.uniform_(-bound, bound, generator=generator))
 
 
 class LinearProbe(nn.Module):
-    """A linear head w (dim) on fixed features, without a bias; outputs x·w.
+    """A linear head w (dim) without a bias on fixed features x (rows, dim); outputs xw (rows).
 
-    loss: `squared` ‖xw − y‖²/rows, or `logistic`, the mean binary cross-entropy of sigmoid(xw) against y in
-    [0, 1]. The head starts at zero, so every extractor is attacked from the same loss.
+    loss: `squared`, ‖xw − y‖²/rows, or `logistic`, the mean binary cross-entropy of sigmoid(xw) against y in [0, 1].
+    The head starts at zero, so an attack on any extractor starts from the same loss.
     """
 
     def __init__(self, dim: int, loss: Loss = "squared") -> None:
@@ -66,11 +70,11 @@ class LinearProbe(nn.Module):
         self.weight = nn.Parameter(torch.zeros(dim, dtype=torch.float64))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Outputs (rows) or, for heads stacked as columns, (rows, heads)."""
+        """Outputs (rows) on features x (rows, dim)."""
         return x @ self.weight
 
     def loss(self, data: Split) -> torch.Tensor:
-        """The loss on `data`, a scalar that can be differentiated."""
+        """The loss on `data`: a differentiable scalar."""
         return losses(data.x @ self.weight, data.y, self.kind)
 
     @torch.no_grad()
@@ -82,14 +86,18 @@ class LinearProbe(nn.Module):
 
     @torch.no_grad()
     def smoothness(self, data: Split) -> float:
-        """L, the largest curvature of the loss: 2σ₁(XᵀX)/rows, or σ₁/(4 rows) as the logistic loss's bound."""
+        """L, the largest curvature of the loss: 2σ₁(XᵀX)/rows for the squared loss; for the logistic loss the bound
+        σ₁(XᵀX)/(4 rows)."""
         largest = float(torch.linalg.matrix_norm(data.x, 2)) ** 2
         return (2.0 if self.kind == "squared" else 0.25) * largest / len(data)
 
     @torch.no_grad()
     def exact_step(self, data: Split, direction: torch.Tensor) -> float:
-        """The t ≥ 0 that minimises the loss at w + t·direction: exact line search (Boyd & Vandenberghe, §9.2);
-        in closed form for the squared loss, by Brent's method for the logistic one."""
+        """The t ≥ 0 that minimises the loss at w + t·direction (dim); 0 if the direction ascends.
+
+        Exact line search (Boyd & Vandenberghe, 2004, §9.2), in closed form for the squared loss, by Brent's method for
+        the logistic loss.
+        """
         out, change = data.x @ self.weight, data.x @ direction
         slope = losses_slope(out, data.y, self.kind) @ change
         if slope >= 0:
@@ -112,5 +120,5 @@ def losses(out: torch.Tensor, y: torch.Tensor, kind: Loss) -> torch.Tensor:
 
 
 def losses_slope(out: torch.Tensor, y: torch.Tensor, kind: Loss) -> torch.Tensor:
-    """Derivative (rows) of the mean loss by the outputs (rows)."""
+    """Derivative (rows) of the mean loss with respect to the outputs (rows), given targets y (rows)."""
     return (2 * (out - y) if kind == "squared" else out.sigmoid() - y) / len(y)

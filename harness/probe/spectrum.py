@@ -1,7 +1,7 @@
-"""Condition numbers of feature Hessians H(θ) = θᵀKθ, and the regularisers that move them.
+"""Condition numbers of feature Hessians H(θ) = θᵀKθ.
 
 Source: "Model Immunization from a Condition Number Perspective" (ICML 2025). The nonzero eigenvalues of FᵀF and of
-the Gram matrix FFᵀ are the same, so all of this works on the smaller one: a batch of 64 rows has a 64×64 Gram
+the Gram matrix FFᵀ are the same, so these functions take the smaller one: a batch of 64 rows has a 64×64 Gram
 matrix whatever the number of features.
 """
 
@@ -13,39 +13,14 @@ from typing import Literal
 import torch
 
 Policy = Literal["floor", "range", "fixed-rank"]
-POLICIES: tuple[Policy, ...] = ("floor", "range", "fixed-rank")
 
 FLOOR = 1e-6
-"""What the paper's code adds to the diagonal before it takes a condition number."""
+"""What the paper's code adds to the diagonal of a Hessian before it takes the condition number."""
 
 
 def gram(features: torch.Tensor) -> torch.Tensor:
     """FFᵀ (rows, rows) of features F (rows, dim)."""
     return features @ features.T
-
-
-def r_well(gram: torch.Tensor, p: int, floor: float = 0.0) -> torch.Tensor:
-    """R_well(S) = ½σ₁² − ‖S‖_F²/(2p); minimising it lowers κ (ICML 2025, Eq. 9, after Nenov et al., 2024).
-
-    gram: (rows, rows), with the nonzero eigenvalues of S. p: the dimension of S. floor: added to σ₁, as released.
-    """
-    return 0.5 * (torch.linalg.eigvalsh(gram)[-1] + floor) ** 2 - gram.square().sum() / (2 * p)
-
-
-def r_ill(gram: torch.Tensor, k: int | None = None, floor: float | None = None) -> torch.Tensor:
-    """R_ill(S) = 1/(‖S‖_F²/(2k) − ½σ_min²); minimising it raises κ (ICML 2025, Eq. 12).
-
-    gram: (rows, rows), with the nonzero eigenvalues of S. k: the rank of S; None: the number of nonzero
-    eigenvalues. σ_min is the smallest of these; with `floor`, the floor itself, which is what the released code
-    finds where S is rank-deficient.
-    """
-    frobenius = gram.square().sum()
-    if k is not None and floor is not None:
-        return 1 / (frobenius / (2 * k) - 0.5 * floor**2)
-    eigenvalues = torch.linalg.eigvalsh(gram)
-    nonzero = eigenvalues > eigenvalues[-1] * len(gram) * torch.finfo(gram.dtype).eps
-    smallest = eigenvalues[nonzero][0] if floor is None else torch.as_tensor(floor, dtype=gram.dtype)
-    return 1 / (frobenius / (2 * (k or int(nonzero.sum()))) - 0.5 * smallest**2)
 
 
 def condition_number(gram: torch.Tensor, floor: float | None = None) -> torch.Tensor:
@@ -60,8 +35,11 @@ def condition_number(gram: torch.Tensor, floor: float | None = None) -> torch.Te
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The singular values s of a feature matrix (rows, dim), descending, (min(rows, dim)), float64. The Hessian's
-    eigenvalues are s², and zeros up to dim of them."""
+    """The spectrum of a feature matrix F (rows, dim).
+
+    singular: its singular values s, (min(rows, dim)) float64, descending. The eigenvalues of the Hessian FᵀF are s²,
+    and zeros up to dim of them.
+    """
 
     singular: torch.Tensor
     dim: int
@@ -69,7 +47,7 @@ class Spectrum:
 
     @property
     def rank(self) -> int:
-        """Numerical rank: singular values above s₁ · max(rows, dim) · ε."""
+        """Numerical rank: the number of singular values above s₁ · max(rows, dim) · ε."""
         threshold = self.singular[0] * max(self.rows, self.dim) * torch.finfo(torch.float64).eps
         return int((self.singular > threshold).sum())
 
@@ -80,7 +58,7 @@ class Spectrum:
 
     @property
     def floor_hit(self) -> bool:
-        """Whether under `floor` the smallest eigenvalue is the floor, so that κ says nothing but σ₁."""
+        """Whether the smallest eigenvalue is below `FLOOR`, so that κ under `floor` tells nothing but σ₁."""
         return self._smallest <= FLOOR
 
     @property
@@ -88,11 +66,11 @@ class Spectrum:
         return float(self.singular[-1]) ** 2 if self.rank == self.dim else 0.0
 
     def kappa(self, policy: Policy, rank: int | None = None, scale: float = 1.0) -> float:
-        """The condition number of the Hessian of scale·F.
+        """The condition number of the Hessian of scale·F, whose eigenvalues are σ.
 
-        floor: (σ₁ + 1e-6)/(σ_min + 1e-6) over all eigenvalues, the paper's, without the rounding noise that its
-        smallest eigenvalue is. range: σ₁/σ_r, r the numerical rank. fixed-rank: σ₁/σ_r, r = `rank`, infinite if
-        the features have a smaller one.
+        policy: floor, the paper's, (σ₁ + 1e-6)/(σ_min + 1e-6) over all eigenvalues, where σ_min is 0 and not rounding
+        noise if F is rank-deficient; range, σ₁/σ_r with r the numerical rank; fixed-rank, σ₁/σ_r with r = `rank`,
+        infinite if F has a smaller rank. Raises `ValueError` for fixed-rank without a rank.
         """
         largest = float(self.singular[0]) ** 2
         if policy == "floor":

@@ -1,132 +1,182 @@
-"""How this track's jobs are carried out."""
+"""The jobs of this track: immunize -> find optima, attack -> measure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from harness.errors import PluginError
-from harness.execution import meter
-from harness.execution.determinism import alone, save
-from harness.execution.determinism import load as load_tensors
-from harness.plan import Job
-from harness.probe import measures
-from harness.probe.data import ProbeData, Split, load
-from harness.probe.model import Extractor, LinearProbe
+from harness.metric import write_values
+from harness.plugin import PluginSpec
+from harness.probe.data import load
+from harness.probe.model import Extractor, LinearProbe, Loss
+from harness.probe.optimum import Optimum, optimum
+from harness.probe.plugin import AttackData, ReleasedData, Trajectory
 from harness.probe.tasks import ROLES, Role, Task
-from harness.records import write_figures
+from harness.stage import Folders, Stage
+from harness.store.tensors import load_tensors, save_tensors
 
 ATTACK = "attack.safetensors"
-SPECTRUM = "spectrum.safetensors"
-
-
-def carry_out(job: Job, parents: Mapping[str, Path], out: Path) -> None:
-    """The stage of a job."""
-    stage = {
-        "immunize": _immunize,
-        "spectrum": _spectrum,
-        "rir": _rir,
-        "measure": _measure,
-        "attack": _attack,
-        "progress": _progress,
-    }[job.stage]
-    _warm_up()
-    with alone(job.seed or 0):
-        stage(job, parents, out)
 
 
 @cache
 def _warm_up() -> None:
-    """Have torch load what it loads at first use, or its time and memory would be charged to the first plugin."""
+    """Make torch load what it loads at first use; its time and memory would be charged to the first plugin."""
     x = torch.eye(2, dtype=torch.float64, requires_grad=True)
     torch.linalg.eigvalsh(x @ x.T).sum().backward()
     torch.optim.Adam([x], fused=True).step()
     torch.linalg.solve(x.detach(), torch.linalg.svd(x.detach()).U)
 
 
-def _immunize(job: Job, parents: Mapping[str, Path], out: Path) -> None:
-    assert job.plugin is not None
-    data = load(Task(**job.inputs["task"]))
-    model = Extractor(data.train.benign.x.shape[1])
-    who = f"defense {job.plugin.name}"
-    targets = replace(data.train, seed=job.seed or 0)
-    reading = meter.pull(job.plugin.build().immunize(model, targets), who)
-    if not all(parameter.isfinite().all() for parameter in model.parameters()):
-        raise PluginError(f"{who} left weights that are not finite")
-    model.save(out)
-    reading.save(out)
+class Immunize(Stage, track="probe", version=2):
+    """Run a defense on an identity extractor and save the weights.
+
+    rows: SHA-256 of the data set's values; None if it cannot be had, and `run` raises `RunError`.
+    """
+
+    transient = True
+
+    plugin: PluginSpec
+    task: Task
+    rows: str | None
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Raises `PluginError` for weights that are not finite."""
+        _warm_up()
+        targets = replace(load(self.task).train, seed=self.seed or 0)
+        model = Extractor(targets.benign.x.shape[1])
+        self.pull(self.plugin.build().generator(model, targets), out)
+        if not all(parameter.isfinite().all() for parameter in model.parameters()):
+            raise PluginError(f"defense {self.plugin.name} left weights that are not finite")
+        model.save(out)
 
 
-def _spectrum(job: Job, parents: Mapping[str, Path], out: Path) -> None:
-    data = load(Task(**job.inputs["task"]))
-    model = Extractor.load(parents["model"])
-    tensors: dict[str, torch.Tensor] = {}
-    for role in ROLES:
-        found = measures.optimum(*_features(model, data, role), job.inputs["loss"], data.score)
-        tensors |= {f"{role}.{name}": value for name, value in found.items()}
-    save(tensors, out / SPECTRUM)
-    meter.Reading.load(parents["model"]).save(out)
+class FindOptima(Stage, track="probe", version=1):
+    """Find the best probe on the extractor's features of each task, and save it with the features' spectra."""
+
+    loss: Loss
+    model: Immunize
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """One file a role."""
+        data, model = load(self.model.task), Extractor.load(folders[self.model])
+        for role in ROLES:
+            train, heldout = (model.features(getattr(split, role)) for split in (data.train, data.heldout))
+            best = optimum(train, heldout, self.loss, data.score)
+            save_tensors(best.tensors(), out / f"{role}.safetensors")
+
+    def optima(self, folders: Folders) -> dict[Role, Optimum]:
+        """What `run` saved, by role."""
+        return {role: Optimum.from_tensors(load_tensors(folders[self] / f"{role}.safetensors")) for role in ROLES}
 
 
-def _rir(job: Job, parents: Mapping[str, Path], out: Path) -> None:
-    spectrum, reference = (load_tensors(parents[role] / SPECTRUM) for role in ("spectrum", "reference"))
-    reading = meter.Reading.load(parents["spectrum"])
-    settings = {name: job.inputs[name] for name in ("policies", "much", "kept")}
-    write_figures(measures.rir_figures(spectrum, reference, reading, **settings), out)
+class Attack(Stage, track="probe", version=2):
+    """Run an attacker on the extractor's features of one task; save the loss at every step and the probe at some.
+
+    steps: how many. measure_at: after which of them to save the probe.
+    """
+
+    plugin: PluginSpec
+    role: Role
+    loss: Loss
+    steps: int
+    measure_at: tuple[int, ...]
+    model: Immunize
+
+    @property
+    def work(self) -> float:
+        """Its steps."""
+        return self.steps
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Raises `PluginError` for weights that are not finite."""
+        _warm_up()
+        data = Extractor.load(folders[self.model]).features(getattr(load(self.model.task).train, self.role))
+        probe = LinearProbe(data.x.shape[1], self.loss)
+        losses: list[float] = []
+        heads: list[torch.Tensor] = []
+
+        def record(step: int) -> None:
+            losses.append(float(probe.loss(data).detach()))
+            if step in self.measure_at:
+                heads.append(probe.weight.detach().clone())
+
+        record(0)
+        self.pull(self.plugin.build().generator(probe, data), out, self.steps, record)
+        weights = torch.stack(heads, 1)
+        if not weights.isfinite().all():
+            raise PluginError(f"attacker {self.plugin.name} left weights that are not finite")
+        save_tensors({"losses": torch.tensor(losses, dtype=torch.float64), "heads": weights}, out / ATTACK)
 
 
-def _measure(job: Job, parents: Mapping[str, Path], out: Path) -> None:
-    assert job.plugin is not None
-    targets = replace(load(Task(**job.inputs["task"])).train, seed=job.seed or 0)
-    write_figures(job.plugin.build().measure(Extractor.load(parents["model"]), targets), out)
+class MeasureReleased(Stage, track="probe", version=1):
+    """Measure a metric on a released extractor, beside the undefended one."""
+
+    plugin: PluginSpec
+    model: Immunize
+    optima: FindOptima
+    undefended: FindOptima
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Save the metric's values."""
+        rows = load(self.model.task)
+        data = ReleasedData(
+            benign=rows.train.benign,
+            harmful=rows.train.harmful,
+            seed=self.seed or 0,
+            heldout=rows.heldout,
+            loss=self.optima.loss,
+            optima=self.optima.optima(folders),
+            undefended=self.undefended.optima(folders),
+        )
+        write_values(self.plugin.build().generator(Extractor.load(folders[self.model]), data), out)
 
 
-def _attack(job: Job, parents: Mapping[str, Path], out: Path) -> None:
-    assert job.plugin is not None
-    data = load(Task(**job.inputs["task"]))
-    train, heldout = _features(Extractor.load(parents["model"]), data, job.inputs["role"])
-    probe = LinearProbe(train.x.shape[1], job.inputs["loss"])
-    losses = [float(probe.loss(train).detach())]
-    steps = list(job.inputs["measure_at"])
-    heads = [probe.weight.detach().clone()] if 0 in steps else []
+class Attacked(NamedTuple):
+    """The jobs of one attack."""
 
-    def measure(step: int) -> None:
-        losses.append(float(probe.loss(train).detach()))
-        if step in steps:
-            heads.append(probe.weight.detach().clone())
+    attack: Attack
+    optima: FindOptima
+    model: Immunize
 
-    generator = job.plugin.build().adapt(probe, train)
-    reading = meter.pull(generator, f"attacker {job.plugin.name}", job.inputs["steps"], measure)
-    weights = torch.stack(heads, 1)
-    if not weights.isfinite().all():
-        raise PluginError(f"attacker {job.plugin.name} left weights that are not finite")
-    tensors = {
-        "losses": torch.tensor(losses, dtype=torch.float64),
-        "steps": torch.tensor(steps),
-        "heads": weights,
-    }
-    if data.score:
-        tensors["scores"] = measures.score(heldout.x @ weights, heldout.y, data.score)
-    save(tensors, out / ATTACK)
-    reading.save(out)
+    def trajectory(self, folders: Folders) -> Trajectory:
+        """The attack as a metric reads it."""
+        data, role = load(self.model.task), self.attack.role
+        tensors = load_tensors(folders[self.attack] / ATTACK)
+        return Trajectory(
+            steps=self.attack.measure_at,
+            heads=tensors["heads"],
+            losses=tensors["losses"],
+            optimum=self.optima.optima(folders)[role],
+            extractor=Extractor.load(folders[self.model]),
+            inputs={"train": getattr(data.train, role), "heldout": getattr(data.heldout, role)},
+        )
 
 
-def _progress(job: Job, parents: Mapping[str, Path], out: Path) -> None:
-    attack, reference = (load_tensors(parents[side + "attack"] / ATTACK) for side in ("", "reference_"))
-    spectra = (load_tensors(parents[side + "spectrum"] / SPECTRUM) for side in ("", "reference_"))
-    role = job.inputs["role"]
-    optimum, best = ({name: s[f"{role}.{name}"] for name in ("optimum", "best_loss")} for s in spectra)
-    write_figures(measures.progress_figures(attack, optimum, reference, best, job.inputs["gap"]), out)
+class MeasureAttacked(Stage, track="probe", version=1):
+    """Measure a metric on an attack, beside the same attack on the undefended extractor.
 
+    success: the excess loss at which an attack has succeeded.
+    """
 
-@torch.no_grad()
-def _features(model: Extractor, data: ProbeData, role: Role) -> tuple[Split, Split]:
-    """The training and the held-out rows of one side, as the model's features."""
-    train, heldout = (
-        Split(model(split.x), split.y) for split in (getattr(data.train, role), getattr(data.heldout, role))
-    )
-    return train, heldout
+    plugin: PluginSpec
+    success: float
+    attacked: Attacked
+    undefended: Attacked
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Save the metric's values."""
+        attack = self.attacked.attack
+        data = AttackData(
+            role=attack.role,
+            loss=attack.loss,
+            success=self.success,
+            score=load(self.attacked.model.task).score,
+            undefended=self.undefended.trajectory(folders),
+            seed=self.seed or 0,
+        )
+        write_values(self.plugin.build().generator(self.attacked.trajectory(folders), data), out)

@@ -1,4 +1,4 @@
-"""What a probe grid's `tasks` say: pairs of a benign (to keep) and a harmful (to prevent) task."""
+"""The tasks of a probe grid: pairs of a benign task, to keep, and a harmful task, to prevent."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Role = Literal["benign", "harmful"]
 ROLES: tuple[Role, ...] = ("benign", "harmful")
 Data = Literal["mnist5k", "mnist", "house_prices", "house_prices_openml"]
+Framing = Literal["single-class", "one-vs-rest"]
 
 
 class Task(BaseModel):
-    """One pair of a benign (to keep) and a harmful (to prevent) task."""
+    """One pair of a benign and a harmful task.
+
+    benign, harmful: digits; None where the data set defines the two tasks.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Data
-    framing: Literal["single-class", "one-vs-rest"] | None = None
+    framing: Framing | None = None
     benign: int | None = None
     harmful: int | None = None
 
@@ -29,12 +33,12 @@ class Task(BaseModel):
 
 
 class TaskBlock(BaseModel):
-    """An entry of a probe grid's `tasks`: a data set, and for digits the pairs and how they are framed."""
+    """An entry of a probe grid's `tasks`: a data set, and for digits the pairs and their framing."""
 
     model_config = ConfigDict(extra="forbid")
 
     data: Data
-    framing: Literal["single-class", "one-vs-rest"] | None = Field(
+    framing: Framing | None = Field(
         None,
         description="digits only. single-class: a task holds images of its digit alone (the paper's tables); "
         "one-vs-rest: its digit (1) and as many images of the others (0)",
@@ -44,7 +48,7 @@ class TaskBlock(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _complete(self) -> TaskBlock:
+    def _fields_fit_data(self) -> TaskBlock:
         digits = self.data.startswith("mnist")
         if digits != (self.framing is not None) or digits != (self.pairs is not None):
             raise ValueError(f"{self.data} {'needs' if digits else 'takes no'} framing and pairs")

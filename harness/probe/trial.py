@@ -1,83 +1,116 @@
-"""Tiny tasks for the conformance kit."""
+"""Tiny tasks on which the conformance kit tries plugins."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import fields
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from harness.kit.trial import Trial
-from harness.plugin import Plugin
+from harness.metric import Metric
 from harness.probe.data import ProbeTargets, Split
 from harness.probe.model import Extractor, LinearProbe
+from harness.probe.optimum import optimum
+from harness.probe.plugin import AttackData, ReleasedData, Trajectory
+from harness.probe.tasks import ROLES
 
 ROWS, DIM = 128, 32
+STEPS = 20
+"""Of the attack that a metric measures."""
+
+
+def trials(kind: str, seed: int) -> Sequence[Trial]:
+    """The trial of a kind of plugin. seed: of the rows and of what a plugin draws."""
+    if kind == "metric":
+        return [_metric(seed)]
+    return [_attacker(seed) if kind == "attacker" else _defense(seed)]
 
 
 def _targets(seed: int) -> ProbeTargets:
-    """Rows of features of unlike size, and what a linear map makes of them with some noise."""
-    draw = torch.Generator().manual_seed(seed)
+    """Rows of features of unequal size, and targets that are a linear map of them with some noise."""
+    generator = torch.Generator().manual_seed(seed)
     sizes = torch.logspace(0, -1.5, DIM, dtype=torch.float64)
     splits = []
-    for _ in fields(ProbeTargets)[:2]:
-        x = torch.randn(ROWS, DIM, dtype=torch.float64, generator=draw) * sizes
-        y = x @ torch.randn(DIM, dtype=torch.float64, generator=draw)
-        y += 0.1 * torch.randn(ROWS, dtype=torch.float64, generator=draw)
+    for _ in ROLES:
+        x = torch.randn(ROWS, DIM, dtype=torch.float64, generator=generator) * sizes
+        y = x @ torch.randn(DIM, dtype=torch.float64, generator=generator)
+        y += 0.1 * torch.randn(ROWS, dtype=torch.float64, generator=generator)
         splits.append(Split(x, (y - y.mean()) / y.std()))
     return ProbeTargets(*splits, seed=seed)
 
 
-class ReleaseTrial(Trial):
-    """An extractor to immunize, or to look at."""
-
-    steps: ClassVar[int] = 2000
-
-    def __init__(self, seed: int) -> None:
-        self.targets, self.model = _targets(seed), Extractor(DIM)
-
-    def begin(self, plugin: Plugin) -> Iterator[Any]:
-        """Immunize it or look at it."""
-        return plugin.generator(self.model, self.targets)
-
-    def modules(self) -> Mapping[str, torch.nn.Module]:
-        """The extractor."""
-        return {"extractor": self.model}
-
-    def given(self) -> Mapping[str, torch.Tensor]:
-        """Both tasks' rows."""
-        return {f"{side}.{part}": getattr(getattr(self.targets, side), part)
-                for side in ("benign", "harmful") for part in ("x", "y")}  # fmt: skip
-
-    def loss(self, plugin: Any) -> float:
-        """That of the best probe on the harmful rows."""
-        with torch.no_grad():
-            x, y = self.model(self.targets.harmful.x), self.targets.harmful.y
-            return float((x @ torch.linalg.lstsq(x, y[:, None]).solution[:, 0] - y).square().mean())
+def _tensors(targets: ProbeTargets) -> dict[str, torch.Tensor]:
+    return {f"{role}.{part}": getattr(getattr(targets, role), part) for role in ROLES for part in ("x", "y")}
 
 
-class AttackTrial(Trial):
-    """A probe to train on features of the undefended model."""
+def _defense(seed: int) -> Trial:
+    """An extractor to immunize; its loss is that of the best probe on the harmful rows."""
+    targets, model = _targets(seed), Extractor(DIM)
 
-    steps: ClassVar[int] = 100
-    broken: ClassVar[float] = 0.5
+    def loss(plugin: Any) -> float:
+        features = model.features(targets.harmful)
+        return optimum(features, features, "squared", None).best_loss
 
-    def __init__(self, seed: int) -> None:
-        self.data, self.probe = _targets(seed).harmful, LinearProbe(DIM)
+    return Trial(
+        modules={"extractor": model},
+        start=lambda plugin: plugin.generator(model, targets),
+        loss=loss,
+        steps=2000,
+        data=_tensors(targets),
+    )
 
-    def begin(self, plugin: Plugin) -> Iterator[Any]:
-        """Train it."""
-        return plugin.generator(self.probe, self.data)
 
-    def modules(self) -> Mapping[str, torch.nn.Module]:
-        """The probe."""
-        return {"probe": self.probe}
+def _attacker(seed: int) -> Trial:
+    """A probe to train on features of the undefended extractor."""
+    data, probe = _targets(seed).harmful, LinearProbe(DIM)
+    return Trial(
+        modules={"probe": probe},
+        start=lambda plugin: plugin.generator(probe, data),
+        loss=lambda plugin: float(probe.loss(data).detach()),
+        steps=100,
+        data={"x": data.x, "y": data.y},
+    )
 
-    def given(self) -> Mapping[str, torch.Tensor]:
-        """Features and targets."""
-        return {"x": self.data.x, "y": self.data.y}
 
-    def loss(self, plugin: Any) -> float:
-        """The probe's."""
-        return float(self.probe.loss(self.data).detach())
+def _metric(seed: int) -> Trial:
+    """An extractor, or gradient descent on its features, to measure."""
+    train, heldout, model = _targets(seed), _targets(seed + 1), Extractor(DIM)
+    splits = {role: (getattr(train, role), getattr(heldout, role)) for role in ROLES}
+    optima = {role: optimum(*pair, "squared", "r2") for role, pair in splits.items()}
+    released = ReleasedData(
+        benign=train.benign,
+        harmful=train.harmful,
+        seed=seed,
+        heldout=heldout,
+        loss="squared",
+        optima=optima,
+        undefended=optima,
+    )
+    probe = LinearProbe(DIM)
+    lr, losses, heads = 1 / probe.smoothness(train.harmful), [], []
+    for _ in range(STEPS + 1):
+        loss, gradient = probe.gradient(train.harmful)
+        losses.append(loss)
+        heads.append(probe.weight.detach().clone())
+        probe.weight.data.sub_(gradient, alpha=lr)
+    trajectory = Trajectory(
+        steps=tuple(range(STEPS + 1)),
+        heads=torch.stack(heads, 1),
+        losses=torch.stack(losses),
+        optimum=optima["harmful"],
+        extractor=model,
+        inputs=dict(zip(("train", "heldout"), splits["harmful"], strict=True)),
+    )
+    attack = AttackData(role="harmful", loss="squared", success=0.1, score="r2", undefended=trajectory, seed=seed)
+
+    def start(plugin: Metric) -> Any:
+        return plugin.generator(*((trajectory, attack) if plugin.measures == "attacked" else (model, released)))
+
+    return Trial(
+        modules={"extractor": model},
+        start=start,
+        loss=lambda plugin: float(trajectory.losses[-1]),
+        steps=2000,
+        data={**_tensors(train), "heads": trajectory.heads, "losses": trajectory.losses},
+    )

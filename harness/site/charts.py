@@ -1,10 +1,10 @@
-"""The charts of a grid: what they show is read from its board, its standings and its judging cells."""
+"""The charts of a grid: drawn from its long-form board, its standings and its cells."""
 
 from __future__ import annotations
 
 import html
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,11 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.colors import hex_to_rgb
 
-from harness.leaderboard.readable import unrounded
-from harness.leaderboard.scores import FIGURE, Cells
-from harness.leaderboard.tables import interval, number
+from harness.leaderboard.scores import QUANTITY, Cells, quantity_of, retention_rows
+from harness.leaderboard.stats import Bools, Floats, logarithms
+from harness.leaderboard.tables import interval, number, unrounded
+from harness.site.view import BoardView, GridView
+from harness.suite import Grid
 
 plotly.io.templates.default = None  # the page adds one, light or dark
 THEMES = {"light": "plotly_white", "dark": "plotly_dark"}
@@ -27,7 +29,7 @@ SYMBOLS = ["circle", "square", "diamond", "cross", "x", "triangle-up", "triangle
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart with its text alternative; table: its figures, where the page has them in no other."""
+    """A chart. about: its text alternative. table: its values, where the page has them in no other table."""
 
     title: str
     about: str
@@ -36,179 +38,256 @@ class Chart:
 
     @property
     def data(self) -> dict[str, Any]:
-        """For plotly.js, as plain data."""
+        """The figure for plotly.js, as JSON values."""
         plain: dict[str, Any] = json.loads(self.figure.to_json())
         return plain
 
 
 def themes() -> dict[str, Any]:
-    """What charts look like on a light and on a dark page, for plotly.js."""
+    """The looks of charts on a light and on a dark page, for plotly.js."""
     return {mode: plotly.io.templates[name].to_plotly_json() for mode, name in THEMES.items()}
 
 
-def judged(of: Cells, stood: pd.DataFrame, board: pd.DataFrame, kept: pd.DataFrame) -> dict[str, list[Chart]]:
-    """The charts of a grid that judges, by heading. stood: its standings. board: its long form. kept: which figures
-    (`FIGURE`) are of what is to be kept."""
-    bounds = [f"{kind}_{side}" for kind in ("ci", "tasks") for side in ("low", "high")]
-    stood = stood.assign(**unrounded(of, stood[["worst", "mean", *bounds]]))
-    found = {
-        "Intervals": [intervals(of, stood)],
-        "Protection against what is kept": list(bargains(of, stood, board, kept)),
-        "Map of the pairs": list(maps(of)),
+FURTHER = "Other values against steps"
+"""Heading of the charts that a page folds away."""
+
+
+def of_grid(board: BoardView, grid: GridView) -> dict[str, list[Chart]]:
+    """The charts of a grid by heading; those of values that do not rank are under `FURTHER`."""
+    made = grid.board
+    long, cells, standings = made.long, made.cells, made.standings
+    if cells is None or standings is None:
+        return {FURTHER: list(curves(long, made.grid, None))}
+    standings = standings.assign(**unrounded(cells, standings))
+    retention = retention_rows(board.source.records, made.grid)[QUANTITY].drop_duplicates()
+    ranks = long["metric"] == cells.coordinates["metric"]
+    charts = {
+        "Intervals": [intervals(cells, standings)],
+        "Protection against retention": list(trade_offs(cells, standings, long, retention)),
+        "Map of the pairs": list(pair_maps(cells)),
+        "Against steps": list(curves(long[ranks], made.grid, cells)),
+        FURTHER: list(curves(long[~ranks], made.grid, cells)),
     }
-    return {heading: charts for heading, charts in found.items() if charts}
+    return {heading: found for heading, found in charts.items() if found}
 
 
-def intervals(of: Cells, stood: pd.DataFrame) -> Chart:
-    """Each defense's worst case with both intervals, the mean over attackers beside it."""
-    shown = stood.iloc[::-1]  # plotly draws upwards
-    names = [_label(name) for name in shown["defense"]]
-    figure = _figure(_what(of), "", height=160 + 26 * len(names), margin_l=10)
+def intervals(cells: Cells, standings: pd.DataFrame) -> Chart:
+    """Each defense's worst case with both intervals, and the mean over attackers."""
+    rows = standings.iloc[::-1]  # plotly draws upwards
+    names = [_label(name) for name in rows["defense"]]
+    figure = _figure(_headline(cells), "", height=160 + 26 * len(names), margin_l=10)
     for kind, width, name in (("tasks", 1, "95 %, other tasks too"), ("ci", 4, "95 %, other seeds")):
-        bars = _bars(shown, "worst", kind, width, COLOURS[0])
-        figure.add_scatter(x=_floats(shown["worst"]), y=names, error_x=bars, name=name, mode="markers",
-                           marker={"color": COLOURS[0], "size": 9 if kind == "ci" else 1})  # fmt: skip
-    if list(of.scores) != [""]:
-        figure.add_scatter(x=_floats(shown["mean"]), y=names, name="mean over attackers", mode="markers",
-                           marker={"color": COLOURS[1], "size": 9, "symbol": "diamond-open"})  # fmt: skip
-    if of.broken is not None:
-        figure.add_vline(of.broken, line={"dash": "dot", "color": "gray"}, annotation_text="broken")
-    figure.update_xaxes(type="log" if of.log else "linear")
-    figure.update_yaxes(automargin=True, type="category", dtick=1)
-    return Chart(_what(of), f"Dot chart of {_what(of)} by defense, with intervals; its figures are in the standings "
-                 "above.", figure)  # fmt: skip
-
-
-def bargains(of: Cells, stood: pd.DataFrame, board: pd.DataFrame, kept: pd.DataFrame) -> Iterator[Chart]:
-    """For each figure of what is to be kept, protection against it; a line joins the defenses that no other beats in
-    both."""
-    whole = board[board["attacker"].isna() & board["concept"].isna()]
-    for figure_of_kept in kept.itertuples(index=False, name=None):
-        rows = of_figure(whole, dict(zip(FIGURE, figure_of_kept, strict=True))).set_index("defense")
-        rows = rows[["value", "ci_low", "ci_high"]].set_axis(["kept", "kept_low", "kept_high"], axis=1)
-        title = " ".join(str(part) for part in figure_of_kept if not pd.isna(part)).replace("_", " ")
-        for height in ("worst", "mean") if list(of.scores) != [""] else ("worst",):
-            points = stood.join(rows, on="defense").dropna(subset=["kept", height])
-            if points.empty:
-                continue
-            what = _what(of) if height == "worst" else _what(of).replace("worst", "mean", 1)
-            figure = _figure(title, what, height=330 + 16 * len(stood))
-            best = points[_front(points["kept"].to_numpy(float), of.score(points[height].to_numpy(float)))]
-            best = best.sort_values("kept")
-            figure.add_scatter(x=_floats(best["kept"]), y=_floats(best[height]), mode="lines", hoverinfo="skip",
-                               line={"dash": "dot", "color": "gray"}, name="no other is better in both")  # fmt: skip
-            for i, defense in points["defense"].items():
-                point, look = points.loc[[i]], _look(of.defenses.index(defense))
-                figure.add_scatter(
-                    x=_floats(point["kept"]), y=_floats(point[height]), name=_label(defense), mode="markers",
-                    error_x=_bars(point, "kept", "kept", 1, look["color"]),
-                    error_y=_bars(point, "worst", "ci", 1, look["color"]) if height == "worst" else None,
-                    marker={**look, "size": 11},
-                )  # fmt: skip
-            # Not of the intervals, which a few seeds make so wide that all points would be one.
-            figure.update_xaxes(range=_range(points["kept"]))
-            upwards = _range(points[height], log=of.log)
-            figure.update_yaxes(type="log" if of.log else "linear",
-                                range=upwards if of.better == "higher" else upwards[::-1])  # fmt: skip
-            table = pd.DataFrame({"defense": points["defense"], title: points["kept"].map(number),
-                                  what: points[height].map(number)})  # fmt: skip
-            yield Chart(f"{height}, {title}", f"Scatter chart of {what} against {title}, a point a defense; up and "
-                        "right is better.", figure, table)  # fmt: skip
-
-
-def maps(of: Cells) -> Iterator[Chart]:
-    """Where the tasks are pairs of three things or more, and at least half of all ordered pairs, each defense's figures
-    as a map."""
-    pairs = {task: of.members.get(task, []) for task in map(str, of.by_task.index)}
-    names = sorted({name for pair in pairs.values() for name in pair})
-    paired = all(len(pair) == 2 for pair in pairs.values())
-    if not paired or len(names) < 3 or 2 * len(pairs) < len(names) * (len(names) - 1):
-        return
-    task, (first, second) = next(iter(pairs.items()))
-    values = of.by_task.to_numpy(float)
-    shades = np.log(values) if of.log else values
-    most = float(np.nanmax(np.abs(shades), initial=0))
-    what = str(of.figure["metric"]).replace("_", " ")
-    for place, defense in enumerate(of.by_task):
-        shade, told = (pd.DataFrame(np.nan, names, names) for _ in range(2))
-        for line, (a, b) in enumerate(pairs.values()):
-            shade.loc[b, a], told.loc[b, a] = shades[line, place], values[line, place]
-        shown = told.map(number)
-        figure = _figure(f"first of the pair ({first} in {task})", f"second ({second} in {task})", height=360,
-                         margin_l=50)  # fmt: skip
-        figure.add_heatmap(
-            x=[_label(name) for name in names], y=[_label(name) for name in names], z=shade.to_numpy().tolist(),
-            text=shade.map(lambda of: "" if pd.isna(of) else f"{of:.1f}").to_numpy().tolist(), texttemplate="%{text}",
-            customdata=shown.to_numpy().tolist(), hovertemplate="%{x}, %{y}: %{customdata}<extra></extra>",
-            textfont={"size": 9},
-            colorscale="RdBu" if of.better == "higher" else "RdBu_r", zmin=-most, zmax=most, showscale=False,
-        )  # fmt: skip
-        figure.update_xaxes(type="category", dtick=1)
-        figure.update_yaxes(type="category", dtick=1, autorange="reversed")
-        written = f"ln {what}" if of.log else what
-        table = shown.rename_axis("second \\ first").reset_index()
-        yield Chart(f"{defense}: {written}", f"Map of {written} of {defense} by pair, mean over seeds; a row the "
-                    "second of the pair, a column the first.", figure, table)  # fmt: skip
-
-
-def curves(board: pd.DataFrame, log: Collection[str], of: Cells | None) -> Iterator[Chart]:
-    """Figures that are measured at several steps, a chart an attacker and figure, with bands of 95 % over seeds. log:
-    metrics that are drawn on a logarithmic axis. of: the judging cells, if there are any."""
-    measured = board[board["step"].notna() & board["concept"].isna() & board["value"].notna()]
-    order = list(measured["defense"].unique())
-    for at, rows in measured.groupby(["metric", "role", "policy", "split", "attacker"], dropna=False, sort=False):
-        steps = sorted(int(step) for step in rows["step"].unique())
-        if len(steps) < 2:
-            continue
-        *parts, attacker = (None if pd.isna(part) else str(part) for part in tuple[Any, ...](at))
-        what = " ".join(part for part in parts if part).replace("_", " ")
-        figure = _figure("steps", what, height=330 + 16 * len(order))
-        for defense, line in rows.groupby("defense", sort=False):
-            line, place = line.sort_values("step"), order.index(defense)
-            look, at_steps = _look(place), [str(step) for step in line["step"]]
-            low, high = (_floats(line[side].fillna(line["value"])) for side in ("ci_low", "ci_high"))
-            shared = {"name": _label(defense), "legendgroup": _label(defense)}
-            if line["ci_low"].notna().any():
-                red, green, blue = hex_to_rgb(look["color"])
-                figure.add_scatter(x=at_steps + at_steps[::-1], y=high + low[::-1], fill="toself", mode="lines",
-                                   fillcolor=f"rgba({red},{green},{blue},0.15)", line={"width": 0}, hoverinfo="skip",
-                                   showlegend=False, **shared)  # fmt: skip
-            dash = DASHES[place // len(COLOURS) % len(DASHES)]
-            figure.add_scatter(x=at_steps, y=_floats(line["value"]), mode="lines+markers", marker={**look, "size": 6},
-                               line={"color": look["color"], "width": 1.5, "dash": dash}, **shared)  # fmt: skip
-        judges = of is not None and parts == [of.figure[name] for name in FIGURE]
-        if of is not None and judges and of.broken is not None:
-            figure.add_hline(of.broken, line={"dash": "dot", "color": "gray"}, annotation_text="broken")
-        figure.update_xaxes(type="category", categoryorder="array", categoryarray=[str(step) for step in steps])
-        figure.update_yaxes(type="log" if parts[0] in log else "linear")
-        told = rows.assign(told=[interval(row) for _, row in rows.iterrows()]).pivot(
-            index="defense", columns="step", values="told"
+        figure.add_scatter(
+            x=_floats(rows["worst"]),
+            y=names,
+            error_x=_bars(rows, "worst", kind, width, COLOURS[0]),
+            name=name,
+            mode="markers",
+            marker={"color": COLOURS[0], "size": 9 if kind == "ci" else 1},
         )
-        table = told.reindex(rows["defense"].unique()).fillna("").reset_index()
-        yield Chart(f"{attacker or 'released'}: {what}", f"Line chart of {what} against steps of {attacker}, a line a "
-                    "defense.", figure, table)  # fmt: skip
+    if cells.attacked:
+        figure.add_scatter(
+            x=_floats(rows["mean"]),
+            y=names,
+            name="mean over attackers",
+            mode="markers",
+            marker={"color": COLOURS[1], "size": 9, "symbol": "diamond-open"},
+        )
+    if cells.ranking.broken is not None:
+        figure.add_vline(cells.ranking.broken, line={"dash": "dot", "color": "gray"}, annotation_text="broken")
+    figure.update_xaxes(type="log" if cells.log else "linear")
+    figure.update_yaxes(automargin=True, type="category", dtick=1)
+    about = f"Dot chart of {_headline(cells)} by defense, with intervals; its values are in the standings above."
+    return Chart(_headline(cells), about, figure)
 
 
-def of_figure(board: pd.DataFrame, figure: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows of a board that are of this figure (by `FIGURE`)."""
-    for name in FIGURE:
-        same = board[name].isna() if pd.isna(figure[name]) else (board[name] == figure[name]).fillna(False)
-        board = board[same.astype(bool)]
-    return board
+def trade_offs(cells: Cells, standings: pd.DataFrame, long: pd.DataFrame, retention: pd.DataFrame) -> Iterator[Chart]:
+    """For each quantity of what is to be retained, protection against it. retention: these quantities, with columns
+    `QUANTITY`."""
+    released = long[long["attacker"].isna() & long["concept"].isna()]
+    for coordinates in retention.itertuples(index=False, name=None):
+        rows = at_coordinates(released, dict(zip(QUANTITY, coordinates, strict=True))).set_index("defense")
+        retained = rows[["value", "ci_low", "ci_high"]].set_axis(["retained", "retained_low", "retained_high"], axis=1)
+        title = " ".join(str(part) for part in coordinates[1:] if not pd.isna(part)).replace("_", " ")
+        for score in ("worst", "mean") if cells.attacked else ("worst",):
+            points = standings.join(retained, on="defense").dropna(subset=["retained", score])
+            if len(points):
+                yield _trade_off(cells, points, score, title)
 
 
-def _front(x: Any, y: Any) -> Any:
-    """Which points no other is better than in one and at least as good in the other."""
+def _trade_off(cells: Cells, points: pd.DataFrame, score: str, title: str) -> Chart:
+    """A point a defense; a line joins the defenses that no other beats in both. score: `worst` or `mean`."""
+    what = _headline(cells) if score == "worst" else _headline(cells).replace("worst", "mean", 1)
+    figure = _figure(title, what, height=330 + 16 * len(points))
+    best = points[_is_undominated(points["retained"].to_numpy(float), cells.score(points[score].to_numpy(float)))]
+    best = best.sort_values("retained")
+    figure.add_scatter(
+        x=_floats(best["retained"]),
+        y=_floats(best[score]),
+        mode="lines",
+        hoverinfo="skip",
+        line={"dash": "dot", "color": "gray"},
+        name="no other is better in both",
+    )
+    for i, defense in points["defense"].items():
+        point, look = points.loc[[i]], _look(cells.defenses.index(defense))
+        figure.add_scatter(
+            x=_floats(point["retained"]),
+            y=_floats(point[score]),
+            name=_label(defense),
+            mode="markers",
+            error_x=_bars(point, "retained", "retained", 1, look["color"]),
+            error_y=_bars(point, "worst", "ci", 1, look["color"]) if score == "worst" else None,
+            marker={**look, "size": 11},
+        )
+    # Not of the intervals, which few seeds make so wide that all points would be one.
+    figure.update_xaxes(range=_range(points["retained"]))
+    upwards = _range(points[score], log=cells.log)
+    better_up = upwards if cells.ranking.better == "higher" else upwards[::-1]
+    figure.update_yaxes(type="log" if cells.log else "linear", range=better_up)
+    table = pd.DataFrame(
+        {"defense": points["defense"], title: points["retained"].map(number), what: points[score].map(number)}
+    )
+    about = f"Scatter chart of {what} against {title}, a point a defense; up and right is better."
+    return Chart(f"{score}, {title}", about, figure, table)
+
+
+def pair_maps(cells: Cells) -> Iterator[Chart]:
+    """Where the tasks are pairs of three things or more, and at least half of all ordered pairs, a map for each
+    defense."""
+    pairs = {task: cells.grid.members.get(task, []) for task in map(str, cells.by_task.index)}
+    names = sorted({name for pair in pairs.values() for name in pair})
+    are_pairs = all(len(pair) == 2 for pair in pairs.values())
+    if not are_pairs or len(names) < 3 or 2 * len(pairs) < len(names) * (len(names) - 1):
+        return
+    values = cells.by_task.to_numpy(float)
+    limit = float(np.nanmax(np.abs(np.log(values) if cells.log else values), initial=0))
+    for column, defense in enumerate(cells.by_task):
+        by_pair = pd.DataFrame(np.nan, names, names)
+        for line, (first, second) in enumerate(pairs.values()):
+            by_pair.loc[second, first] = values[line, column]
+        yield _pair_map(cells, str(defense), by_pair, limit, next(iter(pairs.items())))
+
+
+def _pair_map(cells: Cells, defense: str, values: pd.DataFrame, limit: float, example: tuple[str, list[str]]) -> Chart:
+    """A map of values, a row the second of a pair, a column the first. limit: the end of the colour scale. example: a
+    task with its pair, for the titles."""
+    task, (first, second) = example
+    shades = values.apply(logarithms) if cells.log else values
+    texts = values.map(number)
+    names = [_label(name) for name in values]
+    figure = _figure(f"first of the pair ({first} in {task})", f"second ({second} in {task})", height=360, margin_l=50)
+    figure.add_heatmap(
+        x=names,
+        y=names,
+        z=shades.to_numpy().tolist(),
+        text=shades.map(lambda shade: "" if pd.isna(shade) else f"{shade:.1f}").to_numpy().tolist(),
+        texttemplate="%{text}",
+        customdata=texts.to_numpy().tolist(),
+        hovertemplate="%{x}, %{y}: %{customdata}<extra></extra>",
+        textfont={"size": 9},
+        colorscale="RdBu" if cells.ranking.better == "higher" else "RdBu_r",
+        zmin=-limit,
+        zmax=limit,
+        showscale=False,
+    )
+    figure.update_xaxes(type="category", dtick=1)
+    figure.update_yaxes(type="category", dtick=1, autorange="reversed")
+    what = f"ln {cells.quantity.title}" if cells.log else cells.quantity.title
+    table = texts.rename_axis("second \\ first").reset_index()
+    about = f"Map of {what} of {defense} by pair, mean over seeds; a row the second of the pair, a column the first."
+    return Chart(f"{defense}: {what}", about, figure, table)
+
+
+def curves(long: pd.DataFrame, grid: Grid, cells: Cells | None) -> Iterator[Chart]:
+    """Values that are measured at several steps, a chart an attacker and quantity, with bands of 95 % over seeds. long:
+    rows of the grid's long-form board. cells: those that rank, if any."""
+    measured = long[long["step"].notna() & long["concept"].isna() & long["value"].notna()]
+    defenses = list(measured["defense"].unique())
+    for key, rows in measured.groupby([*QUANTITY, "attacker"], dropna=False, sort=False):
+        if rows["step"].nunique() > 1:
+            parts = [None if pd.isna(part) else str(part) for part in tuple[Any, ...](key)]
+            coordinates = dict(zip(QUANTITY, parts, strict=False))
+            broken = cells.ranking.broken if cells is not None and coordinates == cells.coordinates else None
+            yield _curve_chart(rows, grid, coordinates, parts[-1] or "released", defenses, broken)
+
+
+def _curve_chart(
+    rows: pd.DataFrame,
+    grid: Grid,
+    coordinates: Mapping[str, str | None],
+    attacker: str,
+    defenses: list[str],
+    broken: float | None,
+) -> Chart:
+    """A line a defense. defenses: in the order of colours. broken: a line at this value, if any."""
+    metric = str(coordinates["metric"])
+    further = (coordinates[name] for name in ("role", "variant", "split"))
+    what = " ".join([quantity_of(grid, metric).title, *(part for part in further if part)])
+    figure = _figure("steps", what, height=330 + 16 * len(defenses))
+    for defense, line in rows.groupby("defense", sort=False):
+        _add_line(figure, str(defense), line.sort_values("step"), defenses.index(str(defense)))
+    if broken is not None:
+        figure.add_hline(broken, line={"dash": "dot", "color": "gray"}, annotation_text="broken")
+    steps = [str(step) for step in sorted(int(step) for step in rows["step"].unique())]
+    figure.update_xaxes(type="category", categoryorder="array", categoryarray=steps)
+    figure.update_yaxes(type="log" if quantity_of(grid, metric).scale == "log" else "linear")
+    texts = rows.assign(text=[interval(row) for _, row in rows.iterrows()])
+    wide = texts.pivot(index="defense", columns="step", values="text").reindex(rows["defense"].unique())
+    about = f"Line chart of {what} against steps of {attacker}, a line a defense."
+    return Chart(f"{attacker}: {what}", about, figure, wide.fillna("").reset_index())
+
+
+def _add_line(figure: go.Figure, defense: str, line: pd.DataFrame, place: int) -> None:
+    """A defense's values against steps, with a band where it has intervals."""
+    look, steps = _look(place), [str(step) for step in line["step"]]
+    shared = {"name": _label(defense), "legendgroup": _label(defense)}
+    if line["ci_low"].notna().any():
+        low, high = (_floats(line[side].fillna(line["value"])) for side in ("ci_low", "ci_high"))
+        red, green, blue = hex_to_rgb(look["color"])
+        figure.add_scatter(
+            x=steps + steps[::-1],
+            y=high + low[::-1],
+            fill="toself",
+            mode="lines",
+            fillcolor=f"rgba({red},{green},{blue},0.15)",
+            line={"width": 0},
+            hoverinfo="skip",
+            showlegend=False,
+            **shared,
+        )
+    figure.add_scatter(
+        x=steps,
+        y=_floats(line["value"]),
+        mode="lines+markers",
+        marker={**look, "size": 6},
+        line={"color": look["color"], "width": 1.5, "dash": DASHES[place // len(COLOURS) % len(DASHES)]},
+        **shared,
+    )
+
+
+def at_coordinates(long: pd.DataFrame, coordinates: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows of a long-form board at these coordinates; an empty one matches empty ones alone."""
+    for name, wanted in coordinates.items():
+        same = long[name].isna() if pd.isna(wanted) else (long[name] == wanted).fillna(False)
+        long = long[same.astype(bool)]
+    return long
+
+
+def _is_undominated(x: Floats, y: Floats) -> Bools:
+    """Which points no other is better than in one coordinate and at least as good in the other."""
     beats = (x[:, None] >= x) & (y[:, None] >= y) & ((x[:, None] > x) | (y[:, None] > y))
-    return ~beats.any(axis=0)
+    undominated: Bools = np.logical_not(beats.any(axis=0))
+    return undominated
 
 
-def _what(of: Cells) -> str:
-    attacked = "worst " if list(of.scores) != [""] else ""
-    return f"{attacked}{str(of.figure['metric']).replace('_', ' ')} ({of.better} is better)"
+def _headline(cells: Cells) -> str:
+    """The ranking value's title, and which way a defender wants it."""
+    return f"{'worst ' if cells.attacked else ''}{cells.quantity.title} ({cells.ranking.better} is better)"
 
 
 def _figure(x: str, y: str, *, height: int, margin_l: int = 60) -> go.Figure:
+    """An empty figure with titles of its axes."""
     figure = go.Figure()
     clear = "rgba(0,0,0,0)"
     below = {"orientation": "h", "maxheight": 0.65, "yref": "container", "y": 0, "yanchor": "bottom"}
@@ -220,18 +299,19 @@ def _figure(x: str, y: str, *, height: int, margin_l: int = 60) -> go.Figure:
 
 
 def _look(place: int) -> dict[str, Any]:
-    """Colour and symbol of the so many-th defense; no two of 63 are alike in both."""
+    """Colour and symbol of the defense at a place in the suite; no two of 63 are alike in both."""
     return {"color": COLOURS[place % len(COLOURS)], "symbol": SYMBOLS[place % len(SYMBOLS)]}
 
 
 def _bars(rows: pd.DataFrame, name: str, ends: str, thickness: int, colour: str) -> dict[str, Any]:
+    """Error bars of the column `name`, from `ends`_low to `ends`_high."""
     value, low, high = (rows[column].astype("Float64") for column in (name, f"{ends}_low", f"{ends}_high"))
     return {"array": _floats(high - value), "arrayminus": _floats(value - low), "thickness": thickness, "width": 4,
             "symmetric": False, "color": colour}  # fmt: skip
 
 
 def _range(values: pd.Series, log: bool = False) -> list[float]:
-    """An axis on which these have room."""
+    """The range of an axis with room beside these values."""
     ends = np.array([values.min(), values.max()], float)
     ends = np.log10(ends) if log else ends
     room = 0.1 * (ends[1] - ends[0]) or 0.1
@@ -243,5 +323,5 @@ def _floats(values: pd.Series) -> list[float | None]:
 
 
 def _label(name: object) -> str:
-    """Text that plotly shows as it is."""
+    """A name in which plotly finds no markup."""
     return html.escape(str(name), quote=False)

@@ -1,63 +1,264 @@
-"""What a board of the site is made of, and where it is found."""
+"""What the pages of the site show: boards, their grids, and plugins."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
-from harness import leaderboard, records
 from harness.errors import UsageError
-from harness.submission import boards
-from harness.submission import pack as packing
-from harness.submission import tier as tiers
+from harness.fields import fields
+from harness.leaderboard import boards, published, submitted
+from harness.leaderboard.boards import GridBoard
+from harness.leaderboard.flags import FLAGS
+from harness.leaderboard.scores import QUANTITY, retention_rows
+from harness.leaderboard.submitted import Submitted
+from harness.leaderboard.tables import CI, WEAK, interval, number, row_name
+from harness.plugin import PluginSpec
+from harness.records import Records
+from harness.registry import Entry, Registry
+from harness.submission.pack import RUN
+
+KINDS = ("defense", "attacker")
+"""Kinds of plugins that have pages."""
+CELL_COLUMNS = [
+    "grid", "task", "defense", "attacker", "seed", "quantity", "step", "value", "measures", "note", "job",
+]  # fmt: skip
+"""Columns of the page of cells."""
+RANKING, RETENTION = "ranking", "retention"
+"""What a cell measures, in the column `measures`."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One board. name: its folder on the site. records, published: as `leaderboard.make` takes them. tier: how far
-    others have checked it. provenance: where, when and by what it was computed, by title. pictures:
-    the folder in which those of its cells lie. files: what can be downloaded as it is (records, submissions)."""
+    """One board of the site. name: its folder. loaded: its submissions. files: what can be downloaded as it is."""
 
     name: str
-    records: pd.DataFrame = field(repr=False)
-    published: pd.DataFrame | None = field(default=None, repr=False)
-    tier: str = ""
-    provenance: Mapping[str, str] = field(default_factory=dict)
-    pictures: Path | None = None
-    files: Sequence[Path] = ()
+    loaded: Submitted = field(repr=False)
+
+    @property
+    def records(self) -> Records:
+        """The records of its submissions."""
+        return self.loaded.records
 
 
-def of_submissions(folder: Path) -> list[Source]:
-    """A board for each folder below `folder` that holds submissions, not what a run has left; raises what
-    `boards.load` raises, and `UsageError` if two folders are called alike."""
-    found: dict[str, Source] = {}
-    for inner in sorted(path for path in [folder, *folder.rglob("*")] if path.is_dir()):
-        if files := [path for path in tiers.files(inner) if path.name != packing.RUN]:
-            merged = boards.load(files)
-            provenance = {path.name: of.provenance.told for path, of in merged.submissions.items()}
-            if inner.name in found:
+def of_submissions(folder: Path, plugins: Sequence[Path] = ()) -> list[Source]:
+    """A board for each folder, `folder` or below it, that holds submissions (not those that runs leave). plugins:
+    files that may hold a track. Raises what `submitted.load` raises, and `UsageError` if two folders have the same
+    name."""
+    folders = sorted(path for path in [folder, *folder.rglob("*")] if path.is_dir())
+    sources: dict[str, Source] = {}
+    for inner in folders:
+        if files := submitted.files(inner):
+            if inner.name in sources:
                 raise UsageError(f"two folders of submissions below {folder} are called '{inner.name}', and a board "
                                  "has its folder's name")  # fmt: skip
-            found[inner.name] = Source(inner.name, merged.records, merged.published, merged.tier, provenance, inner,
-                                       files)  # fmt: skip
-    return list(found.values())
+            sources[inner.name] = Source(inner.name, submitted.load(files, plugins))
+    return list(sources.values())
 
 
-def of_runs(folder: Path) -> list[Source]:
-    """A board for each run whose records lie anywhere below `folder`; raises `UsageError` if there is none or two are
-    called alike."""
-    found: dict[str, Source] = {}
-    for path in sorted(folder.rglob(leaderboard.RECORDS)):
-        run = path.parent
-        if run.name in found:
-            raise UsageError(f"two runs below {folder} are called '{run.name}', and a board has its run's name")
-        told = run / leaderboard.PUBLISHED
-        published = leaderboard.read_published(told) if told.is_file() else None
-        tier = "self-reported, of whoever made this site"
-        found[run.name] = Source(run.name, records.load(path), published, tier, pictures=run, files=[path])
-    if not found:
-        raise UsageError(f"no {leaderboard.RECORDS} lies below {folder}; `immunebench run` writes one")
-    return list(found.values())
+def of_runs(folder: Path, plugins: Sequence[Path] = ()) -> list[Source]:
+    """A board for each run folder below `folder`. plugins: files that may hold a track. Raises `UsageError` if there is
+    no run or two have the same name."""
+    sources: dict[str, Source] = {}
+    for path in sorted(folder.rglob(RUN)):
+        name = path.parent.name
+        if name in sources:
+            raise UsageError(f"two runs below {folder} are called '{name}', and a board has its run's name")
+        sources[name] = Source(name, submitted.load([path], plugins))
+    if not sources:
+        raise UsageError(f"no {RUN} lies below {folder}; `immunebench run` writes one")
+    return list(sources.values())
+
+
+@dataclass(frozen=True)
+class PluginView:
+    """A defense or attacker that has a page. entry: None if it is not installed here."""
+
+    kind: str
+    name: str
+    entry: Entry | None
+
+    @property
+    def page(self) -> str:
+        """Its page, as a link from the site's folder."""
+        return f"{self.kind}s/{quote(self.name)}.html"
+
+    @cached_property
+    def details(self) -> dict[str, Any]:
+        """Its documentation, fields and presets; empty if it is not installed."""
+        if self.entry is None:
+            return {}
+        cls = self.entry.load()
+        return {
+            "track": cls.track,
+            "doc": inspect.getdoc(cls),
+            "module": inspect.getdoc(inspect.getmodule(cls)),
+            "fields": pd.DataFrame([text._asdict() for text in fields(cls)]),
+            "presets": cls.presets,
+            "control": getattr(cls, "control", False),
+            "deterministic": cls.deterministic,
+        }
+
+
+class Plugins:
+    """The plugins that have pages: those installed and those that boards name."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._views = {
+            (kind, entry.name): PluginView(kind, entry.name, entry) for kind in KINDS for entry in registry.all(kind)
+        }
+
+    def __iter__(self) -> Iterator[PluginView]:
+        return iter(self._views.values())
+
+    def view(self, spec: PluginSpec) -> PluginView | None:
+        """The view of a board's plugin; None for a name that can name no page, whoever wrote it."""
+        if re.fullmatch(r"\w+", spec.name) is None:
+            return None
+        return self._views.setdefault((spec.kind, spec.name), PluginView(spec.kind, spec.name, None))
+
+
+@dataclass(frozen=True)
+class GridView:
+    """One grid of a board, as its page shows it. sheets: file, task and defense of each contact sheet."""
+
+    board: GridBoard
+    sheets: Sequence[tuple[str, str, str]]
+
+    @property
+    def name(self) -> str:
+        """The grid's name."""
+        return self.board.grid.name
+
+    def plugins(self) -> Iterator[tuple[str, str, PluginSpec]]:
+        """Kind, label and plugin of each row."""
+        grid = self.board.grid
+        yield from (("defense", label, spec) for label, spec in grid.defenses.items())
+        yield from (("attacker", label, spec) for label, spec in grid.attackers.items())
+
+    @property
+    def standings(self) -> pd.DataFrame:
+        """The readable standings; where nothing ranks, the defenses alone."""
+        if self.board.cells is not None:
+            return self.board.section.tables[0][0]
+        return pd.DataFrame(
+            {"defense": [row_name(self.board.grid, "defense", row) for row in self.board.grid.defenses]}
+        )
+
+    @property
+    def published(self) -> pd.DataFrame:
+        """The papers' values beside ours."""
+        rows = self.board.long[self.board.long["published"].notna()]
+        table = rows[["defense", "attacker", "metric", "role", "variant", "split", "step"]].copy()
+        table["ours"] = [interval(row) for _, row in rows.iterrows()]
+        table["published"] = rows["published"].map(number)
+        table["where"] = rows["published_note"]
+        return table.dropna(axis=1, how="all")
+
+    @property
+    def pairs(self) -> pd.DataFrame:
+        """The readable paired comparisons; no rows where there is nothing to compare."""
+        cells, rows = self.board.cells, self.board.comparisons
+        if cells is None or rows is None or "difference" not in rows:
+            return pd.DataFrame()
+        table = rows[["defense", "other"]].copy()
+        values = rows.rename(columns={"difference": "value"})
+        table[f"{'ratio' if cells.log else 'difference'} {CI}"] = [interval(row) for _, row in values.iterrows()]
+        for name, title in {"p_holm": "p (Holm)", "superiority": "superiority", "n_cells": "cells"}.items():
+            table[title] = rows[name].map(number)
+        return table.assign(separated=rows["separated"].map({True: "yes", False: "no"}))
+
+    def standing(self, kind: str, label: str) -> Iterator[dict[str, Any]]:
+        """How a row stands: of a defense its line of the standings, of an attacker what it leaves of each defense."""
+        return self._defense_standing(label) if kind == "defense" else self._attacker_standing(label)
+
+    def _defense_standing(self, label: str) -> Iterator[dict[str, Any]]:
+        ranks = self.board.standings
+        flags = "" if ranks is None else " ".join(ranks.loc[ranks["defense"] == label, "flags"].dropna())
+        table = self.standings
+        for row in table[table["defense"] == row_name(self.board.grid, "defense", label)].to_dict("records"):
+            column = next((str(name) for name in row if str(name).endswith(CI)), "")
+            yield {
+                "rank": row.get("rank", ""),
+                "quantity": column.removesuffix(CI).strip(),
+                "value": row.get(column, ""),
+                "mean": row.get("mean", ""),
+                "flags": flags.split(),
+            }
+
+    def _attacker_standing(self, label: str) -> Iterator[dict[str, Any]]:
+        name = row_name(self.board.grid, "attacker", label)
+        table = self.standings
+        for title in (column for column in table if column in (name, name + WEAK)):
+            for row in table.to_dict("records"):
+                yield {
+                    "defense": row["defense"],
+                    "value": row[title],
+                    "weak": title != name,
+                    "strongest": row.get("by") == name,
+                }
+
+    def cells(self, records: Records) -> pd.DataFrame:
+        """The cells that rank, and those of what is to be retained, with columns `CELL_COLUMNS`."""
+        ranking = self.board.cells.rows if self.board.cells is not None else records.frame.head(0)
+        retention = retention_rows(records, self.board.grid)
+        rows = pd.concat([ranking.assign(measures=RANKING), retention.assign(measures=RETENTION)])
+        names = [name for name in QUANTITY if name != "measured_by"]
+        texts = [
+            " ".join(str(part) for part in row if not pd.isna(part)) for row in rows[names].itertuples(index=False)
+        ]
+        return rows.assign(quantity=texts, job=rows["key"].str[:16])[CELL_COLUMNS]
+
+
+class BoardView:
+    """All of one board that pages show."""
+
+    def __init__(self, source: Source, plugins: tuple[Path, ...]) -> None:
+        self.source = source
+        self.made = boards.make(source.records, published.of_suite(source.records.suite), plugins)
+        self.grids = [GridView(grid, list(self._sheets(grid))) for grid in self.made.grids]
+
+    def _sheets(self, grid: GridBoard) -> Iterator[tuple[str, str, str]]:
+        """A grid's contact sheets in the suite's order, in which the undefended model comes first."""
+        for task in grid.grid.members:
+            for defense in grid.grid.defenses:
+                prefix = f"{grid.grid.name}__{task}__{defense}__".replace("/", "_")
+                for path in sorted(self.source.loaded.sheets):
+                    if path.name.startswith(prefix):
+                        yield path.name, task, defense
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """The cells of all grids, see `GridView.cells`."""
+        return pd.concat([grid.cells(self.source.records) for grid in self.grids], ignore_index=True)
+
+    @cached_property
+    def calls(self) -> pd.DataFrame:
+        """The call that makes each row's plugin: `grid`, `kind`, `row`, `call`."""
+        rows = [
+            {"grid": grid.name, "kind": kind, "row": row_name(grid.board.grid, kind, label), "call": spec.call}
+            for grid in self.grids
+            for kind, label, spec in grid.plugins()
+        ]
+        return pd.DataFrame(rows)
+
+
+def raised_flags(views: Sequence[BoardView]) -> Mapping[str, list[tuple[BoardView, GridView, list[str]]]]:
+    """By flag, the boards and grids that raise it, with the defenses."""
+    places: dict[str, list[tuple[BoardView, GridView, list[str]]]] = {name: [] for name in FLAGS}
+    for view in views:
+        for grid in view.grids:
+            by_flag: dict[str, list[str]] = {}
+            for raised in grid.board.raised:
+                by_flag.setdefault(raised.flag, []).append(raised.defense)
+            for name, defenses in by_flag.items():
+                places.setdefault(name, []).append((view, grid, list(dict.fromkeys(defenses))))
+    return places

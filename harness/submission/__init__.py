@@ -1,1 +1,1 @@
-"""Submissions: a run packed so that others can check it, and boards made of what was submitted."""
+"""Submissions: runs as files that others can verify, and that records are made of."""

@@ -1,4 +1,4 @@
-"""Whether the figures of a cell that was run again are those that a submission tells."""
+"""Agreement of the values of a cell that was run again with those that were submitted."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from harness.records import Averaging
-from harness.submission.schema import COSTS, Cell, Submission
+from harness.costs import COST_UNITS
+from harness.metric import Quantity, Value
+from harness.submission.schema import Cell, Submission
 
 RELATIVE, ABSOLUTE = 1e-6, 1e-9
-"""How far rounding may carry a figure."""
+"""Differences that count as rounding."""
 FARTHEST = 6.0
-"""So many standard deviations two draws may differ by, however few seeds there are to tell what one is."""
+"""Largest difference of two draws, in standard deviations, however few seeds estimate the deviation."""
+REMARKS = ("flag", "note")
+"""Fields that describe a value, and may change with it."""
+
+Quantities = Mapping[str, Quantity]
+"""Quantities of a grid by name, as this harness defines them."""
 
 
 class Agreement(StrEnum):
-    """How a figure agrees with the one told."""
+    """How a value agrees with the submitted one."""
 
     exact = "agree exactly"
     tolerance = "agree within rounding"
@@ -31,82 +37,79 @@ class Agreement(StrEnum):
 
 
 class Spread:
-    """How a submission's figures differ from seed to seed.
+    """How a submission's values differ from seed to seed.
 
-    A second draw of a cell differs from the first as two seeds do: by t·s·√2 at most, where s is the standard deviation
-    over seeds, pooled over all tasks of the row (the cell's own figure, which is what is doubted, does not count), on
-    the scale on which the metric is averaged. t has two sides and a level of 95 % for all `figures` that are compared
-    together, and is `FARTHEST` at most. With fewer than two degrees of freedom there is no spread.
+    A second draw of a cell differs from the first as two seeds do: by t·s·√2 at most. s is the standard deviation over
+    seeds, pooled over the tasks of the row, without the cell itself (whose value is in doubt), on the scale on which
+    the quantity is averaged. t is two-sided at a level of 95 % for all `compared` values together, and `FARTHEST` at
+    most. With fewer than two degrees of freedom there is no spread.
     """
 
-    def __init__(self, submission: Submission, averaging: Averaging, figures: int) -> None:
-        self._averaging, self._share = averaging, 0.05 / max(figures, 1)
+    def __init__(self, submission: Submission, compared: int) -> None:
+        self._share = 0.05 / max(compared, 1)
         self._values: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
         for cell in submission.cells:
-            if cell.failed is None:
-                for figure in submission.figures(cell):
-                    if figure["value"] is not None:
-                        self._values[_place(cell, figure)][str(cell.at["task"])][cell.key] = figure["value"]
+            for value in submission.values(cell):
+                if value["value"] is not None:
+                    task = str(cell.coordinates["task"])
+                    self._values[_place(cell, value)][task][cell.key] = value["value"]
 
-    def holds(self, cell: Cell, figure: Mapping[str, Any], track: str, again: float) -> bool:
-        """Whether `again` may be another draw of a figure of `cell`."""
-        told = [figure["value"], again]
-        by_task = self._values[_place(cell, figure)].values()
-        others = [[value for key, value in of.items() if key != cell.key] for of in by_task]
-        if self._averaging.get(track, {}).get(figure["metric"], {}).get("scale") == "log":
-            if min(chain(told, *others)) <= 0:
+    def holds(self, cell: Cell, value: Value, quantity: Quantity | None, again: float) -> bool:
+        """Whether `again` may be another draw of a value of `cell`."""
+        both = [value["value"], again]
+        tasks = self._values[_place(cell, value)].values()
+        others = [[number for key, number in seeds.items() if key != cell.key] for seeds in tasks]
+        if quantity is not None and quantity.scale == "log":
+            if min(chain(both, *others)) <= 0:
                 return False
-            told, *others = [[math.log(value) for value in of] for of in (told, *others)]
-        freedom = sum(len(of) - 1 for of in others if of)
+            both, *others = [[math.log(number) for number in numbers] for numbers in (both, *others)]
+        freedom = sum(len(seeds) - 1 for seeds in others if seeds)
         if freedom < 2:
             return False
-        s = math.sqrt(sum(np.var(of) * len(of) for of in others if of) / freedom)
+        s = math.sqrt(sum(np.var(seeds) * len(seeds) for seeds in others if seeds) / freedom)
         t = min(FARTHEST, stats.t.ppf(1 - self._share / 2, freedom))
-        return bool(abs(told[0] - told[1]) <= t * s * math.sqrt(2))
-
-
-def _place(cell: Cell, figure: Mapping[str, Any]) -> str:
-    """What a figure has in common with those of other seeds and tasks."""
-    at = {name: value for name, value in cell.at.items() if name not in ("seed", "task")} | _coordinates(figure)
-    return str(sorted((name, value) for name, value in at.items() if value is not None))
-
-
-def _coordinates(figure: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in figure.items() if name not in ("value", "note") and value is not None}
+        return bool(abs(both[0] - both[1]) <= t * s * math.sqrt(2))
 
 
 def compare(
-    told: Iterable[Mapping[str, Any]],
-    again: Iterable[Mapping[str, Any]],
-    cell: Cell,
-    track: str,
-    averaging: Averaging,
-    spread: Spread,
+    submitted: Iterable[Value], again: Iterable[Value], cell: Cell, quantities: Quantities, spread: Spread
 ) -> list[tuple[str, Agreement]]:
-    """Of each figure what it is and how it agrees; a list of other figures agrees in none. What the harness here, not
-    the submission, knows as costs is left out."""
-    told, again = list(told), list(again)
-    if [_coordinates(figure) for figure in told] != [_coordinates(figure) for figure in again]:
-        return [("other figures than are measured here", Agreement.none)]
-    found = []
-    for one, other in zip(told, again, strict=True):
-        if averaging.get(track, {}).get(one["metric"], {}).get("unit") not in COSTS:
-            label = " ".join(str(value) for value in _coordinates(one).values())
-            agreement = _agreement(one, other["value"], cell, track, spread)
-            if agreement is not Agreement.interval and one.get("note") != other.get("note"):
+    """Each value of a cell, described, with its agreement; a list of other values agrees in none. Run costs that
+    differ from machine to machine are left out."""
+    submitted, again = list(submitted), list(again)
+    if [_fields(value) for value in submitted] != [_fields(value) for value in again]:
+        return [("other values than are measured here", Agreement.none)]
+    agreements = []
+    for there, here in zip(submitted, again, strict=True):
+        quantity = quantities.get(there["metric"])
+        if quantity is None or quantity.unit not in COST_UNITS:
+            label = " ".join(str(field) for field in _fields(there).values())
+            agreement = _agreement(there, here["value"], cell, quantity, spread)
+            remarks = [" ".join(str(value[name]) for name in REMARKS if value.get(name)) for value in (there, here)]
+            if agreement is not Agreement.interval and remarks[0] != remarks[1]:
                 agreement = Agreement.none
-                label += f", noted '{one.get('note')}' there, '{other.get('note')}' here"
+                label += f", remarked '{remarks[0]}' there, '{remarks[1]}' here"
             if agreement is Agreement.none:
-                label += f": {one['value']} there, {other['value']} here"
-            found.append((label, agreement))
-    return found
+                label += f": {there['value']} there, {here['value']} here"
+            agreements.append((label, agreement))
+    return agreements
 
 
-def _agreement(told: Mapping[str, Any], again: float | None, cell: Cell, track: str, spread: Spread) -> Agreement:
-    if told["value"] == again:
+def _place(cell: Cell, value: Value) -> str:
+    """What a value has in common with those of other seeds and tasks."""
+    row = {name: label for name, label in cell.coordinates.items() if name not in ("seed", "task")} | _fields(value)
+    return str(sorted((name, field) for name, field in row.items() if field is not None))
+
+
+def _fields(value: Value) -> dict[str, Any]:
+    return {name: field for name, field in value.items() if name not in ("value", *REMARKS) and field is not None}
+
+
+def _agreement(there: Value, here: float | None, cell: Cell, quantity: Quantity | None, spread: Spread) -> Agreement:
+    if there["value"] == here:
         return Agreement.exact
-    if told["value"] is None or again is None:
+    if there["value"] is None or here is None:
         return Agreement.none
-    if math.isclose(told["value"], again, rel_tol=RELATIVE, abs_tol=ABSOLUTE):
+    if math.isclose(there["value"], here, rel_tol=RELATIVE, abs_tol=ABSOLUTE):
         return Agreement.tolerance
-    return Agreement.interval if spread.holds(cell, told, track, again) else Agreement.none
+    return Agreement.interval if spread.holds(cell, there, quantity, here) else Agreement.none

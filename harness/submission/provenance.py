@@ -1,5 +1,5 @@
-"""Where a run's figures come from: the harness's commit, versions, hardware. Nothing in it names a person, a machine
-or a folder."""
+"""Where a run's values come from: the harness's commit, versions, hardware. Nothing in it names a person, a machine or
+a folder."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import importlib.metadata
 import platform
 import re
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from harness.stage import Stage
 
 PACKAGE = "immunebench"
 ROOT = Path(__file__).parents[2]
 
 
 def gather() -> dict[str, Any]:
-    """What a submission's `provenance` says of this process and machine."""
+    """The fields of a submission's `provenance` that describe this process and machine."""
     return {
         "harness": importlib.metadata.version(PACKAGE),
         "git": git(),
@@ -28,9 +31,14 @@ def gather() -> dict[str, Any]:
     }
 
 
+def stages(jobs: Iterable[Stage]) -> dict[str, int]:
+    """The versions of the stages of jobs, by track/stage."""
+    return {f"{job.track}/{job.name}": job.version for job in jobs}
+
+
 def git(root: Path = ROOT) -> dict[str, Any] | None:
-    """`commit` and `dirty` (whether a tracked file differs from it) of the checkout that the harness runs from; None if
-    it runs from none: an installed copy inside of somebody else's repository is not in its index."""
+    """`commit` and `dirty` (whether a tracked file differs from it) of the checkout at `root`; None if the harness does
+    not run from a checkout: a copy installed inside another repository is not in that repository's index."""
     try:
         _git(root, "ls-files", "--error-unmatch", "harness/__init__.py")
         return {
@@ -42,19 +50,20 @@ def git(root: Path = ROOT) -> dict[str, Any] | None:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=30)
+    command = ["git", "--no-optional-locks", *arguments]  # writes nothing
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=30)
     return done.stdout.strip()
 
 
 def packages() -> dict[str, str]:
     """Versions of the packages that the harness requires, by name."""
-    found = {}
+    versions = {}
     for requirement in importlib.metadata.requires(PACKAGE) or []:
         if "extra ==" not in requirement:
             name = re.match(r"[\w.-]+", requirement)
             assert name is not None
-            found[name.group()] = importlib.metadata.version(name.group())
-    return found
+            versions[name.group()] = importlib.metadata.version(name.group())
+    return versions
 
 
 def hardware() -> dict[str, Any]:
@@ -71,9 +80,9 @@ def hardware() -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """The CPU's model as Linux has it, else as Python knows it."""
+    """The CPU's model as Linux reports it, else as Python does."""
     try:
-        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return found.group(1).strip() if found else platform.processor()
+        model = None
+    return model.group(1).strip() if model else platform.processor()

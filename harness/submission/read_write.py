@@ -1,6 +1,7 @@
-"""A submission as a file: JSON (`.json` or, compressed, `.json.gz`) with its contact sheets beside it.
+"""Reading and writing submission files: JSON (`.json` or, compressed, `.json.gz`) with pictures beside it.
 
-What is read here may be anybody's: sizes are bounded before anything is built of them, nothing is unpickled or run.
+A file may be anybody's: sizes are bounded before anything is built of it, JSON is parsed strictly, and nothing is
+unpickled or run.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,21 @@ from pydantic import ValidationError
 
 from harness.errors import UsageError
 from harness.store import file_digest
+from harness.submission import old_forms
 from harness.submission.schema import FORMAT, InvalidSubmission, Submission
 
 LIMIT = 64 * 2**20
 """Bytes of a submission's text; a longer one is refused."""
 DEPTH = 20
-"""Levels that its lists and objects may be nested."""
+"""Levels to which its lists and objects may be nested."""
 SUFFIX = ".json.gz"
 
 
 def read(path: Path) -> Submission:
-    """A submission, its form and its digests checked, those of the pictures beside it too.
+    """A submission, with its form and its digests checked, also those of the pictures beside it.
 
-    Raises `UsageError` if there is no such file or it is of a newer format, and `InvalidSubmission`.
+    A file of an earlier format is converted (see `harness.submission.old_forms`). Raises `UsageError` if there is no
+    such file or its format is newer than `FORMAT`, and `InvalidSubmission`.
     """
     submission = parse(_content(path), str(path))
     for name, digest in submission.pictures():
@@ -38,28 +41,33 @@ def read(path: Path) -> Submission:
         except OSError:
             same = False
         if not same:
-            raise InvalidSubmission(f"{path}: its picture {name} is not beside it, or is another one")
+            raise InvalidSubmission(f"{path}: its picture {name} is missing beside it, or is another picture")
     return submission
 
 
 def parse(content: Any, where: str) -> Submission:
-    """What a submission's JSON says; raises as `read` does."""
+    """The submission in parsed JSON. where: the file's name in errors. Raises as `read` does."""
     newest = content.get("format") if isinstance(content, dict) else None
     if isinstance(newest, int) and newest > FORMAT:
         raise UsageError(f"{where} has format {newest}; this harness reads up to {FORMAT}: upgrade immunebench")
     try:
-        return Submission.model_validate(content)
+        if newest == old_forms.FORMAT and not isinstance(newest, bool):
+            submission = Submission.model_validate(old_forms.convert(content), strict=True)
+            return submission.model_copy(update={"older": True})
+        return Submission.model_validate(content, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         at = ".".join(str(part) for part in first["loc"])
-        told = (
-            f"{at}: {first['msg']} (got {first['input']!r:.80})" if at else first["msg"].removeprefix("Value error, ")
-        )
-        raise InvalidSubmission(f"{where} is no valid submission: {told:.500}") from None
+        text = f"{at}: {first['msg']} (got {first['input']!r:.80})" if at else first["msg"]
+        text = text.removeprefix("Value error, ")
+    except old_forms.Malformed as error:
+        text = str(error)
+    printable = "".join(letter if letter.isprintable() else "?" for letter in text[:500])
+    raise InvalidSubmission(f"{where} is no valid submission: {printable}")
 
 
 def _content(path: Path) -> Any:
-    """The JSON of a file, of `LIMIT` bytes at most."""
+    """The JSON of a file of at most `LIMIT` bytes."""
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
@@ -67,8 +75,8 @@ def _content(path: Path) -> Any:
             data = (gzip.GzipFile(fileobj=file) if packed else file).read(LIMIT + 1)
         if len(data) > LIMIT:
             raise InvalidSubmission(f"{path} is no valid submission: longer than {LIMIT >> 20} MiB")
-        content = json.loads(data, parse_constant=_refuse)
-        _bounded(content)
+        content = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        _check_bounds(content)
         return content
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; `immunebench submit` writes it") from None
@@ -78,9 +86,8 @@ def _content(path: Path) -> Any:
         raise InvalidSubmission(f"{path} is no valid submission: no JSON ({error!s:.100})") from None
 
 
-def _bounded(content: Any) -> None:
-    """Raises ValueError for JSON that is nested deeper than any submission, or has infinite numbers or halves of
-    characters."""
+def _check_bounds(content: Any) -> None:
+    """Raise `ValueError` for JSON nested deeper than `DEPTH`, infinite numbers, or text that is no Unicode."""
     level = [content]
     for _ in range(DEPTH):
         level = [
@@ -94,11 +101,20 @@ def _bounded(content: Any) -> None:
     json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
 
 
-def _refuse(constant: str) -> None:
+def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is no number")
 
 
-def write(content: Mapping[str, Any], path: Path) -> None:
-    """A submission's content as JSON, compressed if `path` ends with .gz; the same content gives the same bytes."""
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's members; raises `ValueError` if two have one name."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("an object has two members of one name")
+    return members
+
+
+def write(submission: Submission, path: Path) -> None:
+    """Write a submission, compressed if `path` ends with .gz; the same content gives the same bytes."""
+    content = submission.model_dump(mode="json", exclude_unset=True)
     data = json.dumps(content, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
     path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)

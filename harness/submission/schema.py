@@ -1,133 +1,88 @@
-"""What a submission says: the JSON that holds a finished run, so that others can check it.
+"""The model of a submission: a finished run as JSON that others can verify, and that records are made of.
 
-It holds the suite as it was run, every cell with its figures and the digests of its artifact, what it cost, and where
-it was computed. What repeats is written once: `kinds` has the figures of a kind of cell without their values, a cell
-has the values. A cell's figures are, to the byte, the `records.json` of its measuring job, so their digest is checked
-by writing them again. Contact sheets lie beside the file, under names that follow from the cell.
+It holds the suite as it was run, every cell with its values and the digests of its artifact's files, the run costs by
+stage, and where it was computed. What repeats is written once: `kinds` lists the fields of the values of a kind of
+cell, a cell has the numbers. A cell's values are, to the byte, the `values.json` of its measuring job, so their digest
+is checked by writing them again. Pictures lie beside the file, under names that follow from the cell.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from harness.costs import COST_UNITS
 from harness.errors import RunError
-from harness.ranking import Judging, Tuning
-from harness.records import FILE, SCHEMA, assemble, dump_figures, picture_name
+from harness.labels import Digest, Label, Text
+from harness.metric import VALUES, Value, check_value, dump_values
+from harness.plugin import PluginSpec
+from harness.records import Records, frame
+from harness.suite import Grid, Suite
 
-FORMAT = 1
-"""The newest format of a submission that this harness reads and the one that it writes."""
-
-COSTS = ("s", "MiB")
-"""Units of what a machine takes."""
+FORMAT = 2
+"""The newest format of a submission that this harness reads, and the one that it writes."""
 EXPANDED = 512 * 2**20
-"""Bytes of all its figures, each with its coordinates; what says more is refused."""
+"""Bytes of all values with their fields; a submission with more is refused."""
 
-Name = Annotated[str, Field(pattern=r"^\w[\w .,+=()@-]*$", max_length=100)]
-"""What a folder or a picture may be called."""
-_LABEL = r"^\w[\w .,:;+=()@'°/-]*$"
-Label = Annotated[str, Field(pattern=_LABEL, max_length=300)]
-"""What stands in a table."""
-Text = Annotated[
-    str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$", max_length=20000)
-]
-"""One line, without what steers a terminal."""
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, in hexadecimal")]
-ArtifactFile = Annotated[str, Field(pattern=r"^\w[\w.-]*\.(json|png)$", max_length=100)]
+ArtifactFile = Annotated[str, Field(pattern=r"^(values\.json|\w[\w.-]*\.png)$", max_length=100)]
+SourcePath = Annotated[str, Field(pattern=r"^\w[\w .-]*(/\w[\w .-]*)*\.py$", max_length=300)]
+SourceText = Annotated[str, Field(max_length=10**6)]
 Index = Annotated[int, Field(ge=0)]
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-Coordinate = Annotated[str, Field(pattern="^(grid|task|defense|attacker|seed|concept|role|policy|split|step)$")]
-"""Columns of the records that place a cell."""
-Call = Annotated[str, Field(pattern="^(defense|attacker)_call$")]
-FigureColumn = Annotated[str, Field(pattern="^(metric|value|concept|role|policy|split|step|note)$")]
-"""Columns of the records that a figure fills."""
+Coordinate = Annotated[str, Field(pattern="^(grid|task|defense|attacker|seed|measured_by|concept|role|variant|split)$")]
 
 
 class InvalidSubmission(RunError):
-    """A submission that is none, is damaged, or says what cannot be. Exit code 1."""
+    """The file is no submission, is damaged or contradicts itself. Exit code 1."""
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Plugin(_Part):
-    """A defense, attacker or further metric with its settings."""
+class PluginFile(_Part):
+    """A plugin file, so that others can run its plugins."""
 
-    kind: Literal["defense", "attacker", "metric"]
-    name: Label
-    params: dict[str, Any] = Field(description="all of its fields")
-    source: Digest = Field(description="of what its source does")
-    deterministic: bool
-    control: bool = Field(description="a yardstick, not on trial")
-    call: Text = Field(description="the call that makes it")
-    package: Text | None = Field(description="the installed package that holds it, with its version; null: a file")
-    file: Digest | None = Field(description="of a plugin file, its text in `sources`")
-
-
-class Grid(_Part):
-    """A grid as it was run. Numbers of plugins are places in `plugins`."""
-
-    name: Name
-    track: Label
-    tasks: list[dict[str, Any]] = Field(min_length=1, description='single tasks; files they name are {"path": …}, '
-                                        "relative to the suite file")  # fmt: skip
-    protocol: dict[str, Any]
-    defenses: dict[Label, Index] = Field(min_length=1)
-    attackers: dict[Label, Index]
-    metrics: dict[Label, Index] = Field({}, description="plugins that measure more than the track itself does")
-    seeds: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, max_length=100)
-    reference: Index | None = Field(description="what stands for no defense")
-
-
-class Suite(_Part):
-    """A suite as it was run."""
-
-    name: Name
-    version: int = Field(ge=1)
-    title: str
-    description: str
-    grids: list[Grid] = Field(min_length=1)
+    name: SourcePath
+    text: SourceText
+    modules: dict[SourcePath, SourceText] = Field(description="the helper modules that it imports, by path from its "
+                                                  "folder")  # fmt: skip
 
 
 class Cell(_Part):
-    """One point of a grid, measured or failed."""
+    """One metric at one point of a grid: measured, failed, or pictures alone."""
 
-    at: dict[Coordinate, Label | Integer | None] = Field(description="its coordinates, as columns of the records")
-    calls: dict[Call, Text]
+    coordinates: dict[Coordinate, Label | Integer | None] = Field(description="as columns of the records")
     key: Digest = Field(description="of the measuring job")
-    failed: Text | None = Field(None, description="the reason of a hole")
-    kind: Index | None = Field(None, description="its place in `kinds`; null: a hole")
-    values: list[Integer | float | None] = Field([], description="of the figures of its kind")
-    files: dict[ArtifactFile, Digest] = Field({}, description="of its artifact: records.json and pictures")
+    failed: Text | None = Field(None, description="why it failed")
+    kind: Index | None = Field(None, description="its place in `kinds`; null: it has no values")
+    values: list[Integer | float | None] = Field([], description="numbers, in the order of its kind")
+    files: dict[ArtifactFile, Digest] = Field({}, description="of its artifact: values.json and pictures")
 
     @property
     def label(self) -> str:
-        """The cell, to people."""
-        return " · ".join(str(value) for value in self.at.values() if value is not None)
+        """The cell, for people."""
+        return " · ".join(str(value) for value in self.coordinates.values() if value is not None)
 
-
-class Averaging(_Part):
-    """How a metric is read."""
-
-    unit: Text | None
-    scale: Literal["linear", "log"]
+    @property
+    def pictures(self) -> dict[str, str]:
+        """Name beside the submission and digest of each of its pictures."""
+        pictures = {name: digest for name, digest in self.files.items() if name.endswith(".png")}
+        return {picture_name(self.coordinates, name): digest for name, digest in pictures.items()}
 
 
 class Cost(_Part):
-    """What the jobs of a stage took, each counted once."""
+    """What the jobs of one stage took, each counted once."""
 
     track: Label
     stage: Label
     jobs: int = Field(ge=0)
-    metered: int = Field(ge=0, description="of so many jobs the cost is known; seconds and memory are theirs")
+    metered: int = Field(ge=0, description="number of jobs whose cost is known; seconds and memory are theirs")
     seconds: float = Field(ge=0, description="their sum")
     peak_mb: float | None = Field(description="MiB: the highest resident memory of a worker; null: unknown")
 
@@ -149,7 +104,7 @@ class Hardware(_Part):
 
 
 class Provenance(_Part):
-    """Where, when and by what the run was made."""
+    """With what, when and on what hardware the run was made."""
 
     harness: Text = Field(description="version of the harness")
     git: Git | None = Field(description="null: not run from a checkout")
@@ -159,130 +114,161 @@ class Provenance(_Part):
     packages: dict[Text, Text] = Field(description="versions")
     hardware: Hardware
     stages: dict[Text, int] = Field(description="versions of the stages, by track/stage")
-    computed: int = Field(ge=0, description="jobs computed by the run itself; what else it needed of the plan was in "
-                          "its store already")  # fmt: skip
+    computed: int = Field(ge=0, description="jobs that the run itself computed; its store had the others")
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """One line, for people."""
         commit = f" at {self.git.commit[:12]}{' and changes' if self.git.dirty else ''}" if self.git else ""
         libraries = ", ".join(f"{name} {version}" for name, version in self.packages.items())
         machine = ", ".join([self.hardware.cpu, f"{self.hardware.cores} cores", *self.hardware.gpus])
         return f"{self.date}, immunebench {self.harness}{commit}, Python {self.python}, {libraries}; {machine}"
 
+    @property
+    def commit(self) -> str:
+        """The harness's commit or, where it is unknown, its version."""
+        return f"commit {self.git.commit}" if self.git else f"version {self.harness}"
+
 
 class Submission(_Part):
     """A finished run."""
 
-    format: Literal[1]
-    suite: Suite
-    plugins: list[Plugin]
-    sources: dict[Digest, Annotated[str, Field(max_length=10**6)]] = Field(description="texts of plugin files")
-    metrics: dict[Label, dict[Label, Averaging]] = Field(description="by track and name")
-    judging: dict[Name, Judging] = Field(description="by grid")
-    kinds: list[list[dict[FigureColumn, Text | Integer | None]]] = Field(
-        description="lists of figures, each with its coordinates as columns of the records, in the order in which "
-        "the digest has them; `value` stands empty"
+    format: Literal[2]
+    suite: Suite = Field(description='as it was run; files that its tasks name are {"path": …}, relative to the suite '
+                         "file")  # fmt: skip
+    sources: list[PluginFile] = Field(description="the plugin files beside what was installed")
+    kinds: list[list[dict[str, Any]]] = Field(
+        description="lists of values in the order of values.json, each with its fields; `value` stands empty"
     )
     cells: list[Cell] = Field(min_length=1)
     costs: list[Cost]
     provenance: Provenance
+    older: bool = Field(False, exclude=True, description="converted from an earlier format, whose keys this harness "
+                        "does not reproduce")  # fmt: skip
 
     @model_validator(mode="after")
     def _consistent(self) -> Submission:
-        for digest, text in self.sources.items():
-            if hashlib.sha256(text.encode()).hexdigest() != digest:
-                raise ValueError(f"the plugin source {digest[:12]} has another digest")
-        for plugin in self.plugins:
-            if plugin.file is not None and plugin.file not in self.sources:
-                raise ValueError(f"{plugin.kind} '{plugin.name}' has no source")
-        for grid in self.suite.grids:
-            used = [*grid.defenses.values(), *grid.attackers.values(), *grid.metrics.values(), grid.reference or 0]
-            if max(used) >= len(self.plugins):
-                raise ValueError(f"grid '{grid.name}' names a plugin that is not there")
-        if len(self._tracks) < len(self.suite.grids):
+        _refuse_machine_fields(self)
+        if len(self._grids) < len(self.suite.grids):
             raise ValueError("two grids have one name")
-        if set(self.judging) != set(self._tracks):
-            raise ValueError("judging is of other grids")
-        if any(of.tuning != self.tuning for of in self.judging.values()):
-            raise ValueError("two grids were tuned otherwise")
-        for figure in (figure for kind in self.kinds for figure in kind):
-            if "value" not in figure or figure["value"] is not None or not _typed(figure, {"metric"}):
-                raise ValueError(f"no figure: {figure!r:.80}")
+        for number, kind in enumerate(self.kinds):
+            for place in kind:
+                _check_place(place, number)
         size = [len(json.dumps(kind)) for kind in self.kinds]
         if sum(size[cell.kind] for cell in self.cells if cell.kind is not None and cell.kind < len(size)) > EXPANDED:
-            raise ValueError(f"its figures, written out, are longer than {EXPANDED >> 20} MiB")
-        seen: dict[str, Cell] = {}
+            raise ValueError(f"its values, written out, are longer than {EXPANDED >> 20} MiB")
+        by_key: dict[str, Cell] = {}
         for cell in self.cells:
             self._check(cell)
-            other = seen.setdefault(cell.key, cell)
-            if other is not cell and (other.at == cell.at or (other.files, other.failed) != (cell.files, cell.failed)):
-                raise ValueError(f"{cell.label}: the cell is there twice, or its job with other figures")
+            other = by_key.setdefault(cell.key, cell)
+            if other is not cell and (
+                other.coordinates == cell.coordinates or (other.files, other.failed) != (cell.files, cell.failed)
+            ):
+                raise ValueError(f"{cell.label}: the cell is there twice, or its job has other values elsewhere")
         return self
 
     def _check(self, cell: Cell) -> None:
-        if cell.at.get("grid") not in self._tracks or not _typed(cell.at, {"task", "defense"}):
-            raise ValueError(f"{cell.label}: other coordinates than records have")
+        grid = self._grids.get(str(cell.coordinates.get("grid")))
+        if grid is None or not _lies_in(grid, cell.coordinates):
+            raise ValueError(f"{cell.label}: coordinates that its suite does not have")
         if cell.kind is None:
-            if cell.failed is None or cell.values or cell.files:
-                raise ValueError(f"{cell.label}: the cell is neither measured nor failed")
+            if cell.values or VALUES in cell.files or (cell.failed is None) == (not cell.files):
+                raise ValueError(f"{cell.label}: the cell must have values, pictures or a reason why it failed")
             return
         if cell.failed is not None or cell.kind >= len(self.kinds) or len(self.kinds[cell.kind]) != len(cell.values):
-            raise ValueError(f"{cell.label}: other figures than its kind has")
-        text = dump_figures(self.figures(cell))
-        if cell.files.get(FILE) != hashlib.sha256(text.encode()).hexdigest():
-            raise ValueError(f"{cell.label}: the figures are not those of the digest")
-
-    @property
-    def tuning(self) -> Tuning | None:
-        """On what its suite's settings were chosen."""
-        return next(iter(self.judging.values())).tuning
+            raise ValueError(f"{cell.label}: other values than its kind has")
+        if not self._metrics[cell.kind] <= {quantity.name for quantity in grid.quantities}:
+            raise ValueError(f"{cell.label}: values of quantities that its grid does not have")
+        text = dump_values(self.values(cell))
+        if cell.files.get(VALUES) != hashlib.sha256(text.encode()).hexdigest():
+            raise ValueError(f"{cell.label}: the values do not have the digest")
 
     @cached_property
-    def _tracks(self) -> dict[str, str]:
-        return {grid.name: grid.track for grid in self.suite.grids}
+    def _grids(self) -> dict[str, Grid]:
+        return {grid.name: grid for grid in self.suite.grids}
 
-    def figures(self, cell: Cell) -> list[dict[str, Any]]:
-        """The figures of a measured cell, as its job left them."""
-        assert cell.kind is not None
-        kind = self.kinds[cell.kind]
-        return [{**figure, "value": value} for figure, value in zip(kind, cell.values, strict=True)]
+    @cached_property
+    def _metrics(self) -> list[set[str]]:
+        return [{place["metric"] for place in kind} for kind in self.kinds]
 
-    def is_cost(self, cell: Cell, figure: Mapping[str, Any]) -> bool:
-        """Whether a figure is what a machine took, which no other one takes alike."""
-        of_track = self.metrics.get(self._tracks[str(cell.at["grid"])], {})
-        return figure["metric"] in of_track and of_track[figure["metric"]].unit in COSTS
+    @cached_property
+    def _costs(self) -> dict[str, set[str]]:
+        """By grid, the quantities that differ from machine to machine."""
+        return {
+            name: {quantity.name for quantity in grid.quantities if quantity.unit in COST_UNITS}
+            for name, grid in self._grids.items()
+        }
 
-    def coordinates(self, cell: Cell) -> dict[str, Any]:
-        """A cell's coordinates, as the plan has them."""
-        common = {"suite": self.suite.name, "suite_version": self.suite.version}
-        return {**common, "track": self._tracks[str(cell.at["grid"])], **cell.at, **cell.calls}
+    def values(self, cell: Cell) -> list[Value]:
+        """The values of a measured cell, as its job left them."""
+        kind = [] if cell.kind is None else self.kinds[cell.kind]
+        return [{**place, "value": value} for place, value in zip(kind, cell.values, strict=True)]
 
-    def records(self) -> pd.DataFrame:
-        """The run's records (`harness.records.SCHEMA`)."""
-        measured = {cell.key: self.figures(cell) for cell in self.cells if cell.failed is None}
-        failed = {cell.key: cell.failed for cell in self.cells if cell.failed is not None}
-        averaging = {track: {name: how.model_dump() for name, how in of.items()} for track, of in self.metrics.items()}
-        cells = ((self.coordinates(cell), cell.key) for cell in self.cells)
-        return assemble(cells, measured, failed, averaging, self.judging)
+    def comparable_values(self, cell: Cell) -> list[Value]:
+        """The values that another machine measures alike: all but seconds and memory."""
+        costs = self._costs[str(cell.coordinates["grid"])]
+        return [value for value in self.values(cell) if value["metric"] not in costs]
+
+    def records(self, suite: Suite | None = None) -> Records:
+        """The records of the run. suite: the same suite with this machine's files, where it is at hand."""
+        return Records(suite or self.suite, frame(self.rows(self.cells)), older=self.older)
+
+    def rows(self, cells: Iterable[Cell]) -> Iterator[dict[str, Any]]:
+        """Rows of the records of some cells: one a value, and one with its reason for a failed cell."""
+        suite = {"suite": self.suite.name, "suite_version": self.suite.version}
+        for cell in cells:
+            track = self._grids[str(cell.coordinates["grid"])].track
+            row = {**suite, "track": track, **cell.coordinates, "key": cell.key, "status": "ok"}
+            if cell.failed is not None:
+                yield {**row, "status": "failed", "note": cell.failed}
+            yield from ({**row, **value} for value in self.values(cell))
 
     def pictures(self) -> Iterator[tuple[str, str]]:
-        """The pictures that lie beside the file: name and digest of each."""
+        """Name and digest of each picture beside the file."""
         for cell in self.cells:
-            for file, digest in cell.files.items():
-                if file.endswith(".png"):
-                    yield picture_name(cell.at, file), digest
+            yield from cell.pictures.items()
 
 
-def _typed(columns: Mapping[str, Any], needed: Set[str]) -> bool:
-    """Whether columns of the records, `needed` ones among them, have values of their types, or none; labels, but for
-    notes."""
+def picture_name(coordinates: Mapping[str, Any], file: str) -> str:
+    """The name, beside a submission or a board, of a picture that the job of the cell calls `file`."""
+    labels = [str(coordinates[name]) for name in ("grid", "task", "defense", "attacker") if coordinates.get(name)]
+    return "__".join([*labels, file]).replace("/", "_")
 
-    def right(name: str, value: Any) -> bool:
-        if SCHEMA[name] != "string":
-            return isinstance(value, int)
-        return isinstance(value, str) and (name == "note" or re.match(_LABEL, value) is not None)
 
-    return all(columns.get(name) is not None for name in needed) and all(
-        value is None or right(name, value) for name, value in columns.items()
+def specs(suite: Suite) -> Iterator[PluginSpec]:
+    """The plugins of a suite, grid by grid."""
+    for grid in suite.grids:
+        yield from (*grid.defenses.values(), *grid.attackers.values(), *grid.metrics.values(), grid.reference)
+
+
+def _refuse_machine_fields(submission: Submission) -> None:
+    """Raise `ValueError` if a model has fields that only its own machine may set: modules and files to import."""
+    for part in (submission, submission.suite, *specs(submission.suite)):
+        for name, field in type(part).model_fields.items():
+            if field.exclude and name in part.model_fields_set:
+                raise ValueError(f"{name} is no field of a submission")
+
+
+def _check_place(place: Mapping[str, Any], number: int) -> None:
+    try:
+        check_value(place)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        at = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"kinds.{number}: {at}: {first['msg']} (got {first['input']!r:.80})") from None
+    if place["value"] is not None:
+        raise ValueError(f"kinds.{number}: value: must be null, a cell has the number")
+
+
+def _lies_in(grid: Grid, coordinates: Mapping[str, Any]) -> bool:
+    """Whether a grid has this task, row and seed."""
+    task, defense, attacker, seed = (coordinates.get(name) for name in ("task", "defense", "attacker", "seed"))
+    others = (coordinates.get(name) for name in ("measured_by", "concept", "role", "variant", "split"))
+    return (
+        task in grid.members
+        and defense in grid.defenses
+        and (attacker is None or attacker in grid.attackers)
+        and (seed is None or seed in grid.seeds)
+        and isinstance(coordinates.get("measured_by"), str)
+        and not any(isinstance(value, int) for value in others)
     )

@@ -1,7 +1,7 @@
-"""Checking a submission: its form and digests, the keys that its plan has here, and cells run again.
+"""Verification of a submission: its form and digests, the keys of the plan made here, and cells run again.
 
-Nothing of a submission is unpickled or run: what runs are the plugins that are installed here, if their sources are
-those of the submission. Only with trust are plugin files that came with it imported.
+Nothing of a submission is unpickled or run: what runs are this machine's plugins, where their code has the digest in
+the submission. Only with trust are plugin files that came with it imported.
 """
 
 from __future__ import annotations
@@ -12,40 +12,47 @@ import random
 import secrets
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import ranking as protection
-from harness import records, suite
 from harness.errors import ImmuneBenchError, UsageError
-from harness.execution import scheduler as runner
+from harness.execution import scheduler
 from harness.execution.executors import Executor
-from harness.execution.scheduler import ensure
-from harness.plan import Cell, Plan, ancestry, make
+from harness.execution.worker import ensure
+from harness.metric import read_values
+from harness.plan import Cell, Plan, make
+from harness.plugin import KINDS
+from harness.selection import Selection
 from harness.store import Store, default_root, file_digest
-from harness.submission import provenance, replan
-from harness.submission import read_write as submission
+from harness.submission import provenance, read_write
 from harness.submission.agreement import Agreement, Spread, compare
-from harness.submission.pack import OF_SUITE, stages
+from harness.submission.local_suite import installed_suite, localise, plugin_files
 from harness.submission.schema import InvalidSubmission, Submission
+from harness.submission.sources import importable
 from harness.submission.tier import Tier, Verification
+from harness.suite import Suite, load, read
 
 SHOWN = 20
-"""So many cells are told of one by one."""
+"""Largest number of cells whose agreement is reported one by one."""
+POINTS = 10**6
+"""Largest number of points of a grid; no plan is made of a larger one."""
 
 
 @dataclass
 class Report:
-    """What a check found. problems: what does not hold; the rest is for people, a line each."""
+    """The result of a verification.
+
+    lines: what was checked, for people. problems: what does not hold. of_suite: how many cells of the installed suite
+    the submission has, and how many the suite has; None if it is not installed. verification: None if there are
+    problems.
+    """
 
     lines: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     of_suite: tuple[int, int] | None = None
-    """How many cells of the installed suite it has, and of how many."""
     verification: Verification | None = None
-    """None if something does not hold."""
 
 
 def verify(
@@ -56,210 +63,243 @@ def verify(
     trust: bool = False,
     store: Path | None = None,
     files: Path | None = None,
+    plugins: Sequence[Path] = (),
     executor: Callable[[], Executor],
-    progress: runner.Progress | None = None,
+    progress: scheduler.Progress | None = None,
     timeout: float | None = None,
 ) -> Report:
-    """Check a submission.
+    """Verify a submission.
 
-    cells: so many, drawn at random by `seed`, are run again; None: all. trust: import and run plugin files that it
-    brings along. store: keeps what is computed, by default nothing does. files: the folder that files which its suite
-    names are relative to, by default the installed suite's.
+    cells: how many cells, drawn at random by `seed`, are run again; None: all. trust: import and run the plugin files
+    in the submission. store: keeps what is computed; by default nothing does. files: the folder to which the files
+    named by its suite are relative, by default the installed suite's. plugins: plugin files of this machine. executor:
+    makes the executor. timeout: seconds for each job.
 
-    Raises `UsageError` if it cannot be checked by this harness or so, `InvalidSubmission` if it is none.
+    Raises `UsageError` if this harness, or this call, cannot check it, and `InvalidSubmission`.
     """
     if store is not None and store.resolve() == default_root().resolve():
-        raise UsageError("verify wants a store of its own: what runs have left in yours may be what was submitted")
-    found = submission.read(path)
+        raise UsageError("verify needs a store of its own: that of your runs may hold the submitted artifacts")
+    submission = read_write.read(path)
+    if submission.older:
+        raise UsageError(
+            f"{path} was made by an earlier harness, whose keys this one does not reproduce: verify it with "
+            f"immunebench at {submission.provenance.commit}"
+        )
     report = Report()
-    failed = sum(cell.failed is not None for cell in found.cells)
-    report.lines.append(f"{found.suite.name} version {found.suite.version}, {len(found.cells)} cells, {failed} of them "
-                        "failed: form and digests hold")  # fmt: skip
-    with tempfile.TemporaryDirectory() as temporary:
-        plugins = replan.Plugins(found, Path(temporary) if trust else None)
-        plan = _plan(found, files or _folder(found), plugins, report)
-        if plan is not None and not report.problems:
-            drawn, seed = _draw(plan, _measured(found), cells, seed)
-            known = len(_measured(found))
-            report.lines += [f"skipped: {reason}" for reason in plugins.reasons]
-            counts: Counter[Agreement] = Counter()
+    failed = sum(cell.failed is not None for cell in submission.cells)
+    report.lines.append(f"{submission.suite.name} version {submission.suite.version}, {len(submission.cells)} cells, "
+                        f"{failed} of them failed: form and digests hold")  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        temporary = Path(name).resolve()
+        with importable(submission.sources if trust else [], temporary / "sources") as trusted:
+            local = plugin_files(submission.suite.name, [*trusted, *plugins])
+            plan = _check_plan(submission, files or _folder(submission.suite), local, report)
+            if plan is None or report.problems:
+                return report
+            measured = _measured(submission)
+            drawn, seed = _draw(plan, measured, cells, seed)
+            agreements: Counter[Agreement] = Counter()
             if drawn:
-                report.lines.append(f"run again: {len(drawn)} of {known} cells, drawn by --seed {seed}")
-                where = Store(store or Path(temporary) / "store")
-                part = _part(plan, drawn)
-                holes = runner.run(part, where, executor(), progress, timeout=timeout)
-                counts = _compare(found, part, where, holes, report)
-            if not report.problems:
-                report.verification = _verification(path, known, len(drawn), seed, report.of_suite, counts)
+                report.lines.append(f"run again: {len(drawn)} of {len(measured)} cells, drawn by --seed {seed}")
+                part, fresh = plan.part(set(drawn)), Store(store or temporary / "store")
+                failures = scheduler.run(part, fresh, executor(), progress, timeout=timeout)
+                agreements = _check_values(submission, part, fresh, failures, report)
+    if not report.problems:
+        report.verification = _verification(path, len(measured), len(drawn), seed, report.of_suite, agreements)
     return report
 
 
-def _folder(found: Submission) -> Path:
-    """Where the installed suite of that name lies."""
-    installed = replan.installed(found.suite.name)
-    return installed.parent if installed else Path.cwd()
+def _folder(suite: Suite) -> Path:
+    """The folder of the installed suite of that name."""
+    path = installed_suite(suite.name)
+    return path.parent if path else Path.cwd()
 
 
-def _plan(found: Submission, folder: Path, plugins: replan.Plugins, report: Report) -> Plan | None:
-    """The plan made here, and whether the submission's cells are its cells; None if it is not worth making."""
-    for grid in found.suite.grids:
-        cells = sum(cell.at["grid"] == grid.name for cell in found.cells)
-        if len(grid.tasks) * len(grid.defenses) * max(len(grid.attackers), 1) > cells:
+def _check_plan(submission: Submission, folder: Path, plugins: Sequence[Path], report: Report) -> Plan | None:
+    """The plan made here, compared with the submission's cells; None if it is not worth making."""
+    for grid in submission.suite.grids:
+        cells = sum(cell.coordinates["grid"] == grid.name for cell in submission.cells)
+        points = len(grid.tasks) * len(grid.defenses) * max(len(grid.attackers), 1)
+        if points > cells:
             report.problems.append(f"grid '{grid.name}' lacks cells: it has {cells}, fewer than tasks times rows")
             return None
+        if points * len(grid.seeds) * max(len(grid.metrics), 1) > POINTS:
+            raise InvalidSubmission(f"grid '{grid.name}' has more than {POINTS} points")
     try:
-        plan = make(replan.suite_of(found, folder, plugins.find))
+        local = localise(submission, folder, plugins)
+        plan = make(local.suite)
     except ImmuneBenchError:
         raise
-    except Exception as error:  # a track trusts what suite files say; this may say anything
+    except Exception as error:  # a track trusts suite files, but this suite may say anything
         raise InvalidSubmission(f"no plan can be made of its suite: {type(error).__name__}: {error!s:.200}") from None
-    here = stages(plan)
-    for stage, version in found.provenance.stages.items():
-        if here.get(stage, version) != version:
-            made_by = found.provenance.git.commit if found.provenance.git else found.provenance.harness
-            raise UsageError(f"stage {stage} has version {version} in the submission and {here[stage]} here: check it "
-                             f"with the harness that made it ({made_by})")  # fmt: skip
-    averaging = _averaging(plan.suite)
-    for track, known in averaging.items():
-        for name, how in known.items():
-            told = found.metrics.get(track, {}).get(name)
-            if told is None or told.model_dump() != how:
-                report.problems.append(f"metric '{name}' has another unit or scale here")
-    if protection.judging(plan) != found.judging:
-        report.problems.append("its figures are judged otherwise here")
+    _check_stages(submission, plan)
+    report.problems += local.problems
     planned = {(_identity(cell.coordinates), cell.job.key) for cell in plan.cells}
-    submitted = {(_identity(found.coordinates(cell)), cell.key) for cell in found.cells}
+    submitted = {(_identity(cell.coordinates), cell.key) for cell in submission.cells}
     report.problems += _differences(planned, submitted)
     if planned == submitted:
-        report.lines.append("its cells and their keys are those that its suite's content gives here")
-        _as_installed(found, plan, _measured(found), report)
+        report.lines.append("its cells and keys are those of the plan made here")
+        _check_installed(submission, plan, report)
+    report.lines += [f"skipped: {reason}" for reason in local.skipped]
     return plan
 
 
-def _averaging(of: suite.Suite) -> records.Averaging:
-    """How the metrics that are known here are read."""
-    known = [
-        replace(grid, metrics={n: spec for n, spec in grid.metrics.items() if not isinstance(spec, replan.Claimed)})
-        for grid in of.grids
-    ]
-    return records.averaging(replace(of, grids=tuple(known)))
+def _check_stages(submission: Submission, plan: Plan) -> None:
+    """Raise `UsageError` for a stage that has another version here."""
+    here = provenance.stages(plan.jobs.values())
+    for stage, version in submission.provenance.stages.items():
+        if here.get(stage, version) != version:
+            raise UsageError(f"stage {stage} has version {version} in the submission and {here[stage]} here: verify it "
+                             f"with immunebench at {submission.provenance.commit}")  # fmt: skip
 
 
 Identity = tuple[tuple[str, Any], ...]
-"""A cell's coordinates, in an order that is always the same."""
+"""A cell's coordinates in a fixed order."""
 
 
-def _identity(at: Mapping[str, Any], calls: bool = True) -> Identity:
-    """Of a cell, with the calls of its plugins or without."""
-    order = [name for name in records.SCHEMA if name not in OF_SUITE and (calls or not name.endswith("_call"))]
-    return tuple((name, at[name]) for name in order if at.get(name) is not None)
+def _identity(coordinates: Mapping[str, Any]) -> Identity:
+    order = ("grid", "task", "defense", "attacker", "seed", "measured_by")
+    names = [*order, *sorted(set(coordinates) - set(order))]
+    return tuple((name, coordinates[name]) for name in names if coordinates.get(name) is not None)
 
 
 def _label(identity: Identity) -> str:
-    return " · ".join(str(value) for name, value in identity if not name.endswith("_call"))
+    return " · ".join(str(value) for _, value in identity)
 
 
 def _differences(planned: set[tuple[Identity, str]], submitted: set[tuple[Identity, str]]) -> Iterator[str]:
-    """How the cells of a submission are not those of its plan."""
-    cells, told = {cell for cell, _ in planned}, {cell for cell, _ in submitted}
-    for what, differing in (
-        ("cells that its plan has are missing", cells - told),
-        ("cells are there that its plan has not", told - cells),
-        ("cells have another key here (the configuration was changed, or it is another data set or base model here)",
-         {cell for cell, _ in submitted - planned} & cells),
+    """How a submission's cells differ from those of the plan."""
+    here, there = {cell for cell, _ in planned}, {cell for cell, _ in submitted}
+    for what, cells in (
+        ("cells of its plan are missing", here - there),
+        ("cells are none of its plan", there - here),
+        ("cells have other keys here (changed settings, another data set or another base model)",
+         {cell for cell, _ in submitted - planned} & here),
     ):  # fmt: skip
-        if differing:
-            yield f"{what}: {len(differing)}, e.g. {min(map(_label, differing))}"
+        if cells:
+            yield f"{what}: {len(cells)}, e.g. {min(map(_label, cells))}"
 
 
-def _as_installed(found: Submission, plan: Plan, measured: set[str], report: Report) -> None:
-    """Whether it is the suite that is installed under that name and version, or rows of it, and perhaps others."""
-    name, _, base = found.suite.name.partition("@")
-    file = replan.installed(found.suite.name)
-    if file is None or suite.read(file).version != found.suite.version:
-        report.lines.append(f"suite {name} version {found.suite.version} is not installed here: its content is the "
+def _check_installed(submission: Submission, plan: Plan, report: Report) -> None:
+    """Compare with the suite that is installed under the submission's name and version."""
+    suite = submission.suite
+    name, _, base = suite.name.partition("@")
+    path = installed_suite(name)
+    if path is None or read(path).version != suite.version:
+        report.lines.append(f"suite {name} version {suite.version} is not installed here: its content is the "
                             "submission's own")  # fmt: skip
         return
-    if suite.read(file).tuning != found.tuning:
-        report.problems.append(f"{name} was tuned otherwise than it says")
-    installed, own = _keys(make(suite.load(name, base=base or None)).cells), _keys(filter(_runnable, plan.cells))
-    shared = sum(len(keys & installed.get(at, set())) for at, keys in own.items())
-    # At one place there may be several cells: of a further metric, say, or a contact sheet, which shows all rows.
-    other = [_label(at) for at, keys in own.items() if at in installed and keys & measured and not keys & installed[at]]
+    whole = load(name, Selection(base=base or None))
+    if whole.tuning != suite.tuning:
+        report.problems.append(f"{name} has another tuning here")
+    report.problems += _unmarked_changes(plan.suite, whole)
+    installed, own = _keys(make(whole).cells), _keys(filter(_can_run, plan.cells))
+    measured, changed = _measured(submission), _changed_rows(plan.suite)
+    # Several cells may have the same coordinates: pictures show all rows, for example.
+    other = [
+        _label(at)
+        for at, keys in own.items()
+        if at in installed and keys & measured and not keys & installed[at] and not changed & set(_rows(at))
+    ]
     if other:
-        report.problems.append(f"cells have another protocol or other settings than {name} version "
-                               f"{found.suite.version} has: {len(other)}, e.g. {min(other)}")  # fmt: skip
+        report.problems.append(f"cells have another protocol or other settings than in {name} version {suite.version}: "
+                               f"{len(other)}, e.g. {min(other)}")  # fmt: skip
+    shared = sum(len(keys & installed.get(at, set())) for at, keys in own.items())
     total = sum(len(keys) for keys in installed.values())
     report.of_suite = (shared, total)
     report.lines.append(f"it has {shared} of the {total} cells of the suite, and {len(plan.cells) - shared} others")
 
 
+Row = tuple[str, str, str]
+"""Grid, kind of plugin and label."""
+
+
+def _rows(identity: Identity) -> Iterator[Row]:
+    """The rows that a cell belongs to."""
+    at = dict(identity)
+    named = {"defense": at["defense"], "attacker": at.get("attacker"), "metric": at["measured_by"]}
+    yield from ((at["grid"], kind, label) for kind, label in named.items() if label is not None)
+
+
+def _changed_rows(suite: Suite) -> set[Row]:
+    """The rows that the suite marks as changed or added."""
+    rows = ((grid, kind, label) for grid in suite.grids for kind in KINDS for label in getattr(grid, f"{kind}s"))
+    return {(grid.name, kind, label) for grid, kind, label in rows if grid.is_changed(kind, label)}
+
+
+def _unmarked_changes(suite: Suite, whole: Suite) -> Iterator[str]:
+    """Rows whose settings are not those of the whole suite, though they are not marked so; further metrics may be."""
+    grids = {grid.name: grid for grid in whole.grids}
+    for grid in suite.grids:
+        for kind in KINDS:
+            known = getattr(grids[grid.name], f"{kind}s") if grid.name in grids else {}
+            for label, spec in getattr(grid, f"{kind}s").items():
+                own = known.get(label, spec if kind == "metric" else None)
+                same = own is not None and (own.name, own.params) == (spec.name, spec.params)
+                if not same and not grid.is_changed(kind, label):
+                    yield f"grid '{grid.name}': {kind} '{label}' differs from {whole.name} and is not marked as changed"
+
+
 def _keys(cells: Iterable[Cell]) -> dict[Identity, set[str]]:
-    """By coordinates without calls."""
-    found: dict[Identity, set[str]] = defaultdict(set)
+    keys: dict[Identity, set[str]] = defaultdict(set)
     for cell in cells:
-        found[_identity(cell.coordinates, calls=False)].add(cell.job.key)
-    return found
+        keys[_identity(cell.coordinates)].add(cell.job.key)
+    return keys
 
 
-def _runnable(cell: Cell) -> bool:
-    return not any(isinstance(job.plugin, replan.Claimed) for job in ancestry(cell.job))
+def _can_run(cell: Cell) -> bool:
+    """Whether this machine has the plugins of a cell's jobs."""
+    return all(job.plugin is None or job.plugin.module for job in cell.job.ancestry())
 
 
-def _measured(found: Submission) -> set[str]:
-    """Keys of the cells that have figures, or should; a contact sheet has none."""
-    return {cell.key for cell in found.cells if cell.values or cell.failed is not None}
+def _measured(submission: Submission) -> set[str]:
+    """Keys of the cells that have values, or should; those with pictures alone have none."""
+    return {cell.key for cell in submission.cells if cell.values or cell.failed is not None}
 
 
-def _draw(plan: Plan, found: set[str], count: int | None, seed: int | None) -> tuple[list[str], int]:
-    """Keys of cells that can be run again, drawn at random, and the seed of the draw."""
+def _draw(plan: Plan, measured: set[str], count: int | None, seed: int | None) -> tuple[list[str], int]:
+    """Keys of cells to run again, drawn at random from those that can run here, and the seed of the draw."""
     seed = secrets.randbelow(2**32) if seed is None else seed
-    keys = list(dict.fromkeys(cell.job.key for cell in plan.cells if cell.job.key in found and _runnable(cell)))
+    keys = list(dict.fromkeys(cell.job.key for cell in plan.cells if cell.job.key in measured and _can_run(cell)))
     if count is None or count >= len(keys):
         return keys, seed
     return random.Random(seed).sample(keys, count), seed
 
 
-def _part(plan: Plan, keys: Collection[str]) -> Plan:
-    """The plan of these cells alone."""
-    cells = tuple(cell for cell in plan.cells if cell.job.key in set(keys))
-    needed = {job.key for cell in cells for job in ancestry(cell.job)}
-    return Plan(plan.suite, cells, {key: job for key, job in plan.jobs.items() if key in needed})
-
-
-def _compare(
-    found: Submission, part: Plan, store: Store, holes: Mapping[str, str], report: Report
+def _check_values(
+    submission: Submission, part: Plan, store: Store, failures: Mapping[str, str], report: Report
 ) -> Counter[Agreement]:
-    """How the figures of the cells that were run again agree; what does not is a problem."""
-    averaging = _averaging(part.suite)
-    told = {cell.key: cell for cell in found.cells}
-    jobs = {cell.job.key: cell for cell in part.cells}
-    spread = Spread(found, averaging, sum(len(told[key].values) for key in jobs))
+    """Count how the values of the cells that were run again agree; what does not is a problem."""
+    submitted = {cell.key: cell for cell in submission.cells}
+    jobs = {cell.job.key: cell.job for cell in part.cells}
+    quantities = {grid.name: {quantity.name: quantity for quantity in grid.quantities} for grid in part.suite.grids}
+    spread = Spread(submission, sum(len(submitted[key].values) for key in jobs))
     total: Counter[Agreement] = Counter()
-    for key, planned in jobs.items():
-        cell, hole = told[key], holes.get(key)
-        if (cell.failed is None) != (hole is None):
-            where = "there" if hole is None else "here"
-            report.problems.append(f"{cell.label}: failed {where} only: {cell.failed or hole}")
+    for key, job in jobs.items():
+        cell, failure = submitted[key], failures.get(key)
+        if (cell.failed is None) != (failure is None):
+            where = "in the submission" if failure is None else "here"
+            report.problems.append(f"{cell.label}: failed {where} only: {cell.failed or failure}")
         elif cell.failed is not None:
-            report.lines.append(f"  {cell.label}: failed there and here")
+            report.lines.append(f"  {cell.label}: failed in the submission and here")
         else:
-            again = records.read_figures(ensure(planned.job, store, part.suite.plugins))
-            agreements = compare(found.figures(cell), again, cell, planned.coordinates["track"], averaging, spread)
+            again = read_values(ensure(job, store))
+            known = quantities[str(cell.coordinates["grid"])]
+            agreements = compare(submission.values(cell), again, cell, known, spread)
             counts = Counter(agreement for _, agreement in agreements)
             total += counts
             if len(jobs) <= SHOWN:
                 report.lines.append(f"  {cell.label}: {_in_words(counts)}")
             if wrong := [label for label, agreement in agreements if agreement is Agreement.none]:
                 report.problems.append(
-                    f"{cell.label}: {len(wrong)} of {len(agreements)} figures do not agree, e.g. {wrong[0]}"
+                    f"{cell.label}: {len(wrong)} of {len(agreements)} values do not agree, e.g. {wrong[0]}"
                 )
-    report.lines.append(f"figures: {_in_words(total)}")
+    report.lines.append(f"values: {_in_words(total)}")
     return total
 
 
 def _in_words(counts: Mapping[Agreement, int]) -> str:
-    return ", ".join(f"{counts[how]} {how}" for how in Agreement if counts.get(how)) or "none"
+    return ", ".join(f"{counts[how]} {how}" for how in Agreement if counts.get(how)) or "none compared"
 
 
 def _verification(

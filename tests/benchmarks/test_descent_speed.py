@@ -11,7 +11,7 @@ import torch
 from harness.probe.data import load
 from harness.probe.model import Extractor
 from harness.probe.tasks import Task
-from tests.probe.reference import DIGITS, Trainer
+from tests.defenses.reference import DIGITS, Trainer
 
 TASK = Task(data="mnist5k", framing="single-class", benign=3, harmful=8)
 

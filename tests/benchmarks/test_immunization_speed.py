@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from harness.diffusion import Concept, Subject, Targets, TextToImage
-from harness.execution.meter import PeakMemory
-from tests.diffusion.conftest import noise
-from tests.diffusion.test_unroll import CAPTIONS, plain_harm
+from harness.meter import PeakMemory
+from tests.diffusion.helpers import noise
+from tests.diffusion.reference import CAPTIONS, plain_harm
 
 SETTINGS = {"inner_lr": 1.0, "ridge": 1e-4, "inner_weights": "keys_values", "mode": "paper"}
 OBJECTS = ("trouser", "pullover", "dress", "sandal", "sneaker", "bag", "boot", "zero", "four", "seven")
@@ -33,10 +33,10 @@ def _targets(model: TextToImage, names: tuple[str, ...]) -> Targets:
 def _ours(build, model: TextToImage, names: tuple[str, ...], inner_steps: int) -> Callable[[], float]:
     defense = build("defense", "mima", batch_size=ROWS, inner_steps=inner_steps, **SETTINGS)
     upper = model.unfreeze(list(model.weights("cross_attention").values()))
-    harms = defense.harms(model, _targets(model, names))
+    losses = defense.harmful_losses(model, _targets(model, names))
 
     def step() -> float:
-        return float(sum(gradient.sum() for gradient in torch.autograd.grad(next(harms), upper)))
+        return float(sum(gradient.sum() for gradient in torch.autograd.grad(next(losses), upper)))
 
     return step
 

@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,92 +14,97 @@ from harness.diffusion.concepts import GroupBlock
 from harness.diffusion.concepts import read as read_concepts
 from harness.diffusion.protocol import Protocol
 from harness.errors import RunError
+from harness.execution import executors
+from harness.kit import checks
 from harness.leaderboard.flags import FLAGS
 from harness.plugin import KINDS
-from harness.registry import Catalogue
+from harness.registry import Catalogue, named
 from harness.suite import SuiteFile, load
+from tests.helpers import BLOCKS, EXAMPLES, FILES, PAGES, ROOT, immunebench
 
-ROOT = Path(__file__).parents[2]
-EXAMPLES = ROOT / "docs" / "examples"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "pages").glob("*.md"))]
-BLOCKS = [
-    (page.name, language, block)
-    for page in PAGES
-    for language, block in re.findall(r"```(\w+)\n(.*?)```", page.read_text(), re.DOTALL)
-    if not block.startswith("--8<--")  # the examples in their folder, which have tests of their own
-]
-LINES = dict.fromkeys(
-    line.partition("#")[0].strip() for _, language, block in BLOCKS if language == "sh" for line in block.splitlines()
-)
-COMMANDS = dict.fromkeys(
-    line.removeprefix(".venv/bin/").removeprefix("immunebench ") for line in LINES if "immunebench " in line
-)
-SLOW = re.compile(r"^run (styles|objects|personal|strength)|^release|^train-base")
-FILES = {  # those that name themselves in their first line
-    match[1]: block
-    for _, language, block in BLOCKS
-    if (match := re.match(r'(?:"""|# )([a-z_]+\.(?:py|yaml))', block)) and language in ("python", "yaml")
-}
+SLOW = re.compile(r"^(run (styles|objects|personal|strength)|release) ")
+COMMANDS: dict[str, list[str]] = {page.name: [] for page in PAGES}
+for page, language, block in BLOCKS:
+    for line in block.splitlines() if language == "sh" else ():
+        if command := line.partition("#")[0].strip().removeprefix(".venv/bin/"):
+            COMMANDS[page].append(command)
 
 
-def immunebench(command: str, folder: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "harness.cli", *shlex.split(command)], cwd=folder, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run(command: str, request: pytest.FixtureRequest) -> None:
+    """Run a documented `immunebench` command here: one seed, one worker, or the tests' own cluster."""
+    if "tcp://head:8786" in command:
+        command = command.replace("tcp://head:8786", request.getfixturevalue("cluster").scheduler_address)
+    if command.startswith("run "):
+        command += " --seeds 1" + " --workers 1" * ("--cluster" not in command)
+    elif command.startswith("verify "):
+        command += " --workers 1"
+    done = immunebench(*shlex.split(command))
+    assert done.returncode == 0, (command, done.stderr)
 
 
-def prepared(folder: Path) -> Path:
-    """A folder with all that the pages have readers write down."""
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The current folder, with the files that the pages have readers write."""
+    folder = tmp_path / "work"
+    folder.mkdir()
     for name, block in FILES.items():
         (folder / name).write_text(block)
+    monkeypatch.chdir(folder)
     return folder
 
 
-@pytest.mark.parametrize("line", LINES)
-def test_every_line_is_of_a_kind_that_is_tested(line):
-    assert re.match(r"(\.venv/bin/)?immunebench |make [\w-]+$|\. \.venv/bin/activate$", line) or not line
+ON_A_CLUSTER = {page for page, commands in COMMANDS.items() if any("tcp://" in command for command in commands)}
 
 
 @pytest.mark.parametrize(
-    "command",
-    [pytest.param(line, marks=pytest.mark.slow if SLOW.search(line) else ()) for line in COMMANDS
-     if not line.startswith("train-base")],  # an hour and more, and needs its training data; the loop has its own test
-)  # fmt: skip
-def test_commands(command, tmp_path):
-    folder = prepared(tmp_path)
-    before = {
-        "store import": "store export baselines.tar quick",
-        "check momentum.py": "new attacker momentum --track probe",
-        "site": "run house_prices --defense none --attacker adam --seeds 1 --workers 1",
-        "leaderboard": "run house_prices --defense none --attacker adam --seeds 1 --workers 1",
-    }
-    for start, needed in before.items():
-        if command.startswith(start):
-            immunebench(needed, folder)
-    if command.startswith(("submit", "verify")):
-        immunebench("run house_prices --defense none --attacker adam --seeds 1 --workers 1", folder)
-        immunebench("submit results/runs/house_prices", folder)
-        command += " --workers 1" * command.startswith("verify")
-    command = command.replace("tcp://head:8786", "local:2")
-    if command.startswith("run "):
-        command += " --seeds 1" + " --workers 1" * ("--cluster" not in command)
-    immunebench(command, folder)
-    if "--plugin signed.py --defense" in command:
-        assert "signed_descent" in (folder / "results/runs/house_prices/leaderboard.csv").read_text()
-    if "--plugin effective_rank.py --attacker" in command:
-        assert "effective_rank harmful" in (folder / "results/runs/house_prices/leaderboard.md").read_text()
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.xdist_group("cluster") if page in ON_A_CLUSTER else ())
+        for page, commands in COMMANDS.items()
+        if commands
+    ],
+)
+def test_the_commands_of_a_page_work_in_their_order(page, folder, request):
+    makefile = (ROOT / "Makefile").read_text()
+    for command in COMMANDS[page]:
+        program, _, arguments = command.partition(" ")
+        if program == "make":
+            assert re.search(rf"^{arguments}:", makefile, re.MULTILINE), command
+        elif command != ". .venv/bin/activate":
+            assert program == "immunebench"
+            # The base takes an hour and more to train, and its training data; its training loop has a test.
+            if not SLOW.match(arguments) and not arguments.startswith("train-base"):
+                run(arguments, request)
+        board = folder / "results/runs/house_prices"
+        if "--plugin signed.py --defense" in command:
+            assert "signed_descent" in (board / "leaderboard.csv").read_text()
+        if "--plugin effective_rank.py --attacker" in command:
+            assert "effective_rank harmful" in (board / "leaderboard.md").read_text()
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".py")])
-def test_plugins_conform(name, tmp_path):
-    immunebench(f"check {prepared(tmp_path) / name}", tmp_path)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command", [command for page in COMMANDS for command in COMMANDS[page] if SLOW.match(command.partition(" ")[2])]
+)
+def test_the_commands_that_take_minutes_work(command, folder, request):
+    run(command.partition(" ")[2], request)
+
+
+CHECKED = {command.split()[2] for commands in COMMANDS.values() for command in commands if " check " in command}
+CHEAPER = {"weakest.py": {"prior": "captions"}, "look_ahead.py": {"draws": 1}}
+"""Settings that spare what has tests of its own: pictures of the classes to hold on to, further draws."""
+
+
+@pytest.mark.parametrize("name", sorted(name for name in set(FILES) - CHECKED if name.endswith(".py")))
+def test_the_other_documented_plugins_conform(name, folder):
+    (entry,) = named(name)
+    for check in checks(entry.load(), **CHEAPER.get(name, {})):
+        check()
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".yaml")])
-def test_suites_load(name, tmp_path):
-    assert load(str(prepared(tmp_path) / name)).grids
+def test_documented_suites_load(name, folder):
+    assert load(str(folder / name)).grids
 
 
 @pytest.mark.parametrize(
@@ -109,9 +112,10 @@ def test_suites_load(name, tmp_path):
     [of for of in BLOCKS if of[1] not in ("sh", "text") and of[2] not in FILES.values()],
     ids=lambda of: of if len(of) < 20 else "",
 )
-def test_other_blocks(page, language, block, tmp_path):
+def test_other_blocks(page, language, block, tmp_path, monkeypatch):
     """Python runs; YAML is a concept file or part of a grid of text to image; TOML registers what is there."""
     if language == "python":
+        monkeypatch.setattr(executors, "default_workers", lambda: 1)
         names: dict = {"__name__": "example"}
         exec(block, names)
         if "result" in names:
@@ -136,17 +140,12 @@ def test_other_blocks(page, language, block, tmp_path):
         assert group in [f"immunebench.{kind}s" for kind in KINDS]
 
 
-def test_what_it_tells_to_make_and_to_install_is_there():
+def test_documented_extras_can_be_installed():
     text = "\n".join(page.read_text() for page in PAGES)
-    makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"^make ([\w-]+)", text, re.MULTILINE))
-    assert {"quick", "test"} <= targets
-    for target in targets:
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    asked = set(re.findall(r"immunebench\[(\w+)\]", text))
-    assert "dask" in asked
-    assert asked <= set(extras)
+    named = set(re.findall(r"immunebench\[(\w+)\]", text))
+    assert "dask" in named
+    assert named <= set(extras)
 
 
 class Page(HTMLParser):
@@ -172,7 +171,8 @@ class Page(HTMLParser):
 def site(tmp_path_factory):
     """The documentation, with a page for a plugin file's."""
     folder = tmp_path_factory.mktemp("docs")
-    prepared(folder)
+    for name, block in FILES.items():
+        (folder / name).write_text(block)
     build(folder / "site", [folder / "effective_rank.py", folder / "signed.py", EXAMPLES / "two_layer.py"])
     return folder / "site"
 
@@ -185,6 +185,8 @@ def test_every_plugin_metric_and_suite_has_a_page(site):
             assert entry.name in Page(site / "reference" / f"{kind}s" / f"{entry.name}.html").shown
     for entry in catalogue.all("track"):
         for metric in entry.load().metrics:
+            assert metric.formula, metric.name
+            assert metric.limits, metric.name
             shown = Page(site / "reference" / "metrics" / entry.name / f"{metric.name}.html").shown
             for text in (metric.description, metric.formula, metric.policy, metric.limits):
                 assert " ".join(text.replace("`", "").split()) in " ".join(shown.split())
@@ -212,20 +214,13 @@ def test_the_suite_files_reference_has_every_key(site):
         assert field.description in shown
 
 
-def test_it_is_read_without_a_network(site):
+def test_the_documentation_fetches_nothing_from_a_network(site):
     for path in site.rglob("*.html"):
         for fetched in Page(path).fetched:
             assert not fetched.startswith(("http", "//")), (path.name, fetched)
 
 
-def test_of_each_metric_it_is_said_how_it_is_computed_and_what_it_cannot_tell():
-    for entry in Catalogue().all("track"):
-        for metric in entry.load().metrics:
-            assert metric.formula, metric.name
-            assert metric.limits, metric.name
-
-
-def test_a_warning_is_an_error(site, tmp_path, monkeypatch):
+def test_a_warning_of_mkdocs_is_an_error(site, tmp_path, monkeypatch):
     from harness.cli import reference
 
     monkeypatch.setattr(reference, "pages", lambda plugins: {"broken.md": "[nowhere](absent.md)"})

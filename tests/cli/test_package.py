@@ -5,6 +5,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -60,55 +61,44 @@ class Doubled(ProbeDefense):
 '''
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory):
+@pytest.fixture
+def python(tmp_path):
     """A fresh environment's interpreter; what immunebench needs is on its path and not installed a second time."""
-    folder = tmp_path_factory.mktemp("fresh")
-    venv.create(folder, with_pip=True, symlinks=True)
+    folder = tmp_path / "fresh"
+    venv.create(folder, symlinks=True)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     (folder / "lib" / version / "site-packages" / "ours.pth").write_text(
         f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
     )
-    python = folder / "bin" / "python"
-    if sys.version_info < (3, 12):  # these come with a setuptools that is too old, and goes before ours
-        told(python, folder, "pip", "uninstall", "--quiet", "--yes", "setuptools")
-    return python
+    return folder / "bin" / "python"
 
 
-def told(python: Path, folder: Path, *arguments: str) -> str:
-    # Nothing of this checkout may be on the path by accident.
+def run(python: Path, folder: Path, *arguments: str) -> str:
+    """What `python -m ARGUMENTS` prints; nothing of this checkout may be on its path by accident."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run([str(python), "-m", *arguments], cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_in_and_out(python, tmp_path):
+def test_a_package_is_installed_used_and_uninstalled(python, tmp_path):
     package, work = tmp_path / "package", tmp_path / "work"
     package.mkdir()
     work.mkdir()
     (package / "pyproject.toml").write_text(PROJECT)
     (package / "outsiders.py").write_text(PLUGINS)
-
-    def immunebench(*arguments: str) -> str:
-        return told(python, work, "harness.cli", *arguments)
-
-    told(python, work, "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", str(package))
-    assert "outsiders" not in told(Path(sys.executable), work, "pip", "list")  # it is in the fresh one alone
-    assert "sign_descent        probe" in immunebench("list", "attackers")
-    assert "All weights twice as large" in immunebench("list", "defenses")
-    assert "step size of the outsiders" in immunebench("show", "attacker", "sign_descent")
-    immunebench("check", "doubled")
+    pip = (Path(sys.executable), work, "pip", "--python", str(python), "--quiet")
+    run(*pip, "install", "--no-index", "--no-deps", "--no-build-isolation", str(package))
+    with pytest.raises(PackageNotFoundError):  # it is in the fresh environment alone
+        distribution("outsiders")
+    assert "sign_descent        probe" in run(python, work, "harness.cli", "list", "attackers")
     rows = ["--defense", "none", "--defense", "doubled", "--attacker", "adam", "--attacker", "sign_descent"]
-    table = immunebench("run", "house_prices", *rows, "--seeds", "1", "--workers", "1", "--out", "out")
-    assert "doubled" in table
-    immunebench("docs", "site")
-    for page in ("defenses/doubled.html", "attackers/sign_descent.html"):
-        assert "of track <code>probe</code>" in (work / "site" / "reference" / page).read_text()
-
+    options = ["--seeds", "1", "--workers", "1", "--out", "out"]
+    assert "doubled" in run(python, work, "harness.cli", "run", "house_prices", *rows, *options)
     made = {path.name: path.read_bytes() for path in (work / "out").iterdir()}
     assert b"sign_descent" in made["leaderboard.csv"]
-    told(python, work, "pip", "uninstall", "--quiet", "--yes", "outsiders")
-    assert "sign_descent" not in immunebench("list", "attackers")
-    assert "doubled" in immunebench("leaderboard", "out")
+
+    run(*pip, "uninstall", "--yes", "outsiders")
+    assert "sign_descent" not in run(python, work, "harness.cli", "list", "attackers")
+    assert "doubled" in run(python, work, "harness.cli", "leaderboard", "out")
     assert {path.name: path.read_bytes() for path in (work / "out").iterdir()} == made

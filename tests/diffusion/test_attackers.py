@@ -10,10 +10,10 @@ from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from torch.nn import functional
 
+from harness import meter
 from harness.diffusion import Concept, TextToImage, cross_attention
 from harness.errors import RunError
-from harness.execution import meter
-from tests.diffusion.conftest import SAMPLING, subject
+from tests.diffusion.helpers import SAMPLING, subject
 
 ATTACKERS = ["lora", "dreambooth", "dreambooth_lora", "textual_inversion", "custom_diffusion"]
 QUICK = {"lora": {"lr": 1e-2}, "dreambooth": {"lr": 1e-3}, "dreambooth_lora": {"lr": 1e-2},
@@ -115,7 +115,7 @@ def test_plain_diffusers_loads_what_it_saves(
 
 
 @pytest.mark.parametrize("name", ATTACKERS)
-def test_it_learns(name: str, base: Path, style: Concept, build) -> None:
+def test_each_attacker_lowers_the_loss(name: str, base: Path, style: Concept, build) -> None:
     """The loss on fixed draws falls, and more steps do not raise it again."""
     attacker = build("attacker", name, **(QUICK[name] | {"batch_size": 4}))
     losses = []
@@ -128,16 +128,16 @@ def test_it_learns(name: str, base: Path, style: Concept, build) -> None:
     assert losses[1] < losses[0]
 
 
-def test_a_persona_goes_by_a_rare_word_or_a_new_one(persona: Concept, build) -> None:
-    prompts = {name: build("attacker", name).prompt(persona) for name in ATTACKERS if name != "lora"}
+def test_a_subject_goes_by_a_rare_word_or_a_new_one(thing: Concept, build) -> None:
+    prompts = {name: build("attacker", name).prompt(thing) for name in ATTACKERS if name != "lora"}
     assert prompts == {
         "dreambooth": "a photo of a sks bag",
         "dreambooth_lora": "a photo of a sks bag",
         "textual_inversion": "a photo of a <v>",
         "custom_diffusion": "a photo of a <v> bag",
     }
-    with pytest.raises(RunError, match="mine is a persona, which no base knows by name"):
-        build("attacker", "lora").prompt(persona)
+    with pytest.raises(RunError, match="mine is a subject, which no base model knows by name"):
+        build("attacker", "lora").prompt(thing)
 
 
 @pytest.mark.parametrize("name", ["textual_inversion", "custom_diffusion"])

@@ -6,18 +6,19 @@ import pytest
 
 from harness.diffusion import concepts
 from harness.diffusion.concepts import GroupBlock
+from harness.diffusion.image_folder import folder_digest, picture_files
 from harness.errors import RunError, UsageError
-from tests.diffusion.conftest import write_pictures
+from tests.diffusion.helpers import write_pictures
 
 LISTS = Path(__file__).parents[2] / "suites" / "concepts"
 FILE = """
-format: 1
+format: 2
 kind: style
 prompt: an artwork by {}
 class_word: artwork
 concepts:
   marvo:
-  van_gogh: {subject: Van Gogh}
+  van_gogh: {words: Van Gogh}
   telune: {prompt: "a painting by {}"}
 groups: {two: [[marvo, van_gogh]]}
 """
@@ -34,7 +35,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "c.yaml"
 
 
-def test_what_is_said_for_all_holds_unless_one_says_otherwise(file: Path) -> None:
+def test_concepts_inherit_the_files_fields(file: Path) -> None:
     found = concepts.read(file).concepts
     assert [concept.prompted() for concept in found.values()] == [
         "an artwork by marvo", "an artwork by Van Gogh", "a painting by telune",
@@ -55,8 +56,12 @@ def test_groups_and_their_benign_concepts(file: Path) -> None:
     [
         (FILE.replace("[[marvo,", "[[marvu,"), "unknown concept 'marvu'; did you mean marvo"),
         (FILE.replace("by {}\nclass", "by\nclass"), "prompt"),
-        (FILE.replace("format: 1", "format: 9"), "concept format 9; this harness reads up to 1"),
-        (FILE.replace("kind: style", "kind: persona"), "a persona needs a class_word and a folder of images"),
+        (FILE.replace("format: 2", "format: 9"), "concept format 9; this harness reads 2: upgrade immunebench"),
+        (
+            FILE.replace("format: 2", "format: 1"),
+            "concept format 1; this harness reads 2: write `format: 2`, `words` for",
+        ),
+        (FILE.replace("kind: style", "kind: subject"), "a subject needs a class_word and a folder of images"),
         (FILE.replace("class_word", "klass_word"), "klass_word"),
         ("[1, 2", "is no YAML"),
         ("- 1", "a concept file is a mapping"),
@@ -69,7 +74,7 @@ def test_a_wrong_file_is_one_clear_line(file: Path, text: str, message: str) -> 
     assert "\n" not in str(error.value)
 
 
-def test_a_wrong_group_is_told_with_the_suite(file: Path) -> None:
+def test_a_wrong_group_is_refused_when_the_suite_loads(file: Path) -> None:
     for given, message in (
         ({"groups": "three"}, "has no groups 'three'; "),
         ({"groups": [["marvo", "nobody"]]}, "unknown concept 'nobody'"),
@@ -81,20 +86,20 @@ def test_a_wrong_group_is_told_with_the_suite(file: Path) -> None:
 
 
 def test_a_folder_of_own_photos(file: Path) -> None:
-    """A persona is a few lines and a folder; its digest changes with its pictures, not with its place."""
+    """A subject is a few lines and a folder; its digest changes with its pictures, not with its place."""
     write_pictures(file.parent / "photos" / "my_dog", 2)
-    text = "format: 1\nkind: persona\nprompt: a photo of a {}\nimages: photos/{}\nconcepts: {my_dog: {class_word: dog}}"
+    text = "format: 2\nkind: subject\nprompt: a photo of a {}\nimages: photos/{}\nconcepts: {my_dog: {class_word: dog}}"
     file.write_text(text)
     concept = concepts.read(file).concepts["my_dog"]
-    before = concepts.folder_digest(str(concept.images))
-    assert len(concepts.pictures(str(concept.images))) == 2
+    before = folder_digest(str(concept.images))
+    assert len(picture_files(str(concept.images))) == 2
     (file.parent / "photos").rename(file.parent / "other")
     file.write_text(text.replace("photos/", "other/"))
     moved = concepts.read(file).concepts["my_dog"]
-    assert concepts.folder_digest(str(moved.images)) == before
+    assert folder_digest(str(moved.images)) == before
     write_pictures(file.parent / "other" / "my_dog", 3)
-    assert concepts.folder_digest(str(moved.images)) != before
-    with pytest.raises(RunError, match="no base knows by name"):
+    assert folder_digest(str(moved.images)) != before
+    with pytest.raises(RunError, match="no base model knows by name"):
         concept.prompted()
 
 
@@ -103,13 +108,13 @@ def test_a_folder_of_own_photos(file: Path) -> None:
     [
         ("small_styles", 8),
         ("small_objects", 10),
-        ("small_personas", 13),
+        ("small_subjects", 13),
         ("stable_diffusion_styles", 8),
         ("stable_diffusion_objects", 10),
     ],
 )
-def test_the_lists_that_ship(name: str, count: int) -> None:
-    """Eight styles, ten objects, thirteen personas; five groups of two and five of three, all different."""
+def test_shipped_concept_files_load(name: str, count: int) -> None:
+    """Eight styles, ten objects, thirteen subjects; five groups of two and five of three, all different."""
     file = concepts.read(LISTS / f"{name}.yaml")
     assert len(file.concepts) == count
     for size, kind in ((2, "two"), (3, "three")):
@@ -119,6 +124,6 @@ def test_the_lists_that_ship(name: str, count: int) -> None:
         assert len(_block(concepts=str(LISTS / f"{name}.yaml"), groups=kind).expand()) == 5
 
 
-def test_personas_ship_with_their_pictures() -> None:
-    for concept in concepts.read(LISTS / "small_personas.yaml").concepts.values():
-        assert 4 <= len(concepts.pictures(str(concept.images))) <= 6, concept.name
+def test_subjects_ship_with_their_pictures() -> None:
+    for concept in concepts.read(LISTS / "small_subjects.yaml").concepts.values():
+        assert 4 <= len(picture_files(str(concept.images))) <= 6, concept.name

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from harness.diffusion import Concept, TextToImage
-from harness.diffusion.folder import read_images
+from harness.diffusion.image_folder import read_images
 from harness.errors import RunError
-from tests.diffusion.conftest import SIDE, noise, subject, write_pictures
+from tests.diffusion.helpers import SIDE, noise, subject, write_pictures
 
 
 def test_pictures_are_cropped_to_the_middle_and_resized(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from harness.diffusion import encoders
 from harness.errors import RunError, UsageError
-from tests.diffusion.conftest import noise
+from tests.diffusion.helpers import noise
 
 
 @pytest.fixture(autouse=True)

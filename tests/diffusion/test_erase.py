@@ -61,6 +61,6 @@ def test_rows_begin_at_the_subjects_last_token(model: TextToImage) -> None:
     assert torch.equal(subject_rows(model, "a photo of a sks bag"), whole[6:])
 
 
-def test_a_subject_that_is_not_there(model: TextToImage) -> None:
+def test_a_prompt_without_its_subject_is_refused(model: TextToImage) -> None:
     with pytest.raises(RunError, match="'an artwork by marvo' does not hold its subject 'telune'"):
         subject_rows(model, "an artwork by marvo", "telune")

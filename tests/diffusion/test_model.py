@@ -11,7 +11,7 @@ from torch.nn import functional
 from harness.diffusion import Batch, TextToImage
 from harness.diffusion.model import as_images, as_pixels, denoising_target
 from harness.errors import RunError
-from tests.diffusion.conftest import SAMPLING, noise, pipeline
+from tests.diffusion.helpers import SAMPLING, noise, pipeline
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -44,7 +44,7 @@ def test_what_is_trained_is_single_precision(base: Path) -> None:
 
 @pytest.mark.parametrize("name", ["no/such-model", "nowhere"])
 def test_no_hub_in_reach(name: str) -> None:
-    with pytest.raises(RunError, match=f"cannot load the base '{name}'.*huggingface-cli download") as error:
+    with pytest.raises(RunError, match=f"cannot load the base model '{name}'.*huggingface-cli download") as error:
         TextToImage.load(name)
     assert "\n" not in str(error.value)
 
@@ -66,7 +66,9 @@ def test_a_pipeline_without_cross_attention(tmp_path: Path) -> None:
 
 
 def test_a_prompt_past_the_tokenizers_length(model: TextToImage) -> None:
-    with pytest.raises(RunError, match=r"the prompt 'a( a){29}' has 30 tokens; this base reads at most 18: shorten it"):
+    with pytest.raises(
+        RunError, match=r"the prompt 'a( a){29}' has 30 tokens; this base model reads at most 18: shorten it"
+    ):
         model.text(["a" + " a" * 29])
 
 
@@ -130,7 +132,7 @@ def test_sampling_is_the_pipelines_own(base: Path, model: TextToImage) -> None:
     assert not np.array_equal(ours, other)
 
 
-def test_pictures_that_are_not_finite_are_told(model: TextToImage) -> None:
+def test_pictures_that_are_not_finite_are_reported(model: TextToImage) -> None:
     with torch.no_grad():
         model.unet.conv_out.bias.fill_(float("nan"))
     _, finite = model.sample(["a photo"], [1], **SAMPLING)

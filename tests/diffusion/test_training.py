@@ -1,15 +1,18 @@
 """The recipe's training loop."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing import start_processes
 
-from harness.diffusion.small.training import Lesson, seconds, train
+from harness.diffusion.training import training_loop
+from harness.diffusion.training.training_loop import Trainer, seconds, train
 
 
-class Line(Lesson):
+class Line(Trainer):
     """Fits y = 2 x − 1 on random points; cut off once at its 25th step where the folder says so."""
 
     name = "line"
@@ -35,6 +38,12 @@ class Line(Lesson):
 
 def _silent(text: str) -> None:
     pass
+
+
+@pytest.fixture(autouse=True)
+def fast_start(forkserver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that need not import torch."""
+    monkeypatch.setattr(training_loop, "spawn", partial(start_processes, start_method="forkserver"))
 
 
 def test_a_run_that_was_cut_off_ends_as_one_that_was_not(tmp_path: Path) -> None:

@@ -64,15 +64,10 @@ TIMEOUT = 6
 """Seconds; a job that does not sleep takes milliseconds, and its worker has imported torch before."""
 
 
-@pytest.fixture(scope="module")
-def everywhere():
-    """How to run on each executor with workers of its own, by name; the cluster is started once."""
-    import dask
-    from distributed import LocalCluster
-
-    once = dask.config.set({"distributed.scheduler.allowed-failures": 0})  # as with --cluster local:2
-    with once, LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
-        yield {"processes": {"workers": 2}, "dask": {"cluster": cluster.scheduler_address}}
+@pytest.fixture
+def everywhere(cluster):
+    """How to run on each executor with workers of its own, by name."""
+    return {"processes": {"workers": 2}, "dask": {"cluster": cluster.scheduler_address}}
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +88,7 @@ def unruly(tmp_path: Path) -> dict:
     return {"suite": write_suite(tmp_path, one_cell), "plugins": [tmp_path / "unruly.py"]}
 
 
+@pytest.mark.xdist_group("cluster")
 @pytest.mark.parametrize("name", ["processes", "dask"])
 def test_the_same_values_everywhere(everywhere, serial, name):
     result = run(**everywhere[name])
@@ -101,6 +97,7 @@ def test_the_same_values_everywhere(everywhere, serial, name):
     assert not list((Store().root / "runs").iterdir())
 
 
+@pytest.mark.xdist_group("cluster")
 @pytest.mark.parametrize("name", ["processes", "dask"])
 def test_workers_that_die_or_hang_fail_their_own_cells_only(everywhere, unruly, name):
     result = run(**unruly, defenses=["none", "dies", "sleeps"], timeout=TIMEOUT, **everywhere[name])
@@ -111,6 +108,7 @@ def test_workers_that_die_or_hang_fail_their_own_cells_only(everywhere, unruly, 
     assert list(notes["sleeps"]) == [f"took longer than the {TIMEOUT} s allowed"]
 
 
+@pytest.mark.xdist_group("cluster")
 @pytest.mark.parametrize("name", ["processes", "dask"])
 def test_a_job_whose_worker_died_runs_once_more(everywhere, unruly, tmp_path, name):
     mark = tmp_path / "mark"

@@ -20,7 +20,8 @@ from harness.execution import scheduler
 from harness.execution.executors import Serial
 from harness.store import Store
 from tests import runs
-from tests.execution.test_scheduler import ROOT, SLOW, transient
+from tests.execution.test_scheduler import transient
+from tests.helpers import ROOT, SLOW
 from tests.runs import plan, run, write_suite
 
 __all__ = ["transient"]
@@ -30,14 +31,12 @@ def _run(store: Path) -> None:
     run(store=store)
 
 
-@pytest.fixture(scope="module")
-def forked():
+@pytest.fixture
+def forked(forkserver):
     """Starts `_run` in a process of its own at once, with its modules loaded."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.execution.test_resume", "torch"])
 
     def start(*arguments) -> multiprocessing.Process:
-        process = context.Process(target=_run, args=arguments)
+        process = forkserver.Process(target=_run, args=arguments)
         process.start()
         return process
 
@@ -84,7 +83,7 @@ def test_two_runs_on_one_store_do_each_job_once(forked):
     store = Store()
     running = [forked(store.root) for _ in range(2)]
     for process in running:
-        process.join(300)
+        process.join()
         assert process.exitcode == 0
     assert len(store.ledger()) == len(plan().jobs)
 
@@ -162,27 +161,24 @@ def test_a_change_recomputes_what_depends_on_it_and_nothing_else(tmp_path, chang
     assert any(job.name == "measure" for job in jobs)
 
 
-def test_a_cluster_that_loses_a_worker(tmp_path):
-    from distributed import LocalCluster
-
-    plugin = tmp_path / "slow.py"
+@pytest.mark.xdist_group("cluster")
+def test_a_cluster_that_loses_a_worker(tmp_path, cluster):
+    """The slow attacker continues only after its worker was killed."""
+    plugin, go = tmp_path / "slow.py", tmp_path / "go"
     plugin.write_text(SLOW)
-    rows = {"attackers": ["full_descent", "slow"], "plugins": [plugin]}
-    reference = run(store=tmp_path / "serial", **rows).values
+    rows = {"plugins": [plugin], "settings": [f"attackers.slow.go={go}"]}
     results = []
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
-        address = cluster.scheduler_address
-        running = threading.Thread(target=lambda: results.append(run(cluster=address, **rows)))
-        running.start()
-        store = Store()
-        while not any(entry["plugin"] == "slow" for entry in store.ledger()):
-            assert running.is_alive()
-            time.sleep(0.05)
-        os.kill(cluster.workers[0].process.pid, signal.SIGKILL)
-        running.join(300)
+    running = threading.Thread(target=lambda: results.append(run(cluster=cluster.scheduler_address, **rows)))
+    running.start()
+    while not go.with_suffix(".waits").exists():
+        assert running.is_alive()
+        time.sleep(0.05)
+    os.kill(int(go.with_suffix(".waits").read_text()), signal.SIGKILL)
+    go.touch()
+    running.join()
     (result,) = results
     assert not result.failed
-    pd.testing.assert_frame_equal(result.values, reference)
+    pd.testing.assert_frame_equal(result.values, run(store=tmp_path / "serial", **rows).values)
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs util-linux")

@@ -13,71 +13,8 @@ import pytest
 
 from harness.execution import scheduler
 from harness.store import Store
+from tests.helpers import FAULTY, ROOT, SLOW
 from tests.runs import TRACK, TWO_LAYER, plan, run, write_suite
-
-ROOT = Path(__file__).parents[2]
-FAULTY = '''
-"""Plugins that break the contract."""
-from harness import Attacker, Defense, RunError
-
-
-class Nan(Attacker):
-    """Yields a loss that is no number (test)."""
-
-    track = "two_layer"
-
-    def adapt(self, model, data):
-        yield 1.0
-        yield float("nan")
-
-
-class Early(Attacker):
-    """Ends early (test)."""
-
-    track = "two_layer"
-
-    def adapt(self, model, data):
-        yield 1.0
-
-
-class Empty(Attacker):
-    """Yields nothing (test)."""
-
-    track = "two_layer"
-
-    def adapt(self, model, data):
-        return
-        yield
-
-
-class Plain(Attacker):
-    """Is no generator (test)."""
-
-    track = "two_layer"
-
-    def adapt(self, model, data):
-        return 1.0
-
-
-class Raises(Attacker):
-    """Raises (test)."""
-
-    track = "two_layer"
-
-    def adapt(self, model, data):
-        yield 1.0
-        raise KeyError("lost")
-
-
-class Absent(Defense):
-    """Lacks a package (test)."""
-
-    track = "two_layer"
-
-    def immunize(self, model, targets):
-        raise RunError("a data package is not installed; pip install it")
-        yield
-'''
 
 
 @pytest.fixture
@@ -201,47 +138,29 @@ main()
     assert not run().failed
 
 
-SLOW = '''
-"""A slow attacker."""
-import time
-from harness import Attacker
-
-
-class Slow(Attacker):
-    """Takes its time (test)."""
-
-    track = "two_layer"
-
-    def adapt(self, model, data):
-        while True:
-            time.sleep(0.02)
-            yield 1.0
-'''
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_stops_and_the_next_run_continues(tmp_path, workers):
-    path = tmp_path / "slow.py"
+    path, go = tmp_path / "slow.py", tmp_path / "go"
     path.write_text(SLOW)
+    setting = f"attackers.slow.go={go}"
     command = [sys.executable, "-m", "harness.cli", "run", TWO_LAYER, "--workers", str(workers), "--plugin", str(path),
-               "--attacker", "full_descent", "--attacker", "slow", "--out", str(tmp_path / "out")]  # fmt: skip
+               "--set", setting, "--out", str(tmp_path / "out")]  # fmt: skip
     running = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
     )  # fmt: skip
-    store = Store()
-    while not any(entry["stage"] == "measure" for entry in store.ledger()):
+    while not go.with_suffix(".waits").exists():
         assert running.poll() is None
         time.sleep(0.05)
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-    messages = running.communicate(timeout=120)[1]
+    messages = running.communicate()[1]
     assert running.returncode == 130
     assert "run the same command to continue" in messages
     assert "Traceback" not in messages
-    finished = set(store.keys())
-    rows = {"attackers": ["full_descent", "slow"], "plugins": [path]}
-    missing = plan(**rows).missing(store)
-    assert missing
-    assert finished
+    store, rows = Store(), {"plugins": [path], "settings": [setting]}
+    made = plan(**rows)
+    assert 0 < len(made.missing(store)) < len(made.jobs)
+    assert len(store.ledger()) > 0
+    go.touch()
     assert not run(store=store, **rows).failed
-    assert len(store.ledger()) == len(plan(**rows).jobs)  # each job once
+    assert len(store.ledger()) == len(made.jobs)  # each job once

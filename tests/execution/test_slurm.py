@@ -14,7 +14,7 @@ def example():
     return runpy.run_path(str(EXAMPLE))
 
 
-def test_the_job_script(example):
+def test_the_job_scripts_ask_for_a_gpu(example):
     from dask_jobqueue import PBSCluster, SLURMCluster
 
     with SLURMCluster(**example["WORKER"], scheduler_options={"dashboard_address": None}) as cluster:

@@ -4,88 +4,76 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import leaderboard, records
+from harness.leaderboard import boards, long_form
 from harness.leaderboard.scores import read
 from harness.leaderboard.standings import comparisons, standings
+from harness.metric import Quantity
+from harness.ranking import Ranking
+from tests.leaderboard.builders import ASR, QUANTITIES, asr, build, cells
 
 
-def rate(defense, attacker, task, seed, value, **more):
-    """One judging record: a rate, which a defender wants low."""
-    control = {"none": "undefended", "ascent": "control", "noise": "control"}.get(defense)
-    return {
-        "suite": "s", "suite_version": 1, "grid": "g", "track": "elsewhere", "task": task, "defense": defense,
-        "attacker": attacker, "seed": seed, "metric": "rate", "role": "harmful", "step": 60, "value": value,
-        "scale": "linear", "status": "ok", "judged": "lower", "broken": 0.8, "resolution": 0.05, "control": control,
-        "members": task, "key": f"{defense}{attacker}{task}{seed}", **more,
-    }  # fmt: skip
-
-
-def frame(rows):
-    return records._frame(rows)
-
-
-def table(rows):
-    (of,) = read(frame(rows))
-    compared = comparisons(of)
-    return standings(of, compared), compared
-
-
-def grid(values, tasks=("a", "b"), seeds=(1, 2, 3)):
-    """values: defense → attacker → a rate, or a function of task and seed."""
-    return [
-        rate(defense, attacker, task, seed, of(task, seed) if callable(of) else of)
-        for defense, attackers in values.items() for attacker, of in attackers.items()
-        for task in tasks for seed in seeds
-    ]  # fmt: skip
+def table(rows, **fields):
+    """Standings and comparisons of the grid `g`."""
+    ranked = read(build(rows, **fields))["g"]
+    compared = comparisons(ranked)
+    return standings(ranked, compared), compared
 
 
 def test_the_worst_case_is_taken_per_task_and_seed_before_any_mean():
     """Each attacker wins one task: the worst of the means (.5) is not the mean of the worst (.9)."""
-    rows = grid({
+    rows = cells({
         "none": {"lora": 1.0, "dreambooth": 1.0},
         "mine": {"lora": lambda task, seed: 0.9 if task == "a" else 0.1,
                  "dreambooth": lambda task, seed: 0.1 if task == "a" else 0.9},
     })  # fmt: skip
-    found, _ = table(rows)
-    assert found.loc["mine", "worst"] == pytest.approx(0.9)
-    assert found.loc["mine", "mean"] == pytest.approx(0.5)
-    assert found.loc["mine", "attacker lora"] == pytest.approx(0.5)
-    assert list(found.index) == ["mine", "none"]
+    ranked, _ = table(rows)
+    assert ranked.loc["mine", "worst"] == pytest.approx(0.9)
+    assert ranked.loc["mine", "mean"] == pytest.approx(0.5)
+    assert ranked.loc["mine", "attacker lora"] == pytest.approx(0.5)
+    assert list(ranked.index) == ["mine", "none"]
 
 
 def test_the_attacker_that_does_it_is_named():
-    rows = grid({
+    rows = cells({
         "none": {"lora": 1.0, "dreambooth": 1.0},
         "mine": {"lora": lambda task, seed: 0.6 if seed == 1 else 0.2, "dreambooth": 0.5},
     })  # fmt: skip
-    found, _ = table(rows)
-    assert found.loc["mine", "by"] == "dreambooth"  # in two of three seeds
-    assert found.loc["mine", "worst"] == pytest.approx((0.6 + 0.5 + 0.5) / 3)
+    ranked, _ = table(rows)
+    assert ranked.loc["mine", "by"] == "dreambooth"  # in two of three seeds
+    assert ranked.loc["mine", "worst"] == pytest.approx((0.6 + 0.5 + 0.5) / 3)
 
 
 def test_intervals_of_a_figure_that_is_wanted_low_are_the_right_way_round():
-    rows = grid({"none": {"lora": 1.0}, "mine": {"lora": lambda task, seed: 0.1 * seed}})
-    found, _ = table(rows)
-    assert found.loc["mine", "ci_low"] < 0.2 < found.loc["mine", "ci_high"]
+    rows = cells({"none": {"lora": 1.0}, "mine": {"lora": lambda task, seed: 0.1 * seed}})
+    ranked, _ = table(rows)
+    assert ranked.loc["mine", "ci_low"] < 0.2 < ranked.loc["mine", "ci_high"]
 
 
 def test_an_interval_of_a_share_ends_where_a_share_does():
-    rows = grid({"none": {"lora": 1.0}, "mine": {"lora": lambda task, seed: 0.1 if seed == 1 else 0.9}})
-    for share, ends in (("share of pictures", (0, 1)), (None, None)):
-        found, _ = table([row | {"unit": share} for row in rows])
-        low, high = found.loc["mine", ["ci_low", "ci_high"]]
+    rows = cells({"none": {"lora": 1.0}, "mine": {"lora": lambda task, seed: 0.1 if seed == 1 else 0.9}})
+    for unit, ends in (("share of pictures", (0, 1)), ("", None)):
+        quantities = [QUANTITIES[0].model_copy(update={"unit": unit})]
+        ranked, _ = table(rows, quantities=quantities)
+        low, high = ranked.loc["mine", ["ci_low", "ci_high"]]
         assert (low, high) == ends if ends else low < 0 and high > 1
-        long = leaderboard.board(frame([row | {"unit": share} for row in rows])).set_index("defense")
+        long = long_form.board(build(rows, quantities=quantities)).set_index("defense")
         low, high = long.loc["mine", ["ci_low", "ci_high"]]
         assert (low, high) == ends if ends else low < 0 and high > 1
 
 
+RATIO = {
+    "ranking": Ranking(value={"metric": "asr"}, better="higher", resolution=0.001),
+    "quantities": [Quantity(name="asr", title="ratio", scale="log", description="a ratio")],
+}
+
+
 def test_logarithms_are_compared_as_ratios():
     rows = [
-        rate(defense, "lora", "a", seed, value, scale="log", judged="higher", broken=None, resolution=0.001)
-        for seed in (1, 2, 3) for defense, value in (("x", 100.0 * 2**seed), ("y", 10.0 * 2**seed))
-    ]  # fmt: skip
-    _, (row,) = None, table(rows)[1].to_dict("records")
+        asr(defense, "lora", "a", seed, value)
+        for seed in (1, 2, 3)
+        for defense, value in (("x", 100.0 * 2**seed), ("y", 10.0 * 2**seed))
+    ]
+    (row,) = table(rows, **RATIO)[1].to_dict("records")
     assert (row["defense"], row["other"]) == ("x", "y")
     assert row["difference"] == pytest.approx(10)
     assert row["separated"]
@@ -94,115 +82,114 @@ def test_logarithms_are_compared_as_ratios():
 def test_pairs_are_compared_on_their_own_cells():
     """Seeds differ far more than defenses do; within every seed one is better by about .1."""
     noise = {1: 0.002, 2: -0.002, 3: 0.0, 4: 0.001, 5: -0.001}
-    rows = grid({
+    rows = cells({
         "none": {"lora": lambda task, seed: 0.15 * seed + 0.1 + noise[seed]},
         "mine": {"lora": lambda task, seed: 0.15 * seed},
     }, seeds=(1, 2, 3, 4, 5))  # fmt: skip
-    for row in rows:
-        row |= {"broken": None, "resolution": 0.001}
-    found, compared = table(rows)
+    fine = ASR.model_copy(update={"broken": None, "resolution": 0.001})
+    ranked, compared = table(rows, ranking=fine)
     (row,) = compared.to_dict("records")
     assert row["difference"] == pytest.approx(-0.1)
     assert row["separated"]
     assert row["superiority"] == 1
-    assert list(zip(found["rank_low"], found["rank_high"], strict=True)) == [(1, 1), (2, 2)]
-    assert found.loc["mine", "ci_high"] > found.loc["none", "ci_low"]  # unpaired they overlap
+    assert list(zip(ranked["rank_low"], ranked["rank_high"], strict=True)) == [(1, 1), (2, 2)]
+    assert ranked.loc["mine", "ci_high"] > ranked.loc["none", "ci_low"]  # unpaired they overlap
 
 
 def test_what_no_interval_separates_shares_ranks():
     rng = np.random.default_rng(0)
     draws = {(d, t, s): rng.uniform(0.3, 0.5) for d in "xyz" for t in "ab" for s in (1, 2, 3)}
-    rows = grid({d: {"lora": lambda task, seed, d=d: draws[d, task, seed]} for d in "xyz"} | {"none": {"lora": 1.0}})
-    found, _ = table(rows)
-    ranks = dict(zip(found.index, zip(found["rank_low"], found["rank_high"], strict=True), strict=True))
+    rows = cells({d: {"lora": lambda task, seed, d=d: draws[d, task, seed]} for d in "xyz"} | {"none": {"lora": 1.0}})
+    ranked, _ = table(rows)
+    ranks = dict(zip(ranked.index, zip(ranked["rank_low"], ranked["rank_high"], strict=True), strict=True))
     assert ranks["x"] == ranks["y"] == ranks["z"]
     assert ranks["x"][0] == 1
     assert ranks["x"][1] >= 3
 
 
 def test_one_seed_orders_nothing():
-    found, _ = table(grid({"none": {"lora": 1.0}, "mine": {"lora": 0.0}}, seeds=(1,)))
-    assert set(zip(found["rank_low"], found["rank_high"], strict=True)) == {(1, 2)}
+    ranked, _ = table(cells({"none": {"lora": 1.0}, "mine": {"lora": 0.0}}, seeds=(1,)))
+    assert set(zip(ranked["rank_low"], ranked["rank_high"], strict=True)) == {(1, 2)}
 
 
 @pytest.mark.parametrize(("other", "ranks"), [(0.5, {(1, 1), (2, 2)}), (0.98, {(1, 2)})])
 def test_where_nothing_is_random_the_difference_is_exact_to_what_is_measured(other, ranks):
-    found, _ = table(grid({"none": {"lora": 1.0}, "mine": {"lora": other}}, seeds=(None,)))
-    assert set(zip(found["rank_low"], found["rank_high"], strict=True)) == ranks
-    assert found["ci_low"].isna().all()
+    ranked, _ = table(cells({"none": {"lora": 1.0}, "mine": {"lora": other}}, seeds=(None,)))
+    assert set(zip(ranked["rank_low"], ranked["rank_high"], strict=True)) == ranks
+    assert ranked["ci_low"].isna().all()
 
 
 def test_an_unseeded_defense_is_compared_with_every_seed():
-    rows = grid({"mine": {"lora": lambda task, seed: 0.2 + 0.01 * seed}}) + grid({"none": {"lora": 1.0}}, seeds=(None,))
-    found, compared = table(rows)
+    rows = cells({"mine": {"lora": lambda task, seed: 0.2 + 0.01 * seed}})
+    rows += cells({"none": {"lora": 1.0}}, seeds=(None,))
+    ranked, compared = table(rows)
     assert compared["n_cells"].item() == 6
-    assert found.loc["none", "ci_low"] is pd.NA or np.isnan(found.loc["none", "ci_low"])
-    assert found["missing"].tolist() == [0, 0]
+    assert ranked.loc["none", "ci_low"] is pd.NA or np.isnan(ranked.loc["none", "ci_low"])
+    assert ranked["missing"].tolist() == [0, 0]
 
 
 def test_missing_cells_are_counted_whether_failed_undefined_or_not_there():
-    rows = grid({"none": {"lora": 1.0, "dreambooth": 1.0}, "mine": {"lora": 0.5, "dreambooth": 0.1}})
+    rows = cells({"none": {"lora": 1.0, "dreambooth": 1.0}, "mine": {"lora": 0.5, "dreambooth": 0.1}})
     at = {(row["defense"], row["attacker"], row["task"], row["seed"]): row for row in rows}
     at["mine", "lora", "a", 1] |= {"status": "failed", "value": None, "metric": None, "note": "gone"}
     at["mine", "lora", "a", 2]["value"] = None
     at["mine", "lora", "a", 3]["value"] = float("inf")
     rows.remove(at["mine", "lora", "b", 1])
-    found, _ = table(rows)
-    assert found.loc["mine", "missing"] == 4
-    assert found.loc["mine", "n_cells"] == 12
-    made = leaderboard.make(frame(rows))
+    ranked, _ = table(rows)
+    assert ranked.loc["mine", "missing"] == 4
+    assert ranked.loc["mine", "n_cells"] == 12
+    made = boards.make(build(rows))
     assert made.standings.set_index("defense").loc["mine", "flags"].split().count("missing") == 1
     assert "lora: 4 of 6 cells" in made.markdown()
 
 
 def test_the_better_one_is_so_on_the_cells_that_both_have():
     """Of all its own cells the first has the better mean, for the hard task is missing."""
-    rows = grid({
+    rows = cells({
         "none": {"lora": 1.0},
         "first": {"lora": lambda task, seed: 0.3 + seed / 1000 if task == "a" else None},
         "second": {"lora": lambda task, seed: 0.1 if task == "a" else 0.9},
     }, seeds=(1, 2, 3, 4, 5))  # fmt: skip
-    found, compared = table(rows)
+    ranked, compared = table(rows)
     row = compared.set_index(["defense", "other"]).loc["second", "first"]
     assert (row["n_cells"], row["superiority"], row["separated"]) == (5, 1, True)
     assert row["difference"] == pytest.approx(-0.203)
-    assert found.loc["second", "rank_low"] == 1
-    assert found.loc["first", "rank_low"] == 2
+    assert ranked.loc["second", "rank_low"] == 1
+    assert ranked.loc["first", "rank_low"] == 2
 
 
 def test_a_defense_gains_nothing_by_an_attack_that_failed():
     """Where the strong attacker is missing there is no worst case, and no mean: the other one is no stand-in."""
-    rows = grid({
+    rows = cells({
         "none": {"lora": 1.0, "dreambooth": 1.0, "weak": 0.2},
         "lost": {"lora": None, "dreambooth": 0.3, "weak": 0.2},
         "part": {"lora": lambda task, seed: None if task == "a" else 0.6, "dreambooth": 0.3, "weak": None},
     })  # fmt: skip
-    found, compared = table(rows)
-    assert found.loc["lost", ["worst", "mean"]].isna().all()
-    assert found.loc["lost", ["rank_low", "rank_high"]].tolist() == [1, 3]
-    assert found.loc["part", ["worst", "mean"]].tolist() == pytest.approx([0.6, 0.45])
-    assert found.loc["part", "missing"] == 3 + 6
+    ranked, compared = table(rows)
+    assert ranked.loc["lost", ["worst", "mean"]].isna().all()
+    assert ranked.loc["lost", ["rank_low", "rank_high"]].tolist() == [1, 3]
+    assert ranked.loc["part", ["worst", "mean"]].tolist() == pytest.approx([0.6, 0.45])
+    assert ranked.loc["part", "missing"] == 3 + 6
     assert compared.set_index(["defense", "other"])["n_cells"].sum() == 3  # of part and none
 
 
 def test_seeds_that_agree_are_not_exact():
     """They were measured to .05, so what they say is known to a good part of that."""
-    found, _ = table(grid({"none": {"lora": 1.0}, "mine": {"lora": 0.5}}))
-    assert 0.4 < found.loc["mine", "ci_low"] < 0.5 < found.loc["mine", "ci_high"] < 0.6
+    ranked, _ = table(cells({"none": {"lora": 1.0}, "mine": {"lora": 0.5}}))
+    assert 0.4 < ranked.loc["mine", "ci_low"] < 0.5 < ranked.loc["mine", "ci_high"] < 0.6
 
 
 def test_a_weak_attacker_earns_nothing():
     """It is in no mean; it still counts where it is the strongest; alone it makes neither worst case nor rank."""
     values = {"none": {"lora": 1.0, "weak": 0.3}, "mine": {"lora": 0.4, "weak": 0.6}}
-    found, _ = table(grid(values))
-    assert found.loc["mine", "mean"] == pytest.approx(0.4)
-    assert found.loc["mine", "worst"] == pytest.approx(0.6)
-    alone, compared = table(grid({defense: {"weak": of["weak"]} for defense, of in values.items()}))
+    ranked, _ = table(cells(values))
+    assert ranked.loc["mine", "mean"] == pytest.approx(0.4)
+    assert ranked.loc["mine", "worst"] == pytest.approx(0.6)
+    weak = cells({defense: {"weak": attackers["weak"]} for defense, attackers in values.items()})
+    alone, compared = table(weak)
     assert alone[["worst", "rank_low", "mean"]].isna().all(axis=None)
     assert not compared["separated"].any()
-    assert (
-        "weak (weak)" in leaderboard.make(frame(grid({d: {"weak": of["weak"]} for d, of in values.items()}))).markdown()
-    )
+    assert "weak (weak)" in boards.make(build(weak)).markdown()
 
 
 def test_ranks_hold_together():
@@ -212,15 +199,15 @@ def test_ranks_hold_together():
     for _ in range(100):
         values = {d: {"lora": (lambda draws: lambda task, seed: draws[task, seed])(
             {(t, s): rng.binomial(20, 0.5) / 20 for t in "abc" for s in (1, 2, 3)})} for d in "vwxyz"}  # fmt: skip
-        wrong += table(grid(values, tasks="abc"))[1]["separated"].any()
+        wrong += table(cells(values, tasks="abc"))[1]["separated"].any()
     assert wrong <= 7
 
 
 def test_rows_are_ordered_by_the_worst_case_as_far_as_a_mean_tells():
     """One cell moves by .05, a mean of six by a sixth of it: .88 is ahead of .9, whatever the other attacker leaves."""
-    made, _ = table(grid({
+    ranked, _ = table(cells({
         "none": {"lora": 1.0, "dreambooth": 0.9},
         "ahead": {"lora": lambda task, seed: 0.85 if seed == 1 else 0.9, "dreambooth": 0.8},
         "behind": {"lora": 0.9, "dreambooth": 0.0},
     }))  # fmt: skip
-    assert list(made["defense"]) == ["ahead", "behind", "none"]
+    assert list(ranked["defense"]) == ["ahead", "behind", "none"]

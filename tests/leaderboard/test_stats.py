@@ -210,7 +210,7 @@ def test_intervals_over_tasks_cover_groups_that_share_concepts(groups, spread, s
     assert coverage(values, "tasks", members) >= 0.93
 
 
-def test_what_would_not_cover():
+def test_naive_intervals_would_not_cover():
     """A percentile bootstrap over three seeds; pairs of digits taken for independent; seeds taken for tasks."""
     rng = np.random.default_rng(0)
     three = rng.normal(0, 1, (DRAWS, 3))

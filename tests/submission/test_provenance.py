@@ -1,4 +1,4 @@
-"""Where figures come from: the checkout, versions and hardware."""
+"""Where values come from: the checkout, versions and hardware."""
 
 import re
 import subprocess

@@ -1,10 +1,8 @@
-"""Submissions: what goes in comes out, nothing of the machine does, and hostile files are told apart."""
+"""Submissions: what goes in comes out, nothing of the machine does, and hostile files are refused."""
 
 import copy
 import gzip
-import hashlib
 import json
-import os
 import pickle
 import re
 import shutil
@@ -13,87 +11,130 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness import api, leaderboard, records
 from harness.errors import UsageError
-from harness.submission import pack as packing
-from harness.submission import read_write as submission
+from harness.execution import executors, scheduler
+from harness.metric import read_values
+from harness.plan import make
+from harness.store import Store
+from harness.submission import pack, read_write
 from harness.submission.schema import FORMAT, InvalidSubmission
-from tests.cli.test_cli import immunebench
-from tests.execution.test_scheduler import FAULTY
-
-ROOT = Path(__file__).parents[2]
-FIXTURE = Path(__file__).parent / "submissions" / "tiny" / "tiny.json.gz"
-"""Of format 1, by `immunebench submit`; it stays as it is, and loadable, when the format goes on."""
-
-
-def content_of(path: Path) -> dict:
-    return json.loads(gzip.decompress(path.read_bytes()))
-
-
-@pytest.fixture
-def content() -> dict:
-    return content_of(FIXTURE)
+from harness.suite import load
+from tests.submission.forge import (
+    ATTACK,
+    add_picture,
+    content_of,
+    find,
+    reseal,
+    run,
+    submitted,
+    suite_file,
+    write_content,
+)
 
 
-def resealed(content: dict, cell: dict) -> None:
-    """Write the digest that the cell's figures have now, as a forger would."""
-    kind = content["kinds"][cell["kind"]]
-    figures = [{**figure, "value": value} for figure, value in zip(kind, cell["values"], strict=True)]
-    cell["files"]["records.json"] = hashlib.sha256(json.dumps(figures).encode()).hexdigest()
+def test_the_records_of_a_submission_are_the_values_of_its_run(honest):
+    """Each value of each artifact is one row, with the cell's coordinates and key."""
+    suite = load(str(honest.parent / "small.yaml"))
+    plan, store = make(suite), Store(honest.parent / "store")
+    records = read_write.read(honest).records()
+    rows = records.frame.drop(columns=["suite", "suite_version", "track", "status"]).to_dict("records")
+    expected = [
+        {**cell.coordinates, **value, "key": cell.job.key}
+        for cell in plan.cells
+        for value in read_values(store.folder(cell.job.key))
+    ]
+    assert [{name: field for name, field in row.items() if not pd.isna(field)} for row in rows] == [
+        {name: field for name, field in row.items() if field is not None} for row in expected
+    ]
+    assert set(records.frame["status"]) == {"ok"}
+    assert set(records.frame["track"]) == {"two_layer"}
+    assert set(records.frame["suite_version"]) == {3}
+    assert not records.older
 
 
-def test_what_a_run_finds_is_what_a_submission_says(tiny, tmp_path):
-    result = api.run(str(tiny), workers=1, out=tmp_path / "run")
-    path, found = packing.submit(tmp_path / "run", tmp_path / "sub.json.gz")
-    pd.testing.assert_frame_equal(found.records(), result.records)
-    pd.testing.assert_frame_equal(submission.read(path).records(), result.records)
-    pd.testing.assert_frame_equal(found.records(), records.load(tmp_path / "run" / "records.parquet"))
-    costs = {cost.stage: cost for cost in found.costs}
-    assert costs["immunize"].jobs == costs["immunize"].metered == 1 + 2 + 2  # their weights are gone, their costs not
-    assert costs["immunize"].seconds > 0
-    assert costs["attack"].peak_mb > 50
-    assert found.provenance.computed == sum(cost.jobs for cost in found.costs)
-    assert found.provenance.packages["torch"] == __import__("torch").__version__.partition("+")[0]
-    assert re.fullmatch("[0-9a-f]{40}", found.provenance.git.commit)
-    # Twice the same run: the same bytes but for what it computed itself, which is nothing.
-    api.run(str(tiny), workers=1, out=tmp_path / "again")
-    again = content_of(tmp_path / "again" / packing.RUN)
+def test_the_suite_of_a_submission_is_the_suite_that_ran(honest):
+    suite, submission = load(str(honest.parent / "small.yaml")), read_write.read(honest)
+    machine = {"published", "plugins", "folder"}
+    assert submission.suite.model_dump() == suite.model_dump(exclude=machine)
+    assert submission.suite.grids[0].control("none") == "undefended"
+    assert submission.suite.grids[0].defenses["strong"].call == "Shrinking(share=0.01)"
+    assert submission.records(suite).suite is suite
+
+
+def test_costs_and_provenance(honest):
+    submission = read_write.read(honest)
+    costs = {cost.stage: cost for cost in submission.costs}
+    assert costs["adapt"].jobs == costs["adapt"].metered == 2 * 3 + 2 * 3
+    assert costs["adapt"].seconds > 0
+    assert costs["adapt"].peak_mb > 50
+    assert submission.provenance.computed == sum(cost.jobs for cost in submission.costs)
+    assert submission.provenance.packages["torch"] == __import__("torch").__version__.partition("+")[0]
+    assert submission.provenance.stages == {"two_layer/adapt": 1, "two_layer/measure": 1, "engine/run_cost": 1}
+    assert re.fullmatch("[0-9a-f]{40}", submission.provenance.git.commit)
+
+
+def test_the_same_run_again_gives_the_same_bytes(honest, tmp_path):
+    """But for what it computed itself, which is nothing."""
+    again = content_of(run(honest.parent / "small.yaml", tmp_path, honest.parent / "store") / pack.RUN)
     assert again["provenance"].pop("computed") == 0
-    first = content_of(path)
+    first = content_of(honest)
     del first["provenance"]["computed"]
     assert again == first
 
 
-def test_plain_json_says_the_same(tmp_path):
-    found = submission.read(FIXTURE)
-    submission.write(found.model_dump(mode="json", exclude_unset=True), tmp_path / "plain.json")
-    assert submission.read(tmp_path / "plain.json") == found
-    assert content_of(FIXTURE) == json.loads((tmp_path / "plain.json").read_text())
+def test_each_artifact_is_read_once(honest, monkeypatch):
+    plan, store = make(load(str(honest.parent / "small.yaml"))), Store(honest.parent / "store")
+    read = []
+    monkeypatch.setattr(pack, "read_values", lambda artifact: read.append(artifact.name) or read_values(artifact))
+    pack.pack(plan, store, {}, pack.opening(plan, store))
+    assert sorted(read) == sorted({cell.job.key for cell in plan.cells})
+
+
+def test_plain_json_says_the_same(honest, tmp_path):
+    submission = read_write.read(honest)
+    read_write.write(submission, tmp_path / "plain.json")
+    assert read_write.read(tmp_path / "plain.json") == submission
+    assert content_of(honest) == json.loads((tmp_path / "plain.json").read_text())
+
+
+def test_a_failed_cell_is_a_row_with_its_reason(tmp_path):
+    (tmp_path / "mine.py").write_text(ATTACK.replace("yield loss", "raise ValueError('lost')\n            yield"))
+    path = submitted(suite_file(tmp_path), tmp_path, plugins=[tmp_path / "mine.py"], defenses=["none"], seeds=1)
+    records = read_write.read(path).records()
+    failed = records.frame[records.frame["status"] == "failed"]
+    assert set(failed["attacker"]) == {"my_attack"}
+    assert set(failed["measured_by"]) == {"attacked_error", "cost"}
+    assert failed["note"].str.fullmatch(r"ValueError at mine\.py:\d+: lost").all()
+    assert failed["value"].isna().all()
+    assert records.suite.grids[0].is_changed("attacker", "my_attack")
 
 
 VALUES = st.none() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(VALUES, min_size=1, max_size=6), st.text("αé<>|\"'\\ x", max_size=5))
-def test_figures_come_back_to_the_bit(values, note):
+def test_values_come_back_to_the_bit(content, values, note):
     """Any finite number, the smallest and largest too, through a file; the notes with it."""
-    content = content_of(FIXTURE)
+    content = copy.deepcopy(content)
     cell = content["cells"][0]
     cell["kind"] = len(content["kinds"])
-    content["kinds"].append([{"metric": "rir", "value": None, "step": i, "note": note} for i in range(len(values))])
+    content["kinds"].append(
+        [{"metric": "sharpness", "value": None, "step": i, "note": note} for i in range(len(values))]
+    )
     cell["values"] = values
-    resealed(content, cell)
-    found = submission.parse(json.loads(json.dumps(content)), "here").records().head(len(values))
+    reseal(content, cell)
+    rows = read_write.parse(json.loads(json.dumps(content)), "here").records().frame.head(len(values))
     expected = pd.array([None if value is None else float(value) for value in values], dtype="Float64")
-    pd.testing.assert_extension_array_equal(found["value"].array, expected, check_exact=True)
-    assert found["step"].tolist() == list(range(len(values)))
-    assert set(found["note"]) == {note}
+    pd.testing.assert_extension_array_equal(rows["value"].array, expected, check_exact=True)
+    assert rows["step"].tolist() == list(range(len(values)))
+    assert set(rows["note"]) == {note}
 
 
-def test_nothing_of_the_machine_is_told(tiny, tmp_path, monkeypatch):
+def test_nothing_of_the_machine_is_in_a_submission(tmp_path, monkeypatch):
     """Its folders, user and host are given names that stand out; a plugin file lies there and a job fails there."""
     monkeypatch.setattr("platform.node", lambda: "strangehost")
     monkeypatch.setenv("LOGNAME", "strangeuser")
@@ -101,38 +142,26 @@ def test_nothing_of_the_machine_is_told(tiny, tmp_path, monkeypatch):
     home.mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(home)
-    suite = shutil.copy(tiny, home / "tiny.yaml")
-    told = """import getpass, platform
-        raise OSError(f"{__file__} on {platform.node()} of {getpass.getuser()} is locked")"""
-    faulty = home / "faulty.py"
-    faulty.write_text(FAULTY.replace('yield float("nan")', told))
-    result = api.run(str(suite), plugins=[faulty], attackers=["nan"], workers=1, out=home / "out", store=home / "store")
-    assert result.failed
-    path, found = packing.submit(home / "out", home / "sub.json.gz")
+    raising = """import getpass, platform
+            raise OSError(f"{__file__} on {platform.node()} of {getpass.getuser()} is locked")
+            yield"""
+    mine = home / "mine.py"
+    mine.write_text(ATTACK.replace("yield loss", raising))
+    path = submitted(suite_file(home), home, plugins=[mine], attackers=["my_attack"], store=home / "store")
     text = gzip.decompress(path.read_bytes()).decode()
-    assert "is locked" in "".join(cell.failed or "" for cell in found.cells)
+    assert "is locked" in "".join(cell.failed or "" for cell in read_write.read(path).cells)
     for name in ("strangehost", "strangeuser", str(tmp_path), "/home", "immunebench_plugin"):
         assert name not in text
 
 
-def test_a_folder_in_a_plugins_settings_is_told_before_it_is_published(tiny, tmp_path):
-    api.run(str(tiny), workers=1, out=tmp_path / "run")
-    content = content_of(tmp_path / "run" / packing.RUN)
+def test_a_folder_in_a_plugins_settings_is_refused_before_it_is_published(content, tmp_path):
+    defense = content["suite"]["grids"][0]["defenses"]["shrinking"]
     for folder in (Path.home(), Path("/mnt/else")):
-        content["plugins"][0]["params"]["weights"] = str(folder / "weights.safetensors")
-        submission.write(content, tmp_path / "run" / packing.RUN)
-        with pytest.raises(UsageError, match=r"tells of folders of this machine, at plugins\.0\.params\.weights"):
-            packing.submit(tmp_path / "run", tmp_path / "sub.json.gz")
+        defense["params"]["weights"] = str(folder / "weights.safetensors")
+        write_content(content, tmp_path / pack.RUN)
+        with pytest.raises(UsageError, match=r"names folders of this machine, at suite\.grids\.0\.defenses\.shrinking"):
+            pack.submit(tmp_path, tmp_path / "sub.json.gz")
     assert not (tmp_path / "sub.json.gz").exists()
-
-
-def test_the_first_format_stays_loadable():
-    found = submission.read(FIXTURE)
-    assert (found.format, found.suite.name, found.suite.version) == (1, "tiny", 3)
-    told = found.records()
-    assert len(told) == 480
-    rir = told[(told["defense"] == "condition_number") & (told["metric"] == "rir") & (told["policy"] == "floor")]
-    assert rir[rir["split"] == "train"]["value"].round(4).tolist() == [0.9454, 0.9234]
 
 
 def change(path, value):
@@ -140,17 +169,17 @@ def change(path, value):
 
     def apply(content):
         *parents, last = path
-        at = content
+        part = content
         for parent in parents:
-            at = at[parent]
-        at[last] = value
+            part = part[parent]
+        part[last] = value
 
     return apply
 
 
 def bomb(content):
-    """Few bytes that stand for very many: a long note in a kind of many figures and cells."""
-    kind = [{"metric": "rir", "value": None, "step": step, "note": "x" * 20000} for step in range(500)]
+    """Few bytes that stand for very many: a long note in a kind of many values and cells."""
+    kind = [{"metric": "sharpness", "value": None, "step": step, "note": "x" * 20000} for step in range(500)]
     content["kinds"].append(kind)
     cell = {**content["cells"][0], "kind": len(content["kinds"]) - 1, "values": [1.0] * len(kind)}
     content["cells"] += [{**cell, "key": f"{place:064x}"} for place in range(60)]
@@ -164,129 +193,154 @@ def two_grids(content):
     content["suite"]["grids"] *= 2
 
 
-HOLE = {"kind": None, "failed": "lost", "files": {}}
-
-
 def other_job(content):
-    content["cells"].append({**content["cells"][0], "at": content["cells"][1]["at"], "values": [], **HOLE})
+    cell = {name: content["cells"][0][name] for name in ("key",)}
+    content["cells"].append({**cell, "coordinates": content["cells"][1]["coordinates"], "failed": "lost"})
 
 
+CELL, GRID = ["cells", 0], ["suite", "grids", 0]
+SHRINKING = [*GRID, "defenses", "shrinking"]
 SCRIPT = "<script>alert(1)</script>"
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "message"),
     [
-        (change(["cells", 0, "values", 0], 1e6), "the figures are not those of the digest"),
-        (change(["cells", 0, "values", 0], "1"), "cells.0.values.0"),
-        (change(["cells", 0, "files"], {}), "the figures are not those of the digest"),
-        (change(["cells", 0, "values"], []), "other figures than its kind has"),
-        (change(["cells", 0, "kind"], 10**6), "other figures than its kind has"),
-        (change(["cells", 0, "kind"], -1), "cells.0.kind"),
-        (change(["cells", 0, "kind"], None), "neither measured nor failed"),
-        (change(["cells", 0, "failed"], "lost"), "other figures than its kind has"),
+        (change([*CELL, "values", 0], 1e6), "the values do not have the digest"),
+        (change([*CELL, "values", 0], "1"), "cells.0.values.0"),
+        (change([*CELL, "values", 0], True), "cells.0.values.0"),
+        (change([*CELL, "files"], {}), "the values do not have the digest"),
+        (change([*CELL, "values"], []), "other values than its kind has"),
+        (change([*CELL, "kind"], 10**6), "other values than its kind has"),
+        (change([*CELL, "kind"], -1), "cells.0.kind"),
+        (change([*CELL, "kind"], None), "must have values, pictures or a reason"),
+        (change([*CELL, "failed"], "lost"), "other values than its kind has"),
         (change(["cells"], []), "cells"),
-        (bomb, "its figures, written out, are longer than 512 MiB"),
+        (bomb, "its values, written out, are longer than 512 MiB"),
         (twice, "the cell is there twice"),
-        (other_job, "or its job with other figures"),
-        (change(["cells", 0, "at", "grid"], "elsewhere"), "other coordinates"),
-        (change(["cells", 0, "at", "colour"], "red"), "cells.0.at.colour"),
-        (change(["cells", 0, "at", "status"], "failed"), "cells.0.at.status"),
-        (change(["cells", 0, "at", "seed"], "one"), "other coordinates"),
-        (change(["cells", 0, "at", "seed"], 2**63), "cells.0.at.seed"),
-        (change(["cells", 0, "at", "task"], None), "other coordinates"),
-        (change(["cells", 0, "values", 0], 10**400), "cells.0.values.0"),
-        (change(["cells", 0, "at", "task"], "../../x"), "cells.0.at.task"),
-        (change(["cells", 0, "at", "task"], SCRIPT), "cells.0.at.task"),
-        (change(["cells", 0, "at", "defense"], "a|b"), "cells.0.at.defense"),
-        (change(["cells", 0, "calls", "defense_call"], "\x1b[2Jgone"), "cells.0.calls.defense_call"),
-        (change(["cells", 0, "files", "../../x.png"], "0" * 64), "cells.0.files"),
-        (change(["cells", 0, "files", "/etc/x.png"], "0" * 64), "cells.0.files"),
-        (change(["cells", 0, "files", "x.pkl"], "0" * 64), "cells.0.files"),
+        (other_job, "or its job has other values elsewhere"),
+        (change([*CELL, "coordinates", "grid"], "elsewhere"), "coordinates that its suite does not have"),
+        (change([*CELL, "coordinates", "defense"], "mine"), "coordinates that its suite does not have"),
+        (change([*CELL, "coordinates", "attacker"], "mine"), "coordinates that its suite does not have"),
+        (change([*CELL, "coordinates", "task"], "3"), "coordinates that its suite does not have"),
+        (change([*CELL, "coordinates", "task"], None), "coordinates that its suite does not have"),
+        (change([*CELL, "coordinates", "seed"], 7), "coordinates that its suite does not have"),
+        (change([*CELL, "coordinates", "seed"], "one"), "coordinates that its suite does not have"),
+        (change([*CELL, "coordinates", "measured_by"], None), "coordinates that its suite does not have"),
+        (change([*CELL, "coordinates", "role"], 1), "coordinates that its suite does not have"),
+        (change([*CELL, "coordinates", "colour"], "red"), "cells.0.coordinates.colour"),
+        (change([*CELL, "coordinates", "\x1b[2J"], "red"), "cells.0.coordinates.?[2J"),
+        (change([*CELL, "coordinates", "status"], "failed"), "cells.0.coordinates.status"),
+        (change([*CELL, "coordinates", "seed"], 2**63), "cells.0.coordinates.seed"),
+        (change([*CELL, "values", 0], 10**400), "cells.0.values.0"),
+        (change([*CELL, "coordinates", "task"], "../../x"), "cells.0.coordinates.task"),
+        (change([*CELL, "coordinates", "task"], SCRIPT), "cells.0.coordinates.task"),
+        (change([*CELL, "coordinates", "defense"], "a|b"), "cells.0.coordinates.defense"),
+        (change([*CELL, "files", "../../x.png"], "0" * 64), "cells.0.files"),
+        (change([*CELL, "files", "/etc/x.png"], "0" * 64), "cells.0.files"),
+        (change([*CELL, "files", "x.pkl"], "0" * 64), "cells.0.files"),
         (change(["suite", "name"], "../digits"), "suite.name"),
         (change(["suite", "name"], SCRIPT), "suite.name"),
-        (change(["suite", "grids", 0, "defenses", "none"], 99), "names a plugin that is not there"),
-        (change(["suite", "grids", 0, "seeds"], [1] * 101), "suite.grids.0.seeds"),
-        (change(["kinds", 0, 0, "value"], 1), "no figure"),
-        (change(["kinds", 0, 0, "colour"], "red"), "kinds.0.0.colour"),
-        (change(["kinds", 0, 0, "defense"], "mine"), "kinds.0.0.defense"),
-        (change(["kinds", 0, 0, "scale"], "linear"), "kinds.0.0.scale"),
-        (change(["kinds", 0, 0, "step"], "last"), "no figure"),
-        (change(["kinds", 0, 0, "metric"], None), "no figure"),
-        (change(["kinds", 0, 0, "policy"], "$\\frac$"), "no figure"),
-        (change(["kinds", 0, 0, "policy"], SCRIPT), "no figure"),
+        (change(["suite", "title"], "\x1b[2Jgone"), "suite.title"),
+        (change(["suite", "folder"], "/etc"), "suite.folder"),
+        (change(["suite", "plugins"], ["/etc/x.py"]), "suite.plugins"),
+        (change(["suite", "published"], "/etc/passwd"), "suite.published"),
+        (change([*SHRINKING, "call"], "\x1b[2Jgone"), "suite.grids.0.defenses.shrinking.call"),
+        (change([*SHRINKING, "module"], "os"), "module is no field of a submission"),
+        (change([*SHRINKING, "file"], "/tmp/x.py"), "file is no field of a submission"),
+        (change([*GRID, "reference", "attribute"], "system"), "attribute is no field of a submission"),
+        (change([*SHRINKING, "deterministic"], "yes"), "suite.grids.0.defenses.shrinking.deterministic"),
+        (change([*GRID, "seeds"], [1] * 1001), "suite.grids.0.seeds"),
+        (change([*GRID, "seeds"], ["1"]), "suite.grids.0.seeds.0"),
+        (change([*GRID, "quantities"], []), "values of quantities that its grid does not have"),
+        (change([*GRID, "quantities", 0, "title"], "\x1b[2Jgone"), "suite.grids.0.quantities.0.title"),
+        (change([*GRID, "quantities", 0, "name"], SCRIPT), "suite.grids.0.quantities.0.name"),
+        (change([*GRID, "members", SCRIPT], ["1"]), "suite.grids.0.members"),
+        (change(["kinds", 0, 0, "value"], 1), "kinds.0: value: must be null"),
+        (change(["kinds", 0, 0, "colour"], "red"), "kinds.0: colour"),
+        (change(["kinds", 0, 0, "defense"], "mine"), "kinds.0: defense"),
+        (change(["kinds", 0, 0, "scale"], "linear"), "kinds.0: scale"),
+        (change(["kinds", 0, 0, "step"], "last"), "kinds.0: step"),
+        (change(["kinds", 0, 0, "metric"], None), "kinds.0: metric"),
+        (change(["kinds", 0, 0, "variant"], "$\\frac$"), "kinds.0: variant"),
+        (change(["kinds", 0, 0, "variant"], SCRIPT), "kinds.0: variant"),
+        (change(["kinds", 0, 0, "flag"], SCRIPT), "kinds.0: flag"),
         (two_grids, "two grids have one name"),
-        (change(["kinds", 0, 0], {}), "no figure"),
-        (change(["sources", "0" * 64], "import os"), "has another digest"),
-        (change(["plugins", 0, "file"], "0" * 64), "has no source"),
+        (change(["kinds", 0, 0], {}), "kinds.0: metric"),
+        (change(["sources", 0, "name"], "../x.py"), "sources.0.name"),
+        (change(["sources", 0, "name"], "/etc/x.py"), "sources.0.name"),
+        (change(["sources", 0, "modules", "a/../../x.py"], "import os"), "sources.0.modules"),
         (change(["costs", 0, "seconds"], -1.0), "costs.0.seconds"),
         (change(["format"], 0), "format"),
+        (change(["format"], True), "format"),
+        (change(["older"], True), "older is no field of a submission"),
         (change(["more"], 1), "more"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_in_one_line(content, harm, told):
+def test_what_cannot_be_is_refused_in_one_line(content, harm, message):
     harm(content)
     with pytest.raises(InvalidSubmission, match="here is no valid submission: ") as caught:
-        submission.parse(content, "here")
-    assert told in str(caught.value)
+        read_write.parse(content, "here")
+    assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
     assert "\x1b" not in str(caught.value)
 
 
-@pytest.mark.parametrize("shown", [{"plain": True}, {"plain": False}], ids=["plain", "packed"])
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"", "no JSON"),
         (b"\xff\xfe", "no JSON"),
         (b"[" * 10**6, "no JSON"),
         (b"[" * 200 + b"]" * 200, "nested deeper than 20"),
         (b'["\\ud800"]', "no JSON"),
-        (b'{"format": 1' + b"0" * 5000 + b"}", "no JSON"),
+        (b'{"format": 2' + b"0" * 5000 + b"}", "no JSON"),
         (b'{"format": NaN}', "NaN is no number"),
         (b'{"format": -Infinity}', "-Infinity is no number"),
-        (b'{"format": 1, "cells": 1e999}', "no JSON"),
+        (b'{"format": 2, "cells": 1e999}', "no JSON"),
+        (b'{"format": 2, "format": 1}', "an object has two members of one name"),
         (b"[1, 2]", "no valid submission"),
         (b'"text"', "no valid submission"),
-        (pickle.dumps({"format": 1}), "no JSON"),
+        (pickle.dumps({"format": 2}), "no JSON"),
     ],
 )
-def test_other_files_are_refused(tmp_path, data, told, shown):
+def test_other_files_are_refused(tmp_path, data, message, packed):
     path = tmp_path / "sub.json"
-    path.write_bytes(data if shown["plain"] else gzip.compress(data))
-    with pytest.raises(InvalidSubmission, match=told):
-        submission.read(path)
+    path.write_bytes(gzip.compress(data) if packed else data)
+    with pytest.raises(InvalidSubmission, match=message):
+        read_write.read(path)
 
 
-def test_infinite_figures_are_refused(tmp_path):
-    text = gzip.decompress(FIXTURE.read_bytes()).decode()
+def test_infinite_numbers_are_refused(content, tmp_path):
+    text = json.dumps(content)
     path = tmp_path / "sub.json"
     path.write_text(text.replace('"seconds":', '"seconds":1e999,"x":', 1))
     with pytest.raises(InvalidSubmission, match="no JSON"):
-        submission.read(path)
+        read_write.read(path)
 
 
-def test_damaged_files_are_refused(tmp_path):
+def test_damaged_files_are_refused(honest, tmp_path):
     path = tmp_path / "sub.json.gz"
-    for data in (FIXTURE.read_bytes()[:-20], FIXTURE.read_bytes()[:-8] + b"12345678", b"\x1f\x8b\x08 what"):
+    for data in (honest.read_bytes()[:-20], honest.read_bytes()[:-8] + b"12345678", b"\x1f\x8b\x08 what"):
         path.write_bytes(data)
         with pytest.raises(InvalidSubmission, match="cannot read"):
-            submission.read(path)
+            read_write.read(path)
     with pytest.raises(UsageError, match="does not exist"):
-        submission.read(tmp_path / "absent.json")
+        read_write.read(tmp_path / "absent.json")
     with pytest.raises(InvalidSubmission, match="cannot read"):
-        submission.read(tmp_path)
+        read_write.read(tmp_path)
 
 
 def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
     """A gigabyte of blanks in a megabyte: reading stops at the limit."""
     path = tmp_path / "bomb.json.gz"
     path.write_bytes(gzip.compress(b" " * 10**7, compresslevel=9) * 100)
-    monkeypatch.setattr(submission, "LIMIT", 10**6)
+    monkeypatch.setattr(read_write, "LIMIT", 10**6)
     tracemalloc.start()
     try:
         with pytest.raises(InvalidSubmission, match="longer than"):
-            submission.read(path)
+            read_write.read(path)
         assert tracemalloc.get_traced_memory()[1] < 10**7
     finally:
         tracemalloc.stop()
@@ -294,96 +348,120 @@ def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
 
 def test_a_newer_format_asks_for_an_upgrade(content, tmp_path):
     content["format"] = FORMAT + 1
-    submission.write(content, tmp_path / "new.json")
-    done = immunebench("leaderboard", tmp_path / "new.json", "--out", tmp_path / "out")
-    assert done.returncode == 2
-    assert "has format 2; this harness reads up to 1: upgrade immunebench" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    with pytest.raises(UsageError, match="has format 3; this harness reads up to 2: upgrade immunebench"):
+        read_write.read(write_content(content, tmp_path / "new.json"))
 
 
-def with_sheet(content: dict, folder: Path, data: bytes = b"picture") -> Path:
-    """A submission in `folder` of which a job left a contact sheet."""
-    content["cells"][0]["files"]["sheet.png"] = hashlib.sha256(b"picture").hexdigest()
-    folder.mkdir(exist_ok=True)
-    (folder / "house_prices__house_prices__none__sheet.png").write_bytes(data)
-    submission.write(content, folder / "sub.json.gz")
-    return folder / "sub.json.gz"
-
-
-def test_a_swapped_picture_is_seen(content, tmp_path):
-    assert list(submission.read(with_sheet(copy.deepcopy(content), tmp_path)).pictures())
-    sheet = tmp_path / "house_prices__house_prices__none__sheet.png"
+def test_a_swapped_picture_is_refused(content, tmp_path):
+    path = add_picture(content, tmp_path)
+    assert list(read_write.read(path).pictures()) == [("teachers__1__none__sheet.png", find_digest(content))]
+    sheet = tmp_path / "teachers__1__none__sheet.png"
     sheet.write_bytes(b"another")
-    with pytest.raises(InvalidSubmission, match=r"none__sheet\.png is not beside it, or is another one"):
-        submission.read(tmp_path / "sub.json.gz")
+    with pytest.raises(InvalidSubmission, match=r"none__sheet\.png is missing beside it, or is another picture"):
+        read_write.read(path)
     sheet.unlink()
-    with pytest.raises(InvalidSubmission, match="is not beside it"):
-        submission.read(tmp_path / "sub.json.gz")
+    with pytest.raises(InvalidSubmission, match="is missing beside it"):
+        read_write.read(path)
     (tmp_path / "elsewhere").write_bytes(b"picture")
     sheet.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InvalidSubmission, match="is not beside it"):
-        submission.read(tmp_path / "sub.json.gz")
+    with pytest.raises(InvalidSubmission, match="is missing beside it"):
+        read_write.read(path)
+
+
+def find_digest(content):
+    return find(content, measured_by="pictures")["files"]["sheet.png"]
+
+
+def rename_task(content, label):
+    grid = content["suite"]["grids"][0]
+    grid["members"][label] = grid["members"].pop("1")
+    for cell in content["cells"]:
+        if cell["coordinates"]["task"] == "1":
+            cell["coordinates"]["task"] = label
 
 
 def test_a_pictures_name_that_no_file_can_have(content, tmp_path):
-    content["cells"][0]["at"]["task"] = "x" * 300
-    path = with_sheet(content, tmp_path)
-    with pytest.raises(InvalidSubmission, match="is not beside it"):
-        submission.read(path)
+    path = add_picture(content, tmp_path)
+    rename_task(content, "x" * 300)
+    with pytest.raises(InvalidSubmission, match="is missing beside it"):
+        read_write.read(write_content(content, path))
 
 
-def test_no_label_leads_a_picture_elsewhere(content):
-    content["cells"][0]["at"]["task"] = "x/../../../y"
-    content["cells"][0]["files"]["sheet.png"] = "0" * 64
-    ((name, _),) = submission.parse(content, "here").pictures()
-    assert name == "house_prices__x_.._.._.._y__none__sheet.png"
+def test_no_label_leads_a_picture_elsewhere(content, tmp_path):
+    add_picture(content, tmp_path)
+    rename_task(content, "x/../../../y")
+    ((name, _),) = read_write.parse(content, "here").pictures()
+    assert name == "teachers__x_.._.._.._y__none__sheet.png"
 
 
 def test_a_runs_pictures_come_along(content, tmp_path):
-    run = with_sheet(content, tmp_path / "run").parent
-    (run / "sub.json.gz").rename(run / packing.RUN)
-    path, found = packing.submit(run, tmp_path / "to" / "sub.json.gz")
-    assert submission.read(path) == found
-    (name,) = [name for name, _ in found.pictures()]
-    assert (path.parent / name).read_bytes() == b"picture"
-    (path.parent / name).write_bytes(b"of another submission")
+    run_folder = add_picture(content, tmp_path / "run").parent
+    (run_folder / "sub.json.gz").rename(run_folder / pack.RUN)
+    path, submission = pack.submit(run_folder, tmp_path / "to" / "sub.json.gz")
+    assert read_write.read(path) == submission
+    assert (path.parent / "teachers__1__none__sheet.png").read_bytes() == b"picture"
+    (path.parent / "teachers__1__none__sheet.png").write_bytes(b"of another submission")
     with pytest.raises(UsageError, match="has another picture"):
-        packing.submit(run, tmp_path / "to" / "other.json.gz")
+        pack.submit(run_folder, tmp_path / "to" / "other.json.gz")
     assert not (tmp_path / "to" / "other.json.gz").exists()
 
 
-def test_what_is_shown_is_escaped(tmp_path):
-    """Also where the records are a run's own and never were a submission."""
-    told = submission.read(FIXTURE).records()
-    told["grid"] = told["grid"] + "<script src=x>|'"  # names a picture's file
-    for column in ("suite", "task", "defense", "attacker"):
-        told[column] = told[column] + f"{SCRIPT}|'"
-    told["note"] = SCRIPT
-    told.loc[told["defense"].str.startswith("none"), "status"] = "failed"
-    leaderboard.write(told, tmp_path)
-    page, text = (tmp_path / "leaderboard.html").read_text(), (tmp_path / "leaderboard.md").read_text()
-    for shown in (page, text):
-        assert "<script" not in shown
-        assert "&lt;script&gt;" in shown
-    tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("|")]
-    assert len(tables) == 2
-    for rows in tables:
-        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in rows}) == 1  # no cell breaks its row
-    for quoted in re.findall("<img (.*?)>", page):
-        assert re.fullmatch("src='[^']*' alt='[^']*'", quoted)
+PICTURES = '''
+class Sheet(Stage, track="two_layer", version=1):
+    """Leave a picture."""
+
+    model: Stage
+
+    def run(self, folders, out):
+        (out / "sheet.png").write_bytes(b"of " + self.model.plugin.name.encode())
 
 
-def test_the_command_and_its_schema(tmp_path):
-    done = immunebench("submit", "--schema")
-    assert done.returncode == 0
-    schema = json.loads(done.stdout)
-    assert {"suite", "plugins", "cells", "kinds", "costs", "provenance"} <= set(schema["required"])
-    assert set(content_of(FIXTURE)) == set(schema["properties"])
-    done = immunebench("submit", tmp_path)
-    assert done.returncode == 2
-    assert "holds no run.json.gz" in done.stderr
-    shutil.copy(FIXTURE, tmp_path / packing.RUN)
-    done = immunebench("submit", tmp_path, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert done.returncode == 0
-    assert "tiny version 3: 25 cells, 0 of them failed" in done.stdout
-    assert submission.read(tmp_path / "results/submissions/tiny" / f"{tmp_path.name}.json.gz")
+class Pictured(TwoLayerTrack):
+    """The same track with pictures."""
+
+    name = "pictured"
+
+    def pictures(self, repetition, model, undefended, attackers):
+        yield Sheet(model=model)
+'''
+
+
+def test_pictures_of_a_track_are_cells_without_values(tmp_path):
+    from tests.submission.forge import TWO_LAYER
+
+    text = TWO_LAYER.read_text().replace('track = "two_layer"', 'track = "any"')
+    (tmp_path / "pictured.py").write_text(text + PICTURES)
+    suite = suite_file(tmp_path, plugins=["pictured.py"], grids__0__track="pictured")
+    path = submitted(suite, tmp_path, defenses=["none"])
+    submission = read_write.read(path)
+    assert [name for name, _ in submission.pictures()] == [
+        "teachers__1__none__sheet.png",
+        "teachers__2__none__sheet.png",
+    ]
+    assert (path.parent / "teachers__1__none__sheet.png").read_bytes() == b"of none"
+    assert "pictures" not in set(submission.records().frame["measured_by"])
+
+
+def test_a_run_folder_without_a_submission(tmp_path, content):
+    with pytest.raises(UsageError, match=r"holds no run\.json\.gz"):
+        pack.submit(tmp_path)
+
+
+def test_a_submission_goes_into_its_suites_folder(honest, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(honest.parent / "run", tmp_path / "mine")
+    path, _ = pack.submit(tmp_path / "mine")
+    assert path == Path("results/submissions/small/mine.json.gz")
+    assert path.is_file()
+
+
+def test_an_interrupted_run_can_be_packed(honest, tmp_path):
+    """Of a job that failed, the cells that need it fail, and no artifact is read."""
+    plan, store = make(load(str(suite_file(tmp_path)))), Store(tmp_path / "store")
+    opening = pack.opening(plan, store)
+    scheduler.run(plan, store, executors.Serial())
+    lost = {cell.job.key: "cannot read /home/me/x\nagain" for cell in plan.cells[:1]}
+    submission = pack.pack(plan, store, lost, opening)
+    assert submission.cells[0].failed == "cannot read x again"
+    assert submission.cells[0].kind is None
+    assert all(cell.failed is None for cell in submission.cells[1:])

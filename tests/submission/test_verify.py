@@ -1,150 +1,136 @@
-"""Checking submissions: honest ones hold, and each way to cheat is seen."""
+"""Verification: honest submissions hold, and each way to cheat is found."""
 
+import copy
 import hashlib
 import json
 import re
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from defenses.random_init import RandomInit
-from harness import api
 from harness.errors import UsageError
 from harness.execution import executors
 from harness.plan import make
-from harness.registry import Catalogue
-from harness.submission import pack as packing
-from harness.submission import read_write as submission
-from harness.submission import replan, verify
+from harness.plugin import PluginSpec
+from harness.registry import Entry, installed
+from harness.submission import pack, read_write, verify
 from harness.submission import tier as tiers
-from harness.submission.schema import InvalidSubmission, Plugin, Suite
+from harness.submission.anonymise import placed, portable
+from harness.submission.local_suite import localise
+from harness.submission.schema import InvalidSubmission
 from harness.suite import load
-from tests.cli.test_cli import immunebench
-from tests.submission.test_submission import content_of, resealed
-from tests.test_plugin import MINE
-from tests.test_suite import change
+from tests.submission.forge import (
+    ATTACK,
+    BAD,
+    ROOT,
+    TWO_LAYER,
+    content_of,
+    find,
+    reseal,
+    submitted,
+    suite_file,
+    write_content,
+)
 
 
-def submitted(suite, folder, **options):
-    """The submission of a run, and its content."""
-    api.run(str(suite), workers=1, out=folder / "run", **options)
-    path, _ = packing.submit(folder / "run", folder / "sub.json.gz")
-    return path, content_of(path)
-
-
-@pytest.fixture(scope="module")
-def honest(tmp_path_factory):
-    """One honest run for all: a folder of its own, with its store."""
-    from tests.conftest import SUITE
-
-    folder = tmp_path_factory.mktemp("honest")
-    (folder / "tiny.yaml").write_text(SUITE)
-    path, _ = submitted(folder / "tiny.yaml", folder, store=folder / "store", attackers=["adam"])
-    return path
+def check(path, cells=None, plugins=(TWO_LAYER,), **options):
+    """Verify with this machine's plugin file."""
+    return verify.verify(path, cells, plugins=plugins, executor=executors.Serial, **options)
 
 
 @pytest.fixture
-def forged(honest, tmp_path):
+def forged(content, tmp_path):
     """`forged(change)`: the file of the submission as `change` makes its content."""
 
     def forge(change):
-        content = content_of(honest)
         change(content)
-        submission.write(content, tmp_path / "forged.json.gz")
-        return tmp_path / "forged.json.gz"
+        return write_content(content, tmp_path / "forged.json.gz")
 
     return forge
 
 
-def check(path, cells=None, **options):
-    return verify.verify(path, cells, executor=executors.Serial, **options)
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """`install(**changes)`: the small suite, with changes, installed under its name."""
+
+    def install(**changes):
+        folder = tmp_path / "installed"
+        folder.mkdir()
+        file = str(suite_file(folder, **changes))
+        monkeypatch.setitem(installed()._entries["suite"], "small", Entry("suite", "small", "", "", file, file=file))
+
+    return install
 
 
-def cell(content, **at):
-    return next(cell for cell in content["cells"] if at.items() <= cell["at"].items())
+WHERE = "teachers · 1 · shrinking · 2 · sharpness"
 
 
-BAD = {"defense": "condition_number", "seed": 2}
-"""A cell that a cheat would like to be better."""
-
-
-def test_an_honest_one_is_reproduced(honest, tmp_path):
+def test_an_honest_one_is_reproduced(honest):
     report = check(honest)
     assert report.problems == []
-    found = report.verification
-    assert (found.tier, found.cells, found.rerun) == ("reproduced", 15, 15)
+    verification = report.verification
+    cells = 2 * 3 * (2 + 1 + 1 + 1)  # sharpness at two seeds, cost, attacked error, attack's cost
+    assert (verification.tier, verification.cells, verification.rerun) == ("reproduced", cells, cells)
     content = content_of(honest)
-    metered = [len([f for f in content["kinds"][c["kind"]] if f["metric"] in ("seconds", "peak_mb")])
-               for c in content["cells"]]  # fmt: skip
-    assert found.exact == sum(len(c["values"]) for c in content["cells"]) - sum(metered)
-    assert (found.tolerance, found.interval) == (0, 0)
-    assert found.submission == hashlib.sha256(honest.read_bytes()).hexdigest()
+    metered = sum(2 for cell in content["cells"] if cell["coordinates"]["measured_by"] == "cost")
+    assert verification.exact == sum(len(cell["values"]) for cell in content["cells"]) - metered
+    assert (verification.tolerance, verification.interval) == (0, 0)
+    assert verification.submission == hashlib.sha256(honest.read_bytes()).hexdigest()
+
+
+def test_one_of_installed_plugins_alone_needs_no_plugin_file(tiny, tmp_path):
+    """The probe track, where each row of an attacker is measured for two roles."""
+    path = submitted(tiny, tmp_path, attackers=["adam"])
+    assert read_write.read(path).sources == []
+    report = check(path, plugins=())
+    assert report.problems == []
+    assert report.verification.tier == "reproduced"
 
 
 def test_cells_are_drawn_by_the_seed(honest):
     first, same, other = (check(honest, 3, seed=seed).lines for seed in (7, 7, 8))
     assert first == same
-    assert any("run again: 3 of 15 cells, drawn by --seed 7" in line for line in first)
+    assert any("run again: 3 of 30 cells, drawn by --seed 7" in line for line in first)
     assert [line for line in first if line.startswith("  ")] != [line for line in other if line.startswith("  ")]
     assert check(honest, 3).verification.tier == "spot-checked"
     unseeded = {check(honest, 0).verification.seed for _ in range(3)}
     assert len(unseeded) == 3
 
 
-def test_the_command(honest, forged):
-    done = immunebench("verify", honest, "--cells", "2", "--seed", "5", "--workers", "1", "--record")
-    assert done.returncode == 0
-    assert "verdict: spot-checked, 2 of 15 cells rerun on" in done.stdout
-    assert "run again: 2 of 15 cells, drawn by --seed 5" in done.stdout
-    assert tiers.tier(honest).startswith("spot-checked, 2 of 15 cells rerun on ")
-    noted = json.loads(tiers.beside(honest).read_text())
-    tiers.beside(honest).unlink()
-    assert (noted["seed"], noted["rerun"]) == (5, 2)
-    done = immunebench("verify", forged(dropped), "--cells", "0", "--record")
-    assert done.returncode == 1
-    assert done.stdout.splitlines()[-1] == "verdict: does not hold"
-    assert not tiers.beside(honest.parent / "forged.json.gz").exists()
+def better(content, factor=1.01):
+    bad = find(content, **BAD)
+    bad["values"][0] *= factor
+    reseal(content, bad)
 
 
-def test_a_forged_figure_is_found_by_running_its_cell_again(forged):
-    """Its digests are written anew: nothing but a rerun can tell, and one that draws the cell does."""
-
-    def better(content):
-        bad = cell(content, **BAD)
-        place = [f["metric"] for f in content["kinds"][bad["kind"]]].index("rir")
-        bad["values"][place] *= 1.01
-        resealed(content, bad)
-
+def test_a_forged_value_is_found_by_running_its_cell_again(forged):
+    """Its digest is written anew: only a rerun can tell, and one that draws the cell does."""
     path = forged(better)
     report = check(path)
     assert report.verification is None
     (problem,) = report.problems
-    where = "house_prices · house_prices · condition_number · 2"
-    assert problem.startswith(f"{where}: 1 of 50 figures do not agree, e.g. rir floor")
+    assert problem.startswith(f"{WHERE}: 1 of 1 values do not agree, e.g. sharpness harmful")
     assert check(path, 0).verification.tier == "schema-valid"
 
 
-def test_a_figure_forged_among_many_seeds_is_found(tiny, tmp_path):
-    """Their spread lets a redrawn figure pass, not one that is ten times as good."""
-    path, content = submitted(change(tiny, seeds=4), tmp_path, attackers=[], defenses=["none", "condition_number"])
-    bad = cell(content, **BAD)
-    place = [f["metric"] for f in content["kinds"][bad["kind"]]].index("rir")
-    bad["values"][place] *= 10
-    resealed(content, bad)
-    submission.write(content, path)
-    assert any("figures do not agree, e.g. rir floor" in problem for problem in check(path).problems)
+def test_a_value_forged_among_many_seeds_is_found(tmp_path):
+    """Their spread lets a redrawn value pass, not one that is ten times as good."""
+    path = submitted(suite_file(tmp_path, seeds=4), tmp_path, defenses=["none", "shrinking"])
+    content = content_of(path)
+    better(content, 10)
+    write_content(content, path)
+    assert any("values do not agree, e.g. sharpness" in problem for problem in check(path).problems)
 
 
 def dropped(content):
-    content["cells"].remove(cell(content, **BAD))
+    content["cells"].remove(find(content, **BAD))
 
 
 def dropped_with_its_row(content):
-    content["cells"] = [of for of in content["cells"] if of["at"]["defense"] != "condition_number"]
+    content["cells"] = [cell for cell in content["cells"] if cell["coordinates"]["defense"] != "strong"]
 
 
 def all_but_one(content):
@@ -152,165 +138,214 @@ def all_but_one(content):
 
 
 def hidden(content):
-    bad = cell(content, **BAD)
-    content["cells"][content["cells"].index(bad)] = {"at": bad["at"], "calls": bad["calls"], "key": bad["key"],
-                                                     "failed": "took longer than the 60 s allowed"}  # fmt: skip
+    bad = find(content, **BAD)
+    reason = {"coordinates": bad["coordinates"], "key": bad["key"], "failed": "took longer than the 60 s allowed"}
+    content["cells"][content["cells"].index(bad)] = reason
 
 
 def shorter(content):
-    content["suite"]["grids"][0]["protocol"]["steps"] = 4
-    content["suite"]["grids"][0]["protocol"]["measure_at"] = [0, 1, 4]
+    content["suite"]["grids"][0]["protocol"] |= {"steps": 4, "measure_at": [4]}
 
 
 def weaker(content):
-    adam = next(plugin for plugin in content["plugins"] if plugin["name"] == "adam")
-    adam["params"]["lr"], adam["call"] = 0.001, "Adam(lr=0.001)"
-    for of in content["cells"]:
-        if "attacker_call" in of["calls"]:
-            of["calls"]["attacker_call"] = adam["call"]
+    attacker = content["suite"]["grids"][0]["attackers"]["full_descent"]
+    attacker["params"]["lr"], attacker["call"] = 0.001, "FullDescent(lr=0.001)"
 
 
 def other_key(content):
-    cell(content, **BAD)["key"] = "0" * 64
+    find(content, **BAD)["key"] = "0" * 64
 
 
 def swapped(content):
-    """One seed's good figures for another's."""
-    good, bad = cell(content, defense="condition_number", seed=1), cell(content, **BAD)
+    """One seed's good value for another's."""
+    good, bad = find(content, **BAD | {"seed": 1}), find(content, **BAD)
     bad["values"], bad["files"], bad["kind"] = good["values"], good["files"], good["kind"]
 
 
 def invented(content):
-    content["cells"].append({**cell(content, **BAD), "key": "1" * 64})
+    content["cells"].append({**find(content, **BAD), "key": "1" * 64})
 
 
 def renamed(content):
-    for of in content["cells"]:
-        if of["at"]["defense"] == "random_init":
-            of["at"]["defense"] = "mine"
     defenses = content["suite"]["grids"][0]["defenses"]
-    defenses["mine"] = defenses.pop("random_init")
-    controls = content["judging"]["house_prices"]["controls"]
-    controls["mine"] = controls.pop("random_init")
+    defenses["mine"] = defenses.pop("strong")
+    for cell in content["cells"]:
+        if cell["coordinates"]["defense"] == "strong":
+            cell["coordinates"]["defense"] = "mine"
 
 
-def flattered(content):
-    del content["judging"]["house_prices"]["controls"]["random_init"]
+def ranked(content):
+    content["suite"]["grids"][0]["ranking"] = {"value": {"metric": "error"}, "better": "higher"}
 
 
-def lenient(content):
-    content["judging"]["house_prices"]["protection"]["broken"] = 1e-6
+def alike(content):
+    content["suite"]["grids"][0]["members"]["1"] = ["2"]
 
 
-def unread(content):
-    del content["metrics"]["probe"]["rir"]
+def quantity(content, name):
+    return next(item for item in content["suite"]["grids"][0]["quantities"] if item["name"] == name)
 
 
 def uncounted(content):
-    content["metrics"]["probe"]["rir"]["unit"] = "s"
+    quantity(content, "sharpness")["unit"] = "s"
+
+
+def upside_down(content):
+    quantity(content, "error")["better"] = "lower"
+
+
+def further(content):
+    content["suite"]["grids"][0]["quantities"].append(quantity(content, "error") | {"name": "beauty"})
+
+
+def other_measure(content):
+    content["suite"]["grids"][0]["metrics"]["sharpness"]["measures"] = "attacked"
 
 
 @pytest.mark.parametrize(
-    ("harm", "cells", "told"),
+    ("harm", "cells", "message"),
     [
-        (dropped, 0, "cells that its plan has are missing: 1, e.g. house_prices · house_prices · condition_number · 2"),
-        (dropped_with_its_row, 0, "cells that its plan has are missing: 6"),
-        (all_but_one, 0, "grid 'house_prices' lacks cells"),
-        (hidden, None, "condition_number · 2: failed there only: took longer than the 60 s allowed"),
-        (shorter, 0, "cells have another key here (the configuration was changed, or"),
-        (weaker, 0, "cells have another key here (the configuration was changed, or"),
-        (other_key, 0, "or base model here): 1, e.g."),
-        (swapped, None, "figures do not agree"),
-        (invented, 0, "or base model here): 1, e.g."),
-        (uncounted, 0, "metric 'rir' has another unit or scale here"),
-        (unread, 0, "metric 'rir' has another unit or scale here"),
-        (flattered, 0, "its figures are judged otherwise here"),
-        (lenient, 0, "its figures are judged otherwise here"),
+        (dropped, 0, f"cells of its plan are missing: 1, e.g. {WHERE}"),
+        (dropped_with_its_row, 0, "cells of its plan are missing: 10"),
+        (all_but_one, 0, "grid 'teachers' lacks cells"),
+        (hidden, None, f"{WHERE}: failed in the submission only: took longer than the 60 s allowed"),
+        (shorter, 0, "cells have other keys here (changed settings, another data set"),
+        (weaker, 0, "cells have other keys here (changed settings, another data set"),
+        (other_key, 0, "or another base model): 1, e.g."),
+        (swapped, None, "values do not agree"),
+        (invented, 0, "or another base model): 1, e.g."),
+        (ranked, 0, "grid 'teachers' has another ranking here"),
+        (alike, 0, "grid 'teachers' has another members here"),
+        (uncounted, 0, "grid 'teachers' has another quantities here"),
+        (upside_down, 0, "grid 'teachers' has another quantities here"),
+        (further, 0, "grid 'teachers' has another quantities here"),
     ],
 )
-def test_what_does_not_hold(forged, harm, cells, told):
+def test_what_does_not_hold(forged, harm, cells, message):
     report = check(forged(harm), cells)
     assert report.verification is None
-    assert any(told in problem for problem in report.problems), report.problems
+    assert any(message in problem for problem in report.problems), report.problems
 
 
 def test_labels_are_the_submissions_own(forged):
-    """A label is what the row is called; what it is stands in its call, which is checked."""
+    """A label is what the row is called; its call says what it is, and is checked."""
     assert check(forged(renamed), 0).verification is not None
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
-        ({"call": "ConditionNumber()"}, r"defense 'condition_number' is ConditionNumber\(epochs=1, .*\) here, not "),
-        ({"deterministic": True}, "the configuration was changed"),
+        ({"call": "Shrinking()"}, r"defense 'shrinking' is Shrinking\(share=0\.05\) here, not Shrinking\(\): "),
+        ({"deterministic": False}, "the configuration was changed"),
+        ({"control": True}, "the configuration was changed"),
+        ({"measures": "released"}, "the configuration was changed"),
     ],
 )
-def test_a_plugin_that_is_told_otherwise(forged, changes, told):
+def test_a_plugin_that_is_another_here(forged, changes, message):
     def harm(content):
-        next(plugin for plugin in content["plugins"] if plugin["name"] == "condition_number").update(changes)
+        content["suite"]["grids"][0]["defenses"]["shrinking"].update(changes)
 
-    with pytest.raises(InvalidSubmission, match=told):
+    with pytest.raises(InvalidSubmission, match=message):
         check(forged(harm), 0)
 
 
-def test_a_suite_that_is_another_than_the_one_of_its_name(tmp_path, tiny):
+def test_a_reference_that_is_another(forged):
+    def harm(content):
+        grid = content["suite"]["grids"][0]
+        grid["reference"] = grid["defenses"]["shrinking"]
+
+    with pytest.raises(InvalidSubmission, match="its protocol names another reference than it has"):
+        check(forged(harm), 0)
+
+
+def test_a_grid_that_is_too_large_to_plan(forged):
+    def harm(content):
+        content["suite"]["grids"][0]["seeds"] = list(range(1, 1001))
+        content["suite"]["grids"][0]["metrics"] |= {
+            f"sharpness {place}": content["suite"]["grids"][0]["metrics"]["sharpness"] for place in range(200)
+        }
+
+    with pytest.raises(InvalidSubmission, match="has more than 1000000 points"):
+        check(forged(harm), 0)
+
+
+def test_a_suite_with_another_protocol_than_the_installed_one(honest, install):
     """Consistent in itself, with shorter attacks than the installed suite has."""
-    path, _ = submitted(change(tiny, name="house_prices", version=1), tmp_path, defenses=["none"], attackers=["adam"])
-    report = check(path, 0)
-    assert any("cells have another protocol or other settings than house_prices version 1 has" in problem
+    install(grids__0__protocol__steps=6)
+    report = check(honest, 0)
+    assert any("cells have another protocol or other settings than in small version 3" in problem
                for problem in report.problems)  # fmt: skip
 
 
-def test_a_part_of_an_installed_suite_is_one(tmp_path):
-    path, _ = submitted("house_prices", tmp_path, defenses=["none"], attackers=["gradient_descent"], seeds=1)
+def test_a_row_with_other_settings_must_be_marked_as_changed(tmp_path, install):
+    """As `--set` marks it; then it holds, and is none of the suite's cells."""
+    path = submitted(suite_file(tmp_path), tmp_path, settings=["defenses.strong.share=0.5"])
+    install()
     report = check(path, 0)
     assert report.problems == []
-    assert any(line.startswith("it has 3 of the ") and line.endswith(", and 0 others") for line in report.lines)
-    assert report.verification.told == "schema-valid, 3 of the suite's 795 cells"
+    assert report.of_suite == (30 - 10, 30)
+    content = content_of(path)
+    assert content["suite"]["grids"][0]["changed"] == ["defenses.strong.share=0.5"]
+    content["suite"]["grids"][0]["changed"] = []
+    problems = check(write_content(content, path), 0).problems
+    assert problems[0] == "grid 'teachers': defense 'strong' differs from small and is not marked as changed"
+    assert problems[1].startswith("cells have another protocol or other settings than in small version 3: 10, e.g. ")
 
 
-def test_one_attacker_of_several_is_a_part_too():
-    """Though the contact sheet, which shows all attackers, is another one."""
-    part = make(load("personal", grids=[load("personal").grids[0].name], attackers=["dreambooth"], seeds=1))
-    report = verify.Report()
-    sheets = {cell.job.key for cell in part.cells if cell.job.stage == "sheet"}
-    assert sheets
-    verify._as_installed(
-        SimpleNamespace(suite=part.suite, tuning=part.suite.tuning),
-        part,
-        {cell.job.key for cell in part.cells} - sheets,
-        report,
-    )
+def test_another_tuning_than_the_installed_suites(honest, install):
+    install(tuning={"seeds": [1]})
+    assert "small has another tuning here" in check(honest, 0).problems
+
+
+def test_a_part_of_an_installed_suite_is_one(tmp_path, install):
+    path = submitted(suite_file(tmp_path), tmp_path, defenses=["none"], seeds=1)
+    install()
+    report = check(path, 0, plugins=())  # the installed suite brings its plugin file
     assert report.problems == []
-    assert report.lines[0].endswith(f"and {len(sheets)} others")
+    assert "it has 8 of the 30 cells of the suite, and 0 others" in report.lines
+    assert report.verification.summary == "schema-valid, 8 of the suite's 30 cells"
 
 
-def test_another_version_of_a_stage_is_for_another_harness(forged):
+def test_another_version_of_the_suite_is_not_the_installed_one(honest, install):
+    install(version=4, grids__0__protocol__steps=6)
+    report = check(honest, 0)
+    assert report.problems == []
+    assert "suite small version 3 is not installed here: its content is the submission's own" in report.lines
+
+
+def test_another_version_of_a_stage_is_for_another_harness(forged, content):
     def older(content):
-        content["provenance"]["stages"]["probe/spectrum"] = 0
+        content["provenance"]["stages"]["two_layer/adapt"] = 0
 
-    with pytest.raises(UsageError, match=r"stage probe/spectrum has version 0 in the submission and 1 here"):
+    commit = content["provenance"]["git"]["commit"]
+    message = "stage two_layer/adapt has version 0 in the submission and 1 here: verify it with immunebench at commit "
+    with pytest.raises(UsageError, match=message + commit):
         check(forged(older), 0)
 
 
-def test_a_plugin_with_another_source_is_skipped(honest, monkeypatch):
+def test_a_plugin_with_other_code_is_skipped(honest, tmp_path):
     """Its cells cannot be run again here, and that is said; the others can."""
-    monkeypatch.setattr(RandomInit, "source", lambda self: "0" * 64)
-    report = check(honest)
+    changed = tmp_path / "two_layer.py"
+    changed.write_text(TWO_LAYER.read_text().replace("mul_(self.share)", "mul_(1.0 * self.share)"))
+    others = tmp_path / "attack.py"  # plugins of one file share their code's digest
+    others.write_text(ATTACK)
+    path = submitted(suite_file(tmp_path), tmp_path, plugins=[others])
+    report = check(path, plugins=[changed, others])
     assert report.problems == []
-    assert "skipped: defense 'random_init' has another source here than in immunebench 0.1.0" in report.lines
-    assert (report.verification.tier, report.verification.rerun) == ("spot-checked", 15 - 6)
-    assert not any("random_init" in line for line in report.lines if line.startswith("  "))
+    skipped = [line for line in report.lines if line.startswith("skipped: ")]
+    assert "skipped: defense 'shrinking' has other code here than in the submission" in skipped
+    rerun = [line.split(":")[0].strip() for line in report.lines if line.startswith("  ")]
+    assert rerun == [f"teachers · {task} · none{rest}" for task in "12" for rest in (" · cost", " · my_attack · cost")]
+    assert report.verification.tier == "spot-checked"
 
 
-def test_a_store_of_runs_is_no_store_for_checks(honest, store_root):
-    with pytest.raises(UsageError, match="verify wants a store of its own"):
+def test_a_store_of_runs_is_no_store_for_verification(honest, store_root):
+    with pytest.raises(UsageError, match="verify needs a store of its own"):
         check(honest, store=store_root)
 
 
 def test_what_was_submitted_never_answers_for_itself(honest, tmp_path, monkeypatch):
-    """Neither the user's store nor the one of the run is opened; one of its own goes on from what it has."""
+    """Neither the user's store nor the run's is opened; a store of its own is used again."""
     monkeypatch.setenv("IMMUNEBENCH_STORE", str(honest.parent / "store"))
     opened = []
     real = verify.Store
@@ -323,92 +358,138 @@ def test_what_was_submitted_never_answers_for_itself(honest, tmp_path, monkeypat
     assert len(real(tmp_path / "own").keys()) >= 2
 
 
+def test_a_track_that_came_as_a_file_asks_for_trust(honest):
+    with pytest.raises(UsageError, match=r"unknown track 'two_layer'; .* --trust runs them, read them first"):
+        check(honest, plugins=())
+    assert check(honest, plugins=(), trust=True).verification.tier == "reproduced"
+
+
 MARK = "\nimport pathlib, os\npathlib.Path(os.environ['MARK']).touch()\n"
+HELPED = "import helper_of_mine\nfrom package_of_mine.inner import FACTOR\n" + ATTACK.replace(
+    "alpha=self.lr", "alpha=helper_of_mine.half(self.lr) * FACTOR"
+)
 
 
-def test_code_of_a_submission_runs_only_when_trusted(tiny, tmp_path, monkeypatch):
+def test_code_of_a_submission_runs_only_when_trusted(tmp_path, monkeypatch):
+    """With the helper modules that it imports, which are gone from this machine."""
     monkeypatch.setenv("MARK", str(tmp_path / "mark"))
-    (tmp_path / "mine.py").write_text(MINE + MARK)
-    path, content = submitted(tiny, tmp_path, plugins=[tmp_path / "mine.py"], defenses=["none"], seeds=1)
-    assert list(content["sources"].values()) == [MINE + MARK]
-    (tmp_path / "mine.py").unlink()
+    theirs = tmp_path / "theirs"
+    (theirs / "package_of_mine").mkdir(parents=True)
+    (theirs / "mine.py").write_text(HELPED + MARK)
+    (theirs / "helper_of_mine.py").write_text("def half(number):\n    return number / 2\n")
+    (theirs / "package_of_mine" / "__init__.py").write_text("")
+    (theirs / "package_of_mine" / "inner.py").write_text("from .deep import FACTOR\n")
+    (theirs / "package_of_mine" / "deep.py").write_text("FACTOR = 2\n")
+    (theirs / "unrelated.py").write_text("secret = 1\n")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(theirs)
+        path = submitted(suite_file(tmp_path), tmp_path, plugins=[theirs / "mine.py"], defenses=["none"], seeds=1)
+    sources = {source.name: source for source in read_write.read(path).sources}
+    assert sources["mine.py"].text == HELPED + MARK
+    assert set(sources["mine.py"].modules) == {
+        "helper_of_mine.py", "package_of_mine/__init__.py", "package_of_mine/inner.py", "package_of_mine/deep.py"
+    }  # fmt: skip
+    assert sources["two_layer.py"].modules == {}
+    for module in ("helper_of_mine", "package_of_mine", "package_of_mine.inner", "package_of_mine.deep"):
+        monkeypatch.delitem(__import__("sys").modules, module)
     (tmp_path / "mark").unlink()
     report = check(path)
     assert not (tmp_path / "mark").exists()
-    assert "skipped: attacker 'my_attack' came as a file with the submission; --trust runs it, look at it first" in (
+    assert "skipped: attacker 'my_attack' came as a file with the submission; --trust runs it, read it first" in (
         report.lines
     )
-    assert (report.verification.tier, report.verification.rerun, report.verification.cells) == ("spot-checked", 5, 7)
-    report = check(path, trust=True)
+    assert (report.verification.tier, report.verification.rerun, report.verification.cells) == ("spot-checked", 8, 12)
+    import sys
+
+    before = list(sys.path)
+    report = check(path, plugins=(), trust=True)
     assert (tmp_path / "mark").exists()
-    assert report.verification.tier == "reproduced"
-
-
-def test_a_hole_that_is_one_here_too_agrees(tiny, tmp_path):
-    (tmp_path / "mine.py").write_text(MINE.replace("yield loss", "raise ValueError('lost')\n            yield"))
-    path, _ = submitted(tiny, tmp_path, plugins=[tmp_path / "mine.py"], defenses=["none"], seeds=1)
-    report = check(path, trust=True)
     assert report.problems == []
-    assert sum(line.endswith("failed there and here") for line in report.lines) == 2
+    assert report.verification.tier == "reproduced"
+    assert sys.path == before
+    assert "helper_of_mine" not in sys.modules
+
+
+def test_a_cell_that_fails_here_too_agrees(tmp_path):
+    (tmp_path / "mine.py").write_text(ATTACK.replace("yield loss", "raise ValueError('lost')\n            yield"))
+    path = submitted(suite_file(tmp_path), tmp_path, plugins=[tmp_path / "mine.py"], defenses=["none"], seeds=1)
+    report = check(path, plugins=(), trust=True)
+    assert report.problems == []
+    assert sum(line.endswith("failed in the submission and here") for line in report.lines) == 4
 
 
 OUTSIDE = ["/etc", {"path": "../../etc"}, {"path": "/etc"}, "a/../../etc", "..\\x"]
 
 
-@pytest.mark.parametrize("named", OUTSIDE)
-def test_files_outside_of_the_suites_folder_are_refused(forged, named):
+@pytest.mark.parametrize("file", OUTSIDE)
+@pytest.mark.parametrize("part", ["tasks", "params"])
+def test_files_outside_of_the_suites_folder_are_refused(forged, file, part):
     def harm(content):
-        content["suite"]["grids"][0]["tasks"][0]["data"] = named
+        grid = content["suite"]["grids"][0]
+        place = grid["tasks"][0] if part == "tasks" else grid["defenses"]["strong"]["params"]
+        place["teacher"] = file
 
     with pytest.raises(InvalidSubmission, match="outside of its suite's folder"):
         check(forged(harm), 0)
 
 
-@pytest.mark.parametrize("named", [{"path": [1]}, {"path": "x"}, 7, None, "unknown"])
-def test_tasks_that_no_track_has_are_refused(forged, named):
+@pytest.mark.parametrize("teacher", [{"path": [1]}, {"path": "x"}, -1, None, "unknown"])
+def test_tasks_that_the_track_refuses_are_refused(forged, teacher):
     def harm(content):
-        content["suite"]["grids"][0]["tasks"][0]["data"] = named
+        content["suite"]["grids"][0]["tasks"][0]["teacher"] = teacher
 
-    with pytest.raises(InvalidSubmission, match="grid 'house_prices': data"):
+    with pytest.raises(InvalidSubmission, match="grid 'teachers': teacher"):
         check(forged(harm), 0)
 
 
-def test_a_track_that_chokes_on_a_submission_is_one_line(forged, monkeypatch):
-    def choke(*_):
+def test_a_track_that_fails_on_a_submission_is_one_line(honest, monkeypatch):
+    def fail(*_):
         raise KeyError("what suite files never say")
 
-    monkeypatch.setattr("harness.probe.track.ProbeTrack.measurements", choke)
+    monkeypatch.setattr(verify, "make", fail)
     with pytest.raises(InvalidSubmission, match="no plan can be made of its suite: KeyError"):
-        check(forged(lambda content: None), 0)
+        check(honest, 0)
 
 
 NAMES = st.text("ab", min_size=1, max_size=3)
 JSON = st.recursive(
-    st.none() | st.integers() | NAMES, lambda of: st.lists(of, max_size=3) | st.dictionaries(NAMES, of, max_size=3)
+    st.none() | st.integers() | NAMES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
 )
 
 
 @given(JSON, st.lists(NAMES, min_size=1, max_size=3))
 def test_paths_in_a_suites_folder_come_back_in_that_of_another_machine(other, parts):
     there, here = Path("/there/suites"), Path("/here")
-    told = packing._portable([other, {"images": str(there.joinpath(*parts))}], there)
-    assert "/there" not in json.dumps(told)
-    assert replan.placed(told, here) == [other, {"images": str(here.joinpath(*parts))}]
-    assert packing._portable("/elsewhere/of/mine", there) == {"path": "mine"}
+    packed = portable([other, {"images": str(there.joinpath(*parts))}], there)
+    assert "/there" not in json.dumps(packed)
+    assert placed(packed, here) == [other, {"images": str(here.joinpath(*parts))}]
+    assert portable("/elsewhere/of/mine", there) == {"path": "mine"}
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in Catalogue().all("suite")])
-def test_a_shipped_suites_plan_is_the_same_from_its_submission(name):
-    suite = load(name, seeds=1)
-    told = json.loads(json.dumps(packing.pack_suite(suite)))
-    plugins = [Plugin.model_validate(plugin) for plugin in told["plugins"]]
-    found = SimpleNamespace(suite=Suite.model_validate(told["suite"]), plugins=plugins, sources={}, tuning=suite.tuning)
-    unknown = make(replan.suite_of(found, suite.folder, lambda plugin: None))
-    known = make(replan.suite_of(found, suite.folder, replan.Plugins(found, None).find))
+SHIPPED = [str(ROOT / "docs" / "examples" / "two_layer.yaml"), *(entry.name for entry in installed().all("suite"))]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_suites_plan_is_the_same_from_its_submission(name, content):
+    """With the plugins of this machine, and with none of them."""
+    suite = load(name)
+    suite = suite.model_copy(update={"grids": [grid.model_copy(update={"seeds": [1]}) for grid in suite.grids]})
+    content["suite"] = json.loads(json.dumps(pack.packed_suite(suite)))
+    assert str(suite.folder) not in json.dumps(content["suite"])
+    grid = content["suite"]["grids"][0]
+    where = {"grid": grid["name"], "task": next(iter(grid["members"])), "defense": next(iter(grid["defenses"]))}
+    content["cells"] = [{"coordinates": where | {"measured_by": "cost"}, "key": "0" * 64, "failed": "lost"}]
+    submission = read_write.parse(content, "here")
     expected = [(dict(cell.coordinates), cell.job.key) for cell in make(suite).cells]
-    for plan in (unknown, known):
-        assert [(dict(cell.coordinates), cell.job.key) for cell in plan.cells] == expected
-    assert str(suite.folder) not in json.dumps(told)
+    local = localise(submission, suite.folder, suite.plugins)
+    assert (local.problems, local.skipped) == ([], [])
+    absent = copy.deepcopy(local.suite)
+    for part in absent.grids:
+        for rows in (part.defenses, part.attackers, part.metrics):
+            rows.update({label: PluginSpec(**spec.model_dump()) for label, spec in rows.items()})
+    for here in (local.suite, absent):
+        assert [(dict(cell.coordinates), cell.job.key) for cell in make(here).cells] == expected
 
 
 def leaves(value, path=()):
@@ -420,44 +501,58 @@ def leaves(value, path=()):
         yield path
 
 
-FREE = ("title", "description", "costs", "provenance", "package")
-"""What says nothing of a figure; nobody but its author can know it."""
+FREE = ("title", "description", "costs", "provenance", "package", "measure_at")
+"""What says nothing of a value, and only its author can know; this track measures at the last step alone."""
 
 
-def metered(content, path):
+def is_metered(content, path):
     """Whether it is what a clock or the system's memory said."""
     if path[0] != "cells" or path[2] != "values":
         return False
     return content["kinds"][content["cells"][path[1]]["kind"]][path[3]]["metric"] in ("seconds", "peak_mb")
 
 
+def free(path):
+    """Whether nothing can tell that it was changed: the suite is not installed."""
+    return bool(set(path) & set(FREE) and "quantities" not in path) or path[:2] in {
+        ("suite", "name"),
+        ("suite", "version"),
+    }
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_nothing_can_be_changed_unseen(honest, tmp_path, data):
-    """One thing anywhere in the file, with the digests of figures written anew as a forger would, and all cells run
+def test_nothing_can_be_changed_unseen(honest, content, tmp_path, data):
+    """One thing anywhere in the file, with the digests of values written anew as a forger would, and all cells run
     again (once; then they are in the store of these checks)."""
-    content = content_of(honest)
-    paths = [of for of in leaves(content) if not set(FREE) & set(of) and not metered(content, of)]
-    paths = [of for of in paths if of[:2] not in {("suite", "name"), ("suite", "version")}]  # it is not installed
-    kinds = sorted({re.sub(r"\d+", "0", "/".join(map(str, of))) for of in paths})
-    kind = data.draw(st.sampled_from(kinds))  # so that the many figures do not crowd out the rest
-    path = data.draw(st.sampled_from([of for of in paths if re.sub(r"\d+", "0", "/".join(map(str, of))) == kind]))
+    content = copy.deepcopy(content)
+    paths = [path for path in leaves(content) if not free(path) and not is_metered(content, path)]
+    kinds = sorted({re.sub(r"\d+", "0", "/".join(map(str, path))) for path in paths})
+    kind = data.draw(st.sampled_from(kinds))  # so that the many values do not crowd out the rest
+    path = data.draw(st.sampled_from([p for p in paths if re.sub(r"\d+", "0", "/".join(map(str, p))) == kind]))
     *parents, last = path
-    at = content
+    part = content
     for name in parents:
-        at = at[name]
-    old = at[last]
+        part = part[name]
+    old = part[last]
     others = ["x", "f" * 64, 0, 1, 7, 0.5, 1e9, None, True]
     new = data.draw(st.sampled_from([value for value in others if value != old]))
-    at[last] = new
-    for of in content["cells"] if "files" not in path else ():
+    part[last] = new
+    for cell in content["cells"] if "files" not in path else ():
         with suppress(Exception):
-            resealed(content, of)
-    changed = tmp_path / "changed.json.gz"
-    submission.write(content, changed)
+            reseal(content, cell)
+    changed = write_content(content, tmp_path / "changed.json.gz")
     note = f"{parents}.{last}: {old!r} became {new!r}"
     try:
-        report = check(changed, store=honest.parent / "checks")
+        report = check(changed, plugins=(), trust=True, store=honest.parent / "checks")
     except (InvalidSubmission, UsageError):
         return
     assert report.verification is None or report.verification.tier != "reproduced", note
+
+
+def test_a_verification_is_recorded_beside_its_submission(honest, tmp_path):
+    path = tmp_path / "sub.json.gz"
+    path.write_bytes(honest.read_bytes())
+    report = check(path, 2, seed=5)
+    tiers.verification_file(path).write_text(report.verification.model_dump_json(indent=1))
+    assert tiers.tier(path).startswith("spot-checked, 2 of 30 cells rerun on ")

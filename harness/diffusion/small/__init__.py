@@ -1,7 +1,7 @@
-"""The small base that ships: its world, its recipe and its weights."""
+"""The small base model that ships with the harness: its vocabulary, training pictures, networks and weights."""
 
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
-"""pipeline/, classifier.safetensors, contrastive.safetensors, and figures.json, what they reach"""
+"""Holds pipeline/, classifier.safetensors, contrastive.safetensors, and evaluation.json, what they reach."""
 PIPELINE = WEIGHTS / "pipeline"

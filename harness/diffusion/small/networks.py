@@ -1,4 +1,4 @@
-"""The tokenizer of the small base, and the two encoders that ship with it: their shapes, and loading them."""
+"""The tokenizer of the small base and the two encoders that ship with it: the concept classifier and a CLIP."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from tokenizers import pre_tokenizers
 from torch import nn
 from transformers import CLIPTokenizer
 
-from harness.diffusion.small import WEIGHTS, world
+from harness.diffusion.small import WEIGHTS, dataset
 
 TOKENS = 16
-"""length of a prompt, with its start and its end"""
+"""Length of a prompt, start and end tokens included."""
 CLASSES = {
-    "object": world.OBJECTS,
-    "style": (*world.STYLES, "photo"),
-    "persona": (*(persona.name for persona in world.PERSONAS), "nobody"),
+    "object": dataset.OBJECTS,
+    "style": (*dataset.STYLES, "photo"),
+    "subject": (*(subject.name for subject in dataset.SUBJECTS), "nobody"),
 }
-"""The classifier's heads and what their logits mean."""
+"""Classes of the classifier's logits, by head."""
 
 
 def tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer in which every word of the world's captions is one token and any other text is bytes."""
+    """A CLIP tokenizer in which every word of the captions is one token and any other text is spelled in bytes."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = _merges(world.vocabulary())
+    merges = _merges(dataset.vocabulary())
     pieces = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
     names = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {piece: number for number, piece in enumerate(names)}
@@ -53,7 +53,8 @@ def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def classifier() -> nn.Sequential:
-    """timm's ResNet-10-T, narrow, on 32×32 pixels in [−1, 1] seen at twice their size; logits as in `CLASSES`."""
+    """The concept classifier: a narrow ResNet-10-T of timm's on 32×32 pixels in [−1, 1], enlarged to twice their size.
+    Its logits (n, classes) are those of all heads of `CLASSES`, one after the other."""
     import timm
     from timm.layers import GroupNorm
 
@@ -68,18 +69,19 @@ def classifier() -> nn.Sequential:
 
 
 def contrastive(vocabulary: int) -> Any:
-    """open_clip's CLIP, small: 32×32 pixels in [−1, 1] and prompts of TOKENS tokens to 64 dimensions."""
+    """A small CLIP of open_clip's: 32×32 pixels in [−1, 1] and prompts of TOKENS tokens to 64 dimensions. vocabulary:
+    number of tokens."""
     from open_clip.model import CLIP
 
     return CLIP(
         embed_dim=64,
-        vision_cfg={"layers": 4, "width": 96, "head_width": 24, "patch_size": 4, "image_size": world.SIZE},
+        vision_cfg={"layers": 4, "width": 96, "head_width": 24, "patch_size": 4, "image_size": dataset.SIZE},
         text_cfg={"context_length": TOKENS, "vocab_size": vocabulary, "width": 96, "heads": 4, "layers": 2},
     )
 
 
 def loaded(network: Any, path: Path) -> Any:
-    """The network with the weights of `path` (stored in fp16, used in fp32), in evaluation mode."""
+    """The network with the weights in a file (stored in fp16, used in fp32), frozen and in evaluation mode."""
     tensors = {
         name: value.float() if value.is_floating_point() else value
         for name, value in safetensors.load(path.read_bytes()).items()
@@ -90,13 +92,13 @@ def loaded(network: Any, path: Path) -> Any:
 
 @cache
 def shipped(name: str, path: str | None = None) -> Any:
-    """`classifier` or `contrastive` as it ships, or with the weights of a file."""
+    """The `classifier` or the `contrastive` encoder as it ships, or with the weights in a file."""
     network = classifier() if name == "classifier" else contrastive(len(tokenizer()))
     return loaded(network, Path(path) if path else WEIGHTS / f"{name}.safetensors")
 
 
-def judged(network: Any, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The classifier's logits by head; (n, classes) each."""
+def logits(network: Any, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The classifier's logits by head, (n, classes) each, of pixels (n, 3, 32, 32)."""
     parts = network(pixels).split([len(names) for names in CLASSES.values()], 1)
     return dict(zip(CLASSES, parts, strict=True))
 

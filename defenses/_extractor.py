@@ -1,0 +1,178 @@
+"""Training a linear extractor on an objective of its batch features, fast and exactly.
+
+The paper's reference step differentiates through eigenvalues of dim×dim Hessians and solves dim×dim systems. A batch
+has few rows, so the same gradients come far cheaper: the objective is differentiated by the (rows, dim) features
+only, the preconditioner is applied by Woodbury's identity on the batch, all products with the weights are gathered
+in one forward and one backward, and input columns that are constant over the data (MNIST's margin), which get equal
+gradients and hence equal Adam updates, are carried as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from harness.probe import Extractor, ProbeDefense, ProbeTargets, gram, initial_extractor
+
+Preconditioner = Literal["released", "paper", "none"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of one task as an objective sees it. features, dummy: the same (rows, dim) values, to be
+    differentiated by; gradients through `dummy` (the paper's dummy layer) are preconditioned. y: (rows)."""
+
+    features: torch.Tensor
+    dummy: torch.Tensor
+    y: torch.Tensor
+
+    @property
+    def gram(self) -> torch.Tensor:
+        """FFᵀ (rows, rows) through the dummy layer, what the regularisers are functions of."""
+        return gram(self.dummy)
+
+
+class ExtractorDescent(ProbeDefense):
+    """Adam on a randomly started extractor and a head, for an objective that a subclass states."""
+
+    epochs: int = Field(30, ge=1, description="passes over the training rows")
+    lr: float = Field(1e-3, gt=0, description="Adam's step size")
+    batch_size: int = Field(64, ge=1, description="rows of each task in a batch; the last, smaller batch is dropped")
+    preconditioner: Preconditioner = Field(
+        "none",
+        description="where K⁻¹ acts on the regularisers' gradient ∇W, W = θᵀ: paper ∇W K⁻¹, released K⁻¹ ∇W (the "
+        "code's other side), none",
+    )
+    ridge_benign: float = Field(1.0, gt=0, description="added to the diagonal of the benign K before inversion")
+    ridge_harmful: float = Field(1e-7, gt=0, description="added to the diagonal of the harmful K before inversion")
+
+    def objective(self, benign: Batch, harmful: Batch, head: torch.Tensor) -> torch.Tensor:
+        """The scalar to minimise, of the two batches' features and a head (dim)."""
+        raise NotImplementedError
+
+    def immunize(self, model: Extractor, targets: ProbeTargets) -> Iterator[torch.Tensor]:
+        """Train `model` from torch's default start; the batches pair rows of the two tasks by index."""
+        rows = min(len(targets.benign), len(targets.harmful))
+        if rows < self.batch_size:
+            raise ValueError(f"a batch of {self.batch_size} rows does not fit into tasks of {rows}")
+        draw = targets.generator()
+        initial_extractor(model, draw)
+        head = nn.Parameter(torch.randn(model.out_features, dtype=torch.float64, generator=draw))
+        layer = FoldedLinear(model, targets.benign.x[:rows], targets.harmful.x[:rows])
+        optimiser = torch.optim.Adam([layer.weight, layer.bias, head], lr=self.lr, fused=True)
+        for _ in range(self.epochs):
+            for batch in torch.randperm(rows, generator=draw).split(self.batch_size)[: rows // self.batch_size]:
+                yield self._step(layer, head, optimiser, targets, batch)
+        layer.unfold_into(model)
+
+    def _step(
+        self,
+        layer: FoldedLinear,
+        head: nn.Parameter,
+        optimiser: torch.optim.Optimizer,
+        targets: ProbeTargets,
+        rows: torch.Tensor,
+    ) -> torch.Tensor:
+        head.grad = None
+        features = layer.forward(rows)
+        plain = [part.detach().requires_grad_() for part in features]
+        dummy = [part.detach().requires_grad_() for part in features]
+        benign, harmful = (
+            Batch(plain[i], dummy[i], split.y[rows]) for i, split in enumerate((targets.benign, targets.harmful))
+        )
+        loss = self.objective(benign, harmful, head)
+        loss.backward()
+        ridges = (self.ridge_benign, self.ridge_harmful)
+        layer.backward(rows, [p.grad for p in plain], [d.grad for d in dummy], self.preconditioner, ridges)
+        optimiser.step()
+        return loss.detach()
+
+
+class FoldedLinear:
+    """The weights of a linear layer with equal constant input columns carried as one, and its two products.
+
+    Inputs are several sets of rows (rows, dim) that are always used together. A group of m such columns is kept
+    as its first column u: the layer's output is x_u (m·v_u + Σ_group w⁰ − m·w⁰_u), v the weights being trained, w⁰
+    the weights at the start.
+    """
+
+    def __init__(self, layer: nn.Linear, *inputs: torch.Tensor) -> None:
+        start = layer.weight.detach()
+        rows = torch.cat(inputs)
+        columns = torch.arange(rows.shape[1])
+        constant = (rows == rows[0]).all(0)
+        # Constant columns are told apart by their value, all others by their place.
+        marks = torch.stack([torch.where(constant, rows[0], 0.0), torch.where(constant, -1, columns)])
+        _, group = torch.unique(marks, dim=1, return_inverse=True)
+        groups = int(group.max()) + 1
+        first = torch.full((groups,), len(group)).scatter_reduce_(0, group, columns, "amin")
+        self._group, self._first, self._start = group, first, start.clone()
+        self._count = torch.bincount(group, minlength=groups).to(start.dtype)
+        total = torch.zeros(len(start), groups, dtype=start.dtype).index_add_(1, group, start)
+        rest = total - self._count * start[:, first]
+        self._inputs = inputs
+        self._folded = [x[:, first] for x in inputs]
+        # Zero but for columns that stand for several.
+        self._offset = [x[:, self._count > 1] @ rest[:, self._count > 1].T for x in self._folded]
+        self.weight = nn.Parameter(start[:, first].clone())
+        self.weight.grad = torch.zeros_like(self.weight)  # written in place: a fresh one a step costs page faults
+        self.bias = nn.Parameter(layer.bias.detach().clone())
+
+    @torch.no_grad()
+    def forward(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        """The features (rows, dim) of each input at `rows`, by one product."""
+        x = torch.cat([folded[rows] for folded in self._folded]) * self._count
+        out = torch.addmm(self.bias, x, self.weight.T)
+        return [part + offset[rows] for part, offset in zip(out.split(len(rows)), self._offset, strict=True)]
+
+    @torch.no_grad()
+    def backward(
+        self,
+        rows: torch.Tensor,
+        plain: list[torch.Tensor | None],
+        dummy: list[torch.Tensor | None],
+        preconditioner: Preconditioner,
+        ridges: tuple[float, ...],
+    ) -> None:
+        """Set the gradients of weight and bias, by one product.
+
+        plain, dummy: the gradient by each input's features; those through the dummy layer are preconditioned with
+        K = XᵀX + ridge·I of the batch. Woodbury: K⁻¹G = (G − Xᵀ(XXᵀ + ridge)⁻¹XG)/ridge, and X K⁻¹ =
+        (XXᵀ + ridge)⁻¹X.
+        """
+        left, right = [], []
+        bias = torch.zeros_like(self.bias)
+        for i, x in enumerate(self._inputs):
+            folded = self._folded[i][rows]
+            through = dummy[i]
+            for gradient in (plain[i], through):
+                if gradient is not None:
+                    bias += gradient.sum(0)
+            if through is not None and preconditioner != "none":
+                batch = x[rows]
+                damped = batch @ batch.T + ridges[i] * torch.eye(len(rows), dtype=batch.dtype)
+                if preconditioner == "paper":
+                    left.append(through)
+                    right.append(torch.linalg.solve(damped, folded))
+                    through = None
+                else:
+                    inner = torch.linalg.solve(damped, batch @ through.T)
+                    through = (through - inner.T @ batch) / ridges[i]
+            terms = [gradient for gradient in (plain[i], through) if gradient is not None]
+            if terms:
+                left.append(sum(terms[1:], terms[0]))
+                right.append(folded)
+        torch.mm(torch.cat(left).T, torch.cat(right), out=self.weight.grad)
+        self.bias.grad = bias
+
+    @torch.no_grad()
+    def unfold_into(self, layer: nn.Linear) -> None:
+        """Write the full weights into `layer`."""
+        change = self.weight - self._start[:, self._first]
+        torch.add(self._start, change[:, self._group], out=layer.weight)
+        layer.bias.copy_(self.bias)

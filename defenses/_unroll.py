@@ -1,0 +1,96 @@
+"""Unrolled gradient descent: an attacker's steps kept in the graph, so that a defense differentiates through them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from harness.diffusion import KEYS_VALUES, Batch, TextToImage
+
+
+def descend(
+    model: TextToImage,
+    weights: Mapping[str, torch.Tensor],
+    steps: Sequence[Sequence[Batch]],
+    *,
+    lr: float,
+    normalised: bool = False,
+    first_order: bool = False,
+) -> dict[str, torch.Tensor]:
+    """The weights that gradient descent from `weights` reaches on each concept separately: (concepts, …) by name,
+    differentiable by the weights it began with.
+
+    steps: for each step one batch per concept, all of one size. lr: the step size. normalised: a step of a concept has
+    the length lr · ‖weights‖ for any gradient. first_order: treat the gradients as constants (Finn et al., 2017).
+    """
+    names = list(weights)
+    adapted = [weight.expand(len(steps[0]), *weight.shape) for weight in weights.values()]
+    for batches in steps:
+        losses = losses_apart(model, batches, dict(zip(names, adapted, strict=True)), twice=not first_order)
+        gradients = torch.autograd.grad(losses.sum(), adapted, create_graph=not first_order)
+        sizes = torch.full_like(losses, lr)
+        if normalised:
+            sizes = lr * _norms(adapted) / _norms(gradients)
+        adapted = [
+            weight - sizes.view(-1, *[1] * (weight.ndim - 1)) * gradient
+            for weight, gradient in zip(adapted, gradients, strict=True)
+        ]
+    return dict(zip(names, adapted, strict=True))
+
+
+def losses_apart(
+    model: TextToImage, batches: Sequence[Batch], weights: Mapping[str, torch.Tensor], *, twice: bool
+) -> torch.Tensor:
+    """(concepts,) losses, each of a concept's batch by its slice of the (concepts, …) `weights`.
+
+    batches: one per concept, all of one size. twice: the result can be differentiated twice, which the default
+    attention on a CPU does not allow.
+    """
+    attention = sdpa_kernel(SDPBackend.MATH) if twice else contextlib.nullcontext()
+    with attention:
+        layers = {f"{name}.weight": layer for name, layer in model.unet.named_modules() if _may_be_grouped(name, layer)}
+        if set(weights) <= set(layers):  # one pass computes all concepts
+            with _grouped(layers[name] for name in weights):
+                losses = model.denoising_losses(Batch.join(batches), weights)
+            return losses.unflatten(0, (len(batches), -1)).mean(1)
+        return torch.stack(
+            [
+                model.denoising_loss(batch, {name: weight[n] for name, weight in weights.items()})
+                for n, batch in enumerate(batches)
+            ]
+        )
+
+
+def _norms(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(concepts,) norms over all tensors (concepts, …)."""
+    return torch.stack([tensor.flatten(1).square().sum(1) for tensor in tensors]).sum(0).sqrt()
+
+
+class _Grouped(nn.Linear):
+    """A linear layer with (groups, out, in) weights, one for each of equal consecutive parts of its input rows."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        parts = input.unflatten(0, (len(self.weight), -1))  # (groups, rows, tokens, in)
+        return torch.matmul(parts.flatten(1, 2), self.weight.mT).unflatten(1, parts.shape[1:3]).flatten(0, 1)
+
+
+def _may_be_grouped(name: str, layer: nn.Module) -> bool:
+    """Whether a layer is a key or value layer of the cross-attention, as diffusers makes them."""
+    return f".{name}.".endswith(KEYS_VALUES) and type(layer) is nn.Linear and layer.bias is None
+
+
+@contextlib.contextmanager
+def _grouped(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Let these layers take one weight per group inside the `with` block."""
+    changed = list(layers)
+    for layer in changed:
+        layer.__class__ = _Grouped
+    try:
+        yield
+    finally:
+        for layer in changed:
+            layer.__class__ = nn.Linear

@@ -1,1 +1,0 @@
-"""The documentation's sources: `immunebench docs` builds them."""

@@ -1,0 +1,63 @@
+"""Folders of pictures: listing, hashing and reading them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from harness.errors import RunError
+from harness.store import file_digest
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+LARGEST = 8192
+"""Longest side of a picture that is read, in pixels."""
+
+
+def picture_files(folder: str) -> list[Path]:
+    """The picture files of a folder, by name."""
+    return sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def folder_digest(folder: str) -> str | None:
+    """SHA-256 of a folder's pictures; None if there are none, which the job that reads them reports."""
+    files = picture_files(folder)
+    if not files:
+        return None
+    whole = hashlib.sha256()
+    for path in files:
+        whole.update(file_digest(path).encode())
+    return whole.hexdigest()
+
+
+def read_images(folder: str, size: int) -> npt.NDArray[np.uint8]:
+    """Read the pictures of a folder, by name, cropped to the middle square and resized to `size` pixels a side.
+
+    Returns (n, size, size, 3). Raises `RunError`, which names the file, for a folder without pictures and for a
+    picture that cannot be read, has a side of more than LARGEST pixels, or has no red, green and blue.
+    """
+    files = picture_files(folder)
+    if not files:
+        raise RunError(f"no pictures in {folder}; put some there ({' '.join(SUFFIXES)})")
+    return np.stack([_read(path, size) for path in files])
+
+
+def _read(path: Path, size: int) -> npt.NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            if max(image.size) > LARGEST:
+                raise RunError(f"{path} has {image.width}×{image.height} pixels; at most {LARGEST} a side: shrink it")
+            if image.mode not in ("RGB", "RGBA", "L", "LA", "P", "1"):
+                raise RunError(f"{path} has colours in {image.mode}; save it as RGB")
+            upright = ImageOps.exif_transpose(image).convert("RGBA")
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError) as error:
+        raise RunError(f"cannot read the picture {path}: {error}") from None
+    white = Image.new("RGBA", upright.size, "white")
+    flat = Image.alpha_composite(white, upright).convert("RGB")
+    side = min(flat.size)
+    left, top = (flat.width - side) // 2, (flat.height - side) // 2
+    middle = flat.crop((left, top, left + side, top + side))  # first, or the filter would reach beyond it
+    return np.asarray(middle.resize((size, size), Image.Resampling.LANCZOS))

@@ -1,0 +1,223 @@
+"""Builds the jobs of one repetition: which stages there are, and from which seeds they draw.
+
+Each cell draws from seeds that are hashed from the task, the repetition's seed and the purpose: the defense's draws
+(`defense`), the attacker's for each concept (`attacker`), and the noise of all measured pictures (`noise`). No defense
+is in a seed, so all rows of a repetition meet the same attack and the same noise, and repetitions are independent. The
+base model's own pictures are data (see `harness.diffusion.stages`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from harness.diffusion.concepts import Concept, Group
+from harness.diffusion.located import Files
+from harness.diffusion.measuring import Arms, Decode, Look, MeasureAttacked, MeasureReleased, Seen, Sheet, SheetRow
+from harness.diffusion.protocol import DiffusionProtocol
+from harness.diffusion.stages import Attack, Captions, Draw, DrawPictures, Erase, Immunize, Pictures, ReadPictures
+from harness.plugin import PluginSpec
+from harness.stage import Stage, digest
+from harness.track import Repetition
+
+
+class Jobs:
+    """The jobs of one repetition. files: digests of files, taken once."""
+
+    def __init__(self, repetition: Repetition, files: Files) -> None:
+        self.repetition, self.files = repetition, files
+        self.group: Group = repetition.task
+        self.protocol: DiffusionProtocol = repetition.protocol
+        self._attacks: dict[tuple[str, str, str, bool], Attack] = {}
+        self._looks: dict[str, Seen] = {}
+        self._released: dict[tuple[str, str], dict[str, Any]] = {}
+
+    @cached_property
+    def _on_base(self) -> dict[str, Any]:
+        return {"base": self.files.base(self.group.base), "precision": self.group.precision}
+
+    @cached_property
+    def _sampling(self) -> dict[str, Any]:
+        return {**self._on_base, "sampling": self.protocol.sampling}
+
+    @cached_property
+    def _encoders(self) -> dict[str, Any]:
+        return {name: self.files.weights(path) for name, path in self.protocol.encoders.items()}
+
+    @cached_property
+    def noise(self) -> int:
+        """Seed of the noise of measured pictures."""
+        return self.repetition.draw("noise")
+
+    @cached_property
+    def pictures(self) -> dict[str, Pictures]:
+        """By concept name the pictures of targets and benign concepts."""
+        return {concept.name: self._pictures(concept) for concept in (*self.group.targets, *self.group.others)}
+
+    def _pictures(self, concept: Concept) -> Pictures:
+        if concept.images is not None:
+            folder = self.files.pictures(concept.images)
+            return ReadPictures(**self._on_base, concept=_plain(concept), folder=folder)
+        training, images = self.protocol.training_images, self.protocol.images
+        return DrawPictures(**self._sampling, concept=concept, training=training, images=images)
+
+    @cached_property
+    def captions(self) -> Captions | None:
+        """Pictures of the concept file's captions."""
+        return Captions(**self._sampling, captions=self.group.captions) if self.group.captions else None
+
+    @cached_property
+    def erased(self) -> Erase | None:
+        """The erasure of the targets; None if all are subjects, which no base model knows."""
+        targets, kept = (_named(side) for side in (self.group.targets, self.group.kept))
+        if not targets:
+            return None
+        return Erase(**self._sampling, targets=targets, kept=kept, erasure=self.protocol.erasure)
+
+    @cached_property
+    def _targets(self) -> dict[str, Any]:
+        """What a defense is given."""
+        targets = tuple(self.pictures[concept.name] for concept in self.group.targets)
+        kept = tuple(self.group.known_captions) if self.captions else ()
+        return {"targets": targets, "captions": self.captions, "kept": kept}
+
+    def immunize(self, defense: PluginSpec) -> Immunize:
+        """The released model of a defense; the reference is given no targets."""
+        given = {} if defense.name == self.protocol.reference else self._targets
+        seed = self.repetition.seed_for(defense)
+        return Immunize(**self._sampling, **given, plugin=defense, seed=seed, erased=self.erased)
+
+    def attack(self, model: Immunize, attacker: PluginSpec, concept: Concept, other: bool = False) -> Attack:
+        """An attack on one concept. other: with other draws of the attacker, for the noise floor."""
+        place = (model.key, digest(attacker.identity), concept.name, other)
+        if place not in self._attacks:
+            settings = self.protocol.model_dump(include={"steps", "measure_at", "images", "save_attacked"})
+            seed = self.repetition.seed_for(attacker, concept.name, *(["other"] if other else []))
+            self._attacks[place] = Attack(
+                **self._sampling,
+                **settings,
+                plugin=attacker,
+                seed=seed,
+                noise=self.noise,
+                concept=_plain(concept),
+                model=model,
+                pictures=self.pictures[concept.name],
+            )
+        return self._attacks[place]
+
+    def attacks(self, model: Immunize, attacker: PluginSpec) -> list[Attack]:
+        """The attacks on all targets and benign concepts."""
+        return [self.attack(model, attacker, concept) for concept in (*self.group.targets, *self.group.others)]
+
+    def measure_attacked(
+        self, metric: PluginSpec, model: Immunize, undefended: Immunize, attacker: PluginSpec
+    ) -> MeasureAttacked:
+        """A metric of an attacked model. In the undefended row the model is compared with itself under other draws of
+        the attacker."""
+        floor = model.key == undefended.key
+
+        def arms(concept: Concept) -> Arms:
+            attacked = self.attack(model, attacker, concept)
+            compared = self.attack(undefended, attacker, concept, other=floor)
+            shown = self.protocol.images * len(self.protocol.measure_at)
+            return Arms(
+                _plain(concept),
+                self._look(attacked, [concept], shown),
+                self._look(compared, [concept], shown),
+                self._look(self.pictures[concept.name], [concept], self.protocol.images),
+            )
+
+        return MeasureAttacked(
+            plugin=metric,
+            seed=self.repetition.seed_for(metric),
+            measure_at=self.protocol.measure_at,
+            encoders=self._encoders,
+            targets=tuple(arms(concept) for concept in self.group.targets),
+            benign=tuple(arms(concept) for concept in self.group.others),
+        )
+
+    def measure_released(self, metric: PluginSpec, model: Immunize, undefended: Immunize) -> MeasureReleased:
+        """A metric of a released model, which is given pictures by it and by the undefended one."""
+        place = (model.key, undefended.key)
+        if place not in self._released:
+            self._released[place] = self._released_views(model, undefended)
+        return MeasureReleased(
+            **self._sampling,
+            **self._targets,
+            **self._released[place],
+            plugin=metric,
+            seed=self.repetition.seed_for(metric),
+            model=model,
+            encoders=self._encoders,
+        )
+
+    def _released_views(self, model: Immunize, undefended: Immunize) -> dict[str, Any]:
+        images, few = self.protocol.images, self.protocol.kept_images
+        known = [concept for concept in self.group.targets if concept.classifier]
+        decoded = [Decode(**self._on_base, pictures=self.pictures[concept.name]) for concept in known]
+        return {
+            "drawn": self._drawn(model, self.group.targets, images),
+            "erased": self._drawn(undefended, self.group.targets, images),
+            "benign": self._drawn(model, self.group.others, images),
+            "reachable": tuple(
+                self._look(job, [concept], images, encoders=False) for job, concept in zip(decoded, known, strict=True)
+            ),
+            "bystanders": {
+                split: (self._drawn(model, concepts, few), self._drawn(undefended, concepts, few))
+                for split, concepts in self.group.bystanders.items()
+                if concepts
+            },
+        }
+
+    def _drawn(self, model: Immunize, concepts: Sequence[Concept], count: int) -> Seen | None:
+        """Pictures of concepts by a released model; None if it knows none of them by name."""
+        named = _named(concepts)
+        if not named:
+            return None
+        return self._look(self._draw(model, named, count), named, len(named) * count)
+
+    def _draw(self, model: Immunize, named: Sequence[Concept], count: int) -> Draw:
+        return Draw(**self._sampling, seed=self.noise, concepts=tuple(named), images=count, model=model)
+
+    def _look(self, job: Stage, concepts: Sequence[Concept], count: int, encoders: bool = True) -> Seen:
+        """What is seen in a job's pictures, which are of one concept, or of one concept a row."""
+        if job.key not in self._looks:
+            classes = tuple((concept.classifier, concept.name) for concept in concepts if concept.classifier)
+            look = Look(
+                encoders=self._encoders if encoders else {},
+                classes=classes if len(classes) == len(concepts) else (),
+                count=count,
+                images=job,
+            )
+            self._looks[job.key] = Seen(job, look)
+        return self._looks[job.key]
+
+    def sheet(self, model: Immunize, undefended: Immunize, attackers: Mapping[str, PluginSpec]) -> Sheet:
+        """The contact sheet of a row: reference, erased base model, released model, and each attacker's steps."""
+        rows = (row for concept in self.group.targets for row in self._rows(concept, model, undefended, attackers))
+        return Sheet(rows=tuple(rows), measure_at=self.protocol.measure_at)
+
+    def _rows(
+        self, concept: Concept, model: Immunize, undefended: Immunize, attackers: Mapping[str, PluginSpec]
+    ) -> Iterator[SheetRow]:
+        source = "given" if concept.images else "base"
+        yield SheetRow(f"{concept.name}: reference ({source})", self.pictures[concept.name])
+        named = _named(self.group.targets)
+        if concept.kind != "subject":
+            for label, drawer in {"erased": undefended, "released": model}.items():
+                if label == "erased" or drawer.key != undefended.key:
+                    drawn = self._draw(drawer, named, self.protocol.images)
+                    yield SheetRow(f"{concept.name}: {label}", drawn, named.index(_plain(concept)))
+        for name, attacker in attackers.items():
+            yield SheetRow(f"{concept.name}: {name}", self.attack(model, attacker, concept))
+
+
+def _plain(concept: Concept) -> Concept:
+    """The concept without the path of its pictures, which enters no key."""
+    return concept.model_copy(update={"images": None})
+
+
+def _named(concepts: Sequence[Concept]) -> tuple[Concept, ...]:
+    """The concepts that a base model knows by name, without paths."""
+    return tuple(_plain(concept) for concept in concepts if concept.kind != "subject")

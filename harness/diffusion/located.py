@@ -1,0 +1,56 @@
+"""The files that a grid reads, with their digests: base models, picture folders, weights of encoders."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.diffusion.image_folder import folder_digest
+from harness.diffusion.small import PIPELINE
+from harness.stage import Located
+from harness.store import file_digest
+
+
+class Files:
+    """Located files, each hashed once."""
+
+    def __init__(self) -> None:
+        self._located: dict[str, Located] = {}
+
+    def base(self, base: str) -> Located:
+        """A base model by name or folder."""
+        return self._locate(base, base_digest)
+
+    def pictures(self, folder: str) -> Located:
+        """A folder of pictures."""
+        return self._locate(folder, folder_digest)
+
+    def weights(self, path: str | None) -> Located | None:
+        """A file of weights; None where none is given."""
+        return None if path is None else self._locate(path, _weights_digest)
+
+    def _locate(self, path: str, hashed: Callable[[str], str | None]) -> Located:
+        if path not in self._located:
+            self._located[path] = Located(path, hashed(path))
+        return self._located[path]
+
+
+def base_digest(base: str) -> str:
+    """SHA-256 of a base model's files; of one that is no folder here, `hub:` and its name."""
+    folder = PIPELINE if base == "small" else Path(base)
+    if not folder.is_dir():
+        return f"hub:{base}"
+    whole = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            whole.update(f"{path.relative_to(folder).as_posix()} {file_digest(path)}\n".encode())
+    return whole.hexdigest()
+
+
+def _weights_digest(path: str) -> str | None:
+    """SHA-256 of a file; None if it cannot be read, which the job that needs it reports."""
+    try:
+        return file_digest(Path(path))
+    except OSError:
+        return None

@@ -1,0 +1,172 @@
+"""The jobs that look at pictures, measure metrics and draw contact sheets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+
+from harness.diffusion import encoders
+from harness.diffusion.concepts import Concept
+from harness.diffusion.model import Images
+from harness.diffusion.sheet import contact_sheet
+from harness.diffusion.stages import Immunize, Pictures, PipelineStage, TargetsStage, save_images
+from harness.diffusion.views import IMAGES, SEEN, AttackedPictures, ConceptAttack, ReleasedData, View
+from harness.metric import write_values
+from harness.stage import Folders, Located, Stage
+from harness.store.tensors import load_tensors, save_tensors
+
+SHEET = "sheet.png"
+
+
+class Decode(PipelineStage, version=1):
+    """A concept's reference pictures as the autoencoder returns them."""
+
+    transient: ClassVar[bool] = True
+    pictures: Pictures
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Encode and decode the pictures."""
+        model = self.untouched()
+        save_images(out, model.decode(model.encode(load_tensors(folders[self.pictures] / IMAGES)["images"].numpy())))
+
+
+class Look(Stage, track="diffusion", version=1):
+    """What the encoders and the concept classifier see in the pictures of another job.
+
+    encoders: by name, with the file of local weights if one is given. classes: (head, class) of the classifier for each
+    concept, empty if it does not know all: one for all pictures (…, n, height, width, 3), or one for each of (concepts,
+    n, …). count: number of pictures, of which the time depends.
+    """
+
+    gpu: ClassVar[bool] = True
+    transient: ClassVar[bool] = True
+    encoders: Mapping[str, Located | None]
+    classes: tuple[tuple[str, str], ...]
+    count: int
+    images: Stage
+
+    @property
+    def work(self) -> float:
+        """Number of pictures."""
+        return float(self.count)
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Save embeddings by encoder and `recognised` (see `harness.diffusion.views.View`)."""
+        pictures = load_tensors(folders[self.images] / IMAGES)["images"]
+        lead, images = pictures.shape[:-3], pictures.flatten(0, -4).numpy()
+        seen = {name: used.embed(images).unflatten(0, lead) for name, used in _encoders(self.encoders).items()}
+        if self.classes:
+            parts = zip(np.split(images, len(self.classes)), self.classes, strict=True)
+            recognised = np.concatenate([encoders.recognised(part, *named) for part, named in parts])
+            seen["recognised"] = torch.from_numpy(recognised).unflatten(0, lead)
+        save_tensors(seen, out / SEEN)
+
+
+class Seen(NamedTuple):
+    """A job that made pictures, and the look at them."""
+
+    images: Stage
+    look: Look
+
+    def view(self, folders: Folders) -> View:
+        """The pictures and what is seen in them, from the parents' `folders`."""
+        return View.load(folders[self.images], folders[self.look])
+
+
+class Arms(NamedTuple):
+    """The attack on one concept: on a released model, on the undefended one, and the reference pictures."""
+
+    concept: Concept
+    attacked: Seen
+    undefended: Seen
+    reference: Seen
+
+    def views(self, folders: Folders) -> ConceptAttack:
+        """The pictures of each."""
+        return ConceptAttack(self.concept, *(seen.view(folders) for seen in self[1:]))
+
+
+class MeasureAttacked(Stage, track="diffusion", version=1):
+    """Measure a metric of an attacked model's pictures; all such metrics have the same parents."""
+
+    measure_at: tuple[int, ...]
+    encoders: Mapping[str, Located | None]
+    targets: tuple[Arms, ...]
+    benign: tuple[Arms, ...]
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Write the metric's values."""
+        assert self.plugin is not None
+        targets, benign = ([arms.views(folders) for arms in side] for side in (self.targets, self.benign))
+        pictures = AttackedPictures(self.measure_at, targets, benign)
+        write_values(self.plugin.build().measure(pictures, _encoders(self.encoders)), out)
+
+
+class MeasureReleased(TargetsStage, version=1):
+    """Measure a metric of a released model; all such metrics have the same parents. Fields as in `ReleasedData`."""
+
+    model: Immunize
+    encoders: Mapping[str, Located | None]
+    drawn: Seen | None = None
+    erased: Seen | None = None
+    benign: Seen | None = None
+    reachable: tuple[Seen, ...] = ()
+    bystanders: Mapping[str, tuple[Seen, Seen]]
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Write the metric's values."""
+        assert self.plugin is not None
+        model = self.load(folders[self.model])
+        named = {name: getattr(self, name) for name in ("drawn", "erased", "benign")}
+        bystanders = {
+            split: (mine.view(folders), undefended.view(folders))
+            for split, (mine, undefended) in self.bystanders.items()
+        }
+        data = ReleasedData(
+            **vars(self.build_targets(model, folders)),
+            **{name: seen.view(folders) for name, seen in named.items() if seen is not None},
+            reachable=[seen.view(folders) for seen in self.reachable],
+            bystanders=bystanders,
+            encoders=_encoders(self.encoders),
+        )
+        write_values(self.plugin.build().measure(model, data), out)
+
+
+class SheetRow(NamedTuple):
+    """Pictures of a contact sheet. place: of the concept in (concepts, n, …); None: all pictures (n, …), or (steps, n,
+    …), which make a row a step."""
+
+    label: str
+    images: Stage
+    place: int | None = None
+
+
+class Sheet(Stage, track="diffusion", version=1):
+    """The contact sheet of a row of a board."""
+
+    rows: tuple[SheetRow, ...]
+    measure_at: tuple[int, ...]
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Save the sheet as PNG."""
+        contact_sheet(list(self._pictures(folders))).save(out / SHEET, optimize=True)
+        write_values([], out)
+
+    def _pictures(self, folders: Folders) -> Iterator[tuple[str, Images]]:
+        for label, job, place in self.rows:
+            images = load_tensors(folders[job] / IMAGES)["images"].numpy()
+            if place is not None:
+                yield label, images[place]
+            elif images.ndim == 4:
+                yield label, images
+            else:
+                yield from ((f"{label}, step {step}", part) for step, part in zip(self.measure_at, images, strict=True))
+
+
+def _encoders(weights: Mapping[str, Located | None]) -> dict[str, encoders.Encoder]:
+    """Encoders by name, with local weights where given."""
+    return {name: encoders.encoder(name, file.path if file else None) for name, file in weights.items()}

@@ -1,0 +1,1 @@
+"""The built-in metrics of this track, one file each, registered as entry points `immunebench.metrics`."""

@@ -1,0 +1,183 @@
+"""Boards: everything that is computed of one suite's records, and the files that it is written to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from harness.leaderboard import flags, long_form, plots, scores, section
+from harness.leaderboard.flags import Raised, flags_of_rows
+from harness.leaderboard.latex import latex
+from harness.leaderboard.markdown import markdown
+from harness.leaderboard.scores import Cells
+from harness.leaderboard.section import Section
+from harness.leaderboard.standings import comparisons, standings
+from harness.records import Records
+from harness.registry import Registry, installed
+from harness.suite import Grid, Suite
+from harness.track import Track
+
+
+@dataclass(frozen=True)
+class GridBoard:
+    """One grid of a board. long: see `long_form.board`. cells, comparisons, standings: see `scores` and `standings`;
+    None where nothing ranks. raised: its flags. section: as people read it, without pictures. track: None if it is not
+    installed."""
+
+    grid: Grid
+    long: pd.DataFrame
+    cells: Cells | None
+    comparisons: pd.DataFrame | None
+    standings: pd.DataFrame | None
+    raised: Sequence[Raised]
+    section: Section
+    track: Track | None
+
+
+@dataclass(frozen=True)
+class Board:
+    """The board of one suite. title: the suite's name and version, and how it was narrowed. note: a line below the
+    title: how far the records were checked."""
+
+    records: Records
+    grids: Sequence[GridBoard]
+    title: str
+    note: str
+
+    @property
+    def long(self) -> pd.DataFrame:
+        """The long-form board of all grids."""
+        return pd.concat([grid.long for grid in self.grids], ignore_index=True)
+
+    @property
+    def standings(self) -> pd.DataFrame:
+        """A row a grid and defense; empty where nothing ranks."""
+        return _concatenated([grid.standings for grid in self.grids])
+
+    @property
+    def comparisons(self) -> pd.DataFrame:
+        """A row a grid and pair of defenses; empty where nothing ranks."""
+        return _concatenated([grid.comparisons for grid in self.grids])
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """By grid, its first readable table: the standings or, where nothing ranks, the values."""
+        return {grid.grid.name: grid.section.tables[0][0] for grid in self.grids}
+
+    def markdown(self, pictures: Sequence[str] = ()) -> str:
+        """The readable board as Markdown. pictures: links to files, shown with the grid that their names begin with."""
+        return markdown(self._sections(pictures), self.title, self.note)
+
+    def latex(self) -> str:
+        """The readable board's tables as LaTeX."""
+        return latex(self._sections(), self.title)
+
+    def csv(self) -> dict[str, str]:
+        """The long forms as CSV, by file name; where nothing ranks there are no standings and comparisons."""
+        frames = {"leaderboard": self.long, "standings": self.standings, "comparisons": self.comparisons}
+        return {f"{name}.csv": frame.to_csv(index=False) for name, frame in frames.items() if len(frame.columns)}
+
+    def _sections(self, pictures: Sequence[str] = ()) -> list[Section]:
+        by_grid = pictures_by_grid(pictures, [grid.grid.name for grid in self.grids])
+        return [replace(grid.section, pictures=by_grid[grid.grid.name]) for grid in self.grids]
+
+
+def make(records: Records, published: pd.DataFrame | None = None, plugins: Sequence[Path] = ()) -> Board:
+    """The board of records, without a file written. published: see `published.read`. plugins: files that may hold a
+    track."""
+    registry = installed().with_files(plugins)
+    long = long_form.board(records, published)
+    ranked = scores.read(records)
+    grids = [
+        _grid_board(records, grid, long[long["grid"] == grid.name], ranked.get(grid.name), registry)
+        for grid in records.suite.grids
+    ]
+    return Board(records, grids, title(records), f"Tier: {records.tier}." if records.tier else "")
+
+
+def _grid_board(records: Records, grid: Grid, long: pd.DataFrame, cells: Cells | None, registry: Registry) -> GridBoard:
+    compared = None if cells is None else comparisons(cells)
+    ranks = None if cells is None or compared is None else standings(cells, compared)
+    raised = flags.raise_flags(records, grid, cells, compared, long)
+    long = long.assign(flags=pd.array(flags_of_rows(raised, long), "string"))
+    if ranks is not None:
+        ranks = ranks.assign(flags=pd.array(flags_of_rows(raised, ranks), "string")).reset_index(drop=True)
+    known = [entry.name for entry in registry.all("track")]
+    track = registry.track(grid.track) if grid.track in known else None
+    readable = section.make(records, grid, long, cells, ranks, raised, track)
+    return GridBoard(grid, long, cells, compared, ranks, raised, readable, track)
+
+
+def title(records: Records) -> str:
+    """The title line of a board."""
+    suite = records.suite
+    parts = [f"{suite.name} (version {suite.version})"]
+    parts += [f"narrowed: {'; '.join(changes)}"] if (changes := _narrowing(suite)) else []
+    parts += ["of an older submission format"] if records.older else []
+    return ", ".join(parts)
+
+
+def _narrowing(suite: Suite) -> list[str]:
+    """How a suite was narrowed; what all its grids have in common is said once."""
+    grids: dict[str, list[str]] = {}
+    for grid in suite.grids:
+        for change in flags.narrowing(grid):
+            grids.setdefault(change, []).append(grid.name)
+    return [
+        change if len(names) == len(suite.grids) else f"{', '.join(names)}: {change}" for change, names in grids.items()
+    ]
+
+
+def write(board: Board, out: Path, sheets: Sequence[Path] = ()) -> None:
+    """Write `leaderboard.md`, `.csv` and `.tex`, `standings.csv`, `comparisons.csv` and the plots into the folder
+    `out`. sheets: contact sheets, which the Markdown links to where they lie."""
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = [path.name for path in draw(board, out)]
+    for name, text in texts(board, [*drawn, *links(sheets, out)]).items():
+        (out / name).write_text(text, encoding="utf-8")
+
+
+def texts(board: Board, pictures: Sequence[str]) -> dict[str, str]:
+    """The contents of a board's files but its pictures, by file name. pictures: links to all of its pictures."""
+    readable = {"leaderboard.md": board.markdown(pictures), "leaderboard.tex": board.latex()}
+    return {**readable, **board.csv()}
+
+
+def draw(board: Board, out: Path) -> Iterator[Path]:
+    """Draw the plots of a board into the folder `out`: of each grid its performance profile and its track's plots or
+    the default curves. Yields the files."""
+    for grid in board.grids:
+        frame = board.records.frame[board.records.frame["grid"] == grid.grid.name]
+        profile = None if grid.cells is None else plots.profile(grid.cells, out)
+        drawn = None if grid.track is None else grid.track.plots(frame, out)
+        if drawn is None:
+            curves = plots.curves(frame, grid.grid, out)
+            drawn = [curves] if curves else []
+        yield from ([profile] if profile else [])
+        yield from drawn
+
+
+def links(files: Sequence[Path], folder: Path) -> list[str]:
+    """Files as links relative to a folder."""
+    return [Path(os.path.relpath(file.resolve(), folder.resolve())).as_posix() for file in files]
+
+
+def pictures_by_grid(pictures: Sequence[str], grids: Sequence[str]) -> Mapping[str, list[str]]:
+    """Links to pictures by the grid that they show: the one with the longest name that the file's name begins with;
+    plots first, then contact sheets, each by name."""
+    by_grid: dict[str, list[str]] = {name: [] for name in grids}
+    for picture in sorted(pictures, key=lambda link: ("__" in link, link)):
+        file = picture.rpartition("/")[2]
+        owners = [name for name in grids if file.startswith(f"{name}_")]
+        if owners:
+            by_grid[max(owners, key=len)].append(picture)
+    return by_grid
+
+
+def _concatenated(frames: Sequence[pd.DataFrame | None]) -> pd.DataFrame:
+    present = [frame for frame in frames if frame is not None]
+    return pd.concat(present, ignore_index=True) if present else pd.DataFrame()

@@ -1,0 +1,71 @@
+"""The committed boards: made anew from the committed submissions, and checked against them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from harness.leaderboard import boards, published, submitted
+from harness.leaderboard.boards import Board
+from harness.leaderboard.submitted import Submitted
+
+MADE = (".md", ".tex", ".csv", ".png")
+"""Suffixes of a board's files."""
+FORMER = (".html", ".svg")
+"""Suffixes of files that boards had formerly."""
+
+
+def rebuild(submissions: Path, out: Path) -> Iterator[Path]:
+    """Write a board into `out` for each folder below `submissions` that holds submissions, in place of what lies
+    there. Yields the boards' folders."""
+    for folder, files in _folders(submissions):
+        board, loaded = _made(files)
+        for path in _files(out / folder.name):
+            path.unlink()
+        boards.write(board, out / folder.name, loaded.sheets)
+        yield out / folder.name
+
+
+def stale(submissions: Path, out: Path) -> Iterator[str]:
+    """Yield the files below `out` that `rebuild` would change: text that differs, values that differ by more than
+    rounding, files that are missing or left over. No picture is drawn: one that is missing or left over changes the
+    board's Markdown, which links to it."""
+    for folder, files in _folders(submissions):
+        board, loaded = _made(files)
+        there = _files(out / folder.name)
+        pictures = [path.name for path in there if path.suffix == ".png"]
+        expected = boards.texts(board, [*pictures, *boards.links(loaded.sheets, out / folder.name)])
+        names = {path.name for path in there if path.suffix != ".png"}
+        for name in sorted(names | set(expected)):
+            path = out / folder.name / name
+            if name not in expected or not path.is_file() or not _same(expected[name], path):
+                yield f"{folder.name}/{name}"
+
+
+def _folders(submissions: Path) -> Iterator[tuple[Path, list[Path]]]:
+    for folder in sorted(path for path in submissions.glob("*") if path.is_dir()):
+        if files := submitted.files(folder):
+            yield folder, files
+
+
+def _made(files: Sequence[Path]) -> tuple[Board, Submitted]:
+    loaded = submitted.load(files)
+    suite = loaded.records.suite
+    return boards.make(loaded.records, published.of_suite(suite), suite.plugins), loaded
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*") if path.suffix in (*MADE, *FORMER)]
+
+
+def _same(text: str, path: Path) -> bool:
+    if path.suffix != ".csv":
+        return path.read_text(encoding="utf-8") == text
+    try:
+        pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(text)), pd.read_csv(path), rtol=1e-9)
+    except AssertionError:
+        return False
+    return True

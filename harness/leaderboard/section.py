@@ -1,0 +1,81 @@
+"""One grid of a board as people read it: tables, notes and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from harness.leaderboard.flags import Raised, listing, row_changes
+from harness.leaderboard.scores import Cells
+from harness.leaderboard.tables import default_table, row_name, standings_table, with_failures, with_row_names
+from harness.plan import COST
+from harness.records import Records
+from harness.suite import Grid
+from harness.track import Track
+
+
+@dataclass(frozen=True)
+class Section:
+    """One grid. tables: each with the text below it. notes: lines of a list below the tables. pictures: files, as
+    links that are relative to the board's folder."""
+
+    title: str
+    tables: Sequence[tuple[pd.DataFrame, str]]
+    notes: Sequence[str]
+    pictures: Sequence[str] = ()
+
+
+def make(
+    records: Records,
+    grid: Grid,
+    long: pd.DataFrame,
+    cells: Cells | None,
+    standings: pd.DataFrame | None,
+    raised: Sequence[Raised],
+    track: Track | None,
+) -> Section:
+    """The section of a grid, without pictures. long: its long-form board. cells, standings: None where nothing ranks.
+    track: None if it is not installed."""
+    order = list(grid.defenses) if standings is None else list(standings["defense"])
+    place = long["defense"].map({defense: i for i, defense in enumerate(order)})
+    long = long.loc[place.sort_values(kind="stable").index]
+    flags, flag_lines = listing(raised, order)
+    tables = []
+    if cells is not None and standings is not None:
+        tables.append(standings_table(cells, standings, flags))
+    for table, below in _value_tables(long, grid, track):
+        tables.append((with_row_names(with_failures(table, records, grid), grid), below))
+    calls = _calls(grid, ["attacker"] if tables and standings is not None else ["defense", "attacker"])
+    published = [f"published: {note}" for note in long["published_note"].dropna().unique()]
+    title = f"{grid.name} (track {grid.track})"
+    return Section(title, tables, [*_changes(grid), *calls, *flag_lines, *published])
+
+
+def _value_tables(long: pd.DataFrame, grid: Grid, track: Track | None) -> Iterator[tuple[pd.DataFrame, str]]:
+    """The track's own table and one of what further metric plugins measured; else the default table of everything."""
+    own = track.table(long) if track is not None else None
+    if track is None or own is None:
+        yield default_table(long, grid), "" if track else "The track is not installed here: this is the default table."
+        return
+    yield own.drop(columns="grid", errors="ignore"), own.attrs.get("caption", "")
+    own_labels = [label for label, spec in grid.metrics.items() if spec.name in track.metrics]
+    further = long[long["measured_by"].notna() & ~long["measured_by"].isin([*own_labels, COST])]
+    if further["value"].notna().any():
+        yield default_table(further, grid), "Values of metric plugins beside the track's own."
+
+
+def _changes(grid: Grid) -> Iterator[str]:
+    """A line for each changed row."""
+    for kind, rows in (("defense", grid.defenses), ("attacker", grid.attackers)):
+        for label in rows:
+            if changes := row_changes(grid, kind, label):
+                yield f"{row_name(grid, kind, label)} is changed: {', '.join(changes)}"
+
+
+def _calls(grid: Grid, kinds: Iterable[str]) -> Iterator[str]:
+    """A line for each row of these kinds with the call that makes its plugin."""
+    rows: Mapping[str, Mapping[str, object]] = {"defense": grid.defenses, "attacker": grid.attackers}
+    for kind in kinds:
+        yield from (f"{kind} {row_name(grid, kind, label)}: {spec}" for label, spec in rows[kind].items())

@@ -1,0 +1,109 @@
+"""How fast an attack converges on the released features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from harness.metric import Quantity, Value
+from harness.probe.optimum import scores
+from harness.probe.plugin import AttackData, ProbeMetric, Trajectory
+
+
+class Convergence(ProbeMetric):
+    """Loss, distance and score of an attack's probe against steps, and its slow-down (ICML 2025, Eq. 16, Figure 1)."""
+
+    deterministic = True
+    measures = "attacked"
+    quantities = (
+        Quantity(
+            name="excess_loss",
+            title="excess loss",
+            better="higher",
+            description="(L_t − L*)/(L_0 − L*) on the training rows",
+            formula="(L_t − L*)/(L_0 − L*) after t steps of the attack: 1 at the start, 0 at the best loss. On the "
+            "harmful task a defender wants it high, on the benign task low.",
+            limits="Whether the rest matters: near the optimum of a regression a large excess loss can be a small "
+            "difference in score, so read score as well.",
+        ),
+        Quantity(
+            name="norm_ratio",
+            title="norm ratio",
+            better="higher",
+            description="‖w_t − w*‖²/‖w_0 − w*‖² (ICML 2025, Eq. 16), w* of least norm",
+            formula="‖w_t − w*‖²/‖w_0 − w*‖² (ICML 2025, Eq. 16). w* is the minimiser of least norm, since on "
+            "rank-deficient features there are many.",
+            limits="Much, on its own: on digits it stays near 1 under every first-order attacker, even once the probe "
+            "is as accurate as it gets, since directions of tiny eigenvalues carry the norm and no accuracy.",
+        ),
+        Quantity(
+            name="score",
+            title="held-out score",
+            better="lower",
+            description="held-out accuracy (digits) or R² (prices) of the attacked probe",
+            formula="Accuracy at threshold ½, or R², of the probe w_t on held-out rows.",
+            limits="Anything where targets are constant (single-class digits): it is undefined there.",
+        ),
+        Quantity(
+            name="steps_to_success",
+            title="steps to success",
+            unit="steps",
+            better="higher",
+            scale="log",
+            description="steps until the excess loss is at most the protocol's `success`",
+            formula="The first t with excess_loss ≤ `success`, 0.1 by default; the whole budget, flagged lower-bound, "
+            "if there is none.",
+            limits="Cost: a step takes some attackers more time than others.",
+        ),
+        Quantity(
+            name="slow_down",
+            title="slow-down",
+            better="higher",
+            scale="log",
+            description="steps to success over those on the undefended features",
+            formula="steps_to_success(θ) / steps_to_success(I) of one attacker.",
+            limits="More than a lower bound where the attack does not succeed within the budget (flag lower-bound).",
+        ),
+    )
+
+    def measure(self, model: Trajectory, data: AttackData) -> Iterator[Value]:
+        """At the measured steps, and once over all steps."""
+        excess, undefended = (excess_loss(side.losses, side.optimum.best_loss) for side in (model, data.undefended))
+        best = model.optimum.weights
+        distance = (model.heads - best[:, None]).square().sum(0) / best.square().sum()
+        for column, step in enumerate(model.steps):
+            yield self.value(_finite(excess[step]), "excess_loss", split="train", step=step)
+            yield self.value(_finite(distance[column]), "norm_ratio", split="train", step=step)
+        if data.score is not None:
+            heldout = model.heldout
+            for step, score in zip(model.steps, scores(heldout.x @ model.heads, heldout.y, data.score), strict=True):
+                yield self.value(float(score), "score", split="heldout", step=step)
+        yield from self._slow_down(excess, undefended, data.success)
+
+    def _slow_down(self, excess: torch.Tensor, undefended: torch.Tensor, success: float) -> Iterator[Value]:
+        steps, base = _steps_to(excess, success), _steps_to(undefended, success)
+        budget = len(excess) - 1
+        flag = "lower-bound" if steps is None else None
+        note = None if steps is not None else f"the excess loss does not fall to {success:g} within {budget} steps"
+        yield self.value(float(steps or budget), "steps_to_success", flag=flag, note=note)
+        if base is None:
+            yield self.value(None, "slow_down", note="the attack does not succeed on the undefended model either")
+        else:
+            yield self.value((steps or budget) / base, "slow_down", flag=flag, note=note)
+
+
+def excess_loss(losses: torch.Tensor, best_loss: float) -> torch.Tensor:
+    """(L_t − L*)/(L_0 − L*) of the losses after t = 0, 1, … steps, (steps + 1); NaN throughout if L_0 is the best."""
+    return (losses - best_loss) / (losses[0] - best_loss)
+
+
+def _steps_to(excess: torch.Tensor, success: float) -> int | None:
+    """The first step at which an attack has succeeded."""
+    reached = (excess <= success).nonzero()
+    return int(reached[0, 0]) if len(reached) else None
+
+
+def _finite(number: torch.Tensor) -> float | None:
+    return float(number) if math.isfinite(number) else None

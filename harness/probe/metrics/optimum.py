@@ -1,0 +1,40 @@
+"""What the best probe on the released features reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.metric import Quantity, Value
+from harness.probe.model import Extractor
+from harness.probe.plugin import ProbeMetric, ReleasedData
+
+
+class Optimum(ProbeMetric):
+    """Loss and score of the best probe on the released features (after ICML 2025, Definition 3.1 c)."""
+
+    deterministic = True
+    quantities = (
+        Quantity(
+            name="best_loss",
+            title="best loss",
+            description="lowest loss of a probe on the training rows",
+            formula="min over w of L(Xθ, w): of the squared loss in closed form, of the logistic loss where L-BFGS on "
+            "the whitened features ends.",
+            limits="How many steps an attacker needs to get there; whether the probe fits other rows.",
+        ),
+        Quantity(
+            name="best_score",
+            title="best score",
+            description="held-out accuracy (digits) or R² (prices) of the probe of lowest training loss",
+            formula="Accuracy at threshold ½, or R² = 1 − Σ(y − ŷ)²/Σ(y − ȳ)², of w* on held-out rows.",
+            limits="An upper bound: a probe whose training stops early may generalise better than w*. Undefined where "
+            "targets are constant (single-class digits).",
+        ),
+    )
+
+    def measure(self, model: Extractor, data: ReleasedData) -> Iterator[Value]:
+        """Of both tasks."""
+        for role, best in data.optima.items():
+            yield self.value(best.best_loss, "best_loss", role=role, split="train")
+            if best.best_score is not None:
+                yield self.value(best.best_score, "best_score", role=role, split="heldout")

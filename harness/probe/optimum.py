@@ -1,0 +1,98 @@
+"""The best probe on features: what any attacker can reach, whatever its path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy.optimize import minimize
+
+from harness.probe.data import Score, Split
+from harness.probe.model import Loss, losses, losses_slope
+from harness.probe.spectrum import Spectrum
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The features of one task under one extractor: their spectra and the best probe on them.
+
+    train, heldout: spectra of the features of the training and the held-out rows. weights: (dim) the probe w* of lowest
+    training loss, of least norm. best_loss: the training loss of w*. null_loss: the training loss of a probe of zeros.
+    best_score: held-out accuracy or R² of w*; None where targets are constant.
+    """
+
+    train: Spectrum
+    heldout: Spectrum
+    weights: torch.Tensor
+    best_loss: float
+    null_loss: float
+    best_score: float | None
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Its fields as tensors by name."""
+        numbers = {"best_loss": self.best_loss, "null_loss": self.null_loss}
+        if self.best_score is not None:
+            numbers["best_score"] = self.best_score
+        return {
+            "train": self.train.singular,
+            "heldout": self.heldout.singular,
+            "rows": torch.tensor([self.train.rows, self.heldout.rows]),
+            "weights": self.weights,
+            **{name: torch.tensor(number, dtype=torch.float64) for name, number in numbers.items()},
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> Optimum:
+        """The optimum whose `tensors` these are."""
+        weights = tensors["weights"]
+        rows = dict(zip(("train", "heldout"), tensors["rows"].tolist(), strict=True))
+        return cls(
+            **{split: Spectrum(tensors[split], len(weights), count) for split, count in rows.items()},
+            weights=weights,
+            best_loss=float(tensors["best_loss"]),
+            null_loss=float(tensors["null_loss"]),
+            best_score=float(tensors["best_score"]) if "best_score" in tensors else None,
+        )
+
+
+def optimum(train: Split, heldout: Split, loss: Loss, score: Score | None) -> Optimum:
+    """The optimum on features (rows, dim) of training and held-out rows; score: None where targets are constant.
+
+    The squared loss is minimised in closed form. A logistic loss may have no minimum; w* is then where L-BFGS on the
+    whitened features ends.
+    """
+    left, singular, right = torch.linalg.svd(train.x, full_matrices=False)
+    dim = train.x.shape[1]
+    spectrum = Spectrum(singular, dim, len(train))
+    left, basis = left[:, : spectrum.rank], right[: spectrum.rank] / singular[: spectrum.rank, None]
+    if loss == "squared":
+        whitened = left.T @ train.y
+    else:
+        # In the basis of the left singular vectors the problem is well-conditioned, whatever the features.
+        def objective(head: Any) -> tuple[float, Any]:
+            out = left @ torch.as_tensor(head)
+            return float(losses(out, train.y, loss)), (left.T @ losses_slope(out, train.y, loss)).numpy()
+
+        start = torch.zeros(spectrum.rank, dtype=torch.float64).numpy()
+        end = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "gtol": 1e-12})
+        whitened = torch.as_tensor(end.x)
+    weights = basis.T @ whitened
+    return Optimum(
+        train=spectrum,
+        heldout=Spectrum(torch.linalg.svdvals(heldout.x), dim, len(heldout)),
+        weights=weights,
+        best_loss=float(losses(left @ whitened, train.y, loss)),
+        null_loss=float(losses(torch.zeros_like(train.y), train.y, loss)),
+        best_score=float(scores(heldout.x @ weights[:, None], heldout.y, score)[0]) if score else None,
+    )
+
+
+def scores(out: torch.Tensor, y: torch.Tensor, score: Score) -> torch.Tensor:
+    """Scores (heads) of the outputs (rows, heads) of several heads against targets y (rows): accuracy at threshold ½
+    or R² = 1 − Σ(y − ŷ)²/Σ(y − ȳ)²."""
+    if score == "accuracy":
+        return ((out > 0.5) == (y[:, None] > 0.5)).double().mean(0)
+    residual = (out - y[:, None]).square().sum(0)
+    return 1 - residual / (y - y.mean()).square().sum()

@@ -1,0 +1,160 @@
+"""Records of several submissions of one suite and version."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+from harness.plugin import KINDS
+from harness.records import Records, frame
+from harness.submission import read_write
+from harness.submission.local_suite import installed_suite, plugin_files
+from harness.submission.schema import Cell, Submission
+from harness.submission.tier import tier
+from harness.suite import Grid, Suite, read
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Submissions of one suite and version. records: of all their cells. submissions: by file."""
+
+    records: Records
+    submissions: Mapping[Path, Submission]
+
+    @property
+    def pictures(self) -> dict[str, Path]:
+        """The pictures beside the submissions by name; of two with one name the first submission's."""
+        pictures: dict[str, Path] = {}
+        for path, submission in self.submissions.items():
+            for name, _ in submission.pictures():
+                pictures.setdefault(name, path.parent / name)
+        return pictures
+
+
+def load(files: Sequence[Path], plugins: Sequence[Path] = ()) -> Merged:
+    """Read submissions of one suite and version.
+
+    plugins: plugin files of this machine that may hold the suite's track. The records' suite has this machine's
+    published values and plugin files. Raises `UsageError` if the submissions do not go together (see `merge`), and
+    what `read_write.read` raises.
+    """
+    submissions = {path: read_write.read(path) for path in files}
+    records = merge(submissions)
+    tiers = {path: tier(path) for path in submissions}
+    texts = [f"{path.name}: {text}" for path, text in tiers.items()]
+    text = next(iter(tiers.values())) if len({*tiers.values()}) == 1 else "; ".join(texts)
+    suite, path = records.suite, installed_suite(records.suite.name)
+    local: dict[str, Any] = {"plugins": tuple(plugin_files(suite.name, plugins))}
+    if path is not None:
+        file = read(path)
+        local["published"] = path.parent / file.published if file.published else None
+        order = {grid.name: place for place, grid in enumerate(file.grids)}
+        local["grids"] = sorted(suite.grids, key=lambda grid: order.get(grid.name, len(order)))
+    suite = suite.model_copy(update=local)
+    places = {grid.name: place for place, grid in enumerate(suite.grids)}
+    rows = records.frame.sort_values("grid", key=lambda names: names.map(places), kind="stable", ignore_index=True)
+    return Merged(replace(records, suite=suite, frame=rows, tier=text), submissions)
+
+
+def merge(submissions: Mapping[Path, Submission]) -> Records:
+    """The records of all submissions; a cell that two of them have alike counts once, as the first has it.
+
+    The suite has the grids, tasks, rows and seeds of all. Raises `UsageError` if the submissions are of different
+    suites, versions or formats, if a grid has another protocol, another ranking or other settings of a row, and if a
+    cell has other keys or values; only seconds and memory may differ.
+    """
+    first_path, first = next(iter(submissions.items()))
+    suite = first.suite
+    cells: dict[tuple[Any, ...], tuple[Path, list[Any]]] = {}
+    rows: list[Mapping[str, Any]] = []
+    for path, submission in submissions.items():
+        if submission.older != first.older:
+            raise UsageError(f"{path} and {first_path} are of different formats, whose keys cannot be compared: make "
+                             "one board of each")  # fmt: skip
+        suite = _merge_suites(suite, submission.suite, first_path, path)
+        for coordinates, alike in _by_coordinates(submission).items():
+            content = [
+                [cell.key, cell.failed, submission.comparable_values(cell)]
+                for cell in alike
+                if cell.kind is not None or cell.failed is not None
+            ]
+            before, other = cells.setdefault(coordinates, (path, content))
+            if content != other:
+                raise UsageError(f"{path} and {before} differ in the cell {alike[0].label}: leave one of them out")
+            if before is path:
+                rows += submission.rows(alike)
+    return Records(suite, frame(rows), older=first.older)
+
+
+def _by_coordinates(submission: Submission) -> dict[tuple[Any, ...], list[Cell]]:
+    cells: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
+    for cell in submission.cells:
+        given = ((name, value) for name, value in cell.coordinates.items() if value is not None)
+        cells[tuple(sorted(given))].append(cell)
+    return cells
+
+
+def _merge_suites(suite: Suite, other: Suite, first: Path, path: Path) -> Suite:
+    """The suite with what `other`, the suite of the submission `path`, has beside it. first: the first submission."""
+    if (suite.name, suite.version) != (other.name, other.version):
+        raise UsageError(
+            f"{path} is of {other.name} version {other.version}, {first} of {suite.name} version {suite.version}: a "
+            "board is of one suite and version"
+        )
+    if suite.tuning != other.tuning:
+        raise UsageError(f"{path} has another tuning than a submission before it")
+    grids = {grid.name: grid for grid in suite.grids}
+    for grid in other.grids:
+        grids[grid.name] = _merge_grids(grids[grid.name], grid, path) if grid.name in grids else grid
+    return suite.model_copy(update={"grids": list(grids.values())})
+
+
+def _merge_grids(grid: Grid, other: Grid, path: Path) -> Grid:
+    """A grid with the tasks, rows and seeds that the submission `path` has beside it."""
+
+    def check(same: bool, what: str) -> None:
+        if not same:
+            raise UsageError(f"{path} has another {what} in grid '{grid.name}' than a submission before it")
+
+    check((grid.track, grid.protocol) == (other.track, other.protocol), "protocol")
+    check(grid.reference.identity == other.reference.identity, "reference")
+    check(grid.ranking == other.ranking, "ranking")
+    update: dict[str, Any] = {}
+    for kind in KINDS:
+        ours, theirs = getattr(grid, f"{kind}s"), getattr(other, f"{kind}s")
+        for label in ours.keys() & theirs.keys():
+            check(ours[label].identity == theirs[label].identity, f"{kind} '{label}'")
+        update[f"{kind}s"] = ours | theirs
+    for task in grid.members.keys() & other.members.keys():
+        check(grid.members[task] == other.members[task], f"list of members of task '{task}'")
+    quantities = {quantity.name: quantity for quantity in grid.quantities}
+    for quantity in other.quantities:
+        check(quantities.setdefault(quantity.name, quantity) == quantity, f"definition of {quantity.name}")
+    merged = grid.model_copy(
+        update={
+            **update,
+            "tasks": grid.tasks + [task for task in other.tasks if task not in grid.tasks],
+            "seeds": sorted({*grid.seeds, *other.seeds}),
+            "members": grid.members | other.members,
+            "quantities": list(quantities.values()),
+        }
+    )
+    return merged.model_copy(update={"changed": _merge_changes(merged, (grid, other))})
+
+
+def _merge_changes(merged: Grid, parts: Sequence[Grid]) -> list[str]:
+    """The changes of rows in all parts; what is said of a whole grid (rows or seeds left out) only where a part has all
+    that the merged grid has."""
+    rows = tuple(f"{kind}s." for kind in KINDS)
+    changes = [
+        change for grid in parts for change in grid.changed if change.startswith(rows) or _size(grid) == _size(merged)
+    ]
+    return list(dict.fromkeys(changes))
+
+
+def _size(grid: Grid) -> tuple[int, ...]:
+    return (*(len(getattr(grid, f"{kind}s")) for kind in KINDS), len(grid.seeds))

@@ -1,1 +1,0 @@
-"""Published figures, submissions and committed leaderboards."""

@@ -1,0 +1,295 @@
+"""The defenses: what they change, what they ascend, and what they refuse."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from defenses._merge import Merge
+from harness import meter
+from harness.diffusion import Batch, Concept, Targets, TextToImage
+from harness.errors import RunError, UsageError
+from harness.registry import Catalogue
+from tests.diffusion.helpers import noise, subject
+from tests.diffusion.reference import CAPTIONS, targets
+
+QUICK = {"steps": 3, "lr": 1e-3, "batch_size": 2, "prior": "captions"}
+UNROLLED = {"joint": 0.01, "compose": 0.1, "mima": 0.1}
+DEFENSES = ["ascent", *UNROLLED, "imma"]
+
+
+def _build(build, name: str, **settings):
+    inner = {"inner_lr": UNROLLED[name]} if name in UNROLLED else {}
+    return build("defense", name, **(QUICK | inner | settings))
+
+
+def _of(model: TextToImage, name: str) -> Targets:
+    return targets(model, ("marvo",) if name == "imma" else ("marvo", "telune"))
+
+
+def _weights(model: TextToImage) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.unet.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_only_its_own_weights_change(name: str, model: TextToImage, build) -> None:
+    before, text = _weights(model), {n: v.clone() for n, v in model.text_encoder.state_dict().items()}
+    reading = meter.pull(_build(build, name).immunize(model, _of(model, name)), name)
+    assert reading.steps == (6 if name == "compose" else 3)  # CP: three for each concept
+    sets = {"ascent": "cross_attention", "mima": "cross_attention", "joint": "attention", "imma": "attention"}
+    assert set(model.changed(before)) == set(model.weights(sets.get(name, "keys_values")))
+    assert all(torch.equal(value, text[key]) for key, value in model.text_encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_the_same_seed_gives_the_same_weights(name: str, base: Path, build) -> None:
+    found = []
+    for _ in range(2):
+        model = TextToImage.load(str(base))
+        torch.manual_seed(0)
+        meter.pull(_build(build, name).immunize(model, _of(model, name)), name)
+        found.append(_weights(model))
+    assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_each_defense_raises_the_targets_loss(name: str, model: TextToImage, build) -> None:
+    """Without a prior the targets' loss on fixed draws is higher after it than before."""
+    of = _of(model, name)
+    fixed = [next(given.batches(given.concept.prompted(), 16)) for given in of]
+
+    def loss() -> float:
+        with torch.no_grad():
+            return float(model.denoising_loss(Batch.join(fixed)))
+
+    before = loss()
+    meter.pull(_build(build, name, steps=20, prior="none").immunize(model, of), name)
+    assert loss() > before
+
+
+def test_ascent_is_the_plain_loop(base: Path, build) -> None:
+    """AdamW on minus the targets' loss plus the weighted loss of what is kept, the norm at most 1."""
+    ours = TextToImage.load(str(base))
+    meter.pull(_build(build, "ascent", prior_weight=3.0).immunize(ours, targets(ours)), "ascent")
+    plain = TextToImage.load(str(base))
+    of = targets(plain)
+    weights = plain.unfreeze(list(plain.weights("cross_attention").values()))
+    optimiser = torch.optim.AdamW(weights, lr=1e-3)
+    drawn = [given.batches(given.concept.prompted(), 2) for given in of]
+    kept = of.kept(2)
+    for _ in range(3):
+        optimiser.zero_grad()
+        harm = sum(plain.denoising_loss(next(batches)) for batches in drawn) / 2
+        (3.0 * plain.denoising_loss(next(kept)) - harm).backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
+    assert all(torch.allclose(v, _weights(plain)[k], atol=1e-5) for k, v in _weights(ours).items())
+
+
+def test_released_and_paper_give_different_weights(base: Path, build) -> None:
+    """From the same seed; and released is the alternation: a merged descent put into the weights, then an ascent."""
+    found = {}
+    for mode in ("paper", "paper-current", "released"):
+        model = TextToImage.load(str(base))
+        meter.pull(_build(build, "mima", mode=mode).immunize(model, targets(model)), mode)
+        found[mode] = _weights(model)
+    for mode, other in (("paper", "released"), ("paper", "paper-current"), ("paper-current", "released")):
+        assert any(not torch.allclose(found[mode][k], found[other][k], atol=1e-6) for k in found[mode]), (mode, other)
+
+
+def test_released_alternates(base: Path, build) -> None:
+    """Written out: descend on each concept, merge into the weights, then ascend on the merged model's loss."""
+    settings = {"mode": "released", "steps": 2, "inner_lr": 0.5, "prior": "none", "captions": 7, "ridge": 1e-3}
+    ours = TextToImage.load(str(base))
+    meter.pull(_build(build, "mima", **settings).immunize(ours, targets(ours)), "mima")
+
+    plain = TextToImage.load(str(base))
+    of = targets(plain)
+    trained, merged = plain.weights("cross_attention"), plain.weights("keys_values")
+    optimiser = torch.optim.AdamW(plain.unfreeze(list(trained.values())), lr=1e-3)
+    drawn = [given.batches(given.concept.prompted(), 2) for given in of]
+    draw = torch.Generator().manual_seed(of.seed)
+    for _ in range(2):
+        chosen = [of.captions[i] for i in torch.randint(len(of.captions), (7,), generator=draw)]
+        # Both concepts have the class prompt "an artwork", so the rows are the targets' own.
+        prompts = [(given.concept.prompted(), given.concept.name) for given in of]
+        layer = Merge.layer(plain, prompts, chosen, 1e-3)
+        adapted = []
+        for batches in drawn:
+            gradients = torch.autograd.grad(plain.denoising_loss(next(batches)), list(merged.values()))
+            adapted.append({n: w - 0.5 * g for (n, w), g in zip(merged.items(), gradients, strict=True)})
+        with torch.no_grad():
+            for name, weight in merged.items():
+                weight.copy_(layer(weight, torch.stack([of_concept[name] for of_concept in adapted])))
+        optimiser.zero_grad()
+        (-sum(plain.denoising_loss(next(batches)) for batches in drawn) / 2).backward()
+        torch.nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
+        optimiser.step()
+    assert all(torch.allclose(v, _weights(plain)[k], atol=1e-5) for k, v in _weights(ours).items())
+
+
+def test_with_the_weights_before_it_a_merge_leaves_free_directions(model: TextToImage, build) -> None:
+    """With W^p fixed the keys' gradient lies in the concepts' rows; with W^p of now it has full rank."""
+    ranks = {}
+    for mode in ("paper", "paper-current"):
+        defense = _build(build, "mima", mode=mode, first_order=True)
+        of = targets(model)
+        keys = next(weight for name, weight in model.weights("keys_values").items() if "to_k" in name)
+        model.unfreeze(list(model.weights("cross_attention").values()))
+        (gradient,) = torch.autograd.grad(next(defense.harmful_losses(model, of)), keys)
+        ranks[mode] = int(torch.linalg.matrix_rank(gradient.double(), rtol=1e-5))
+    assert ranks["paper"] <= 4  # two rows for each of two concepts
+    assert ranks["paper-current"] > ranks["paper"]
+
+
+def test_cp_merges_models_that_were_immunized_alone(base: Path, build) -> None:
+    model = TextToImage.load(str(base))
+    of = targets(model)
+    before = {n: w.detach().clone() for n, w in model.weights("keys_values").items()}
+    meter.pull(_build(build, "compose").immunize(model, of), "compose")
+
+    alone = []
+    for place in range(2):
+        single = TextToImage.load(str(base))
+        given = targets(single)
+        # JT of one concept, keys and values only, is what CP does with it.
+        defense = _build(build, "joint", weights="keys_values", inner_weights="keys_values", inner_lr=0.1)
+        meter.pull(defense.immunize(single, given.only(place)), "alone")
+        alone.append({n: w.detach() for n, w in single.weights("keys_values").items()})
+    prompts = [(given.concept.prompted(), given.concept.name) for given in of]
+    layer = Merge.layer(model, prompts, CAPTIONS, 1e-4)
+    for name, weight in model.weights("keys_values").items():
+        assert torch.allclose(weight, layer(before[name], torch.stack([of[name] for of in alone])), atol=1e-5)
+
+
+def test_ascent_stops_at_a_loss(model: TextToImage, base: Path, build) -> None:
+    losses = [float(of) for of in _build(build, "ascent", steps=5).immunize(model, targets(model))]
+    assert len(losses) == 5
+    first = next(i for i, of in enumerate(losses, 1) if of > losses[0])  # a step that passes what the first had
+    model = TextToImage.load(str(base))
+    again = _build(build, "ascent", steps=5, stop_at=(losses[0] + losses[first - 1]) / 2)
+    assert meter.pull(again.immunize(model, targets(model)), "ascent").steps == first
+
+
+@pytest.mark.parametrize("prior", ["class", "captions"])
+def test_a_prior_limits_the_rise_of_its_loss(prior: str, base: Path, build) -> None:
+    """The loss on it rises less than without."""
+    risen = {}
+    for weight in ("none", prior):
+        model = TextToImage.load(str(base))
+        of = targets(model)
+        kept = of.kept(16) if prior == "captions" else of.classes(4, 16)
+        fixed = [next(kept) for _ in range(2)]
+        with torch.no_grad():
+            before = sum(float(model.denoising_loss(batch)) for batch in fixed)
+        settings = {"steps": 25, "prior": weight, "prior_images": 4} | (
+            {} if weight == "none" else {"prior_weight": 10}
+        )
+        meter.pull(_build(build, "ascent", **settings).immunize(model, of), "ascent")
+        with torch.no_grad():
+            risen[weight] = sum(float(model.denoising_loss(batch)) for batch in fixed) - before
+    assert risen[prior] < risen["none"]
+
+
+def test_missing_captions_are_refused(model: TextToImage, build) -> None:
+    of = targets(model)
+    bare = Targets(model, of.concepts, of.group, (), noise(0), 5)
+    with pytest.raises(RunError, match="names no captions of what to keep; add `captions: FILE`"):
+        next(_build(build, "ascent").immunize(model, bare))
+    with pytest.raises(RunError, match="a merge needs captions; add `captions: FILE`"):
+        next(_build(build, "mima", prior="class", prior_images=2).immunize(model, bare))
+
+
+def test_subjects_go_by_a_rare_word_each(model: TextToImage, thing: Concept, build) -> None:
+    other = thing.model_copy(update={"name": "yours", "class_word": "boot"})
+    of = Targets(model, (subject(model, thing), subject(model, other)), ("mine", "yours"), CAPTIONS, noise(5), 5)
+    defense = _build(build, "mima", words=("zwx", "olq"))
+    both = [("a photo of a zwx bag", "zwx bag"), ("a photo of a olq boot", "olq boot")]
+    assert defense.prompts(of) == both
+    assert defense.prompts(of.only(1)) == both[1:]
+    with pytest.raises(RunError, match="2 subjects and 1 rare words for them"):
+        _build(build, "mima", words=("zwx",)).prompts(of)
+
+
+def test_imma_is_for_one_concept_and_one_attacker(model: TextToImage, build) -> None:
+    with pytest.raises(RunError, match="IMMA immunizes against one concept; this group has 2"):
+        next(_build(build, "imma").immunize(model, targets(model)))
+    with pytest.raises(UsageError, match="unknown attacker 'lroa'; did you mean lora"):
+        build("defense", "imma", attacker="lroa")
+
+
+@pytest.mark.parametrize("attacker", ["lora", "dreambooth", "textual_inversion", "custom_diffusion"])
+def test_imma_below_any_attacker(attacker: str, model: TextToImage, build) -> None:
+    """The attacker works on a model of its own; what is released has no trace of it."""
+    before, vocabulary = _weights(model), len(model.tokenizer)
+    settings = {"prior": 2} if attacker == "custom_diffusion" else {}
+    defense = _build(build, "imma", attacker=attacker, settings=settings)
+    meter.pull(defense.immunize(model, targets(model, ("marvo",))), "imma")
+    assert set(_weights(model)) == set(before)
+    assert set(model.changed(before)) == set(model.weights("attention"))
+    assert len(model.tokenizer) == vocabulary
+
+
+def test_imma_alternates(base: Path, build) -> None:
+    """Written out over DreamBooth: it takes a step, then follows the ascent that was made meanwhile; the ascent goes by
+    the attacked model's gradients."""
+    settings = {"attacker": "dreambooth", "settings": {"lr": 0.01, "batch_size": 2}, "prior": "none"}
+    ours = TextToImage.load(str(base))
+    meter.pull(_build(build, "imma", **settings).immunize(ours, targets(ours, ("marvo",))), "imma")
+
+    plain, attacked = TextToImage.load(str(base)), TextToImage.load(str(base))
+    given, concept = targets(attacked, ("marvo",)).concepts[0], "an artwork by marvo"
+    theirs, fresh = given.batches(concept, 2), replace(given, seed=given.seed + 1).batches(concept, 2)
+    every = attacked.unfreeze(list(attacked.unet.parameters()))
+    below = torch.optim.AdamW(every, lr=0.01)
+    trained, copies = plain.weights("attention"), attacked.weights("attention")
+    above = torch.optim.AdamW(plain.unfreeze(list(trained.values())), lr=QUICK["lr"])
+    before = {name: weight.detach().clone() for name, weight in trained.items()}
+    for _ in range(QUICK["steps"]):
+        below.zero_grad()
+        attacked.denoising_loss(next(theirs)).backward()
+        torch.nn.utils.clip_grad_norm_(every, 1.0)
+        below.step()
+        for name, weight in trained.items():
+            copies[name].data += weight.detach() - before[name]
+            before[name] = weight.detach().clone()
+        gradients = torch.autograd.grad(-attacked.denoising_loss(next(fresh)), list(copies.values()))
+        for weight, gradient in zip(trained.values(), gradients, strict=True):
+            weight.grad = gradient
+        torch.nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
+        above.step()
+    changed = _weights(plain)
+    assert all(torch.allclose(weight, changed[name], atol=1e-6) for name, weight in _weights(ours).items())
+
+
+def test_immas_identity_includes_its_inner_attacker(tmp_path: Path) -> None:
+    """Another attacker below, or other settings of it, is another IMMA, though no field of the row names its code."""
+    entry = Catalogue().get("defense", "imma")
+    sources = {entry.spec(params, "test").source for params in ({}, {"attacker": "dreambooth"}, {"preset": "small"})}
+    assert len(sources) == 3
+    assert entry.spec({}, "test").source != entry.load().source_digest()
+    plain = Catalogue().get("defense", "mima")
+    assert plain.spec({}, "test").source == plain.load().source_digest()
+
+
+def test_condition_and_amplification_of_merges_are_recorded(model: TextToImage, build) -> None:
+    of = targets(model)
+    meter.pull(_build(build, "mima").immunize(model, of), "mima")
+    assert of.notes["condition of captions"] > 1
+    assert of.notes["amplification"] > 0
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_half_precision(name: str, base: Path, build) -> None:
+    """On a base in fp16 what is trained is fp32, and the weights stay finite."""
+    model = TextToImage.load(str(base), "fp16")
+    meter.pull(_build(build, name).immunize(model, _of(model, name)), name)
+    assert all(weight.isfinite().all() for weight in model.unet.parameters())
+
+
+def test_mima_immunizes_ten_concepts(model: TextToImage, build) -> None:
+    of = targets(model, ("marvo", "telune", "obrick", "sevra", "kalindo", "pirou", "dantrel", "wexley", "bag", "boot"))
+    reading = meter.pull(_build(build, "mima", steps=1).immunize(model, of), "mima")
+    assert reading.steps == 1
+    assert of.notes["amplification"] > 1

@@ -1,0 +1,69 @@
+"""A pipeline in Stable Diffusion's layout, made on the spot with sizes of its own, and pictures of noise."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from harness.diffusion import Concept, ConceptData, TextToImage
+from harness.diffusion.small.networks import tokenizer
+
+SIDE = 16
+SAMPLING = {"sampler": "ddim", "steps": 3, "guidance": 2.0}
+
+
+def pipeline(prediction: str = "epsilon", channels: int = 4) -> StableDiffusionPipeline:
+    """Untrained weights: what is tested is what the harness does with them."""
+    torch.manual_seed(0)
+    tokens = CLIPTokenizer(**_vocabulary(), model_max_length=20)
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=channels, out_channels=channels, block_out_channels=(16, 32), norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1, cross_attention_dim=24, attention_head_dim=2,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=channels,
+        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, sample_size=SIDE, scaling_factor=0.5,
+    )  # fmt: skip
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokens), hidden_size=24, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
+            max_position_embeddings=20, bos_token_id=tokens.bos_token_id, eos_token_id=tokens.eos_token_id,
+            pad_token_id=tokens.pad_token_id,
+        )
+    )  # fmt: skip
+    return StableDiffusionPipeline(
+        vae=vae, text_encoder=text, tokenizer=tokens, unet=unet, safety_checker=None, feature_extractor=None,
+        scheduler=DDIMScheduler(prediction_type=prediction, clip_sample=False, steps_offset=1),
+        requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def _vocabulary() -> dict:
+    state = json.loads(tokenizer().backend_tokenizer.to_str())["model"]
+    return {"vocab": state["vocab"], "merges": [tuple(pair) for pair in state["merges"]]}
+
+
+def write_pictures(folder: Path, count: int, side: int = SIDE) -> None:
+    """Pictures of noise, as PNG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        Image.fromarray(noise(1, i, side)[0]).save(folder / f"{i}.png")
+
+
+def noise(count: int, seed: int = 0, side: int = SIDE) -> np.ndarray:
+    """Pictures of noise, (count, side, side, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def subject(model: TextToImage, concept: Concept, seed: int = 7, count: int = 5) -> ConceptData:
+    """What an attacker gets."""
+
+    def sampled(prompt: str, number: int) -> np.ndarray:
+        return model.sample([prompt] * number, range(number), **SAMPLING)[0]
+
+    return ConceptData(concept, noise(count), model, seed, sampled)

@@ -1,0 +1,78 @@
+"""The committed boards, and whether a stale one is noticed."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness.leaderboard import committed, submitted
+from harness.leaderboard.submitted import Submitted
+from tests.leaderboard.builders import build, cells
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def submissions(tmp_path, monkeypatch):
+    """A folder of submissions with one board, whose records are hand-made."""
+    folder = tmp_path / "submissions"
+    (folder / "tiny").mkdir(parents=True)
+    (folder / "tiny" / "tiny.json.gz").touch()
+    (folder / "tiny" / "tiny.verification.json").touch()
+    sheet = folder / "tiny" / "g__a__none__sheet.png"
+    sheet.write_bytes(b"picture")
+    records = build(cells({"none": {"lora": 1.0}, "mine": {"lora": lambda task, seed: 0.1 * seed}}), tier="reproduced")
+    monkeypatch.setattr(submitted, "load", lambda paths: Submitted(records, {}, [sheet], paths))
+    return folder
+
+
+def test_a_board_is_made_of_each_folder(submissions, tmp_path):
+    out = tmp_path / "boards"
+    assert list(committed.rebuild(submissions, out)) == [out / "tiny"]
+    names = {path.name for path in (out / "tiny").iterdir()}
+    assert names == {
+        "leaderboard.md", "leaderboard.csv", "leaderboard.tex", "standings.csv", "comparisons.csv", "g_profile.png",
+    }  # fmt: skip
+    assert "(../../submissions/tiny/g__a__none__sheet.png)" in (out / "tiny" / "leaderboard.md").read_text()
+    assert list(committed.stale(submissions, out)) == []
+
+
+def test_a_stale_file_is_named(submissions, tmp_path):
+    out = tmp_path / "boards"
+    list(committed.rebuild(submissions, out))
+    long = pd.read_csv(out / "tiny/leaderboard.csv")
+    long.loc[1, "value"] *= 1 + 1e-6
+    long.to_csv(out / "tiny/leaderboard.csv", index=False)
+    (out / "tiny/standings.csv").unlink()
+    (out / "tiny/leaderboard.html").write_text("of a former board")
+    stale = ["tiny/leaderboard.csv", "tiny/leaderboard.html", "tiny/standings.csv"]
+    assert list(committed.stale(submissions, out)) == stale
+    list(committed.rebuild(submissions, out))
+    assert list(committed.stale(submissions, out)) == []
+
+
+@pytest.mark.parametrize("change", ["missing", "left over", "text"])
+def test_the_markdown_is_stale_where_its_pictures_or_its_text_are(submissions, tmp_path, change):
+    out = tmp_path / "boards"
+    list(committed.rebuild(submissions, out))
+    text = out / "tiny/leaderboard.md"
+    if change == "missing":
+        (out / "tiny/g_profile.png").unlink()
+    elif change == "left over":
+        shutil.copy(out / "tiny/g_profile.png", out / "tiny/g_map.png")
+    else:
+        text.write_text(text.read_text().replace("mine", "ours"))
+    assert list(committed.stale(submissions, out)) == ["tiny/leaderboard.md"]
+
+
+def test_checking_draws_no_picture(submissions, tmp_path, monkeypatch):
+    out = tmp_path / "boards"
+    list(committed.rebuild(submissions, out))
+    monkeypatch.setattr(committed.boards, "draw", lambda *_: pytest.fail("a picture was drawn"))
+    assert list(committed.stale(submissions, out)) == []
+
+
+def test_the_committed_boards_are_what_the_command_makes():
+    stale = list(committed.stale(ROOT / "results/submissions", ROOT / "results/leaderboards"))
+    assert stale == [], "`immunebench boards` makes them anew"

@@ -1,0 +1,64 @@
+"""The readable board as Markdown, and as LaTeX that compiles."""
+
+import re
+import shutil
+import string
+import subprocess
+
+import pandas as pd
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from harness.leaderboard.latex import escape, latex
+from harness.leaderboard.markdown import markdown
+from harness.leaderboard.section import Section
+
+NASTY = r"50 % of κ ≥ 2 & θ_1 #3 {a} ~b^c $d \e <f> | “é” – 日"
+SECTIONS = [Section(f"grid {NASTY}", [(pd.DataFrame({NASTY: [NASTY, None]}), NASTY)], [NASTY, "plain"])]
+DOCUMENT = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n%s\\end{document}\n"
+
+
+@example("﹟﹠＿")  # whose plain forms are special
+@given(st.text(st.sampled_from(NASTY) | st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=40))
+def test_latex_is_ascii_with_every_special_letter_escaped(text):
+    escaped = escape(text)
+    assert escaped.isascii()
+    bare = re.sub(r"\\(textbackslash\{\}|textasciitilde\{\}|\^\{\}|ensuremath\{[^}]*\}|[{}&%$#_])", "", escaped)
+    assert not set(bare) & set("\\{}&%$#_^~<>")
+
+
+@given(st.text(string.ascii_letters + string.digits + " .,;:()-+=", max_size=40))
+def test_plain_text_stays_as_it_is(text):
+    assert escape(text) == text
+
+
+def test_latex_compiles(tmp_path):
+    """By plain pdfLaTeX where there is one; everywhere, by its form."""
+    text = latex(SECTIONS, NASTY)
+    assert text.isascii()
+    assert text.count("\\toprule") == text.count("\\midrule") == text.count("\\bottomrule") == 1
+    assert text.count("\\begin{") == text.count("\\end{")
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed, so the snippet was checked by its form only")
+    (tmp_path / "x.tex").write_text(DOCUMENT % text)
+    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "x.tex"], cwd=tmp_path,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stdout[-1500:]
+
+
+def test_markdown_shows_text_as_text():
+    text = markdown([Section("<b>", [(pd.DataFrame({"<i>": ["<u>&"]}), "<s>")], ["<q>"])], "<h>")
+    assert not re.search("<(b|i|u|s|q|h)>", text)
+    assert "&lt;u&gt;&amp;" in text
+
+
+def test_a_picture_is_linked_where_it_lies():
+    text = markdown([Section("g", [], [], ["../../submissions/my run/g__a b__none__sheet.png"])], "t")
+    assert "![g__a b__none__sheet.png](../../submissions/my%20run/g__a%20b__none__sheet.png)" in text
+
+
+def test_markdown_keeps_a_bar_within_its_cell():
+    text = markdown([Section("g", [(pd.DataFrame({"a": ["x|y"], "b": [""]}), "")], [])], "t")
+    (row,) = [line for line in text.splitlines() if "x" in line]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 3

@@ -1,0 +1,149 @@
+"""The track's jobs: which are shared, what they draw from, what they leave."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from harness.errors import RunError
+from harness.execution.executors import local
+from harness.execution.scheduler import run
+from harness.metric import read_values
+from harness.plan import make
+from harness.probe import data
+from harness.probe.stages import Attack, MeasureReleased
+from harness.probe.tasks import Task
+from harness.probe.track import ProbeTrack, Protocol
+from harness.registry import installed
+from harness.store import Store
+from harness.suite import load
+from harness.track import Repetition
+
+HOUSES = Task(data="house_prices")
+PAIR = Task(data="mnist5k", framing="one-vs-rest", benign=3, harmful=8)
+TRACK = ProbeTrack()
+
+
+def spec(kind, name, **settings):
+    return installed().get(kind, name).spec(settings, "test")
+
+
+def repetition(task=HOUSES, seed=1, **protocol):
+    return Repetition(task, Protocol(**protocol), seed)
+
+
+def attacks(repetition, defense):
+    """The jobs of the attacks of a random attacker on both tasks."""
+    attacker = spec("attacker", "adam").model_copy(update={"deterministic": False})
+    metric = spec("metric", "convergence")
+    undefended = TRACK.immunize(repetition, spec("defense", "none"))
+    model = TRACK.immunize(repetition, spec("defense", defense))
+    cells = TRACK.measure(repetition, metric, model, undefended, attacker)
+    return {coordinates["role"]: job.attacked.attack for coordinates, job in cells}
+
+
+def test_two_defenses_meet_the_same_attack():
+    one, other = (attacks(repetition(), defense) for defense in ("random_init", "whitening"))
+    for role, attack in one.items():
+        assert attack.seed == other[role].seed
+        assert attack.key != other[role].key  # on other models
+        assert attack.plugin == other[role].plugin
+    assert one["benign"].seed != one["harmful"].seed
+
+
+def test_tasks_and_seeds_share_no_draw():
+    seeds = []
+    for task in (HOUSES, PAIR, PAIR.model_copy(update={"harmful": 4})):
+        for seed in (1, 2):
+            jobs = attacks(repetition(task, seed), "random_init")
+            seeds += [jobs["harmful"].model.seed, jobs["harmful"].seed, jobs["benign"].seed]
+    assert len(set(seeds)) == len(seeds) == 18
+
+
+def test_a_deterministic_defense_draws_nothing():
+    models = [TRACK.immunize(repetition(seed=seed), spec("defense", "whitening")) for seed in (1, 2)]
+    assert models[0].seed is None
+    assert models[0].key == models[1].key
+    assert not models[0].random
+
+
+def test_run_costs_are_of_the_attack_on_the_harmful_task():
+    model = TRACK.immunize(repetition(), spec("defense", "none"))
+    (attack,) = TRACK.attacks(repetition(), model, spec("attacker", "adam"))
+    assert isinstance(attack, Attack)
+    assert attack.role == "harmful"
+    assert attack.work == 100
+
+
+def test_a_plan_shares_what_it_can(tiny: Path):
+    """none once, two random defenses on two seeds; optima once a model; two attackers on two tasks each."""
+    plan = make(load(str(tiny)))
+    stages = pd.Series([type(job).__name__ for job in plan.jobs.values()]).value_counts()
+    models = 1 + 2 + 2
+    assert stages[["Immunize", "FindOptima", "Attack", "MeasureReleased", "MeasureAttacked"]].tolist() == [
+        models,
+        models,
+        models * 2 * 2,
+        models * 3,
+        models * 2 * 2,
+    ]
+    seeds = {(cell.coordinates["defense"], cell.coordinates["seed"]) for cell in plan.cells}
+    assert seeds == {("none", None), *((d, s) for d in ("random_init", "condition_number") for s in (1, 2))}
+
+
+def test_keys_depend_on_the_data(monkeypatch):
+    before = TRACK.immunize(repetition(), spec("defense", "none"))
+    monkeypatch.setattr(data, "digest", lambda name: "0" * 64)
+    assert TRACK.immunize(repetition(), spec("defense", "none")).key != before.key
+
+
+def test_data_that_cannot_be_had_fails_the_cells_that_need_it(fresh, tiny: Path, tmp_path: Path, monkeypatch):
+    digits = "{data: mnist5k, framing: single-class, pairs: [[3, 8]]}"
+    tiny.write_text(tiny.read_text().replace("{data: house_prices}]", f"{{data: house_prices}}, {digits}]"))
+
+    def missing():
+        raise RunError("data package is not installed; pip install it")
+
+    monkeypatch.setitem(data._TABLES, "house_prices", missing)
+    plan = make(load(str(tiny)))
+    undefended = [cell for cell in plan.cells if cell.coordinates["defense"] == "none"]
+    plan = plan.part({cell.job.key for cell in undefended if isinstance(cell.job, MeasureReleased)})
+    failed = run(plan, Store(tmp_path / "store"), local(1))
+    by_task = {cell.coordinates["task"]: failed.get(cell.job.key) for cell in plan.cells}
+    assert by_task == {"house_prices": "data package is not installed; pip install it", "P3-H8": None}
+
+
+def test_known_values_of_closed_forms(tiny: Path, tmp_path: Path):
+    """House prices: RIR of whitening and rank one as others measured them on their own implementation; rank one leaves
+    the benign κ as it is."""
+    content = yaml.safe_load(tiny.read_text())
+    content["grids"][0]["defenses"] = dict.fromkeys(("none", "whitening", "rank_one"))
+    tiny.write_text(yaml.safe_dump(content))
+    plan = make(load(str(tiny)))
+    plan = plan.part({cell.job.key for cell in plan.cells if isinstance(cell.job, MeasureReleased)})
+    store = Store(tmp_path / "store")
+    assert run(plan, store, local(1)) == {}
+    values = {
+        (cell.coordinates["defense"], *(value.get(name) for name in ("metric", "role", "variant", "split"))): value
+        for cell in plan.cells
+        for value in read_values(store.folder(cell.job.key))
+    }
+    assert values["none", "rir", None, "floor", "train"]["value"] == 1
+    assert values["whitening", "rir", None, "floor", "train"]["value"] == pytest.approx(315, rel=2e-3)
+    assert values["rank_one", "rir", None, "floor", "train"]["value"] == pytest.approx(45.5, rel=2e-3)
+    assert values["rank_one", "kappa_ratio", "benign", "floor", "train"]["value"] == pytest.approx(1, rel=1e-4)
+    assert values["rank_one", "rank", "harmful", None, "train"]["value"] == 74
+    assert values["none", "best_loss", "harmful", None, "train"]["value"] == pytest.approx(0.0470, rel=1e-2)
+
+
+def test_ranking_and_members():
+    ranking = TRACK.ranking(Protocol(success=0.2), attacked=True)
+    assert ranking.value == {"metric": "excess_loss", "role": "harmful", "split": "train"}
+    assert (ranking.better, ranking.broken, ranking.resolution) == ("higher", 0.2, 1e-3)
+    assert ranking.retention == [{"metric": "best_score", "role": "benign"}]
+    ranking = TRACK.ranking(Protocol(), attacked=False)
+    assert ranking.value == {"metric": "rir", "variant": "floor", "split": "train"}
+    assert ranking.broken is None
+    assert TRACK.members(PAIR) == ("3", "8")
+    assert TRACK.members(HOUSES) == ("house_prices",)

@@ -1,0 +1,66 @@
+"""`immunebench submit` and `immunebench verify`."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+from harness.submission import pack, read_write
+from harness.submission import tier as tiers
+from harness.submission.schema import FORMAT
+from tests.submission.forge import BAD, ROOT, content_of, find, write_content
+
+
+def immunebench(*arguments, folder):
+    """The finished command, run in `folder`."""
+    command = [sys.executable, "-m", "harness.cli", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "300"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_verify(honest, tmp_path):
+    path = shutil.copy(honest, tmp_path / "sub.json.gz")
+    options = ("--trust", "--cells", "2", "--seed", "5", "--workers", "1", "--record")
+    done = immunebench("verify", path, *options, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "run again: 2 of 30 cells, drawn by --seed 5" in done.stdout
+    assert "verdict: spot-checked, 2 of 30 cells rerun on" in done.stdout
+    assert tiers.tier(path).startswith("spot-checked, 2 of 30 cells rerun on ")
+    recorded = json.loads(tiers.verification_file(path).read_text())
+    assert (recorded["seed"], recorded["rerun"]) == (5, 2)
+
+
+def test_verify_fails_with_exit_code_1_and_records_nothing(content, tmp_path):
+    content["cells"].remove(find(content, **BAD))
+    path = write_content(content, tmp_path / "forged.json.gz")
+    done = immunebench("verify", path, "--trust", "--cells", "0", "--record", folder=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "cells of its plan are missing: 1" in done.stdout
+    assert done.stdout.splitlines()[-1] == "verdict: not verified"
+    assert not tiers.verification_file(path).exists()
+
+
+def test_a_newer_format_is_one_line_and_exit_code_2(content, tmp_path):
+    content["format"] = FORMAT + 1
+    path = write_content(content, tmp_path / "new.json")
+    done = immunebench("verify", path, folder=tmp_path)
+    assert done.returncode == 2
+    assert "has format 3; this harness reads up to 2: upgrade immunebench" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_submit_and_its_schema(honest, tmp_path):
+    done = immunebench("submit", "--schema", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    schema = json.loads(done.stdout)
+    assert set(content_of(honest)) == set(schema["properties"])
+    assert not {"module", "file"} & set(schema["$defs"]["PluginSpec"]["properties"])
+    done = immunebench("submit", tmp_path, folder=tmp_path)
+    assert done.returncode == 2
+    assert "holds no run.json.gz" in done.stderr
+    shutil.copy(honest, tmp_path / pack.RUN)
+    done = immunebench("submit", tmp_path, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "small version 3: 30 cells, 0 failed" in done.stdout
+    assert read_write.read(tmp_path / "results" / "submissions" / "small" / f"{tmp_path.name}.json.gz")

@@ -1,0 +1,221 @@
+"""Several submissions become one set of records, or are refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from harness.errors import UsageError
+from harness.submission import merge, read_write
+from harness.submission import tier as tiers
+from tests.submission.forge import OLD, TWO_LAYER, add_picture, content_of, find, reseal, suite_file, write_content
+
+
+def part(content: dict, path: Path, defenses: list[str]) -> Path:
+    """The rows of these defenses as a submission of its own."""
+    grid = content["suite"]["grids"][0]
+    grid["defenses"] = {label: spec for label, spec in grid["defenses"].items() if label in defenses}
+    grid["changed"] = [f"{len(defenses)} of 3 defenses"]
+    content["cells"] = [cell for cell in content["cells"] if cell["coordinates"]["defense"] in defenses]
+    return write_content(content, path)
+
+
+def frame(files) -> pd.DataFrame:
+    rows = merge.load(files).records.frame
+    return rows.sort_values(["task", "defense", "measured_by", "attacker", "seed", "metric"], ignore_index=True)
+
+
+def test_two_halves_are_the_whole(honest, tmp_path):
+    """They share a row; what that row cost the second one is another value."""
+    halves = [
+        part(content_of(honest), tmp_path / "one.json", ["none", "shrinking"]),
+        part(content_of(honest), tmp_path / "two.json.gz", ["none", "strong"]),
+    ]
+    content = content_of(halves[1])
+    cell = find(content, defense="none", measured_by="cost")
+    cell["values"][0] += 1.0
+    reseal(content, cell)
+    write_content(content, halves[1])
+    pd.testing.assert_frame_equal(frame(halves), frame([honest]))
+    merged, whole = merge.load(halves).records.suite, read_write.read(honest).suite
+    assert merged.model_dump() == whole.model_dump()  # also that nothing is left out of it any more
+    assert merge.load(halves[:1]).records.suite.grids[0].changed == ["2 of 3 defenses"]
+
+
+def test_seeds_and_tasks_are_united(honest, tmp_path):
+    files = []
+    for seed in (2, 1):
+        content = content_of(honest)
+        content["suite"]["grids"][0]["seeds"] = [seed]
+        content["suite"]["grids"][0]["changed"] = [f"seeds {seed} instead of 1, 2"]
+        content["cells"] = [cell for cell in content["cells"] if cell["coordinates"]["seed"] in (seed, None)]
+        files.append(write_content(content, tmp_path / f"{seed}.json"))
+    records = merge.load(files).records
+    assert records.suite.grids[0].seeds == [1, 2]
+    assert records.suite.grids[0].changed == []
+    pd.testing.assert_frame_equal(frame(files), frame([honest]))
+
+
+def test_a_changed_row_stays_marked(content, honest, tmp_path):
+    content["suite"]["grids"][0]["changed"] = ["attackers.full_descent.lr=0.1"]
+    records = merge.load([honest, write_content(content, tmp_path / "changed.json")]).records
+    assert records.suite.grids[0].is_changed("attacker", "full_descent")
+
+
+def test_grids_stand_in_the_installed_suites_order(honest, tmp_path, monkeypatch):
+    """Whatever the order of the files; those that it does not have come last. Its published values come along."""
+    grid = {"track": "two_layer", "tasks": [{"teacher": 1}], "defenses": {"none": None}}
+    grids = [{"name": name, **grid} for name in ("first", "second")]
+    suite = suite_file(tmp_path, published="published.csv", plugins=[], grids=grids)
+    monkeypatch.setattr(merge, "installed_suite", lambda name: suite)
+    files = []
+    for name in ("second", "mine", "first"):
+        content = content_of(honest)
+        content["suite"]["grids"][0]["name"] = name
+        for cell in content["cells"]:
+            cell["coordinates"]["grid"] = name
+        files.append(write_content(content, tmp_path / f"{name}.json"))
+    records = merge.load(files, [TWO_LAYER]).records
+    assert [grid.name for grid in records.suite.grids] == ["first", "second", "mine"]
+    assert list(records.frame["grid"].unique()) == ["first", "second", "mine"]
+    assert records.suite.published == tmp_path / "published.csv"
+    assert records.suite.plugins == (TWO_LAYER,)
+
+
+def other_version(content):
+    content["suite"]["version"] = 4
+
+
+def other_name(content):
+    content["suite"]["name"] = "tiny"
+
+
+def other_protocol(content):
+    content["suite"]["grids"][0]["protocol"]["steps"] = 6
+
+
+def other_reference(content):
+    content["suite"]["grids"][0]["reference"]["source"] = "0" * 64
+
+
+def other_ranking(content):
+    content["suite"]["grids"][0]["ranking"] = {"value": {"metric": "error"}, "better": "higher"}
+
+
+def other_settings(content):
+    """Of a row whose cells are not in both."""
+    content["suite"]["grids"][0]["defenses"]["strong"]["params"]["share"] = 0.5
+    content["cells"] = [cell for cell in content["cells"] if cell["coordinates"]["defense"] != "strong"]
+
+
+def other_members(content):
+    content["suite"]["grids"][0]["members"]["1"] = ["2"]
+
+
+def other_quantity(content):
+    content["suite"]["grids"][0]["quantities"][-1]["better"] = "lower"
+
+
+def other_tuning(content):
+    content["suite"]["tuning"] = {"seeds": [7], "tasks": []}
+
+
+def other_value(content):
+    cell = find(content, defense="shrinking", measured_by="sharpness")
+    cell["values"][0] += 1e-9
+    reseal(content, cell)
+
+
+def other_steps(content):
+    cell = find(content, defense="shrinking", measured_by="cost")
+    cell["values"][2] += 1
+    reseal(content, cell)
+
+
+def other_key(content):
+    find(content, defense="shrinking", measured_by="sharpness")["key"] = "0" * 64
+
+
+def failed(content):
+    cell = find(content, defense="shrinking", measured_by="sharpness")
+    for name in ("kind", "values", "files"):
+        del cell[name]
+    cell["failed"] = "lost"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_version, r"other\.json is of small version 4, .*sub\.json\.gz of small version 3"),
+        (other_name, "is of tiny version 3"),
+        (other_protocol, "another protocol in grid 'teachers'"),
+        (other_reference, "another reference in grid 'teachers'"),
+        (other_ranking, "another ranking in grid 'teachers'"),
+        (other_settings, "another defense 'strong' in grid 'teachers'"),
+        (other_members, "another list of members of task '1' in grid 'teachers'"),
+        (other_quantity, "another definition of .* in grid 'teachers'"),
+        (other_tuning, "another tuning than"),
+        (other_value, "differ in the cell teachers · 1 · shrinking · 1 · sharpness: leave one of them out"),
+        (other_steps, "differ in the cell teachers · 1 · shrinking · cost"),
+        (other_key, "differ in the cell teachers · 1 · shrinking · 1 · sharpness"),
+        (failed, "differ in the cell teachers · 1 · shrinking · 1 · sharpness"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(content, honest, tmp_path, change, message):
+    change(content)
+    other = write_content(content, tmp_path / "other.json")
+    assert merge.load([other]).records.suite
+    with pytest.raises(UsageError, match=message) as caught:
+        merge.load([honest, other])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_formats_are_not_mixed(content, tmp_path):
+    content["suite"] |= {"name": "tiny"}
+    newer = write_content(content, tmp_path / "newer.json")
+    with pytest.raises(UsageError, match="are of different formats, whose keys cannot be compared"):
+        merge.load([OLD, newer])
+    assert merge.load([OLD]).records.older
+    assert not merge.load([newer]).records.older
+
+
+def test_pictures_come_along(content, honest, tmp_path):
+    first = add_picture(content, tmp_path / "one")
+    second = shutil.copytree(first.parent, tmp_path / "two") / first.name
+    name = "teachers__1__none__sheet.png"
+    assert merge.load([honest, first, second]).pictures == {name: tmp_path / "one" / name}
+
+
+def verification(**changes):
+    fields = {"submission": "0" * 64, "tier": "spot-checked", "cells": 25, "rerun": 5, "seed": 7, "exact": 200,
+              "tolerance": 0, "interval": 0, "date": "2026-11-25", "harness": "0.1.0", "commit": None}  # fmt: skip
+    return tiers.Verification(**fields | changes).model_dump_json()
+
+
+def test_records_say_how_far_they_were_checked(honest, tmp_path):
+    path = Path(shutil.copy(honest, tmp_path))
+    assert tiers.tier(path) == "self-reported"
+    beside = tiers.verification_file(path)
+    assert beside == tmp_path / "sub.verification.json"
+    beside.write_text(verification())  # of another file
+    assert tiers.tier(path) == "self-reported"
+    beside.write_text(verification(submission=tiers.file_digest(path)))
+    assert tiers.tier(path) == "spot-checked, 5 of 25 cells rerun on 2026-11-25"
+    assert tiers.submission_files(tmp_path) == [path]
+    two = part(content_of(honest), tmp_path / "two.json", ["none"])
+    assert merge.load([path, two]).records.tier == (
+        "sub.json.gz: spot-checked, 5 of 25 cells rerun on 2026-11-25; two.json: self-reported"
+    )
+    assert merge.load([two]).records.tier == "self-reported"
+    found = tiers.Verification.model_validate_json(verification(interval=3, of_suite=(25, 60)))
+    assert found.summary == ("spot-checked, 5 of 25 cells rerun on 2026-11-25, 3 of 203 values only within the spread "
+                             "over seeds, 25 of the suite's 60 cells")  # fmt: skip
+    for claim in ({"tier": "reproduced"}, {"rerun": 0}, {"rerun": 25}, {"rerun": 26}):
+        with pytest.raises(ValidationError, match="make no submission"):
+            tiers.Verification.model_validate_json(verification(**claim))
+    beside.write_text(json.dumps({"tier": "gold"}))
+    with pytest.raises(UsageError, match="is no verification"):
+        tiers.tier(path)

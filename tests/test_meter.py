@@ -1,0 +1,112 @@
+"""Pulling a generator."""
+
+import math
+
+import pytest
+import torch
+
+from harness import meter
+from harness.errors import PluginError
+from harness.meter import Reading, pull
+
+
+def forever(value=1.0):
+    while True:
+        yield value
+
+
+def test_counts_and_stops():
+    seen = []
+    reading = pull(forever(), "it", 3, seen.append)
+    assert reading.steps == 3
+    assert seen == [1, 2, 3]
+
+
+def test_pulls_to_the_end_without_a_budget():
+    assert pull(iter_three(), "it").steps == 3
+
+
+def iter_three():
+    yield torch.tensor(1.0)
+    yield 2
+    yield 3.5
+
+
+def test_time_in_measuring_is_not_the_plugins(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(meter, "perf_counter", lambda: clock[0])
+
+    def step_of_one_second():
+        while True:
+            clock[0] += 1
+            yield 1.0
+
+    def measurement_of_a_minute(step):
+        clock[0] += 60
+
+    assert pull(step_of_one_second(), "it", 2, measurement_of_a_minute).seconds == 2
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, torch.tensor(float("nan"))])
+def test_a_loss_that_is_not_finite_is_refused(value):
+    with pytest.raises(PluginError, match=r"it yielded a loss of (nan|inf) at step 1"):
+        pull(forever(value), "it", 3)
+
+
+def test_what_is_no_loss_is_refused():
+    for value in (None, "low", torch.ones(2)):
+        with pytest.raises(PluginError, match="yield the loss as a number"):
+            pull(forever(value), "it", 3)
+
+
+def test_ending_early_is_refused():
+    with pytest.raises(PluginError, match="ended after 3 of 5 steps"):
+        pull(iter_three(), "it", 5)
+
+
+def test_yielding_nothing_is_refused():
+    with pytest.raises(PluginError, match="yielded nothing"):
+        pull((_ for _ in ()), "it")
+
+
+def test_no_generator_is_refused():
+    with pytest.raises(PluginError, match="must be a generator"):
+        pull([1.0, 2.0], "it")
+
+
+def test_the_generator_is_closed():
+    closed = []
+
+    def watched():
+        try:
+            yield 1.0
+            yield math.nan
+        finally:
+            closed.append(True)
+
+    with pytest.raises(PluginError):
+        pull(watched(), "it", 2)
+    assert closed == [True]
+
+
+def test_memory_that_a_step_takes_is_seen():
+    def hungry():
+        block = torch.ones(64 * 2**20, dtype=torch.uint8)  # 64 MiB
+        yield float(block[0])
+
+    for _ in range(2):  # also where an earlier job has freed as much
+        assert 50 < pull(hungry(), "it").peak_mb < 80
+
+
+def test_memory_that_is_freed_within_a_step_is_seen():
+    def fleeting():
+        yield float(torch.ones(64 * 2**20, dtype=torch.uint8)[0])
+        yield 1.0
+
+    assert 50 < pull(fleeting(), "it").peak_mb < 80
+
+
+def test_readings_are_kept(tmp_path):
+    reading = Reading(steps=3, seconds=1.5, peak_mb=2.0)
+    reading.save(tmp_path)
+    assert Reading.load(tmp_path) == reading
