@@ -9,7 +9,7 @@ import torch
 from harness.diffusion import Batch, Concept, Targets, TextToImage
 from harness.errors import RunError, UsageError
 from harness.execution import meter
-from harness.registry import Catalogue
+from harness.registry import Registry
 from tests.diffusion.conftest import noise, subject
 from tests.diffusion.test_unroll import CAPTIONS, targets
 
@@ -268,11 +268,11 @@ def test_imma_alternates(base: Path, build) -> None:
 
 def test_what_a_plugin_runs_is_part_of_its_identity(tmp_path: Path) -> None:
     """Another attacker below, or other settings of it, is another IMMA, though no field of the row names its code."""
-    entry = Catalogue().get("defense", "imma")
+    entry = Registry().get("defense", "imma")
     sources = {entry.spec(params, "test").source for params in ({}, {"attacker": "dreambooth"}, {"preset": "small"})}
     assert len(sources) == 3
     assert entry.spec({}, "test").source != entry.load().source_digest()
-    plain = Catalogue().get("defense", "mima")
+    plain = Registry().get("defense", "mima")
     assert plain.spec({}, "test").source == plain.load().source_digest()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.registry import Catalogue
+from harness.registry import Registry
 from harness.submission import read_write as submission
 
 STRENGTH = Path(__file__).parents[2] / "results" / "submissions" / "strength" / "strength.json.gz"
@@ -24,7 +24,7 @@ def allowed():
 
 @pytest.mark.parametrize("defense", ["ascent", "joint", "compose", "mima", "imma"])
 def test_the_largest_that_leaves_enough_as_all_smaller_ones_do(allowed, defense):
-    presets = Catalogue().get("defense", defense).load().presets
+    presets = Registry().get("defense", defense).load().presets
     sizes = {float(label.removeprefix(f"{defense}_")): label for label in allowed if label.startswith(f"{defense}_")}
     for suite in ("styles", "objects", "personal"):
         if f"small_{suite}" not in presets:
