@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -46,10 +46,9 @@ def make(
         tables.append(standings_table(cells, standings, flags))
     for table, below in _value_tables(long, grid, track):
         tables.append((with_row_names(with_failures(table, records, grid), grid), below))
-    calls = _calls(grid, ["attacker"] if tables and standings is not None else ["defense", "attacker"])
     published = [f"published: {note}" for note in long["published_note"].dropna().unique()]
     title = f"{grid.name} (track {grid.track})"
-    return Section(title, tables, [*_changes(grid), *calls, *flag_lines, *published])
+    return Section(title, tables, [*_changes(grid), *_calls(grid), *flag_lines, *published])
 
 
 def _value_tables(long: pd.DataFrame, grid: Grid, track: Track | None) -> Iterator[tuple[pd.DataFrame, str]]:
@@ -73,8 +72,7 @@ def _changes(grid: Grid) -> Iterator[str]:
                 yield f"{row_name(grid, kind, label)} is changed: {', '.join(changes)}"
 
 
-def _calls(grid: Grid, kinds: Iterable[str]) -> Iterator[str]:
-    """A line for each row of these kinds with the call that makes its plugin."""
-    rows: Mapping[str, Mapping[str, object]] = {"defense": grid.defenses, "attacker": grid.attackers}
-    for kind in kinds:
-        yield from (f"{kind} {row_name(grid, kind, label)}: {spec}" for label, spec in rows[kind].items())
+def _calls(grid: Grid) -> Iterator[str]:
+    """A line for each row with the call that makes its plugin."""
+    for kind, rows in (("defense", grid.defenses), ("attacker", grid.attackers)):
+        yield from (f"{kind} {row_name(grid, kind, label)}: {spec.call}" for label, spec in rows.items())
