@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from harness.registry import Registry
+from harness.registry import installed
 from tests.helpers import SUITE
 
 torch.set_num_threads(1)
@@ -53,17 +53,16 @@ def cluster():
 def forkserver() -> BaseContext:
     """Starts processes in which the costly modules are loaded already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.api", "harness.probe.stages", "harness.leaderboard", "torch.distributed"])
+    context.set_forkserver_preload(["harness.api", "tests.runs", "torch.distributed"])
     return context
 
 
 @pytest.fixture(scope="session")
 def build():
     """`build("attacker", "adam", lr=0.1)`: a built-in plugin by name."""
-    catalogue = Registry()
 
     def make(kind: str, name: str, preset: str | None = None, **params):
-        return catalogue.get(kind, name).spec(params, "test", preset).build()
+        return installed().get(kind, name).spec(params, "test", preset).build()
 
     return make
 

@@ -1,12 +1,9 @@
-"""What several test modules use: the command line in this process, plugins and suites to run, hand-made records."""
+"""What several test modules use: the command line in this process, plugins and suites to run, documented blocks."""
 
 from __future__ import annotations
 
 import contextlib
-import gzip
-import hashlib
 import io
-import json
 import re
 import subprocess
 import sys
@@ -14,13 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-import pandas as pd
 import yaml
 
-from harness import api
 from harness.cli import main
-from harness.plugin import PluginSpec
-from harness.submission import read_write as submission
+from harness.store import Store
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "docs" / "examples"
@@ -112,57 +106,66 @@ class MyAttack(ProbeAttacker):
 
 
 FAULTY = '''
-"""Attackers that break the contract."""
-import torch
-from harness.probe import ProbeAttacker, ProbeDefense
+"""Plugins that break the contract."""
+from harness import Attacker, Defense, RunError
 
 
-class Nan(ProbeAttacker):
+class Nan(Attacker):
     """Yields a loss that is no number (test)."""
+
+    track = "two_layer"
 
     def adapt(self, model, data):
         yield 1.0
         yield float("nan")
 
 
-class Early(ProbeAttacker):
+class Early(Attacker):
     """Ends early (test)."""
+
+    track = "two_layer"
 
     def adapt(self, model, data):
         yield 1.0
 
 
-class Empty(ProbeAttacker):
+class Empty(Attacker):
     """Yields nothing (test)."""
+
+    track = "two_layer"
 
     def adapt(self, model, data):
         return
         yield
 
 
-class Plain(ProbeAttacker):
+class Plain(Attacker):
     """Is no generator (test)."""
+
+    track = "two_layer"
 
     def adapt(self, model, data):
         return 1.0
 
 
-class Raises(ProbeAttacker):
+class Raises(Attacker):
     """Raises (test)."""
+
+    track = "two_layer"
 
     def adapt(self, model, data):
         yield 1.0
         raise KeyError("lost")
 
 
-class Poison(ProbeDefense):
-    """Leaves weights that are no numbers (test)."""
+class Absent(Defense):
+    """Lacks a package (test)."""
+
+    track = "two_layer"
 
     def immunize(self, model, targets):
-        model.weight.data.fill_(float("nan"))
-        yield 0.0
-
-
+        raise RunError("a data package is not installed; pip install it")
+        yield
 '''
 
 
@@ -172,13 +175,13 @@ import os
 import time
 from pathlib import Path
 
-from harness import Field
-from harness.probe import ProbeAttacker
+from harness import Attacker, Field
 
 
-class Slow(ProbeAttacker):
-    """Waits for a file before its first step, and says which process waits (test)."""
+class Slow(Attacker):
+    """Waits for a file before its first step, and writes which process waits (test)."""
 
+    track = "two_layer"
     go: str = Field("", description="file to wait for")
 
     def adapt(self, model, data):
@@ -194,13 +197,8 @@ class Slow(ProbeAttacker):
 '''
 
 
-def figures(result: api.Result) -> pd.DataFrame:
-    """The records but for what a clock says."""
-    records = result.records[~result.records["metric"].isin(["seconds", "peak_mb"])]
-    return records.reset_index(drop=True)
-
-
-def change(tiny: Path, **changes) -> str:
+def change(tiny: Path, **changes: object) -> str:
+    """Change a suite file: `grids__0__seeds=3`; returns its path."""
     content = yaml.safe_load(tiny.read_text())
     for path, value in changes.items():
         *parents, last = path.split("__")
@@ -212,47 +210,11 @@ def change(tiny: Path, **changes) -> str:
     return str(tiny)
 
 
-def spec(**changes):
-    fields = {
-        "kind": "attacker",
-        "name": "adam",
-        "params": {"lr": 0.01},
-        "source": "0" * 64,
-        "call": "Adam(lr=0.01)",
-        "module": "attackers.adam",
-        "attribute": "Adam",
-    }
-    return PluginSpec(**fields | changes)
-
-
 KEY = "ab" * 32
 ABOUT = {"track": "t", "stage": "s", "plugin": None}
 
 
-def put(store, content=b"figures", key=KEY, **about):
+def put(store: Store, content: bytes = b"values", key: str = KEY, **about: object) -> None:
+    """Write an artifact of one file."""
     with store.write(key, ABOUT | about) as out:
         (out / "data.json").write_bytes(content)
-
-
-FIXTURE = ROOT / "tests" / "submission" / "submissions" / "tiny" / "tiny.json.gz"
-"""Of format 1, by `immunebench submit`; it stays as it is, and loadable, when the format goes on."""
-
-
-def content_of(path: Path) -> dict:
-    return json.loads(gzip.decompress(path.read_bytes()))
-
-
-def resealed(content: dict, cell: dict) -> None:
-    """Write the digest that the cell's figures have now, as a forger would."""
-    kind = content["kinds"][cell["kind"]]
-    figures = [{**figure, "value": value} for figure, value in zip(kind, cell["values"], strict=True)]
-    cell["files"]["records.json"] = hashlib.sha256(json.dumps(figures).encode()).hexdigest()
-
-
-def with_sheet(content: dict, folder: Path, data: bytes = b"picture") -> Path:
-    """A submission in `folder` of which a job left a contact sheet."""
-    content["cells"][0]["files"]["sheet.png"] = hashlib.sha256(b"picture").hexdigest()
-    folder.mkdir(exist_ok=True)
-    (folder / "house_prices__house_prices__none__sheet.png").write_bytes(data)
-    submission.write(content, folder / "sub.json.gz")
-    return folder / "sub.json.gz"

@@ -1,145 +1,93 @@
-"""A job's identity, what cells share, and what is left to run."""
+"""Plans: the cells of a grid, what they share, and which jobs are missing."""
 
 import json
-from pathlib import Path
+from collections import Counter
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from harness.plan import ancestry, digest, make, seed_of
+from harness.plan import COST, make
+from harness.stage import unique
 from harness.store import Store
 from harness.suite import load
-from tests.helpers import change, job, spec
+from tests.runs import TWO_LAYER, plan, write_suite
 
 
-def test_keys_are_pinned():
-    """If one of these moves, everybody's store is lost: raise a stage's version instead."""
-    assert job().key == "637c6339c8d860e10eb5ea953541a1d7a3a688abaec59caf547a312551ce8907"
-    assert (
-        job(parents={"model": job(stage="immunize")}).key
-        == "600cb7306e698ba1cb6f88ad463c7fa6c4f8111224e4d422db2da2e096e3d113"
-    )
-    assert seed_of("attack", "P3-H8", "harmful", 1) == 7628904211744655594
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"track": "diffusion"},
-        {"stage": "measure"},
-        {"version": 2},
-        {"inputs": {"steps": 11, "data": "é"}},
-        {"plugin": spec(params={"lr": 0.02})},
-        {"plugin": spec(source="1" * 64)},
-        {"plugin": spec(name="adam2")},
-        {"plugin": None},
-        {"seed": 8},
-        {"seed": None},
-        {"parents": {"model": job()}},
-    ],
-)
-def test_all_that_matters_changes_the_key(changes):
-    assert job(**changes).key != job().key
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"transient": True},
-        {"plugin": spec(module="elsewhere", file="/some/where.py", attribute="Other", deterministic=True)},
-        {"inputs": {"data": "é", "steps": 10}},
-    ],
-)
-def test_source_order_and_runtime_settings_change_no_key(changes):
-    assert job(**changes).key == job().key
-
-
-def test_inputs_that_json_cannot_hold_are_refused():
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        job(inputs={"x": float("nan")}).key  # noqa: B018 (a property, which raises)
-
-
-@given(st.dictionaries(st.text(), st.integers() | st.text() | st.booleans()))
-def test_digest_ignores_order_only(value):
-    assert digest(value) == digest(dict(reversed(value.items())))
-    assert digest(value) == digest(json.loads(json.dumps(value)))
-    assert digest(value) != digest({**value, "more": 1, "": 0})
-
-
-def test_the_identity_of_a_real_job_is_pinned(tiny: Path):
-    """The tiny suite's first attack; sources and data are masked, all else is pinned."""
-    made = make(load(str(tiny)))
-    attack = next(j for j in made.jobs.values() if j.stage == "attack")
+def test_the_identity_of_a_real_job_is_pinned():
+    """The first attack; its model's key and the sources of plugins are masked, everything else is pinned."""
+    attack = next(job for job in plan().jobs.values() if job.plugin and job.plugin.kind == "attacker")
     identity = attack.identity
-    assert identity["plugin"].pop("source")
-    assert len(identity["inputs"].pop("data")) == len(identity["parents"].pop("model")) == 64
+    assert len(identity["plugin"].pop("source")) == len(identity["model"].pop("stage")) == 64
     assert identity == {
-        "track": "probe",
-        "stage": "attack",
+        "track": "two_layer",
+        "stage": "adapt",
         "version": 1,
-        "inputs": {
-            "task": {"data": "house_prices", "framing": None, "benign": None, "harmful": None},
-            "loss": "squared",
-            "steps": 5,
-            "measure_at": [0, 1, 5],
-            "role": "benign",
-        },
-        "plugin": {"kind": "attacker", "name": "gradient_descent", "params": {"step": "line_search"}},
+        "plugin": {"kind": "attacker", "name": "full_descent", "params": {"lr": 0.1}},
         "seed": None,
-        "parents": {},
+        "task": {"teacher": 1},
+        "steps": 50,
+        "model": {},
     }
 
 
-def stages(made):
-    counts: dict[str, int] = {}
-    for each in made.jobs.values():
-        counts[each.stage] = counts.get(each.stage, 0) + 1
-    return counts
-
-
-def test_cells_share_what_they_can(tiny: Path):
-    """Three defenses: one draws nothing, two draw for two seeds. The undefended attacks are one a side and
-    attacker, for all rows and seeds."""
-    made = make(load(str(tiny)))
-    models = 1 + 2 * 2
-    assert stages(made) == {
-        "immunize": models,
-        "spectrum": models,
-        "rir": models,
-        "attack": models * 2 * 2,
-        "progress": models * 2 * 2,
+def test_cells_share_jobs_and_what_draws_nothing_is_one_cell_for_all_seeds():
+    """Two tasks, two defenses, one attacker and two seeds; only the metric `sharpness` draws."""
+    made = plan()
+    assert Counter(job.name for job in made.jobs.values()) == {
+        "adapt": 2 * (2 + 2),  # models and attacks
+        "measure": 2 * 2 * (2 + 1),  # sharpness for each seed, the attacked error once
+        "run_cost": 2 * 2 * 2,
     }
-    assert len(made.cells) == models + models * 2 * 2
+    assert len(made.cells) == 2 * 2 * (2 + 1 + 2)
+    for cell in made.cells:
+        assert (cell.coordinates["seed"] is not None) == (cell.coordinates["measured_by"] == "sharpness")
     seen: set[str] = set()
-    for key, each in made.jobs.items():
-        assert all(parent.key in seen for parent in each.parents.values())  # parents first
+    for key, job in made.jobs.items():
+        assert all(parent.key in seen for parent in job.parents)  # parents first
         seen.add(key)
 
 
-def test_keys_do_not_depend_on_other_rows(tiny: Path):
-    def keys(suite):
-        cells = make(suite).cells
-        return {json.dumps({**cell.coordinates, "suite": ""}, sort_keys=True): cell.job.key for cell in cells}
+def test_every_row_has_its_run_cost():
+    costs = [cell for cell in plan().cells if cell.coordinates["measured_by"] == COST]
+    rows = {(cell.coordinates["task"], cell.coordinates["defense"], cell.coordinates["attacker"]) for cell in costs}
+    assert rows == {(task, defense, attacker) for task in "12" for defense in ("none", "shrinking")
+                    for attacker in (None, "full_descent")}  # fmt: skip
 
-    before = keys(load(str(tiny)))
-    rows = {"whitening": {}, "condition_number": {"preset": "house_prices", "epochs": 1}, "random_init": {}, "none": {}}
-    after = keys(load(change(tiny, name="other", grids__0__defenses=rows)))
+
+def test_keys_do_not_depend_on_other_rows_labels_or_names(tmp_path):
+    def keys(made):
+        return {json.dumps({**cell.coordinates, "grid": ""}, sort_keys=True): cell.job.key for cell in made.cells}
+
+    def more(suite):
+        suite["name"], suite["version"] = "other", 7
+        (grid,) = suite["grids"]
+        grid["name"] = "renamed"
+        grid["defenses"] = {"half": {"plugin": "shrinking", "share": 0.5}, "shrinking": {"share": 0.05}, "none": None}
+
+    before, after = keys(plan()), keys(plan(write_suite(tmp_path, more)))
     assert {cell: key for cell, key in after.items() if cell in before} == before
-    # Without the undefended row it is still computed, to compare with.
-    alone = make(load(str(tiny), defenses=["random_init"]))
-    assert any(each.plugin and each.plugin.name == "none" for each in alone.jobs.values())
-    assert {cell.coordinates["defense"] for cell in alone.cells} == {"random_init"}
+    assert len(after) == len(before) * 3 / 2
 
 
-def test_missing_jobs_are_those_without_an_artifact_that_a_cell_needs(tiny: Path):
-    made = make(load(str(tiny)))
-    store = Store()
+def test_without_the_undefended_row_its_models_are_still_attacked():
+    alone = plan(defenses=["shrinking"])
+    assert any(job.plugin and job.plugin.name == "none" for job in alone.jobs.values())
+    assert {cell.coordinates["defense"] for cell in alone.cells} == {"shrinking"}
+
+
+def test_a_part_of_a_plan_has_the_jobs_of_its_cells():
+    made = plan()
+    part = made.part({made.cells[-1].job.key})
+    assert part.jobs == unique([made.cells[-1].job])
+    attacked = [cell for cell in made.cells if cell.coordinates["attacker"]]
+    assert made.describe(attacked[-1].job) == "2 · shrinking · full_descent"
+
+
+def test_only_jobs_that_a_cell_needs_are_missing():
+    made, store = make(load(TWO_LAYER)), Store()
     assert len(made.missing(store)) == len(made.jobs)
     for cell in made.cells:
-        with store.writing(cell.job.key, cell.job.about) as out:
-            (out / "records.json").write_text("[]")
-    assert not made.missing(store)  # that the models are gone does not matter
-    gone = made.cells[-1].job
-    store.discard(gone.key)
-    assert set(made.missing(store)) == {each.key for each in ancestry(gone)}
+        with store.write(cell.job.key, dict(cell.job.about)) as out:
+            if out is not None:
+                (out / "values.json").write_text("[]")
+    assert not made.missing(store)  # models are not needed any more
+    lost = made.cells[-1].job
+    store.discard(lost.key)
+    assert set(made.missing(store)) == {job.key for job in lost.ancestry()}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.plugin import Plugin
-from harness.registry import Catalogue, Entry, snake_case
+from harness.plugin import KINDS, Plugin
+from harness.registry import Entry, Registry, installed, snake_case
 from tests.helpers import MINE
 
 
@@ -21,8 +21,7 @@ def mine(tmp_path: Path) -> Path:
 
 
 def every():
-    catalogue = Catalogue()
-    return [entry for kind in ("defense", "attacker") for entry in catalogue.all(kind)]
+    return [entry for kind in KINDS for entry in installed().all(kind)]
 
 
 @pytest.mark.parametrize("entry", every(), ids=lambda entry: entry.name)
@@ -43,7 +42,7 @@ def test_built_ins_are_documented_frozen_dataclasses(entry):
 
 
 @pytest.mark.parametrize("entry", every(), ids=lambda entry: entry.name)
-def test_the_catalogue_reads_from_source_what_the_class_says(entry):
+def test_the_registry_reads_from_source_what_the_class_says(entry):
     cls = entry.load()
     assert entry.about["track"] == cls.track
     assert entry.about["kind"] == cls.kind
@@ -53,27 +52,26 @@ def test_the_catalogue_reads_from_source_what_the_class_says(entry):
 
 def test_describing_plugins_imports_neither_torch_nor_pandas():
     code = (
-        "import sys; from harness.registry import Catalogue; c = Catalogue();"
-        "[e.about for k in ('defense', 'attacker') for e in c.all(k)];"
-        "[e.load().metrics for e in c.all('track')];"
+        "import sys; from harness.registry import installed; registry = installed();"
+        "[entry.about for kind in ('defense', 'attacker', 'metric') for entry in registry.all(kind)];"
         "sys.exit(bool({'torch', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_file_is_a_plugin(mine):
-    catalogue = Catalogue([mine])
-    entry = catalogue.get("attacker", "my_attack")
+    entry = installed().with_files([mine]).get("attacker", "my_attack")
     assert entry.about["track"] == "probe"
     assert entry.about["summary"] == "Steps down by hand (nobody, 2026)."
     assert str(mine) in entry.origin
     spec = entry.spec({"lr": "1e-3"}, "here")  # YAML reads 1e-3 as text
     assert spec.params == {"lr": 1e-3}
-    assert repr(spec) == "MyAttack(lr=0.001)"
+    assert spec.call == str(spec) == "MyAttack(lr=0.001)"
+    assert spec.package is None
 
 
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "message"),
     [
         ({"lr": -1}, "greater than 0"),
         ({"lr": "fast"}, "valid number"),
@@ -82,61 +80,63 @@ def test_a_file_is_a_plugin(mine):
         ({"lrr": 1}, "did you mean lr"),
     ],
 )
-def test_bad_settings_say_where_and_what(mine, params, told):
-    with pytest.raises(UsageError, match=told) as caught:
-        Catalogue([mine]).get("attacker", "my_attack").spec(params, "suite.yaml, grid 'g'")
+def test_bad_settings_say_where_and_what(mine, params, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        installed().with_files([mine]).get("attacker", "my_attack").spec(params, "suite.yaml, grid 'g'")
     assert str(caught.value).startswith("suite.yaml, grid 'g'")
     assert "\n" not in str(caught.value)
 
 
-def test_unknown_names_tell_the_nearest():
+def test_unknown_names_hint_at_the_nearest():
     with pytest.raises(UsageError, match="unknown attacker 'adm'; did you mean adam"):
-        Catalogue().get("attacker", "adm")
+        installed().get("attacker", "adm")
     with pytest.raises(UsageError, match="no preset 'houses'; did you mean house_prices"):
-        Catalogue().get("defense", "r_ill").spec({}, "here", "houses")
+        installed().get("defense", "r_ill").spec({}, "here", "houses")
 
 
 def test_two_plugins_under_one_name_name_both_origins(tmp_path):
     path = tmp_path / "clash.py"
     path.write_text(MINE.replace("MyAttack", "Adam"))
     with pytest.raises(UsageError, match=r"two attackers are called 'adam': attackers.adam:Adam .*clash.py:Adam"):
-        Catalogue([path])
+        installed().with_files([path])
 
 
 def test_two_suites_under_one_name_name_both_origins():
-    catalogue = Catalogue()
+    registry = Registry()
     with pytest.raises(UsageError, match=r"two suites are called 'quick': .*suites/quick.yaml and /else/quick.yaml"):
-        catalogue._add(Entry("suite", "quick", "elsewhere", "", "/else/quick.yaml", "/else/quick.yaml"))
+        registry._add(Entry("suite", "quick", "elsewhere", "", "/else/quick.yaml", "/else/quick.yaml"))
 
 
 def test_files_that_are_no_plugins_are_refused(tmp_path):
     with pytest.raises(UsageError, match="does not exist"):
-        Catalogue([tmp_path / "absent.py"])
+        installed().with_files([tmp_path / "absent.py"])
     empty = tmp_path / "empty.py"
     empty.write_text("x = 1")
     with pytest.raises(UsageError, match="holds no defense, attacker or metric"):
-        Catalogue([empty])
+        installed().with_files([empty])
     broken = tmp_path / "broken.py"
     broken.write_text("class (:")
     with pytest.raises(UsageError, match="cannot read plugin file"):
-        Catalogue([broken])
+        installed().with_files([broken])
     failing = tmp_path / "failing.py"
     failing.write_text("import nothing_of_this_name\n" + MINE)
     with pytest.raises(
         UsageError, match=r"failing.py, line 1: module 'nothing_of_this_name' cannot be found; install it"
     ):
-        Catalogue([failing]).get("attacker", "my_attack").load()
+        installed().with_files([failing]).get("attacker", "my_attack").load()
 
 
 def test_a_plugins_identity_includes_its_source(mine, tmp_path):
-    before = Catalogue([mine]).get("attacker", "my_attack").spec({}, "").source
+    before = installed().with_files([mine]).get("attacker", "my_attack").spec({}, "").source
     other = tmp_path / "other" / "mine.py"
     other.parent.mkdir()
     other.write_text(MINE)
-    assert Catalogue([other]).get("attacker", "my_attack").spec({}, "").source == before  # not where it lies
+    assert (
+        installed().with_files([other]).get("attacker", "my_attack").spec({}, "").source == before
+    )  # not where it lies
     edited = tmp_path / "edited.py"
     edited.write_text(MINE.replace("alpha=self.lr", "alpha=self.lr / 2"))
-    assert Catalogue([edited]).get("attacker", "my_attack").spec({}, "").source != before
+    assert installed().with_files([edited]).get("attacker", "my_attack").spec({}, "").source != before
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_the_source_digest_ignores_the_control_mark(tmp_path):
             'from harness import Defense\n\n\nclass Mine(Defense):\n    """Mine."""\n\n    track = "any"\n' + line
             + "\n    def immunize(self, model, targets):\n        yield 0.0\n"
         )  # fmt: skip
-        entry = Catalogue([path]).get("defense", "mine")
+        entry = installed().with_files([path]).get("defense", "mine")
         digests.add(entry.load().source_digest())
         assert entry.spec({}, "test").control == ("control" in line)
     assert len(digests) == 1

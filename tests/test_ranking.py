@@ -1,37 +1,49 @@
-"""Which of a cell's figures judge."""
+"""Which records a selector means."""
 
-from harness.ranking import Protection
+import pytest
+from pydantic import ValidationError
 
-RATE = Protection(
-    figure={"metric": "rate", "role": "harmful"},
+from harness.ranking import Ranking, selects
+
+ASR = Ranking(
+    value={"metric": "asr", "role": "harmful"},
     better="lower",
     broken=0.8,
-    kept=[{"metric": "rate", "role": "kept"}],
+    retention=[{"metric": "retention"}, {"metric": "score", "split": None}],
 )
 
 
-def figure(**of):
-    return {"metric": "rate", "role": "harmful", "attacker": "lora", "step": 60, **of}
+def record(**changes):
+    return {"metric": "asr", "role": "harmful", "variant": "classifier", "split": None, "concept": None, **changes}
 
 
-def judged(*rows, attacked=True):
-    return [mark.get("judged") for mark in RATE.marks(rows, attacked)]
+@pytest.mark.parametrize(
+    ("changes", "meant"),
+    [
+        ({}, True),
+        ({"variant": "dino"}, True),  # not named by the selector
+        ({"step": 60}, True),
+        ({"metric": "msgr"}, False),
+        ({"role": "benign"}, False),
+        ({"role": None}, False),
+        ({"concept": "marvo"}, False),  # a part of the task
+    ],
+    ids=str,
+)
+def test_a_selector_means_records_of_whole_tasks_with_its_coordinates(changes, meant):
+    assert selects(ASR.value, record(**changes)) is meant
 
 
-def test_defenses_are_ranked_at_the_last_step():
-    rows = [figure(step=10), figure(), figure(concept="marvo"), figure(role="benign"), figure(metric="msgr")]
-    assert judged(*rows) == [None, "lower", None, None, None]
+def test_none_means_an_empty_coordinate():
+    _, score = ASR.retention
+    assert selects(score, {"metric": "score"})
+    assert selects(score, record(metric="score"))
+    assert not selects(score, record(metric="score", split="heldout"))
 
 
-def test_before_an_attack_only_what_is_to_be_kept_is_judged():
-    rows = [figure(attacker=None, step=None), figure(attacker=None, step=None, role="kept")]
-    assert judged(*rows) == [None, "kept"]
-    assert judged(*rows, attacked=False) == ["lower", "kept"]
-    assert judged(figure(role="kept")) == [None]
-
-
-def test_a_failed_cell_ranks_if_its_value_would_have():
-    assert RATE.missing({"attacker": "lora"}, True)["judged"] == "lower"
-    assert RATE.missing({"attacker": "lora", "role": "harmful"}, True)["judged"] == "lower"
-    assert not RATE.missing({"attacker": "lora", "role": "benign"}, True)
-    assert not RATE.missing({"attacker": None}, True)
+def test_a_ranking_round_trips_and_refuses_other_coordinates():
+    assert Ranking.model_validate_json(ASR.model_dump_json()) == ASR
+    with pytest.raises(ValidationError, match="defense"):
+        Ranking(value={"metric": "asr", "defense": "mima"}, better="lower")
+    with pytest.raises(ValidationError, match="finite"):
+        Ranking(value={"metric": "asr"}, better="lower", broken=float("nan"))

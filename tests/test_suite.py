@@ -1,15 +1,22 @@
-"""Suite files: valid ones are read, and invalid ones raise one clear line."""
+"""Suite files: how they are read, selected from and refused."""
 
 import pytest
 import yaml
 
 from harness.errors import UsageError
-from harness.registry import Catalogue
-from harness.suite import Tuning, load
+from harness.registry import installed
+from harness.selection import Options, Selection
+from harness.suite import Suite, Tuning, load
 from tests.helpers import MINE, change
+from tests.runs import TWO_LAYER
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in Catalogue().all("suite")])
+def select(suite, **options) -> Suite:
+    """A suite with options of `Selection`."""
+    return load(str(suite), Selection.of(**options))
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in installed().all("suite")])
 def test_shipped_suites_load(name):
     suite = load(name)
     assert suite.name == name
@@ -22,20 +29,30 @@ def test_rows_are_plugins_with_settings(tiny):
     assert grid.defenses["condition_number"].params["epochs"] == 1
     assert grid.defenses["condition_number"].params["lr"] == 5e-3  # the preset's
     assert grid.attackers["adam"].params == {"lr": 0.1}
-    assert grid.seeds == (1, 2)
+    assert grid.seeds == [1, 2]
 
 
 def test_rows_seeds_and_settings_can_be_selected(tiny):
-    (grid,) = load(
-        str(tiny), defenses=["whitening"], attackers=["adam"], seeds=4, settings=["attackers.adam.lr=1e-3"]
+    (grid,) = select(
+        tiny, defenses=["whitening"], attackers=["adam"], seeds=4, settings=["attackers.adam.lr=1e-3"]
     ).grids
     assert list(grid.defenses) == ["whitening"]  # no row, but a plugin of the track
     assert grid.attackers["adam"].params == {"lr": 1e-3}
-    assert grid.seeds == (1, 2, 3, 4)
+    assert grid.seeds == [1, 2, 3, 4]
+    assert grid.changed == [
+        "attackers.adam.lr=0.001",
+        "defenses.whitening. added",
+        "0 of 3 defenses",
+        "1 of 2 attackers",
+        "seeds 1, 2, 3, 4 instead of 1, 2",
+    ]
+    assert grid.is_changed("attacker", "adam")
+    assert grid.is_changed("defense", "whitening")
+    assert not select(tiny).changed
 
 
 def test_selecting_a_row_of_one_grid_adds_none_to_another():
-    chosen = {grid.name: list(grid.attackers) for grid in load("relearning", attackers=["lora", "dreambooth"]).grids}
+    chosen = {grid.name: list(grid.attackers) for grid in select("relearning", attackers=["lora", "dreambooth"]).grids}
     assert chosen == {
         "styles": ["lora", "dreambooth"],
         "objects": ["lora", "dreambooth"],
@@ -46,7 +63,7 @@ def test_selecting_a_row_of_one_grid_adds_none_to_another():
 def test_a_plugin_file_is_added_to_the_rows(tiny, tmp_path):
     mine = tmp_path / "mine.py"
     mine.write_text(MINE)
-    (grid,) = load(str(tiny), plugins=[mine]).grids
+    (grid,) = select(tiny, plugins=[mine]).grids
     assert list(grid.attackers) == ["gradient_descent", "adam", "my_attack"]
     path = change(tiny, plugins=["mine.py"], grids__0__attackers={"my_attack": {"lr": 0.5}})
     (grid,) = load(path).grids
@@ -71,7 +88,7 @@ def test_a_plugin_file_is_added_to_the_rows(tiny, tmp_path):
         ({"grids__0__protocol": {"steps": 5, "measure_at": [3, 1]}}, "measure_at must be ascending"),
         ({"grids__0__tasks": [{"data": "houses"}]}, "house_prices"),
         ({"grids__0__tasks": [{"data": "mnist5k", "framing": "single-class", "pairs": []}]}, "it has no tasks"),
-        ({"published": "absent.csv"}, "published figures .*absent.csv do not exist"),
+        ({"published": "absent.csv"}, "the published values .*absent.csv do not exist"),
         ({"plugins": ["absent.py"]}, "plugin file .*absent.py does not exist"),
     ],
 )
@@ -93,11 +110,14 @@ def test_bad_suites_are_one_clear_line(tiny, changes, message):
         ({"settings": ["attackers.adam.rl=1"]}, "no field 'rl'; did you mean lr"),
         ({"settings": ["adam.lr=1"]}, "write defenses.LABEL.FIELD=VALUE"),
         ({"settings": ["attackers.adam.lr"]}, "write defenses.LABEL.FIELD=VALUE"),
+        ({"settings": ["attackers.adam.lr=[1"]}, r"'\[1' is no YAML value"),
+        ({"seeds": 0}, "seeds: Input should be greater than or equal to 1"),
+        ({"colours": 1}, "colours: Extra inputs are not permitted"),
     ],
 )
 def test_bad_calls_are_one_clear_line(tiny, asked, message):
     with pytest.raises(UsageError, match=message) as caught:
-        load(**{"suite": str(tiny), **asked})
+        select(**{"suite": str(tiny), **asked})
     assert "\n" not in str(caught.value)
 
 
@@ -111,17 +131,17 @@ def test_files_that_are_no_suites_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["styles", "objects", "personal"])
 def test_the_papers_suites_run_on_the_papers_base_too(name):
-    small, paper = load(name), load(name, base="v1-4")
+    small, paper = load(name), select(name, base="v1-4")
     assert [grid.name for grid in small.grids][:2] == [grid.name for grid in paper.grids][:2]
-    assert small.grids[0].tasks[0].base == "small"
-    assert paper.grids[0].tasks[0].base == "CompVis/stable-diffusion-v1-4"
+    assert small.grids[0].tasks[0]["base"] == "small"
+    assert paper.grids[0].tasks[0]["base"] == "CompVis/stable-diffusion-v1-4"
     assert paper.grids[0].defenses["mima"].params != small.grids[0].defenses["mima"].params
     assert paper.grids[0].protocol != small.grids[0].protocol
 
 
 def test_seeds_may_be_listed(tiny):
     (grid,) = load(change(tiny, seeds=[101, 7])).grids
-    assert grid.seeds == (101, 7)
+    assert grid.seeds == [101, 7]
     with pytest.raises(UsageError, match="seeds"):
         load(change(tiny, seeds=[0]))
 
@@ -131,9 +151,9 @@ def test_grids_can_be_selected(tiny):
     content["grids"].append({**content["grids"][0], "name": "houses_again"})
     tiny.write_text(yaml.safe_dump(content))
     assert [grid.name for grid in load(str(tiny)).grids] == ["house_prices", "houses_again"]
-    assert [grid.name for grid in load(str(tiny), grids=["houses_again"]).grids] == ["houses_again"]
+    assert [grid.name for grid in select(tiny, grids=["houses_again"]).grids] == ["houses_again"]
     with pytest.raises(UsageError, match="suite 'tiny' has no grid 'houses'; did you mean house"):
-        load(str(tiny), grids=["houses"])
+        select(tiny, grids=["houses"])
 
 
 @pytest.mark.parametrize(
@@ -148,3 +168,16 @@ def test_tuning_without_tasks_covers_all_tasks_of_its_seeds():
     assert Tuning(seeds=[101]).covers("a", 101)
     assert not Tuning(seeds=[101]).covers("a", None)
     assert not Tuning(seeds=[]).covers("a", 101)
+
+
+def test_a_suite_dumps_and_reads_itself():
+    suite = load(TWO_LAYER)
+    again = Suite.model_validate_json(suite.model_dump_json())
+    assert again.model_dump() == suite.model_dump()
+    (grid,) = again.grids
+    assert [grid.control(label) for label in grid.defenses] == ["undefended", None]
+    assert grid.defenses["shrinking"].call == "Shrinking(share=0.05)"
+
+
+def test_options_in_python_are_the_fields_of_a_selection():
+    assert set(Options.__annotations__) == set(Selection.model_fields)

@@ -1,8 +1,8 @@
-"""A suite on a cluster that Slurm runs, one GPU a worker: `python docs/examples/slurm.py styles`, from a login node.
+"""Runs a suite on a Slurm cluster, one GPU for each worker: `python docs/examples/slurm.py styles` on a login node.
 
-For PBS take `PBSCluster`. Partition, memory and walltime are yours to fill in. The store (IMMUNEBENCH_STORE) and this
-Python environment must lie on a file system that all nodes share. What a worker has in hand when its walltime is over
-is run once more, on another.
+For PBS use `PBSCluster`. Set partition, memory and walltime. The store (IMMUNEBENCH_STORE) and this Python environment
+must be on a file system that all nodes share. A job that is running when its worker's walltime ends runs once more, on
+another worker.
 """
 
 import sys

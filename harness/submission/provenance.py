@@ -50,7 +50,8 @@ def git(root: Path = ROOT) -> dict[str, Any] | None:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=30)
+    command = ["git", "--no-optional-locks", *arguments]  # writes nothing
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=30)
     return done.stdout.strip()
 
 

@@ -9,45 +9,17 @@ import pandas as pd
 import pytest
 
 from harness.cli import main
-from tests.helpers import FAULTY, MINE, immunebench, process
+from harness.cli.options import FLAGS
+from harness.selection import Selection
+from tests.helpers import FAULTY, immunebench, process
+from tests.runs import TWO_LAYER, run
 
 
-@pytest.mark.parametrize(
-    ("what", "row"),
-    [
-        ("defenses", "whitening probe θ = (K_P + ρσ₁I)^(-½)"),
-        ("attackers", "adam probe Adam on the linear probe"),
-        ("suites", "digits probe MNIST digit pairs"),
-        ("metrics", "rir probe relative immunization ratio"),
-    ],
-)
-def test_list(what, row):
-    done = immunebench("list", what)
-    assert done.returncode == 0
-    assert row in " ".join(done.stdout.split())
-
-
-def test_training_the_base_without_its_data(tmp_path):
-    done = immunebench("train-base", tmp_path / "base", "--fashion", tmp_path)
-    assert done.returncode == 1
-    assert "the recipe needs Fashion-MNIST's idx files" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-
-
-def test_help_and_lists_import_no_torch():
-    code = """
-import sys
-from harness.cli import main
-for arguments in (["--help"], ["list", "defenses"], ["list", "metrics"], ["run", "--help"], ["verify", "--help"]):
-    sys.argv = ["immunebench", *arguments]
-    try:
-        main()
-    except SystemExit as end:
-        assert not end.code, arguments
-    assert not {"torch", "pandas", "scipy", "matplotlib", "sklearn"} & set(sys.modules), arguments
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def output(*arguments) -> str:
+    """What a command prints; it must succeed."""
+    done = immunebench(*arguments)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_the_installed_command_is_this_one():
@@ -61,87 +33,162 @@ def test_a_process_ends_with_the_exit_code_and_one_line():
     assert done.stderr == "immunebench: unknown suite 'digts'; did you mean digits?\n"
 
 
-def test_show():
-    done = immunebench("show", "attacker", "adam")
-    assert done.returncode == 0
-    for told in (
-        "Kingma & Ba",
-        "lr: float = 0.01",
-        "[> 0]",
-        "step size",
-        "attackers.adam:Adam (package immunebench)",
-    ):
-        assert told in done.stdout
-    done = immunebench("show", "defense", "condition_number")
-    assert "preset house_prices: epochs=100" in done.stdout
+def test_help_lists_every_command():
+    text = output("--help")
+    for command in ("run", "plan", "release", "list", "show", "new", "check", "leaderboard", "submit", "verify",
+                    "boards", "docs", "site", "store"):  # fmt: skip
+        assert f"\n  {command} " in text
+    assert "train-base" not in text
 
 
-def test_show_a_file(tmp_path):
-    (tmp_path / "mine.py").write_text(MINE)
-    done = immunebench("show", "attacker", "my_attack", "--plugin", tmp_path / "mine.py")
-    assert "mine.py:MyAttack" in done.stdout
-
-
-def test_run_plan_and_leaderboard(tiny, tmp_path):
-    (tmp_path / "mine.py").write_text(MINE)
-    before = immunebench("plan", tiny)
-    assert "tiny version 3: 25 cells, 55 jobs" in before.stdout
-    assert "unknown" in before.stdout
-    out = tmp_path / "out"
-    done = immunebench("run", tiny, "--out", out, "--workers", 1, "--plugin", tmp_path / "mine.py", "--seeds", 1)
-    assert done.returncode == 0, done.stderr
-    assert "| 1–3 | condition_number |" in " ".join(done.stdout.split())
-    assert str(out) in done.stdout
-    assert "my_attack" in set(pd.read_csv(out / "leaderboard.csv")["attacker"].dropna())
-    after = immunebench("plan", tiny, "--seeds", 1)
-    assert "33 need not run" in after.stdout
-    assert "estimated time on" in after.stdout
-    again = immunebench("leaderboard", out)
-    assert again.returncode == 0
-    assert again.stdout.splitlines()[0] in done.stdout
-
-
-def test_rows_and_settings_can_be_selected(tiny, tmp_path):
-    out = tmp_path / "out"
-    chosen = ["--defense", "none", "--attacker", "adam", "--set", "attackers.adam.lr=1e-3"]
-    done = immunebench("run", tiny, "--out", out, "--workers", 1, *chosen)
-    assert done.returncode == 0, done.stderr
-    calls = pd.read_parquet(out / "records.parquet")["attacker_call"].dropna().unique()
-    assert list(calls) == ["Adam(lr=0.001)"]
-
-
-def test_results_go_where_the_readme_says(tiny, tmp_path):
-    done = immunebench("run", tiny, "--workers", 1, "--defense", "none", "--attacker", "adam", cwd=tmp_path)
-    assert done.returncode == 0
-    assert (tmp_path / "results/runs/tiny/leaderboard.html").is_file()
+@pytest.mark.parametrize("command", [["run"], ["plan"], ["store", "export"]])
+def test_commands_have_every_selection_option_with_its_description(command):
+    text = " ".join(output(*command, "--help").split())
+    for name, info in Selection.model_fields.items():
+        assert FLAGS[name] in text
+        assert info.description in text
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("what", "line"),
+    [
+        ("defenses", "whitening probe θ = (K_P + ρσ₁I)^(-½)"),
+        ("attackers", "adam probe Adam on the linear probe"),
+        ("suites", "digits probe MNIST digit pairs"),
+        ("metrics", "conditioning probe"),
+        ("metrics", "seconds any time inside the defense"),
+        ("flags", "few-seeds"),
+    ],
+)
+def test_list(what, line):
+    assert line in " ".join(output("list", what).split())
+
+
+def test_help_and_lists_do_not_import_large_packages():
+    code = """
+import sys
+from harness.cli import main
+lists = [["list", what] for what in ("defenses", "attackers", "metrics", "suites")]
+for arguments in (["--help"], *lists, ["run", "--help"], ["verify", "--help"]):
+    sys.argv = ["immunebench", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, arguments
+    assert not {"torch", "pandas", "scipy", "matplotlib", "sklearn"} & set(sys.modules), arguments
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_show_a_plugin():
+    text = output("show", "attacker", "adam")
+    for part in ("Kingma & Ba", "lr: float = 0.01", "[> 0]", "step size", "attackers.adam:Adam (package immunebench)"):
+        assert part in text
+    assert "preset house_prices: epochs=100" in output("show", "defense", "condition_number")
+
+
+def test_show_a_plugin_file_a_metric_and_its_quantities():
+    file = Path(TWO_LAYER).with_suffix(".py")
+    assert "two_layer.py:FullDescent" in output("show", "attacker", "full_descent", "--plugin", file)
+    metric = output("show", "metric", "attacked_error", "--plugin", file)
+    assert "Measured on the attacked model." in metric
+    assert "error ratio: `error_ratio`, error(θ)/error(θ₀)." in metric
+    assert "Higher is better for the defender. Averages are geometric means." in metric
+    assert output("show", "metric", "error_ratio", "--plugin", file) in metric
+    assert "Limits: What another machine" in output("show", "metric", "seconds")
+
+
+def test_plan_run_and_leaderboard(tmp_path):
+    assert "two_layer version 1: 20 cells, 28 jobs" in output("plan", TWO_LAYER, "--workers", 2)
+    assert "28 jobs to run; estimated time on 2 workers: unknown" in output("plan", TWO_LAYER, "--workers", 2)
+    out = tmp_path / "out"
+    text = output("run", TWO_LAYER, "--out", out, "--workers", 1, "--seeds", 1)
+    assert "shrinking" in text
+    assert f"results are in {out}/" in text
+    assert {path.name for path in out.iterdir()} >= {"leaderboard.csv", "leaderboard.md", "run.json.gz"}
+    assert set(pd.read_csv(out / "leaderboard.csv")["defense"]) == {"none", "shrinking"}
+    assert "0 jobs to run; estimated time on 2 workers: 0 s" in output("plan", TWO_LAYER, "--seeds", 1, "--workers", 2)
+    before = (out / "leaderboard.csv").read_text()
+    file = Path(TWO_LAYER).with_suffix(".py")
+    assert output("leaderboard", out, "--plugin", file).splitlines()[0] in text
+    assert (out / "leaderboard.csv").read_text() == before
+
+
+def test_selected_rows_and_settings_reach_the_board(tmp_path):
+    out = tmp_path / "out"
+    options = ["--defense", "none", "--attacker", "full_descent", "--set", "attackers.full_descent.lr=1e-3"]
+    text = output("run", TWO_LAYER, "--out", out, "--workers", 1, *options)
+    assert "FullDescent(lr=0.001)" in text
+    assert "FullDescent(lr=0.001)" in (out / "leaderboard.csv").read_text()
+
+
+def test_results_go_to_the_documented_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    output("run", TWO_LAYER, "--workers", 1, "--defense", "none", "--seeds", 1)
+    assert (tmp_path / "results/runs/two_layer/leaderboard.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
     [
         (["run", "TINY", "--defense", "whitning"], "did you mean whitening"),
         (["run", "TINY", "--set", "attackers.adam.lr=-1"], "lr: Input should be greater than 0"),
         (["run", "TINY", "--plugin", "absent.py"], "plugin file absent.py does not exist"),
+        (["plan", "TINY", "--set", "adam.lr=1"], "write defenses.LABEL.FIELD=VALUE"),
         (["show", "attacker", "adm"], "unknown attacker 'adm'; did you mean adam"),
+        (["show", "metric", "secnds"], "unknown metric 'secnds'; did you mean seconds"),
         (["leaderboard", "nowhere"], "`immunebench run` writes it"),
+        (["store", "export", "x.tar", "--defense", "none"], "name the SUITE too"),
+        (["release", "TINY", "none", "out", "--task", "digits"], "has no task 'digits'"),
+        (["release", "TINY", "none", "out", "--seed", "9"], "has no seed 9; there are: 1, 2"),
+        (["new", "attacker", "mine", "--track", "audio"], "no template for a plugin of track 'audio'"),
         (["list", "cats"], "'cats' is not one of"),
         (["run", "TINY", "--seeds", "0"], "Invalid value for '--seeds'"),
     ],
 )
-def test_wrong_use_is_one_line_and_exit_code_2(tiny, arguments, told):
+def test_wrong_use_is_one_line_and_exit_code_2(tiny, arguments, message):
     done = immunebench(*(str(tiny) if argument == "TINY" else argument for argument in arguments))
     assert done.returncode == 2
-    assert told in " ".join(done.stderr.split())
+    assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_with_failed_cells_says_so_and_exits_with_1(tiny, tmp_path):
-    path: Path = tmp_path / "faulty.py"
+def test_a_store_of_an_earlier_format_is_one_line_and_exit_code_2(store_root):
+    store_root.mkdir()
+    (store_root / "store.json").write_text('{"format": 1, "identity": "x"}')
+    done = immunebench("plan", TWO_LAYER)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"the store {store_root} has format 1, this harness uses format 2" in line
+    assert "IMMUNEBENCH_STORE" in line
+
+
+def test_a_run_with_failed_cells_lists_reasons_and_exits_with_1(tmp_path):
+    path = tmp_path / "faulty.py"
     path.write_text(FAULTY)
-    done = immunebench("run", tiny, "--workers", 1, "--out", tmp_path / "out", "--plugin", path, "--defense", "none",
-                       "--attacker", "adam", "--attacker", "early")  # fmt: skip
+    done = immunebench("run", TWO_LAYER, "--workers", 1, "--out", tmp_path / "out", "--plugin", path, "--defense",
+                       "none", "--attacker", "full_descent", "--attacker", "early", "--seeds", 1)  # fmt: skip
     assert done.returncode == 1
-    assert "4 cells are missing:" in done.stderr
-    assert "ended after 1 of 5 steps" in done.stderr
+    assert "4 cells failed:" in done.stderr  # a metric and the run cost of two tasks
+    assert "  4 × attacker early ended after 1 of 50 steps" in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "out" / "leaderboard.csv").is_file()
+
+
+def test_store_commands(tmp_path):
+    run()
+    assert "| two_layer | adapt   | 8" in output("store", "ls")
+    assert output("store", "ls", TWO_LAYER).splitlines()[0] == output("store", "ls").splitlines()[0]
+    options = ["--defense", "none", "--seeds", 1]
+    assert "10 artifacts" in output("store", "export", tmp_path / "none.tar", TWO_LAYER, *options)
+    assert "0 artifacts imported, 10 were in the store" in output("store", "import", tmp_path / "none.tar")
+    assert "28 artifacts checked, 0 damaged" in output("store", "verify")
+    assert "0 to remove" in output("store", "gc", "--dry-run")
+    assert "28 removed" in output("store", "gc", "--unused", 0)
+
+
+def test_release_needs_a_track_that_saves_models(tmp_path):
+    done = immunebench("release", TWO_LAYER, "shrinking", tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr == "immunebench: track 'two_layer' saves no models\n"

@@ -8,13 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness import api
 from harness.errors import RunError, UsageError
 from harness.execution import dask_cluster, deadline, executors, gpu, scheduler
 from harness.plugin import PluginSpec
 from harness.stage import Stage
 from harness.store import Store
-from tests.runs import TWO_LAYER, plan, run, write_suite
+from tests.runs import plan, run, write_suite
 
 UNRULY = '''
 """Defenses that break their worker."""
@@ -65,15 +64,10 @@ TIMEOUT = 6
 """Seconds; a job that does not sleep takes milliseconds, and its worker has imported torch before."""
 
 
-@pytest.fixture(scope="module")
-def everywhere():
-    """How to run on each executor with workers of its own, by name; the cluster is started once."""
-    import dask
-    from distributed import LocalCluster
-
-    once = dask.config.set({"distributed.scheduler.allowed-failures": 0})  # as with --cluster local:2
-    with once, LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
-        yield {"processes": {"workers": 2}, "dask": {"cluster": cluster.scheduler_address}}
+@pytest.fixture
+def everywhere(cluster):
+    """How to run on each executor with workers of its own, by name."""
+    return {"processes": {"workers": 2}, "dask": {"cluster": cluster.scheduler_address}}
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +88,7 @@ def unruly(tmp_path: Path) -> dict:
     return {"suite": write_suite(tmp_path, one_cell), "plugins": [tmp_path / "unruly.py"]}
 
 
+@pytest.mark.xdist_group("cluster")
 @pytest.mark.parametrize("name", ["processes", "dask"])
 def test_the_same_values_everywhere(everywhere, serial, name):
     result = run(**everywhere[name])
@@ -102,6 +97,7 @@ def test_the_same_values_everywhere(everywhere, serial, name):
     assert not list((Store().root / "runs").iterdir())
 
 
+@pytest.mark.xdist_group("cluster")
 @pytest.mark.parametrize("name", ["processes", "dask"])
 def test_workers_that_die_or_hang_fail_their_own_cells_only(everywhere, unruly, name):
     result = run(**unruly, defenses=["none", "dies", "sleeps"], timeout=TIMEOUT, **everywhere[name])
@@ -112,6 +108,7 @@ def test_workers_that_die_or_hang_fail_their_own_cells_only(everywhere, unruly, 
     assert list(notes["sleeps"]) == [f"took longer than the {TIMEOUT} s allowed"]
 
 
+@pytest.mark.xdist_group("cluster")
 @pytest.mark.parametrize("name", ["processes", "dask"])
 def test_a_job_whose_worker_died_runs_once_more(everywhere, unruly, tmp_path, name):
     mark = tmp_path / "mark"
@@ -172,9 +169,9 @@ class OtherCode:
 def test_a_missing_gpu_is_an_error_at_once(monkeypatch):
     monkeypatch.setattr(gpu, "count", lambda: 0)
     with pytest.raises(UsageError, match="torch finds no GPU on this machine"):
-        api.run(TWO_LAYER, gpu=True)
+        executors.choose(gpu=True)
     with pytest.raises(UsageError, match="none of the cluster's 1 workers has the resource GPU"):
-        api.run(TWO_LAYER, gpu=True, cluster="local:1")
+        executors.choose(gpu=True, cluster="local:1")
 
 
 def test_one_worker_for_each_gpu(monkeypatch):

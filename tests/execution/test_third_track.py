@@ -1,89 +1,76 @@
-"""A track, an attacker, a defense and a metric of its own in one file, which no line of the harness knows."""
+"""A track with an attacker, a defense and metrics of its own in one file, which the harness does not know."""
 
-from pathlib import Path
+from math import prod
 
 import pandas as pd
 import pytest
 
-from harness import api, leaderboard
-from harness.kit import checks
-from harness.plan import make
-from harness.registry import named
-from harness.suite import load
-
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
-FILE, SUITE = EXAMPLES / "two_layer.py", str(EXAMPLES / "two_layer.yaml")
+from harness import api
+from harness.leaderboard import boards, published, submitted
+from tests.runs import TWO_LAYER, plan, run
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     folder = tmp_path_factory.mktemp("third")
-    return api.run(SUITE, out=folder / "out", store=folder / "store", workers=2)
+    return api.run(TWO_LAYER, out=folder / "out", store=folder / "store", workers=2)
 
 
-def test_a_suite_of_it_runs_on_workers_and_has_its_table(result):
+def test_its_suite_runs_on_workers_and_has_a_table(result):
     assert not result.failed
-    table = result.tables["two_layer"].set_index("defense")
-    assert list(table.columns) == ["grid", "attacker", "error", "kept_error", "sharpness harmful"]
-    assert table.loc["none", "kept_error"] == "1"
+    assert set(result.tables["teachers"]["defense"]) == {"none", "shrinking"}
 
 
-def test_a_metric_is_averaged_as_it_says(result):
-    of = result.records[(result.records["metric"] == "sharpness") & (result.records["defense"] == "none")]
-    assert set(of["scale"]) == {"log"}
-    assert len(of) == 4  # two tasks, two seeds
-    (row,) = result.board[(result.board["metric"] == "sharpness") & (result.board["defense"] == "none")].to_dict(
-        "records"
-    )
-    assert row["value"] == pytest.approx(of["value"].prod() ** (1 / 4))
+def test_a_metric_is_averaged_on_its_scale(result):
+    def rows(frame):
+        return frame[(frame["metric"] == "sharpness") & (frame["defense"] == "none")]
+
+    values = rows(result.records)["value"]
+    assert len(values) == 4  # two tasks, two seeds
+    (row,) = rows(result.board).to_dict("records")
+    assert row["value"] == pytest.approx(prod(values) ** (1 / 4))
 
 
-def test_a_board_is_readable_without_its_track(result, tmp_path):
-    """Read by a process that has no such track: the same figures, row by row."""
-    before = pd.read_csv(result.out / "leaderboard.csv")
-    made = leaderboard.render(result.out)
-    pd.testing.assert_frame_equal(pd.read_csv(result.out / "leaderboard.csv"), before)
-    ((table, _),) = made.sections[0].tables
-    assert len(table) == len(made.board)
-    text = (result.out / "leaderboard.md").read_text()
-    assert "not installed here" in text
-    assert "sharpness" in text
-    leaderboard.render(result.out, (FILE,))
-    assert "not installed here" not in (result.out / "leaderboard.md").read_text()
+def test_the_board_is_made_without_the_track(result, tmp_path):
+    """By a process that does not know the track: the same values."""
+    loaded = submitted.load([result.out / submitted.RUN])
+    board = boards.make(loaded.records, published.of_suite(loaded.records.suite))
+    boards.write(board, tmp_path)
+    ours, theirs = (pd.read_csv(folder / "leaderboard.csv") for folder in (result.out, tmp_path))
+    pd.testing.assert_frame_equal(ours, theirs)
+    assert "sharpness" in (tmp_path / "leaderboard.md").read_text()
 
 
-@pytest.mark.parametrize("entry", named(str(FILE)), ids=lambda entry: entry.name)
-def test_plugins_of_a_third_track_conform(entry):
-    for check in checks(entry.load(), files=[FILE]):
-        check()
+METRIC = '''"""How far an attack moves the weights."""
+
+from harness import Metric, Quantity
 
 
-def test_a_metric_enters_the_plan_and_changes_no_other_key(tiny, tmp_path):
-    """A probe metric in a plugin file: one more figure a released model, all other cells as they were."""
-    (tmp_path / "norms.py").write_text(NORM)
-    bare, more = (make(load(str(tiny), plugins=files)) for files in ([], [tmp_path / "norms.py"]))
-    keys, all_keys = ({cell.job.key for cell in plan.cells} for plan in (bare, more))
-    assert keys < all_keys
-    assert len(all_keys - keys) == 1 + 2 + 2  # a figure a model: none draws nothing, two defenses have two seeds
-    result = api.run(str(tiny), plugins=[tmp_path / "norms.py"], workers=1)
-    of = result.records[result.records["metric"] == "weight_norm"]
-    assert set(of["unit"]) == {"‖I‖"}
-    undefended = of.set_index("defense").loc["none"]
-    assert undefended["value"] == pytest.approx(1.0)
-    assert result.tables["probe"].set_index("defense").loc["none", "weight_norm"] == "1"
+class Distance(Metric):
+    """Distance of the attacked model from the attacked undefended model (a control)."""
 
-
-NORM = '''
-from harness import Metric
-from harness.probe import ProbeMeasure
-
-
-class WeightNorm(ProbeMeasure):
-    """Size of the extractor (a control)."""
-
+    track = "two_layer"
     deterministic = True
-    about = Metric(name="weight_norm", title="norm", unit="‖I‖", description="norm of the weights over the identity's")
+    measures = "attacked"
+    quantities = (
+        Quantity(name="distance", title="distance", unit="‖θ‖", description="norm of the difference of the weights"),
+    )
 
-    def measure(self, model, targets):
-        yield self.figure(float(model.weight.detach().norm()) / len(model.weight) ** 0.5)
+    def measure(self, model, data):
+        pairs = zip(model["attacked"].parameters(), model["undefended"].parameters())
+        yield self.value(sum(float((a - b).detach().square().sum()) for a, b in pairs) ** 0.5)
 '''
+
+
+def test_a_metric_of_the_attacked_model_is_one_file_and_changes_no_other_key(tmp_path):
+    assert len(METRIC.splitlines()) <= 30
+    (tmp_path / "distance.py").write_text(METRIC)
+    without, more = plan(), plan(plugins=[tmp_path / "distance.py"])
+    assert set(without.jobs) < set(more.jobs)
+    new = [more.jobs[key] for key in set(more.jobs) - set(without.jobs)]
+    assert {job.plugin.name for job in new} == {"distance"}
+    assert len(new) == 2 * 2  # tasks and defenses
+    values = run(plugins=[tmp_path / "distance.py"]).values
+    rows = values[values["metric"] == "distance"].set_index("defense")["value"]
+    assert set(rows.loc["none"]) == {0.0}
+    assert (rows.loc["shrinking"] > 0).all()

@@ -10,8 +10,8 @@ import pytest
 from harness.errors import UsageError
 from harness.store import Store
 from harness.store import archive as archives
+from tests.helpers import put
 from tests.runs import plan, run
-from tests.store.test_store import put
 
 KEYS = ["ab" * 32, "cd" * 32]
 

@@ -13,14 +13,7 @@ import pytest
 from harness.errors import UsageError
 from harness.store import Busy, Store, StoreError, default_root
 from harness.store.store import LEDGER_FIELDS
-
-KEY = "ab" * 32
-ABOUT = {"track": "t", "stage": "s", "plugin": None}
-
-
-def put(store, content=b"values", key=KEY, **about):
-    with store.write(key, ABOUT | about) as out:
-        (out / "data.json").write_bytes(content)
+from tests.helpers import ABOUT, KEY, put
 
 
 def test_an_artifact_is_written_and_opened():

@@ -62,7 +62,8 @@ RETENTION_AREA = Quantity(
 
 
 class AttackSuccess(AttackedMetric):
-    """ASR on the targets and retention of benign fine-tuning, by the concept classifier."""
+    """ASR on the targets and retention of benign fine-tuning, by a classifier, as UCE evaluates erasures (Gandikota et
+    al., 2024)."""
 
     deterministic = True
     quantities: ClassVar = (ASR, ASR_AREA, RETENTION, RETENTION_AREA)
