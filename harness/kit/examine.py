@@ -175,7 +175,6 @@ def _condition(trial: Trial) -> dict[Any, tuple[Any, str]]:
 @contextmanager
 def _only_new_objects() -> Iterator[None]:
     """Hide every object that exists already from the garbage collector, so that `_tensors` walks only new ones."""
-    gc.collect()
     gc.freeze()
     try:
         yield

@@ -3,7 +3,6 @@
 import copy
 import gzip
 import json
-import os
 import pickle
 import re
 import shutil
@@ -359,7 +358,7 @@ def test_the_command_and_its_schema(tmp_path):
     assert done.returncode == 2
     assert "holds no run.json.gz" in done.stderr
     shutil.copy(FIXTURE, tmp_path / packing.RUN)
-    done = immunebench("submit", tmp_path, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = immunebench("submit", tmp_path, cwd=tmp_path)
     assert done.returncode == 0
     assert "tiny version 3: 25 cells, 0 of them failed" in done.stdout
     assert submission.read(tmp_path / "results/submissions/tiny" / f"{tmp_path.name}.json.gz")
