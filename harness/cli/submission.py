@@ -51,15 +51,16 @@ def leaderboard(
 ) -> None:
     """Make the board of a run again, or one of several submissions."""
     from harness.leaderboard import boards, published, submitted
+    from harness.submission.pack import RUN
 
     files = source
     if not source[0].is_file():
         if len(source) > 1 or out:
             raise UsageError("name one folder that `run` wrote, or submission files and --out DIR")
         (out,) = source
-        files = [out / submitted.RUN]
+        files = [out / RUN]
         if not files[0].is_file():
-            raise UsageError(f"{out} holds no {submitted.RUN}; `immunebench run` writes it")
+            raise UsageError(f"{out} holds no {RUN}; `immunebench run` writes it")
     elif out is None:
         raise UsageError("name the folder for the board of these submissions: --out DIR")
     loaded = submitted.load(files)
