@@ -220,7 +220,7 @@ def test_a_module_that_cannot_be_found_is_named_with_its_place(tmp_path: Path) -
     ):
         load(path, "mine")
     replace(tmp_path / "one_helper.py", "from not_to_be_found", "from ...not_to_be_found")
-    with pytest.raises(UsageError, match=r"one_helper\.py, line 2: a relative import leads out of"):
+    with pytest.raises(UsageError, match=r"one_helper\.py, line 2: a relative import goes beyond"):
         load(path, "mine")
 
 

@@ -35,8 +35,8 @@ def _weights(model: TextToImage) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", DEFENSES)
 def test_only_its_own_weights_change(name: str, model: TextToImage, build) -> None:
     before, text = _weights(model), {n: v.clone() for n, v in model.text_encoder.state_dict().items()}
-    reading = meter.pull(_build(build, name).immunize(model, _of(model, name)), name)
-    assert reading.steps == (6 if name == "compose" else 3)  # CP: three for each concept
+    cost = meter.pull(_build(build, name).immunize(model, _of(model, name)), name)
+    assert cost.steps == (6 if name == "compose" else 3)  # CP: three for each concept
     sets = {"ascent": "cross_attention", "mima": "cross_attention", "joint": "attention", "imma": "attention"}
     assert set(model.changed(before)) == set(model.weights(sets.get(name, "keys_values")))
     assert all(torch.equal(value, text[key]) for key, value in model.text_encoder.state_dict().items())
@@ -290,6 +290,6 @@ def test_half_precision(name: str, base: Path, build) -> None:
 
 def test_mima_immunizes_ten_concepts(model: TextToImage, build) -> None:
     of = targets(model, ("marvo", "telune", "obrick", "sevra", "kalindo", "pirou", "dantrel", "wexley", "bag", "boot"))
-    reading = meter.pull(_build(build, "mima", steps=1).immunize(model, of), "mima")
-    assert reading.steps == 1
+    cost = meter.pull(_build(build, "mima", steps=1).immunize(model, of), "mima")
+    assert cost.steps == 1
     assert of.notes["amplification"] > 1
