@@ -84,7 +84,7 @@ def test_a_plugin_file_is_added_to_the_rows(tiny, tmp_path):
         ({"grids__0__defenses__none": {"lr": 1}}, "defense 'none' has no field 'lr'"),
         ({"grids__0__attackers__adam": {"lr": -1}}, "attacker 'adam': lr: Input should be greater than 0"),
         ({"grids__0__protocol": {"steps": -5}}, "steps: Input should be greater than or equal to 1"),
-        ({"grids__0__protocol": {"steps": 5}}, "measure_at must lie within 0 … steps = 5"),
+        ({"grids__0__protocol": {"steps": 5, "measure_at": [10]}}, "measure_at must lie within 0 … steps = 5"),
         ({"grids__0__protocol": {"steps": 5, "measure_at": [3, 1]}}, "measure_at must be ascending"),
         ({"grids__0__tasks": [{"data": "houses"}]}, "house_prices"),
         ({"grids__0__tasks": [{"data": "mnist5k", "framing": "single-class", "pairs": []}]}, "it has no tasks"),
