@@ -14,7 +14,8 @@ from harness.metric import Value
 
 
 class KeptSimilarity(DiffusionMetric):
-    """M of concepts to keep: the released model's pictures beside the undefended model's from the same noise."""
+    """M (MIMA, AAAI 2025) of concepts to keep: the released model's pictures beside the undefended model's from the same
+    noise."""
 
     deterministic = True
     quantities: ClassVar = (SIMILARITY,)
