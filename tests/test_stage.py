@@ -74,7 +74,7 @@ def test_track_name_and_version_change_the_key():
         ({"weights": Located("/here/weights", "1" * 64)}, {"weights": Located("/there/other", "1" * 64)}),
         ({"sides": {"a": Adapt(), "b": Second()}}, {"sides": {"b": Second(), "a": Adapt()}}),
     ],
-    ids=["where a plugin lies", "what is said of a plugin", "where a file lies", "the order of a mapping"],
+    ids=["where a plugin lies", "what describes a plugin", "where a file lies", "the order of a mapping"],
 )
 def test_nothing_else_changes_the_key(one, other):
     assert Adapt(**one).key == Adapt(**other).key
