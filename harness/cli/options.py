@@ -63,5 +63,5 @@ def _option(name: str) -> inspect.Parameter:
     lowest = next((limit.ge for limit in info.metadata if hasattr(limit, "ge")), None)
     text = f"{info.description}{' Repeatable.' if repeatable else ''}"
     option = typer.Option(FLAGS[name], min=lowest, help=text)
-    default = [] if repeatable else None
+    default: Any = [] if repeatable else None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])

@@ -144,8 +144,9 @@ def quantities(examination: Examination) -> None:
     names = [quantity.name for quantity in declared]
     if len(set(names)) < len(names):
         raise Fault(f"two of its quantities have one name: {', '.join(names)}")
-    if cls.measures not in ("released", "attacked"):
-        raise Fault(f"measures is {cls.measures!r}: write released or attacked")
+    measures = getattr(cls, "measures", None)
+    if measures not in ("released", "attacked"):
+        raise Fault(f"measures is {measures!r}: write released or attacked")
 
 
 def runs(examination: Examination) -> None:

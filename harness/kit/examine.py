@@ -118,9 +118,10 @@ class Examination:
         data = {name: value.clone() for name, value in trial.data.items()}
         with isolated(global_seed), _only_new_objects():
             run.losses[0] = trial.loss(self.plugin)
-            state, generators = _model_state(trial), _random_states()
+            state = _model_state(trial)
             run.states.append(_weights(trial))
             generator = trial.start(self.plugin)
+            generators = _random_states()  # the trial may have drawn
             if not inspect.isgenerator(generator):
                 raise TypeError(f"it returned {type(generator).__name__}; it must be a generator that yields its loss")
             half = trial.steps // 2
@@ -204,7 +205,6 @@ def _model_state(trial: Trial) -> dict[Any, tuple[Any, str]]:
 @contextmanager
 def _only_new_objects() -> Iterator[None]:
     """Hide existing objects from the garbage collector, so that `_count_tensors` visits only new ones."""
-    gc.collect()
     gc.freeze()
     try:
         yield

@@ -93,7 +93,7 @@ def test_show_a_plugin_file_a_metric_and_its_quantities():
     assert "two_layer.py:FullDescent" in output("show", "attacker", "full_descent", "--plugin", file)
     metric = output("show", "metric", "attacked_error", "--plugin", file)
     assert "Measured on the attacked model." in metric
-    assert "error ratio: `error_ratio`, error(θ)/error(θ₀)." in metric
+    assert "\nratio: `error_ratio`, error(θ) / error(θ₀)." in metric
     assert "Higher is better for the defender. Averages are geometric means." in metric
     assert output("show", "metric", "error_ratio", "--plugin", file) in metric
     assert "Limits: What another machine" in output("show", "metric", "seconds")
@@ -134,7 +134,7 @@ def test_results_go_to_the_documented_folder(tmp_path, monkeypatch):
     [
         (["run", "TINY", "--defense", "whitning"], "did you mean whitening"),
         (["run", "TINY", "--set", "attackers.adam.lr=-1"], "lr: Input should be greater than 0"),
-        (["run", "TINY", "--plugin", "absent.py"], "plugin file absent.py does not exist"),
+        (["run", "TINY", "--plugin", "absent.py"], "absent.py does not exist"),
         (["plan", "TINY", "--set", "adam.lr=1"], "write defenses.LABEL.FIELD=VALUE"),
         (["show", "attacker", "adm"], "unknown attacker 'adm'; did you mean adam"),
         (["show", "metric", "secnds"], "unknown metric 'secnds'; did you mean seconds"),
@@ -178,11 +178,11 @@ def test_a_run_with_failed_cells_lists_reasons_and_exits_with_1(tmp_path):
 
 def test_store_commands(tmp_path):
     run()
-    assert "| two_layer | adapt   | 8" in output("store", "ls")
+    assert "| two_layer | adapt    | 8 " in output("store", "ls")
     assert output("store", "ls", TWO_LAYER).splitlines()[0] == output("store", "ls").splitlines()[0]
     options = ["--defense", "none", "--seeds", 1]
-    assert "10 artifacts" in output("store", "export", tmp_path / "none.tar", TWO_LAYER, *options)
-    assert "0 artifacts imported, 10 were in the store" in output("store", "import", tmp_path / "none.tar")
+    assert "12 artifacts" in output("store", "export", tmp_path / "none.tar", TWO_LAYER, *options)
+    assert "0 artifacts imported, 12 were in the store" in output("store", "import", tmp_path / "none.tar")
     assert "28 artifacts checked, 0 damaged" in output("store", "verify")
     assert "0 to remove" in output("store", "gc", "--dry-run")
     assert "28 removed" in output("store", "gc", "--unused", 0)

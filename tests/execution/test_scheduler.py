@@ -95,7 +95,7 @@ def test_a_faulty_attacker_fails_its_own_cells_only(faulty, name, reason):
 
 
 def test_what_depends_on_a_failed_job_fails_for_the_same_reason(faulty):
-    result = run(defenses=["none", "absent"], plugins=[faulty])
+    result = run(defenses=["none", "absent"], attackers=["full_descent"], plugins=[faulty])
     broken = result.values[result.values["defense"] == "absent"]
     assert set(broken["status"]) == {"failed"}
     assert set(broken["note"]) == {"a data package is not installed; pip install it"}
@@ -115,7 +115,7 @@ def test_editing_a_plugin_recomputes_what_depends_on_it(tmp_path):
         f"missing = plan(**{rows!r}).missing(Store()).values();"
         "print(json.dumps([[job.name, job.plugin.name if job.plugin else None] for job in missing]))"
     )
-    path.write_text(source + "\n# edited\n")
+    path.write_text(source + "\nEDITED = True\n")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, cwd=ROOT)
     missing = json.loads(done.stdout)
     assert {name for stage, name in missing if stage == "adapt"} == {"raises"}

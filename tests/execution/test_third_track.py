@@ -7,6 +7,7 @@ import pytest
 
 from harness import api
 from harness.leaderboard import boards, published, submitted
+from harness.submission.pack import RUN
 from tests.runs import TWO_LAYER, plan, run
 
 
@@ -33,12 +34,12 @@ def test_a_metric_is_averaged_on_its_scale(result):
 
 def test_the_board_is_made_without_the_track(result, tmp_path):
     """By a process that does not know the track: the same values."""
-    loaded = submitted.load([result.out / submitted.RUN])
+    loaded = submitted.load([result.out / RUN])
     board = boards.make(loaded.records, published.of_suite(loaded.records.suite))
     boards.write(board, tmp_path)
     ours, theirs = (pd.read_csv(folder / "leaderboard.csv") for folder in (result.out, tmp_path))
     pd.testing.assert_frame_equal(ours, theirs)
-    assert "sharpness" in (tmp_path / "leaderboard.md").read_text()
+    assert "‖∇L‖ harmful" in (tmp_path / "leaderboard.md").read_text()
 
 
 METRIC = '''"""How far an attack moves the weights."""

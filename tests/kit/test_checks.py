@@ -77,6 +77,21 @@ class Shrink(Defense):
                 model[0].weight.mul_(self.share)
             yield 0.0
 '''
+PROBE_ATTACK = '''"""An attack (test)."""
+from harness.probe import ProbeAttacker
+
+
+class Attack(ProbeAttacker):
+    """Gradient descent (Cauchy, 1847)."""
+
+    def adapt(self, model, data):
+        size = 1 / model.smoothness(data)
+        while True:
+            # at a step
+            loss, gradient = model.gradient(data)
+            model.weight.data.sub_(size * gradient)
+            yield loss
+'''
 PIPELINE_DEFENSE = '''"""A defense (test)."""
 import torch
 from harness import Field
@@ -125,8 +140,8 @@ def planted(tmp_path: Path, source: str, old: str, new: str) -> dict[str, str]:
     return faults(entry.load())
 
 
-@pytest.mark.parametrize("source", [ATTACK, DEFENSE, PIPELINE_DEFENSE, METRIC, ATTACKED],
-                         ids=["attack", "defense", "pipeline defense", "metric", "attacked metric"])  # fmt: skip
+@pytest.mark.parametrize("source", [ATTACK, PROBE_ATTACK, DEFENSE, PIPELINE_DEFENSE, METRIC, ATTACKED],
+                         ids=["attack", "probe attack", "defense", "pipeline defense", "metric", "attacked metric"])  # fmt: skip
 def test_without_a_planted_fault_there_is_none(tmp_path, source):
     assert planted(tmp_path, source, "(test)", "(a test)") == {}
 
@@ -155,7 +170,7 @@ FAULTS = {
                         "depends on the state of global random generators"),
     "a clock": (ATTACK, "# at first", "size *= 1 + 1e-6 * (__import__('time').time_ns() % 1009)", "repeats",
                 "two runs with the same seed differ"),
-    "changes its data": (ATTACK, "# at first", "data.x.mul_(0.999)", "changes", "changes the data given: x"),
+    "changes its data": (PROBE_ATTACK, "# at a step", "data.x.mul_(0.999)", "changes", "changes the data given: x"),
     "changes nothing": (ATTACK, STEP, "                pass\n", "changes", "changes nothing"),
     "other weights": (PIPELINE_DEFENSE, "# at a step", "model.weights('unet')['conv_in.bias'].data.add_(1)", "changes",
                       "should not: unet.conv_in.bias"),
@@ -185,9 +200,9 @@ FAULTS = {
     "no value": (METRIC, "yield self.value(size)", "yield size", "values", "something else than a value"),
     "a metric's clock": (METRIC, "# at first", "size += __import__('time').time_ns()", "repeats", "differ"),
     "a metric that changes the model": (METRIC, "# at first", "model[0].weight.data.add_(1)", "changes",
-                                        "should not: network.0.weight"),
+                                        "should not: net.0.weight"),
     "a metric that leaves gradients": (ATTACKED, "# at first", 'model["attacked"](data.x).mean().backward()',
-                                       "model_state", "gradients of network"),
+                                       "model_state", "gradients of net.0"),
     "a metric that draws": (ATTACKED, "# at first", "size += float(torch.rand(1))", "random_numbers", "of torch"),
 }  # fmt: skip
 

@@ -80,8 +80,8 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     for name in ("My", "1st", "class", "../up", ""):
         with pytest.raises(UsageError, match="cannot be a plugin's name"):
             scaffold.write("attacker", name, "probe", tmp_path)
-    with pytest.raises(UsageError, match="no template for a plugin of track 'audio'; there are: diffusion, probe"):
-        scaffold.write("attacker", "mine", "audio", tmp_path)
+    with pytest.raises(UsageError, match="no template for a plugin of track 'xyz'; there are: diffusion, probe"):
+        scaffold.write("attacker", "mine", "xyz", tmp_path)
     with pytest.raises(UsageError, match=r"no template for a plugin of track '../probe'"):
         scaffold.write("attacker", "mine", "../probe", tmp_path)
     with pytest.raises(UsageError, match="--attacked is for metrics"):
