@@ -62,8 +62,8 @@ RETENTION_AREA = Quantity(
 
 
 class AttackSuccess(AttackedMetric):
-    """ASR on the targets and retention of benign fine-tuning, by the concept classifier (as Zhang et al., ECCV 2024, for
-    erased models)."""
+    """ASR on the targets and retention of benign fine-tuning, by the concept classifier (as of erased models
+    by Zhang et al., ECCV 2024)."""
 
     deterministic = True
     quantities: ClassVar = (ASR, ASR_AREA, RETENTION, RETENTION_AREA)

@@ -34,7 +34,7 @@ REACHABLE_ASR = Quantity(
 
 class ReleasedSuccess(DiffusionMetric):
     """ASR and retention of the released model, with the erased base model's ASR and the most that can be reached (as
-    Zhang et al., ECCV 2024, for erased models)."""
+    of erased models by Zhang et al., ECCV 2024)."""
 
     deterministic = True
     quantities: ClassVar = (ASR, ERASED_ASR, REACHABLE_ASR, RETENTION)
