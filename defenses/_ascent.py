@@ -1,4 +1,4 @@
-"""Gradient ascent on a harmful loss while benign pictures are retained: what ascent, JT, CP, MIMA and IMMA share."""
+"""Gradient ascent on a harmful loss with prior preservation: the common part of ascent, JT, CP, MIMA and IMMA."""
 
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from harness.diffusion import Batch, DiffusionDefense, Targets, TextToImage, Wei
 
 
 class AscentDefense(DiffusionDefense):
-    """Ascends by AdamW on a loss that a subclass states, and descends on a loss of what the model has to retain.
+    """Ascent with AdamW on a loss that a subclass defines, combined with descent on a loss of pictures to retain.
 
     The defaults are those of MIMA's released code for relearning.
     """
@@ -20,37 +20,40 @@ class AscentDefense(DiffusionDefense):
 
     steps: int = Field(500, ge=1, description="largest number of steps of the ascent")
     stop_at: float | None = Field(
-        None, gt=0, description="end once the ascended loss, on the batch of a step, has reached this"
+        None, gt=0, description="stop as soon as the ascended loss, on the batch of one step, reaches this value"
     )
     lr: float = Field(3e-5, gt=0, description="β, AdamW's step size")
-    batch_size: int = Field(1, ge=1, description="pictures of each concept a step")
+    batch_size: int = Field(1, ge=1, description="pictures of each concept in a step")
     weights: WeightSet = Field("cross_attention", description="the weights that the ascent changes")
     prior: Literal["class", "captions", "none"] = Field(
         "class",
-        description="what is retained: class: the model's own pictures of the targets' class prompts (Ruiz et al., "
+        description="pictures to retain: class: the model's own pictures of the targets' class prompts (Ruiz et al., "
         "2023); captions: the base model's pictures of the concept file's captions; none",
     )
-    prior_weight: float = Field(1.0, gt=0, description="weight of the loss on what is retained")
-    prior_images: int = Field(200, ge=1, description="pictures of all class prompts together")
+    prior_weight: float = Field(1.0, gt=0, description="weight of the loss on the pictures to retain")
+    prior_images: int = Field(200, ge=1, description="number of pictures of all class prompts together")
     words: tuple[str, ...] = Field(
         ("zwx", "olq", "vuj", "kib", "myx"),
         min_length=1,
-        description="rare words for particular things, one each; other words than the attackers'",
+        description="rare words for subjects, one for each; they differ from the attackers' words",
     )
 
     def harmful_losses(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
-        """The loss to ascend, once a step, for ever: a scalar that depends on the model's current weights."""
+        """Yield the loss to ascend once per step, without end: a scalar that depends on the current weights of `model`.
+
+        targets: the concepts that the model must not learn.
+        """
         raise NotImplementedError
 
     def immunize(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
-        """One step of ascent at a time, with a gradient norm of at most 1; yields the ascended loss."""
-        retained = self._retained(targets)  # before any weight changes: these may be the model's own pictures
+        """Ascend step by step, with the gradient's norm clipped to 1; yields the ascended loss after every step."""
+        retained = self._retained(targets)  # before any weight changes, because the model may draw these pictures
         weights = model.unfreeze(list(model.weights(self.weights).values()))
         optimiser = torch.optim.AdamW(weights, lr=self.lr, fused=True)
         try:
             for _, loss in zip(range(self.steps), self.harmful_losses(model, targets), strict=False):
                 gradients = torch.autograd.grad(-loss, weights)
-                if retained is not None:  # a backward pass of its own, so that only one graph is in memory
+                if retained is not None:  # a separate backward pass, so that only one graph is in memory
                     kept = torch.autograd.grad(self.prior_weight * model.denoising_loss(next(retained)), weights)
                     gradients = tuple(a + b for a, b in zip(gradients, kept, strict=True))
                 for weight, gradient in zip(weights, gradients, strict=True):
@@ -64,9 +67,10 @@ class AscentDefense(DiffusionDefense):
             model.freeze()
 
     def prompts(self, targets: Targets) -> list[tuple[str, str]]:
-        """The prompt of each concept and the subject in it. A particular thing is called by a rare word and its class.
+        """The prompt of each concept in `targets`, and the concept's words in it. The words of a subject are a rare
+        word and its class.
 
-        Raises `RunError` if there are more particular things than words.
+        Raises `RunError` if there are more subjects than rare words.
         """
         pairs = []
         for concept in (subject.concept for subject in targets):
@@ -80,7 +84,7 @@ class AscentDefense(DiffusionDefense):
         return pairs
 
     def batches(self, targets: Targets) -> Iterator[list[Batch]]:
-        """Endless steps of one batch of `batch_size` pictures for each concept."""
+        """Yield for each step, without end, one batch of `batch_size` pictures for each concept in `targets`."""
         pairs = zip(targets, self.prompts(targets), strict=True)
         each = [subject.batches(prompt, self.batch_size) for subject, (prompt, _) in pairs]
         return (list(batches) for batches in zip(*each, strict=True))
@@ -92,5 +96,5 @@ class AscentDefense(DiffusionDefense):
 
 
 SMALL: dict[str, Any] = dict(AscentDefense.presets["small"])
-"""The preset that all of these defenses have for the small base; the presets named after a suite add the step size
-that the suite `strength` gives for it."""
+"""The preset of all these defenses for the small base. The presets named after a suite add the step size that the suite
+`strength` chose for it."""

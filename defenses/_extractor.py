@@ -1,10 +1,10 @@
-"""Training a linear extractor on an objective of its batch features, fast and exactly.
+"""Trains a linear extractor on an objective of its batch features, with exact gradients at low cost.
 
 The paper's reference step differentiates through eigenvalues of dim×dim Hessians and solves dim×dim systems. A batch
-has few rows, so the same gradients come far cheaper: the objective is differentiated by the (rows, dim) features
-only, the preconditioner is applied by Woodbury's identity on the batch, all products with the weights are gathered
-in one forward and one backward, and input columns that are constant over the data (MNIST's margin), which get equal
-gradients and hence equal Adam updates, are carried as one.
+has few rows, which allows four savings with the same gradients: the objective is differentiated with respect to the
+(rows, dim) features only; Woodbury's identity applies the preconditioner on the batch; one forward and one backward
+product with the weights serve all terms; and input columns that are constant over the data (MNIST's margin) are stored
+once, because they get equal gradients and hence equal Adam updates.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ Preconditioner = Literal["released", "paper", "none"]
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of one task as an objective sees it. features, dummy: the same (rows, dim) values, to be
-    differentiated by; gradients through `dummy` (the paper's dummy layer) are preconditioned. y: (rows)."""
+    """A batch of one task for an objective.
+
+    features, dummy: the same values (rows, dim); gradients with respect to `dummy` (the paper's dummy layer) are
+    preconditioned. y: targets (rows).
+    """
 
     features: torch.Tensor
     dummy: torch.Tensor
@@ -33,33 +36,35 @@ class Batch:
 
     @property
     def gram(self) -> torch.Tensor:
-        """FFᵀ (rows, rows) through the dummy layer, what the regularisers are functions of."""
+        """The Gram matrix FFᵀ (rows, rows) of the dummy layer's features, the argument of the regularisers."""
         return gram(self.dummy)
 
 
 class ExtractorDescent(ProbeDefense):
-    """Adam on a randomly started extractor and a head, for an objective that a subclass states."""
+    """Adam on a randomly initialised extractor and a head, for an objective that a subclass defines."""
 
     epochs: int = Field(30, ge=1, description="passes over the training rows")
     lr: float = Field(1e-3, gt=0, description="Adam's step size")
     batch_size: int = Field(64, ge=1, description="rows of each task in a batch; the last, smaller batch is dropped")
     preconditioner: Preconditioner = Field(
         "none",
-        description="where K⁻¹ acts on the regularisers' gradient ∇W, W = θᵀ: paper ∇W K⁻¹, released K⁻¹ ∇W (the "
-        "code's other side), none",
+        description="side on which K⁻¹ multiplies the regularisers' gradient ∇W, W = θᵀ: paper: ∇W K⁻¹; released: "
+        "K⁻¹ ∇W, as in the released code; none",
     )
     ridge_benign: float = Field(1.0, gt=0, description="added to the diagonal of the benign K before inversion")
     ridge_harmful: float = Field(1e-7, gt=0, description="added to the diagonal of the harmful K before inversion")
 
     def objective(self, benign: Batch, harmful: Batch, head: torch.Tensor) -> torch.Tensor:
-        """The scalar to minimise, of the two batches' features and a head (dim)."""
+        """The scalar to minimise, a function of the `benign` and the `harmful` batch and of the weights of `head`
+        (dim)."""
         raise NotImplementedError
 
     def immunize(self, model: Extractor, targets: ProbeTargets) -> Iterator[torch.Tensor]:
-        """Train `model` from torch's default start; the batches pair rows of the two tasks by index."""
+        """Train `model` from torch's default initialisation; a batch has the same row indices of both tasks. Raises
+        `ValueError` if a task has fewer rows than a batch."""
         rows = min(len(targets.benign), len(targets.harmful))
         if rows < self.batch_size:
-            raise ValueError(f"a batch of {self.batch_size} rows does not fit into tasks of {rows}")
+            raise ValueError(f"batch_size is {self.batch_size}, but the smaller task has only {rows} rows")
         draw = targets.generator()
         initial_extractor(model, draw)
         head = nn.Parameter(torch.randn(model.out_features, dtype=torch.float64, generator=draw))
@@ -94,11 +99,11 @@ class ExtractorDescent(ProbeDefense):
 
 
 class FoldedLinear:
-    """The weights of a linear layer with equal constant input columns carried as one, and its two products.
+    """The weights of a linear layer in which equal constant input columns are stored once, and its two products.
 
-    Inputs are several sets of rows (rows, dim) that are always used together. A group of m such columns is kept
-    as its first column u: the layer's output is x_u (m·v_u + Σ_group w⁰ − m·w⁰_u), v the weights being trained, w⁰
-    the weights at the start.
+    layer: the layer to train. inputs: several sets of rows (rows, dim) that are always used together. A group of m
+    equal constant columns is represented by its first column u: its contribution to the output is x_u (m·v_u + Σ_group
+    w⁰ − m·w⁰_u), with the trained weights v and the initial weights w⁰.
     """
 
     def __init__(self, layer: nn.Linear, *inputs: torch.Tensor) -> None:
@@ -106,9 +111,9 @@ class FoldedLinear:
         rows = torch.cat(inputs)
         columns = torch.arange(rows.shape[1])
         constant = (rows == rows[0]).all(0)
-        # Constant columns are told apart by their value, all others by their place.
-        marks = torch.stack([torch.where(constant, rows[0], 0.0), torch.where(constant, -1, columns)])
-        _, group = torch.unique(marks, dim=1, return_inverse=True)
+        # Constant columns are identified by their value, all others by their position.
+        identity = torch.stack([torch.where(constant, rows[0], 0.0), torch.where(constant, -1, columns)])
+        _, group = torch.unique(identity, dim=1, return_inverse=True)
         groups = int(group.max()) + 1
         first = torch.full((groups,), len(group)).scatter_reduce_(0, group, columns, "amin")
         self._group, self._first, self._start = group, first, start.clone()
@@ -117,15 +122,15 @@ class FoldedLinear:
         rest = total - self._count * start[:, first]
         self._inputs = inputs
         self._folded = [x[:, first] for x in inputs]
-        # Zero but for columns that stand for several.
+        # Only columns that represent a group contribute.
         self._offset = [x[:, self._count > 1] @ rest[:, self._count > 1].T for x in self._folded]
         self.weight = nn.Parameter(start[:, first].clone())
-        self.weight.grad = torch.zeros_like(self.weight)  # written in place: a fresh one a step costs page faults
+        self.weight.grad = torch.zeros_like(self.weight)  # reused: a new tensor in each step causes page faults
         self.bias = nn.Parameter(layer.bias.detach().clone())
 
     @torch.no_grad()
     def forward(self, rows: torch.Tensor) -> list[torch.Tensor]:
-        """The features (rows, dim) of each input at `rows`, by one product."""
+        """The features (rows, dim) of each input, computed by one product. rows: indices of the rows."""
         x = torch.cat([folded[rows] for folded in self._folded]) * self._count
         out = torch.addmm(self.bias, x, self.weight.T)
         return [part + offset[rows] for part, offset in zip(out.split(len(rows)), self._offset, strict=True)]
@@ -139,11 +144,12 @@ class FoldedLinear:
         preconditioner: Preconditioner,
         ridges: tuple[float, ...],
     ) -> None:
-        """Set the gradients of weight and bias, by one product.
+        """Set the gradients of weight and bias, computed by one product.
 
-        plain, dummy: the gradient by each input's features; those through the dummy layer are preconditioned with
-        K = XᵀX + ridge·I of the batch. Woodbury: K⁻¹G = (G − Xᵀ(XXᵀ + ridge)⁻¹XG)/ridge, and X K⁻¹ =
-        (XXᵀ + ridge)⁻¹X.
+        rows: indices of the batch's rows. plain, dummy: for each input the gradient (rows, dim) with respect to the
+        features and to the dummy layer's features; the latter is preconditioned with K = XᵀX + ridge·I of the batch.
+        preconditioner: see `ExtractorDescent`. ridges: the ridge of each input. Woodbury's identity: K⁻¹G = (G −
+        Xᵀ(XXᵀ + ridge)⁻¹XG)/ridge, and X K⁻¹ = (XXᵀ + ridge)⁻¹X.
         """
         left, right = [], []
         bias = torch.zeros_like(self.bias)
@@ -172,7 +178,7 @@ class FoldedLinear:
 
     @torch.no_grad()
     def unfold_into(self, layer: nn.Linear) -> None:
-        """Write the full weights into `layer`."""
+        """Write the full weights into `layer`, in place."""
         change = self.weight - self._start[:, self._first]
         torch.add(self._start, change[:, self._group], out=layer.weight)
         layer.bias.copy_(self.bias)

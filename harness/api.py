@@ -63,8 +63,8 @@ def run(
     models in the store. progress: gets callbacks. selection: which part of the suite to run, and with which changes;
     the fields of `Selection`.
 
-    Raises `UsageError` before anything is computed, and `RunError` if the store or the cluster fails. A failed cell
-    raises nothing: it is in the records with its reason.
+    Returns the run's `Result`. Raises `UsageError` before anything is computed, and `RunError` if the store or the
+    cluster fails. A failed cell raises nothing: it is in the records with its reason.
     """
     from harness.execution import executors, scheduler
     from harness.plan import make
@@ -84,7 +84,7 @@ def run(
 def _report(
     plan: Plan, store: Store, failed: Mapping[str, str], opening: Mapping[str, Any], out: Path | None
 ) -> Result:
-    """The run's submission, and the records and the board that derive from it."""
+    """Pack the run's submission and derive its records and board; write all three into `out`, if it is given."""
     from harness.leaderboard import boards, published
     from harness.submission import pack, read_write
 
@@ -109,12 +109,12 @@ def release(
     store: str | Path | None = None,
     **selection: Unpack[Options],
 ) -> None:
-    """Save a released model of a suite in its ecosystem's format: a text-to-image model as a pipeline folder for
-    diffusers. The model is made first if the store lacks it.
+    """Save a released model of a suite as files that its library loads: a text-to-image model as a pipeline folder for
+    diffusers. The model is computed first if the store lacks it.
 
-    suite: as for `run`. defense: the row's label, or another plugin's name. out: the folder to write. task: its label
-    (default: the suite's first task). seed: one of the suite's (default: its first). store, selection: as for `run`.
-    Raises `UsageError` if there is no such task or seed, or if the track saves no models.
+    suite: as for `run`. defense: label of the suite's row, or name of another plugin. out: the folder to write. task:
+    label of the task (default: the suite's first task). seed: one of the suite's seeds (default: the smallest). store,
+    selection: as for `run`. Raises `UsageError` if the suite has no such task or seed, or if the track saves no models.
     """
     from harness.execution.worker import ensure
     from harness.plan import repetitions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import fmean
 
-from harness.meter import Reading
+from harness.meter import Cost
 from harness.metric import Quantity, Value, write_values
 from harness.stage import Folders, Stage
 
@@ -16,7 +16,7 @@ COSTS = (
         unit="s",
         description="time inside the defense or, of a row with an attacker, inside one attack",
         formula="Wall time within the plugin's own generator on one thread; mean over a cell's attacks.",
-        limits="What another machine, or a busy one, would take.",
+        limits="It does not transfer to another machine, or to the same machine under load.",
     ),
     Quantity(
         name="peak_mb",
@@ -24,43 +24,46 @@ COSTS = (
         unit="MiB",
         description="highest resident memory while the defense or attack ran, less that at its start",
         formula="Peak of the process's resident set less the resident set at the start; maximum over a cell's attacks.",
-        limits="Memory that the process had freed and used again; memory of a GPU.",
+        limits="It leaves out memory of a GPU, and memory that the process freed before and uses again.",
     ),
     Quantity(
         name="plugin_steps",
         title="steps",
         unit="steps",
         description="steps that the defense or attack took",
-        formula="How often the plugin's generator yielded; mean over a cell's attacks.",
-        limits="What a step costs.",
+        formula="Number of times that the plugin's generator yielded; mean over a cell's attacks.",
+        limits="Steps of different plugins differ in cost.",
     ),
     Quantity(
         name="noted",
         title="noted",
-        description="numbers that a plugin notes of itself, by variant: a merge's condition numbers, for example",
-        variant="variant: the name of the note.",
-        limits="What the harness has measured itself.",
+        description="numbers that a plugin reports itself, by variant: a merge's condition numbers, for example",
+        variant="variant: the name of the number.",
+        limits="The plugin reports these numbers; the harness does not check them.",
     ),
 )
-"""What the engine measures of every row."""
+"""The quantities that the engine measures for every row."""
 COST_UNITS = ("s", "MiB")
 """Units of quantities that differ from machine to machine."""
 
 
 class RunCost(Stage, track="engine", version=1):
-    """The run cost of a defense, or of an attacker's runs in one cell, from the readings in their artifacts."""
+    """Measure the run cost of a defense, or of an attacker's runs in one cell.
+
+    jobs: the jobs whose artifacts hold the costs.
+    """
 
     jobs: tuple[Stage, ...]
 
     def run(self, folders: Folders, out: Path) -> None:
         """Write `seconds`, `peak_mb`, `plugin_steps` and `noted` values."""
-        readings = [Reading.load(folders[job]) for job in self.jobs]
+        costs = [Cost.load(folders[job]) for job in self.jobs]
         values: list[Value] = [
-            {"metric": "seconds", "value": fmean(reading.seconds for reading in readings)},
-            {"metric": "peak_mb", "value": max(reading.peak_mb for reading in readings)},
-            {"metric": "plugin_steps", "value": fmean(reading.steps for reading in readings)},
+            {"metric": "seconds", "value": fmean(cost.seconds for cost in costs)},
+            {"metric": "peak_mb", "value": max(cost.peak_mb for cost in costs)},
+            {"metric": "plugin_steps", "value": fmean(cost.steps for cost in costs)},
         ]
-        for name in readings[0].notes:
-            number = fmean(reading.notes[name] for reading in readings)
+        for name in costs[0].notes:
+            number = fmean(cost.notes[name] for cost in costs)
             values.append({"metric": "noted", "variant": name, "value": number})
         write_values(values, out)

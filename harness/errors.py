@@ -1,4 +1,4 @@
-"""Errors: one line each, with what is wrong, where, and what to do."""
+"""The errors of the harness. Each message is one line: what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class ImmuneBenchError(Exception):
-    """Base of the errors that the command prints as one line. exit_code: the command's."""
+    """Base of the errors that the command prints as one line. exit_code: exit code of the command."""
 
     exit_code = 1
 
@@ -36,7 +36,7 @@ def nearest(word: str, choices: list[str]) -> str:
 
 
 def describe(error: ValidationError) -> str:
-    """A pydantic error as one line."""
+    """The message of a pydantic error as one line: each wrong field with its value."""
     return "; ".join(
         ".".join(str(part) for part in item["loc"]) + f": {item['msg']} (got {item['input']!r:.80})"
         for item in error.errors()

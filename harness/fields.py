@@ -13,7 +13,7 @@ from harness.plugin import Plugin
 
 
 class FieldText(NamedTuple):
-    """A field as text. default: empty if the field is required."""
+    """One field as text. default: empty if the field is required. bounds: limits of a number or a length."""
 
     name: str
     type: str
@@ -23,7 +23,7 @@ class FieldText(NamedTuple):
 
 
 def fields(model: type[Plugin] | type[BaseModel]) -> list[FieldText]:
-    """The fields of a plugin or of a part of a suite file."""
+    """The fields of `model`, a plugin class or the class of a part of a suite file, in order."""
     return [
         FieldText(name, _type_name(info.annotation), _default(info), _bounds(info), info.description or "")
         for name, info in model.__pydantic_fields__.items()

@@ -8,6 +8,7 @@ import importlib.util
 import sys
 import time
 from collections.abc import Mapping
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -15,26 +16,34 @@ from harness import source
 from harness.errors import UsageError
 
 _imported: dict[str, tuple[int, int]] = {}
-"""Time of change and size of the file of each module that a plugin's digest covers, by name, when it was imported."""
+"""By name of a module that a plugin's digest covers: modification time and size of its file when it was imported."""
 _START = time.time_ns()
 
 
-def import_plugin(module: str, file: str | None) -> ModuleType:
-    """A plugin's module as its source is now, imported from `file` unless it is an installed module (None).
+def file_spec(module: str, file: str) -> ModuleSpec:
+    """The import spec of the plugin file `file` under the name `module`.
 
-    Modules beside `file` can be imported by relative names (`from .helpers import f`) and by absolute ones, for which
-    the folder of `file` is appended to `sys.path`. Raises `UsageError` if the module cannot be imported.
+    The plugin can import modules in its folder by relative names (`from .helpers import f`) and by absolute names; for
+    these the folder is appended to `sys.path`.
+    """
+    folder = str(Path(file).parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    spec = importlib.util.spec_from_file_location(module, file, submodule_search_locations=[folder])
+    assert spec is not None
+    return spec
+
+
+def import_plugin(module: str, file: str | None) -> ModuleType:
+    """Import a plugin's module in the present state of its source.
+
+    module: full name of the module. file: plugin file to import it from (see `file_spec`); None: it is installed.
+    Raises `UsageError` if the import fails.
     """
     try:
         if module.partition(".")[0] == "harness":  # a track or a built-in metric
             return importlib.import_module(module)
-        if file is None:
-            spec = source.find_module(module)
-        else:
-            folder = str(Path(file).parent)
-            if folder not in sys.path:
-                sys.path.append(folder)
-            spec = importlib.util.spec_from_file_location(module, file, submodule_search_locations=[folder])
+        spec = source.find_module(module) if file is None else file_spec(module, file)
         if spec is None:
             raise ModuleNotFoundError(f"No module named '{module}'")
         _forget_edited(source.closure(spec))
@@ -62,12 +71,12 @@ def _forget_edited(covered: Mapping[str, Path]) -> None:
     def edited(name: str) -> bool:
         if name in _imported:
             return _imported[name] != versions[name]
-        return versions[name][0] > _START  # imported by others, at a time unknown
+        return versions[name][0] > _START  # other code imported it, at an unknown time
 
     if any(name in sys.modules and edited(name) for name in covered):
         for name in {*_imported, *covered}:
             old = sys.modules.pop(name, None)
-            if cached := getattr(old, "__cached__", None):  # bytecode is told from old one by the second only
+            if cached := getattr(old, "__cached__", None):  # Python compares its time with the source's in seconds only
                 with contextlib.suppress(OSError):
                     Path(cached).unlink(missing_ok=True)
         _imported.clear()

@@ -1,4 +1,4 @@
-"""Types of the texts that stand in tables, file names and terminals, with what they may hold."""
+"""Types of texts that appear in tables, file names and terminals, with the characters that they may contain."""
 
 from __future__ import annotations
 

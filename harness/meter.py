@@ -1,4 +1,4 @@
-"""Runs a plugin's generator: counts its steps, measures seconds and memory, refuses what breaks the contract."""
+"""Runs a plugin's generator: counts its steps, measures time and memory, and raises if it breaks the contract."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from harness.errors import PluginError
 FILE = "meter.json"
 
 
-class Reading(BaseModel):
-    """What a generator cost.
+class Cost(BaseModel):
+    """The run cost of one generator.
 
-    steps: how often it yielded. seconds: wall time inside the plugin, without the harness's measuring. peak_mb: highest
-    resident memory while it ran, less that at its start, in MiB. notes: numbers that the plugin notes of itself.
+    steps: number of times that it yielded. seconds: wall time inside the plugin, without the harness's measuring.
+    peak_mb: highest resident memory while it ran, less that at its start, in MiB. notes: numbers that the plugin
+    reports itself, by name.
     """
 
     steps: int = 0
@@ -33,56 +34,56 @@ class Reading(BaseModel):
     notes: dict[str, float] = {}
 
     def save(self, folder: Path) -> None:
-        """Save the reading in an artifact folder."""
+        """Save the cost in the artifact folder `folder`."""
         (folder / FILE).write_text(self.model_dump_json())
 
     @classmethod
-    def load(cls, folder: Path) -> Reading:
-        """The reading saved in an artifact folder."""
+    def load(cls, folder: Path) -> Cost:
+        """The cost saved in the artifact folder `folder`."""
         return cls(**json.loads((folder / FILE).read_text()))
 
 
-def pull(generator: Any, who: str, steps: int | None = None, on_step: Callable[[int], None] | None = None) -> Reading:
-    """Run `generator` for `steps` steps, or to its end if None.
+def pull(generator: Any, who: str, steps: int | None = None, on_step: Callable[[int], None] | None = None) -> Cost:
+    """Run `generator` for `steps` steps, or to its end if `steps` is None, and return its cost.
 
-    who: the plugin's name in errors. on_step(t): called after step t = 1, 2, …; its time is not counted. Raises
-    `PluginError` if the plugin is no generator, yields nothing, ends before `steps`, or yields a loss that is not a
+    who: name of the plugin in errors. on_step(t): called after step t = 1, 2, …; its time is not counted. Raises
+    `PluginError` if `generator` is no generator, yields nothing, ends before `steps`, or yields a loss that is not a
     finite number.
     """
     if not inspect.isgenerator(generator):
         raise PluginError(f"{who} returned {type(generator).__name__}; it must be a generator that yields its loss")
     memory = PeakMemory()
-    reading = Reading()
+    cost = Cost()
     try:
-        while steps is None or reading.steps < steps:
+        while steps is None or cost.steps < steps:
             began = perf_counter()
             try:
                 loss = next(generator)
             except StopIteration:
-                reading.seconds += perf_counter() - began
+                cost.seconds += perf_counter() - began
                 break
-            reading.seconds += perf_counter() - began
-            reading.steps += 1
-            reading.peak_mb = max(reading.peak_mb, memory.risen())
-            _check(loss, who, reading.steps)
+            cost.seconds += perf_counter() - began
+            cost.steps += 1
+            cost.peak_mb = max(cost.peak_mb, memory.risen())
+            _check(loss, who, cost.steps)
             if on_step is not None:
-                on_step(reading.steps)
+                on_step(cost.steps)
     finally:
         generator.close()
-    if reading.steps == 0:
+    if cost.steps == 0:
         raise PluginError(f"{who} yielded nothing; it must yield its loss at every step")
-    if steps is not None and reading.steps < steps:
+    if steps is not None and cost.steps < steps:
         raise PluginError(
-            f"{who} ended after {reading.steps} of {steps} steps; an attacker goes on until the harness stops it"
+            f"{who} ended after {cost.steps} of {steps} steps; an attacker must continue until the harness stops it"
         )
-    return reading
+    return cost
 
 
 class PeakMemory:
-    """How far this process's resident memory has risen since this object was made.
+    """Measures how far this process's resident memory has risen since the object was created.
 
-    Memory that earlier jobs freed is first returned to the system, since reusing it would not count as a rise. Linux
-    records the peak between two readings; elsewhere only the moments of reading count.
+    The object first returns memory that earlier jobs freed to the operating system, because reusing it would not count
+    as a rise. Linux records the peak between two measurements; elsewhere a peak between them is missed.
     """
 
     def __init__(self) -> None:
@@ -91,19 +92,20 @@ class PeakMemory:
         self._process = psutil.Process()
         self._start = self._process.memory_info().rss
         try:
-            Path("/proc/self/clear_refs").write_text("5")  # lowers the mark to what is resident now
-            self._marked = True
+            Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak to the present memory
+            self._has_peak = True
         except OSError:
-            self._marked = False
+            self._has_peak = False
 
     def risen(self) -> float:
-        """The rise in MiB."""
-        now = _highest() if self._marked else self._process.memory_info().rss
+        """The rise up to the highest memory so far, in MiB."""
+        now = _highest() if self._has_peak else self._process.memory_info().rss
         return (now - self._start) / 2**20
 
 
 def peak_mb() -> float:
-    """Highest resident memory of this process in MiB, on Linux since a `PeakMemory` began; elsewhere that of now."""
+    """Highest resident memory of this process, in MiB: on Linux since the latest `PeakMemory` was created; elsewhere
+    the present memory."""
     try:
         return _highest() / 2**20
     except OSError:

@@ -1,7 +1,7 @@
-"""Metrics: what a number is and how it is measured, in one class, and the values that it leaves.
+"""Metrics: definition and measurement of quantities in one class, and the values that a metric returns.
 
-A metric is a plugin. It measures a released model before any attack, or an attacked one; each metric of each cell is
-a job of its own, so a new metric changes no other key.
+A metric is a plugin. It measures a released model before any attack, or an attacked model. Each metric of each cell is
+a separate job, so a new metric changes no other key.
 """
 
 from __future__ import annotations
@@ -18,45 +18,46 @@ from harness.labels import Label, Text
 from harness.plugin import Plugin
 
 VALUES = "values.json"
-"""What a measuring job leaves in its artifact: a list of values."""
+"""File of a measuring job's artifact: a list of values."""
 
 Value = dict[str, Any]
-"""One measured number: `metric`, `value` (None: undefined here) and, where they apply, `concept`, `role`, `variant`,
+"""One measured number: `metric`, `value` (None: undefined) and, where they apply, `concept`, `role`, `variant`,
 `split`, `step`, `flag` and `note`."""
 
 
 class Quantity(BaseModel):
-    """What a metric's number is, and what it cannot tell."""
+    """Definition of one quantity that a metric measures, with its unit and its limits."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Label = Field(description="as in records")
-    title: Text = Field(description="in tables: the papers' spelling")
-    unit: Text = ""
-    better: Literal["higher", "lower", ""] = Field("", description="which a defender wants; empty: neither")
+    title: Text = Field(description="heading in tables: the papers' spelling")
+    unit: Text = Field("", description="unit of the values; empty: none")
+    better: Literal["higher", "lower", ""] = Field("", description="direction that a defender wants; empty: neither")
     scale: Literal["linear", "log"] = Field("linear", description="scale on which values are averaged")
     description: Text = Field(description="one line")
     formula: Text = Field("", description="how it is computed, with its source")
-    variant: Text = Field("", description="what the columns variant and split tell apart, if anything")
-    limits: Text = Field("", description="what it cannot tell")
+    variant: Text = Field("", description="meaning of the columns variant and split, where values use them")
+    limits: Text = Field("", description="what the value does not show")
 
 
 class Metric(Plugin):
     """Measures one or more quantities of a model.
 
-    `model` and `data` of `measure` are what the track documents: for a released model what a defense is given too, for
-    an attacked one the model or its outputs at each measured step, beside those of the attacked undefended model.
+    The track documents what `model` and `data` of `measure` are. For a released model `data` holds what a defense
+    receives; for an attacked model they hold the model or its outputs at each measured step, together with those of
+    the attacked undefended model.
     """
 
     kind: ClassVar[str] = "metric"
     method: ClassVar[str] = "measure"
     quantities: ClassVar[tuple[Quantity, ...]]
-    """What its values are."""
+    """The quantities that `measure` yields values of."""
     measures: ClassVar[Literal["released", "attacked"]] = "released"
-    """Which model it is measured on."""
+    """The model that the metric measures."""
 
     def measure(self, model: Any, data: Any) -> Iterator[Value]:
-        """Yield values (see `value`); the model is left unchanged."""
+        """Yield values (see `value`) of `model`, given the track's `data`; must change neither."""
         raise NotImplementedError
 
     def value(
@@ -72,12 +73,12 @@ class Metric(Plugin):
         flag: str | None = None,
         note: str | None = None,
     ) -> Value:
-        """One value.
+        """Make one value for `measure` to yield.
 
-        number: None if it is undefined here. metric: the quantity's name; may be left out where there is one quantity.
-        role: harmful or benign. concept: one part of the task; None for the whole. variant: encoder, κ policy, … split:
-        train or heldout. step: optimisation steps of the attack. flag: a flag's name (`immunebench list flags`). note:
-        text for people. Raises `ValueError` for a name that is no quantity of this metric.
+        number: the measured number; None if it is undefined. metric: name of the quantity; optional for a metric with
+        one quantity. role: harmful or benign. concept: one part of the task; None for the whole task. variant: encoder,
+        κ policy, … split: train or heldout. step: optimisation steps of the attack. flag: name of a flag (`immunebench
+        list flags`). note: remark for readers. Raises `ValueError` if `metric` names no quantity of this metric.
         """
         names = [quantity.name for quantity in self.quantities]
         name = metric or names[0]
@@ -106,28 +107,28 @@ class _Fields(BaseModel):
 
 
 def check_value(value: Any) -> None:
-    """Raise pydantic's `ValidationError` if this is no `Value`."""
+    """Raise pydantic's `ValidationError` if `value` is no `Value`."""
     _Fields.model_validate(value)
 
 
 def write_values(values: Iterable[Value], out: Path) -> None:
-    """Leave a measuring job's values in its artifact folder `out`; pictures (`*.png`) may lie beside them. Raises
-    `PluginError` for what is no value."""
+    """Write the `values` of a measuring job into its artifact folder `out`, which may also hold pictures (`*.png`).
+    Raises `PluginError` if one of them is no `Value`."""
     checked = list(values)
     try:
         for value in checked:
             check_value(value)
     except ValidationError as error:
-        raise PluginError(f"a metric gave what is no value: {describe(error)}") from None
+        raise PluginError(f"a metric yielded an invalid value: {describe(error)}") from None
     (out / VALUES).write_text(dump_values(checked))
 
 
 def dump_values(values: list[Value]) -> str:
-    """The text of that file."""
+    """The text of a file `VALUES` with these values."""
     return json.dumps(values, allow_nan=False)
 
 
 def read_values(artifact: Path) -> list[Value]:
-    """The values in an artifact folder."""
+    """The values in the folder `artifact`."""
     values: list[Value] = json.loads((artifact / VALUES).read_text())
     return values

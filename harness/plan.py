@@ -1,7 +1,7 @@
 """Plans: a suite's grids walked once, for every track, into cells and jobs.
 
-The engine decides here which cells there are, which seed each draws from, and that what draws nothing is one cell, not
-one a seed.
+Here the engine decides which cells a suite has, and which seed each of them draws from. A cell that draws no random
+numbers exists once, not once for each seed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from harness.suite import Grid, Suite
 from harness.track import Repetition, Track
 
 COST = "cost"
-"""What measured a run cost, in the coordinate `measured_by`."""
+"""Coordinate `measured_by` of run costs."""
 PICTURES = "pictures"
-"""What made pictures, in the coordinate `measured_by`."""
+"""Coordinate `measured_by` of pictures."""
 
 
 @dataclass(frozen=True)
@@ -42,32 +42,37 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """A suite's cells, and every job that they need by key, parents before children."""
+    """The cells of a suite, and all jobs that they need.
+
+    suite: the suite to run. cells: its cells. jobs: the jobs by key, parents before children.
+    """
 
     suite: Suite
     cells: tuple[Cell, ...]
     jobs: Mapping[str, Stage]
 
     def missing(self, store: Store) -> dict[str, Stage]:
-        """The jobs to run: those that a cell or a missing job needs and the store lacks. Cells' artifacts are checked
-        for damage, the others when they are read."""
+        """The jobs to run, by key: those that a cell or a missing job needs and `store` lacks.
+
+        The artifacts of cells are checked for damage now; other artifacts are checked when a job reads them.
+        """
         measured = {cell.job.key for cell in self.cells}
         wanted = set(measured)
         missing: set[str] = set()
         for key, job in reversed(list(self.jobs.items())):  # children before parents
-            there = store.open(key) is not None if key in measured else store.has(key)
-            if key in wanted and not there:
+            exists = store.open(key) is not None if key in measured else store.has(key)
+            if key in wanted and not exists:
                 missing.add(key)
                 wanted.update(parent.key for parent in job.parents)
         return {key: job for key, job in self.jobs.items() if key in missing}
 
     def part(self, keys: set[str]) -> Plan:
-        """The plan of the cells with these keys alone."""
+        """The plan that has only the cells with the keys `keys`."""
         cells = tuple(cell for cell in self.cells if cell.job.key in keys)
         return Plan(self.suite, cells, unique(cell.job for cell in cells))
 
     def describe(self, job: Stage) -> str:
-        """The cell that a job is for, for people."""
+        """Label of the first cell that needs `job`: task · defense · attacker."""
         return self._labels.get(job.key, job.name)
 
     @cached_property
@@ -82,7 +87,8 @@ class Plan:
 
 
 def make(suite: Suite) -> Plan:
-    """The plan of a suite; raises `UsageError` for a track that is not available or tasks that it refuses."""
+    """The plan of `suite`. Raises `UsageError` if a track is not available, or refuses the suite's tasks or
+    protocol."""
     registry = installed().with_files(suite.plugins)
     cells: list[Cell] = []
     for grid in suite.grids:
@@ -97,7 +103,8 @@ def make(suite: Suite) -> Plan:
 
 
 def repetitions(grid: Grid, track: Track) -> Iterator[Repetition]:
-    """Each task of a grid under each of its seeds; raises `UsageError` for what the track's models refuse."""
+    """Each task of `grid` under each of its seeds. Raises `UsageError` if the models of `track` refuse a task or the
+    protocol."""
     try:
         tasks = [track.single_task_model.model_validate(task) for task in grid.tasks]
         protocol = track.protocol_model.model_validate(grid.protocol)
@@ -109,7 +116,7 @@ def repetitions(grid: Grid, track: Track) -> Iterator[Repetition]:
 
 
 def _walk(grid: Grid, track: Track) -> Iterator[tuple[dict[str, Any], Stage]]:
-    """The coordinates of each cell and its job, before cells without random draws are merged over seeds."""
+    """Coordinates and job of each cell; a cell without random draws still appears once for each seed."""
     for repetition in repetitions(grid, track):
         undefended = track.immunize(repetition, grid.reference)
         for label, defense in grid.defenses.items():
@@ -133,7 +140,7 @@ def _measured(
     undefended: Stage,
     attacker: PluginSpec | None = None,
 ) -> Iterator[tuple[dict[str, Any], Stage]]:
-    """The metrics and the run cost of a released or an attacked model."""
+    """Coordinates and job of the metrics and the run cost of a released or an attacked model."""
     kind = "released" if attacker is None else "attacked"
     for label, metric in grid.metrics.items():
         if metric.measures == kind:

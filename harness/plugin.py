@@ -1,7 +1,7 @@
 """Plugins: frozen, keyword-only, validated dataclasses whose one method is a generator.
 
-A plugin's fields are its hyper-parameters and its repr is the call that makes it. A defense's or attacker's generator
-yields the current loss once per optimisation step; the harness pulls (see `harness.meter`).
+The fields of a plugin are its hyper-parameters, and its repr is the call that creates it. The generator of a defense or
+attacker yields the current loss once per optimisation step; the harness iterates it (see `harness.meter`).
 `harness.registry` finds plugins.
 """
 
@@ -35,13 +35,13 @@ class Plugin:
     method: ClassVar[str]
     """Name of the method that an author writes."""
     track: ClassVar[str]
-    """The track it belongs to, or `any`."""
+    """Name of the plugin's track; `any`: it works on every track."""
     if TYPE_CHECKING:
         __pydantic_fields__: ClassVar[Mapping[str, FieldInfo]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Named settings, e.g. a paper's for one data set; a suite row asks for one by `preset:`."""
+    """Named settings, for example a paper's for one data set. A row of a suite chooses one with `preset: NAME`."""
     deterministic: ClassVar[bool] = False
-    """Draws no random numbers, so one seed stands for all."""
+    """The plugin draws no random numbers, so the engine runs it once for all seeds."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -53,28 +53,29 @@ class Plugin:
         def keyword_only(self: Plugin, **settings: Any) -> None:  # pydantic forgets kw_only where Field() is used
             validate(self, **settings)
 
-        # mypy allows no method to be assigned; the class is not there to be written otherwise
+        # mypy forbids assigning a method; this function runs after the class body, so it cannot define one instead
         cls.__init__ = keyword_only  # type: ignore[method-assign,assignment]
 
     @classmethod
     def source_digest(cls) -> str:
-        """SHA-256 of the code of the class and of all modules that its file imports outside the standard library,
-        installed packages and the harness, by the rule stated in `harness.source`. Raises `UsageError`."""
+        """SHA-256 of the plugin's code: of its file and all modules that the file imports outside the standard library,
+        installed packages and the harness (see `harness.source`). Raises `UsageError` for an import that cannot be
+        found."""
         spec = sys.modules[cls.__module__].__spec__
         assert spec is not None
         return source.digest(spec)
 
     def generator(self, model: Any, data: Any) -> Iterator[Any]:
-        """Start the plugin's generator."""
+        """Start the plugin's generator on `model`. model, data: arguments of the method named by `method`."""
         generator: Iterator[Any] = getattr(self, self.method)(model, data)
         return generator
 
     def uses(self) -> Sequence[PluginSpec]:
-        """Other plugins that this one runs."""
+        """The other plugins that this one runs (see `harness.configured`); none by default."""
         return ()
 
     def source(self) -> str:
-        """`source_digest`, extended by the identities of the plugins that this one runs."""
+        """`source_digest` or, for a plugin that runs others (`uses`), a SHA-256 of it and their identities."""
         own, used = self.source_digest(), [spec.identity for spec in self.uses()]
         return hashlib.sha256(json.dumps([own, used], sort_keys=True).encode()).hexdigest() if used else own
 
@@ -85,11 +86,14 @@ class Defense(Plugin):
     kind: ClassVar[str] = "defense"
     method: ClassVar[str] = "immunize"
     control: ClassVar[bool] = False
-    """Control row, not a proposed defense: a defense that does no better than a control has shown nothing."""
+    """The defense is a control row, not a proposed method. A method that does no better than a control has shown
+    nothing."""
 
     def immunize(self, model: Any, targets: Any) -> Iterator[Any]:
-        """Change `model` in place so that the harmful task in `targets` is hard to learn. Yield the loss after every
-        step, once for a closed form, and return at the end."""
+        """Change `model` in place so that the harmful task in `targets` is hard to learn.
+
+        Yield the loss after every step (once for a closed form), and return at the end.
+        """
         raise NotImplementedError
 
 
@@ -100,7 +104,8 @@ class Attacker(Plugin):
     method: ClassVar[str] = "adapt"
 
     def adapt(self, model: Any, data: Any) -> Iterator[Any]:
-        """Change `model` in place. Yield the loss after every step, without end: the harness stops it."""
+        """Fine-tune `model` in place on the task in `data`. Yield the loss after every step, without end: the harness
+        stops the attack."""
         raise NotImplementedError
 
 
@@ -109,26 +114,26 @@ class PluginSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["defense", "attacker", "metric"]
-    name: Label
-    params: dict[str, Any] = Field(description="all of its fields")
-    source: Digest = Field(description="of what its code does")
-    call: Text = Field(description="the call that makes it, without defaults")
-    deterministic: bool = Field(False, description="draws no random numbers")
-    control: bool = Field(False, description="a control row, not a proposed defense")
-    measures: Literal["released", "attacked"] | None = Field(None, description="of a metric: on which model")
+    kind: Literal["defense", "attacker", "metric"] = Field(description="defense, attacker or metric")
+    name: Label = Field(description="name under which the plugin is registered")
+    params: dict[str, Any] = Field(description="values of all fields")
+    source: Digest = Field(description="digest of the plugin's code")
+    call: Text = Field(description="the call that creates the plugin, without defaults")
+    deterministic: bool = Field(False, description="whether it draws no random numbers")
+    control: bool = Field(False, description="whether it is a control row, not a proposed defense")
+    measures: Literal["released", "attacked"] | None = Field(None, description="model that a metric measures")
     package: Text | None = Field(None, description="installed package with its version; null: a plugin file")
-    module: str = Field("", exclude=True, description="empty: not available here")
-    attribute: str = Field("", exclude=True)
+    module: str = Field("", exclude=True, description="full name of its module; empty: not available here")
+    attribute: str = Field("", exclude=True, description="name of its class in the module")
     file: str | None = Field(None, exclude=True, description="path of the plugin file")
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What enters a key: the code and the settings, not where the code lies."""
+        """The part that enters a key: the code and the settings, not the place of the code."""
         return {"kind": self.kind, "name": self.name, "params": self.params, "source": self.source}
 
     def build(self) -> Any:
-        """The plugin object; imports its module if needed."""
+        """Create the plugin object; imports its module if needed. Raises `UsageError` if the import fails."""
         return getattr(import_plugin(self.module, self.file), self.attribute)(**self.params)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Which value ranks the defenses of a grid, and which values tell whether a model still does what it should."""
+"""Which value ranks the defenses of a grid, and which values measure a model's retention."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from pydantic import BaseModel, ConfigDict, Field
 from harness.labels import Label
 
 Selector = dict[Literal["metric", "role", "variant", "split"], Label | None]
-"""Which values are meant: by coordinates of records; None: the coordinate is empty; what is not named may be
-anything."""
+"""Selects values by coordinates of records. None: the coordinate must be empty; a coordinate that is left out may have
+any value."""
 
 
 class Ranking(BaseModel):
-    """The value that says how well a model withstands an attack, at the attack's last measured step; of a grid without
-    attackers, a value of the released model."""
+    """The value by which the defenses of a grid are ranked: it measures how well a model withstands an attack, at the
+    last measured step. In a grid without attackers it is a value of the released model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    value: Selector
-    better: Literal["higher", "lower"] = Field(description="which a defender wants")
-    broken: float | None = Field(None, description="an attack that brings the value this far has succeeded; null: no "
-                                 "attack is judged")  # fmt: skip
+    value: Selector = Field(description="the value that ranks")
+    better: Literal["higher", "lower"] = Field(description="direction that a defender wants")
+    broken: float | None = Field(
+        None, description="an attack succeeds when the value reaches this threshold; null: there is no threshold"
+    )
     resolution: float = Field(
         0.0, ge=0, description="smallest difference that counts, on the scale on which the value is averaged"
     )
-    retention: list[Selector] = Field([], description="values, before any attack, of what is to be kept")
+    retention: list[Selector] = Field([], description="values of retention, before any attack")
 
 
 def selects(selector: Selector, record: Mapping[str, Any]) -> bool:
-    """Whether a selector means this record, which is of a whole task."""
+    """Whether `record` is of a whole task and has the coordinates in `selector`."""
     return record.get("concept") is None and all(record.get(name) == wanted for name, wanted in selector.items())

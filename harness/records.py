@@ -1,5 +1,7 @@
-"""Records: one measured value a row, with the suite that says how to read them. Boards, pictures and the site are made
-of these, and these of submissions alone."""
+"""Records: a table with one measured value in each row, and the suite that defines its rows and quantities.
+
+Records are made from submissions only; boards, pictures and the site are made from records.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ COLUMNS: dict[str, str] = {
     "task": "string",
     "defense": "string",
     "attacker": "string",  # empty: measured on the released model, before any attack
-    "seed": "Int64",  # empty: nothing random in it, one value stands for all seeds
+    "seed": "Int64",  # empty: the value depends on no random draw and holds for all seeds
     "measured_by": "string",  # label of the metric plugin, `cost` or `pictures`
     "concept": "string",  # one part of a task that has several; empty: the whole task
     "metric": "string",  # name of the quantity
@@ -41,9 +43,9 @@ COLUMNS: dict[str, str] = {
 class Records:
     """The values of one suite.
 
-    suite: with every row that the values are of; its grids say what ranks, the quantities, controls and calls. frame:
-    columns `COLUMNS`. tier: how far the submissions were checked, as text for a board. older: made of submissions of an
-    earlier format, whose keys this harness does not reproduce.
+    suite: has every row that a value belongs to; its grids define the ranking, the quantities, the control rows and the
+    calls of the plugins. frame: the values, with columns `COLUMNS`. tier: how far the submissions were checked, as text
+    for a board. older: the submissions have an earlier format, whose keys this harness does not reproduce.
     """
 
     suite: Suite
@@ -52,7 +54,7 @@ class Records:
     older: bool = False
 
     def export(self, path: Path) -> None:
-        """Write Parquet, with each row's unit and the calls of its plugins joined."""
+        """Write the values to the Parquet file `path`, with the unit and the calls of the plugins in each row."""
         frame = self.frame.copy()
         grids = {grid.name: grid for grid in self.suite.grids}
         calls = {
@@ -71,5 +73,5 @@ class Records:
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows as a frame of `COLUMNS`; what a row lacks is empty."""
+    """A frame of the columns `COLUMNS` from `rows`, which map column names to values; missing values are empty."""
     return pd.DataFrame(list(rows)).reindex(columns=list(COLUMNS)).astype(COLUMNS)

@@ -1,7 +1,7 @@
-"""Finds plugins, tracks and suites: by entry points (`immunebench.defenses`, `immunebench.attackers`,
+"""Finds plugins, tracks and suites by entry points (`immunebench.defenses`, `immunebench.attackers`,
 `immunebench.metrics`, `immunebench.tracks`, `immunebench.suites`) and in plugin files.
 
-Describing them imports none of their modules, so listing needs no torch.
+Entries are described from their source without importing it, so `immunebench list` needs no torch.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from harness.track import Track
 class Entry:
     """A plugin, track or suite that was found but not imported.
 
-    module, attribute: the class. origin: where it was found, for people. package: the installed package with its
-    version; None for a plugin file. file: path of a plugin file or suite file.
+    kind: defense, attacker, metric, track or suite. name: what people type. module, attribute: full name of the module
+    and name of the class. origin: where it was found, for messages. package: the installed package with its version;
+    None for a plugin file. file: path of a plugin file or suite file.
     """
 
     kind: str
@@ -43,12 +44,12 @@ class Entry:
 
     @functools.cached_property
     def about(self) -> dict[str, str]:
-        """`track`, `summary` and `doc`, read from the source."""
+        """Track, first line of the docstring (`summary`) and docstring (`doc`), read from the source."""
         path = Path(self.file) if self.file else module_path(self.module)
         return {"track": "", **read_class(path, self.attribute)}
 
     def load(self) -> Any:
-        """The class, imported; raises `UsageError` if it is not of its kind."""
+        """Import and return the class; raises `UsageError` if the import fails or the class is not of its kind."""
         loaded = getattr(import_plugin(self.module, self.file), self.attribute)
         base = Track if self.kind == "track" else Plugin
         if not (isinstance(loaded, type) and issubclass(loaded, base)):
@@ -56,9 +57,10 @@ class Entry:
         return loaded
 
     def spec(self, params: Mapping[str, Any], where: str, preset: str | None = None) -> PluginSpec:
-        """The plugin with settings: `params` over a preset's over the defaults, all checked against its fields.
+        """The plugin with settings: the defaults, overridden by a preset, overridden by `params`.
 
-        where: the place to name in an error. Raises `UsageError` for an unknown preset or field or a wrong value.
+        params: values by field name. where: place to name in an error. preset: name of one of the plugin's presets.
+        Raises `UsageError` for an unknown preset or field or a wrong value.
         """
         cls = self.load()
         if preset is not None and preset not in cls.presets:
@@ -95,12 +97,12 @@ class Entry:
 
 @functools.cache
 def installed() -> Registry:
-    """The registry of everything installed; a process reads the entry points once."""
+    """The registry of all installed plugins, tracks and suites; a process reads the entry points once."""
     return Registry()
 
 
 class Registry:
-    """Plugins, tracks and suites by kind and name: those installed and those in plugin `files`."""
+    """Plugins, tracks and suites by kind and name: all that are installed, and those in the plugin files `files`."""
 
     def __init__(self, files: Sequence[str | Path] = ()) -> None:
         self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in (*KINDS, "track", "suite")}
@@ -117,7 +119,7 @@ class Registry:
             self._add_file(Path(file))
 
     def with_files(self, files: Sequence[str | Path]) -> Registry:
-        """This registry and the plugins in `files`; raises `UsageError` for a file without plugins."""
+        """A registry that has the plugins in `files` too; raises `UsageError` for a file without plugins."""
         if not files:
             return self
         wider = object.__new__(Registry)
@@ -155,11 +157,12 @@ class Registry:
             )
 
     def all(self, kind: str) -> list[Entry]:
-        """The entries of one kind, by name."""
+        """The entries of the kind `kind`, ordered by name."""
         return [self._entries[kind][name] for name in sorted(self._entries[kind])]
 
     def get(self, kind: str, name: str, where: str = "") -> Entry:
-        """One entry; raises `UsageError` with the nearest names for an unknown one. where: named in the error."""
+        """The entry of kind `kind` and name `name`; raises `UsageError` with the nearest names for an unknown name.
+        where: place to name in the error."""
         try:
             return self._entries[kind][name]
         except KeyError:
@@ -167,31 +170,36 @@ class Registry:
             raise UsageError(f"{where}{': ' if where else ''}unknown {kind} '{name}'; {hint}") from None
 
     def track(self, name: str, where: str = "") -> Track:
-        """The track of that name; raises `UsageError`. where: named in the error."""
+        """The track `name`; raises `UsageError` if there is none. where: place to name in the error."""
         track: Track = self.get("track", name, where).load()()
         return track
 
 
-def named(what: str) -> list[Entry]:
+def named(name_or_file: str) -> list[Entry]:
     """The plugins in a file `….py`, or those installed under a name; raises `UsageError` if there are none."""
     registry = installed()
-    if what.endswith(".py"):
-        file = Path(what).resolve()
+    if name_or_file.endswith(".py"):
+        file = Path(name_or_file).resolve()
         registry = registry.with_files([file])
         return [entry for kind in KINDS for entry in registry.all(kind) if entry.file == str(file)]
     entries = [entry for kind in KINDS for entry in registry.all(kind)]
-    named = [entry for entry in entries if entry.name == what]
+    named = [entry for entry in entries if entry.name == name_or_file]
     if not named:
         names = [entry.name for entry in entries]
-        raise UsageError(f"no plugin is called '{what}', and it is no file ….py; {nearest(what, names)}")
+        hint = nearest(name_or_file, names)
+        raise UsageError(f"no plugin is called '{name_or_file}', and it is no file ….py; {hint}")
     return named
 
 
 def configured(kind: str, name: str, settings: Mapping[str, Any], preset: str | None = None) -> PluginSpec:
-    """An installed plugin with settings, for another plugin that runs it (see `Plugin.uses`); raises `UsageError`."""
+    """An installed plugin with settings, for another plugin that runs it (see `Plugin.uses`).
+
+    kind: defense, attacker or metric. name: its name. settings: values by field name. preset: name of one of its
+    presets, which `settings` override. Raises `UsageError` for an unknown name, preset or field or a wrong value.
+    """
     return installed().get(kind, name).spec(settings, f"{kind} '{name}'", preset)
 
 
 def snake_case(name: str) -> str:
-    """A class's name as people type it: GradientDescent → gradient_descent, LBFGS → lbfgs."""
+    """The class name `name` in snake case: GradientDescent → gradient_descent, LBFGS → lbfgs."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -1,4 +1,4 @@
-"""Which part of a suite to run, and with which changes: the options that `run`, `plan`, `release` and Python share."""
+"""Selects a part of a suite and changes settings: the options that `run`, `plan`, `release` and Python share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.plugin import KINDS
 
 
 class Selection(BaseModel):
-    """A part of a suite, with changes."""
+    """The part of a suite to run, with changed settings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,19 +30,22 @@ class Selection(BaseModel):
 
     @classmethod
     def of(cls, **options: Any) -> Selection:
-        """A selection from keyword arguments; raises `UsageError` for an unknown option or a wrong value."""
+        """A selection from keyword arguments.
+
+        options: the fields of this class. Raises `UsageError` for an unknown option or a wrong value.
+        """
         try:
             return cls(**options)
         except ValidationError as error:
             raise UsageError(describe(error)) from None
 
     def rows(self, kind: str) -> tuple[str, ...]:
-        """The rows of a kind to run; empty: all."""
+        """Labels of the rows of the kind `kind` to run; empty: all rows."""
         return {"defense": self.defenses, "attacker": self.attackers}.get(kind, ())
 
     @property
     def changes(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """`settings` as fields with values, by kind and label; raises `UsageError`."""
+        """`settings` as values by field name, for each kind and label; raises `UsageError` for a malformed setting."""
         changes: dict[tuple[str, str], dict[str, Any]] = {}
         for text in self.settings:
             kind, label, field, value = _setting(text)
@@ -71,4 +74,4 @@ def _setting(text: str) -> tuple[str, str, str, Any]:
     try:
         return kind, ".".join(parts[1:-1]), parts[-1], yaml.safe_load(value)
     except yaml.YAMLError:
-        raise UsageError(f"--set {text}: {value!r} is no YAML value") from None
+        raise UsageError(f"--set {text}: {value!r} is not valid YAML") from None

@@ -1,16 +1,16 @@
-"""What the source of a plugin says, read without importing it, and the digest of all code that the plugin brings.
+"""Reads the source of plugins without importing it, and computes the digest of a plugin's code.
 
-The digest of a plugin covers the file of its class and every module which that file imports, directly or by way of
-another covered module, wherever the import statement stands (inside functions too). It does not cover
+The digest of a plugin covers the file of its class and every module that this file imports, directly or through
+another covered module, also where the import statement is inside a function. The digest does not cover
 
-- the standard library and `harness`, which gives its own code a version in each stage;
+- the standard library and `harness`, whose own code has a version number in each stage;
 - installed packages, i.e. modules below a folder `site-packages` or `dist-packages`, except the plugin's own top-level
-  package and packages that register plugins themselves (so `defenses` and `attackers` are covered, for every plugin);
-- imports for type checkers only (`if TYPE_CHECKING:`), and imports by a name that is computed (`import_module(name)`).
+  package and packages that register plugins (so `defenses` and `attackers` are covered, for every plugin);
+- imports for type checkers only (`if TYPE_CHECKING:`), and imports by a computed name (`import_module(name)`).
 
-Of a covered file the digest covers what the code does: no comments, no formatting, no statement that is only a string
-(docstrings), no descriptions of fields and quantities, and no class attributes `presets` and `control`, as the settings
-made from a preset are in a key themselves and `control` changes no result. Names and places of files do not count.
+From a covered file the digest leaves out all that changes no result: comments, formatting, docstrings and other
+statements that are only a string, descriptions of fields and quantities, and the class attributes `presets` (the
+settings of a preset are in the key) and `control`. File names and folders do not count.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ UNCOVERED_KEYWORDS = {
     "Field": {"description"},
     "Quantity": {"title", "description", "formula", "variant", "limits"},
 }
-"""Arguments of calls that are text for people."""
+"""Arguments of calls that are descriptions for readers."""
 
 
 def find_module(module: str) -> ModuleSpec | None:
-    """The spec of a module by its full name, found without importing it or its parents; None if there is none."""
+    """The import spec of the module with the full name `module`, found without importing it or its parents; None if
+    there is no such module."""
     top, *rest = module.split(".")
     spec = importlib.util.find_spec(top)
     for depth in range(len(rest)):
@@ -49,7 +50,7 @@ def find_module(module: str) -> ModuleSpec | None:
 
 @functools.cache
 def module_path(module: str) -> Path:
-    """The source file of a module that is registered as a plugin; raises `UsageError` if it cannot be found."""
+    """The source file of `module`, which is registered as a plugin; raises `UsageError` if it cannot be found."""
     spec = find_module(module)
     if spec is None or spec.origin is None:
         raise UsageError(f"module {module} is registered as a plugin but cannot be found; reinstall its package")
@@ -57,12 +58,12 @@ def module_path(module: str) -> Path:
 
 
 def parse(path: Path) -> ast.Module:
-    """The syntax tree of a file as it is now; raises `UsageError` for a file that is no Python."""
+    """The syntax tree of the present content of the file `path`; raises `UsageError` if it is not valid Python."""
     return _parse(*_version(path))
 
 
 def _version(path: Path) -> tuple[Path, int, int]:
-    """What tells whether a file has changed since it was read last: its path, time of change and size."""
+    """Path, modification time and size of a file: a cache key that changes with the file's content."""
     stat = path.stat()
     return path, stat.st_mtime_ns, stat.st_size
 
@@ -76,14 +77,17 @@ def _parse(path: Path, mtime_ns: int, size: int) -> ast.Module:
 
 
 def read_class(path: Path, name: str) -> dict[str, str]:
-    """`doc`, `summary` and the string class attributes (`kind`, `track`, `name`) that a class has or inherits,
-    followed through its bases' imports by reading their sources only; nothing of one without a source in Python."""
+    """Docstring (`doc`), its first line (`summary`) and the string class attributes (`kind`, `track`, `name`) that the
+    class `name` in the file `path` has or inherits.
+
+    Base classes are followed through imports by reading source files. A class without Python source gives nothing.
+    """
     if path.suffix != ".py":
         return {}
     tree = parse(path)
     node = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name), None)
     if node is None:
-        # Follow the import that brings the name here; a lazy package says it in the stub beside it.
+        # Follow the import of the name; a package that loads its names lazily imports them in its stub.
         stub = path.with_suffix(".pyi")
         for statement in ast.walk(parse(stub) if stub.is_file() else tree):
             if isinstance(statement, ast.ImportFrom) and statement.module:
@@ -129,12 +133,15 @@ def _imported_path(path: Path, statement: ast.ImportFrom) -> Path:
 
 
 def digest(plugin: ModuleSpec) -> str:
-    """SHA-256 of the code of a plugin's module and of all modules that it brings (see above); raises as `closure`."""
+    """SHA-256 of the code of a plugin and of all modules that its digest covers (see above), in hexadecimal.
+
+    plugin: import spec of the plugin's module. Raises `UsageError` as `closure` does.
+    """
     return hashlib.sha256("".join(code_digest(path) for path in closure(plugin).values()).encode()).hexdigest()
 
 
 def code_digest(path: Path) -> str:
-    """SHA-256 of what the code of one file does: of a syntax tree if it is Python, else of its bytes."""
+    """SHA-256 of the code in the file `path`: of its reduced syntax tree if it is Python, else of its bytes."""
     if path.suffix != ".py":
         return hashlib.sha256(path.read_bytes()).hexdigest()
     return _code_digest(*_version(path))
@@ -146,8 +153,8 @@ def _code_digest(path: Path, mtime_ns: int, size: int) -> str:
 
 
 def _plain(node: object) -> object:
-    """A syntax tree as nested lists, without what changes no result. Empty fields are left out, so that the versions
-    of Python, which differ in them, give the same."""
+    """A syntax tree as nested lists, without the parts that change no result. Empty fields are left out, because the
+    versions of Python differ in them."""
     match node:
         case list():
             return [_plain(item) for item in node if not _uncovered(item)]
@@ -177,11 +184,11 @@ def _is_uncovered_attribute(statement: ast.stmt) -> bool:
 
 def closure(plugin: ModuleSpec) -> dict[str, Path]:
     """The modules that a plugin's digest covers: their files by full name, the plugin's own first, then in the order
-    of the import statements. plugin: the spec of the plugin's module; of a plugin file it is one of a package, so that
-    modules beside the file can be imported by relative names.
+    of the import statements.
 
-    Raises `UsageError` for an import of a module that cannot be found, or that is found both beside the plugin file
-    and elsewhere.
+    plugin: import spec of the plugin's module. The spec of a plugin file is that of a package, so that the plugin can
+    import modules in its folder by relative names. Raises `UsageError` for an import of a module that cannot be found,
+    or that is found both in the plugin file's folder and elsewhere.
     """
     covered: dict[str, Path] = {}
     pending = [plugin, *_parents(plugin)]
@@ -207,8 +214,8 @@ def _parents(plugin: ModuleSpec) -> list[ModuleSpec]:
 
 @dataclass(frozen=True)
 class _Import:
-    """A module named by an import statement. required: False if the file can do without it, or if the name may be one
-    of something else than a module."""
+    """A module named by an import statement. required: False if the file works without the module (an import in `try`),
+    or if the name may belong to something other than a module."""
 
     line: int
     level: int
@@ -240,14 +247,14 @@ def _walk(node: ast.AST, required: bool) -> Iterator[_Import]:
 
 
 def _imported(statement: _Import, file: Path, importer: ModuleSpec, plugin: ModuleSpec) -> Iterator[ModuleSpec]:
-    """The covered modules that an import names: a module and the packages it lies in. importer: the spec of the module
-    in which the statement stands."""
+    """The covered modules that an import names: a module and the packages that contain it. importer: spec of the module
+    that contains the statement."""
     where = f"{file}, line {statement.line}"
     package = importer.parent or ""
     try:
         name = importlib.util.resolve_name("." * statement.level + statement.module, package)
     except ImportError:
-        raise UsageError(f"{where}: a relative import leads out of the top-level package '{package}'") from None
+        raise UsageError(f"{where}: a relative import goes beyond the top-level package '{package}'") from None
     top, *rest = name.split(".")
     if top == "harness" or top in sys.stdlib_module_names:
         return
@@ -256,7 +263,9 @@ def _imported(statement: _Import, file: Path, importer: ModuleSpec, plugin: Modu
         spec = plugin if module == plugin.name else _find(module, plugin)
         if spec is None:
             if statement.required:
-                raise UsageError(f"{where}: module '{module}' cannot be found; install it, or put it beside the file")
+                raise UsageError(
+                    f"{where}: module '{module}' cannot be found; install it, or put it into the folder of the file"
+                )
             return
         if depth == 0 and not _is_covered(spec, plugin):
             return
@@ -266,7 +275,7 @@ def _imported(statement: _Import, file: Path, importer: ModuleSpec, plugin: Modu
 
 
 def _find(module: str, plugin: ModuleSpec) -> ModuleSpec | None:
-    """As `find_module`; also a module of the package that a plugin file stands for."""
+    """As `find_module`, but also finds modules in the folder of a plugin file by names below the plugin's module."""
     if module.startswith(f"{plugin.name}.") and plugin.submodule_search_locations is not None:
         parent, _, _ = module.rpartition(".")
         spec = plugin if parent == plugin.name else _find(parent, plugin)
@@ -278,14 +287,14 @@ def _find(module: str, plugin: ModuleSpec) -> ModuleSpec | None:
 
 def _is_covered(spec: ModuleSpec, plugin: ModuleSpec) -> bool:
     """Whether a digest covers the top-level module `spec`."""
-    if spec.name in {plugin.name.partition(".")[0], *_plugin_packages()}:
+    if spec.name in {plugin.name.partition(".")[0], *plugin_packages()}:
         return True
     place = spec.origin or next(iter(spec.submodule_search_locations or ()), "")
     return not {"site-packages", "dist-packages"} & set(Path(place).parts)
 
 
 @functools.cache
-def _plugin_packages() -> frozenset[str]:
+def plugin_packages() -> frozenset[str]:
     """The top-level packages that register plugins."""
     groups = [f"immunebench.{kind}s" for kind in ("defense", "attacker", "metric", "track")]
     points = [point for group in groups for point in importlib.metadata.entry_points(group=group)]
@@ -293,7 +302,8 @@ def _plugin_packages() -> frozenset[str]:
 
 
 def _beside(plugin: ModuleSpec, top: str) -> Path | None:
-    """The file of a module beside a plugin file; None if there is none, or if the plugin is no such file."""
+    """The file of the module `top` in the folder of a plugin file; None if there is none, or the plugin is
+    installed."""
     if "." in plugin.name or plugin.submodule_search_locations is None or top == plugin.name:
         return None
     spec = PathFinder.find_spec(top, plugin.submodule_search_locations)

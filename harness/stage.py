@@ -1,8 +1,8 @@
 """Stages: the jobs of a run as typed frozen dataclasses.
 
-A stage is at once the configuration, the content key and the code of one job. Its fields are its inputs; a field that
-holds a stage, or a tuple or mapping of stages, is a parent, whose artifact the job reads. The key hashes the class's
-version and all fields, so what two cells share is computed once. Labels, paths, workers and devices enter no key.
+A stage is the configuration, the content key and the code of one job. Its fields are the job's inputs. A field that
+holds a stage, or a tuple or mapping of stages, is a parent, whose artifact the job reads. The key hashes the version of
+the class and all fields, so a job that two cells share runs once. Labels, paths, workers and devices enter no key.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from harness.plugin import PluginSpec
 
 @dataclasses.dataclass(frozen=True)
 class Located:
-    """A file or folder of this machine.
+    """A file or folder on this machine.
 
-    path: where it lies; not part of any key. digest: SHA-256 of its content, which stands for it in keys; None if it
-    cannot be read.
+    path: its path; not part of any key. digest: SHA-256 of its content, in hexadecimal, which enters keys; None if the
+    content cannot be read.
     """
 
     path: str
@@ -39,7 +39,7 @@ class Located:
 
 
 class Folders(Mapping["Stage", Path]):
-    """The artifact folders of a job's parents: `folders[self.model]`."""
+    """The artifact folders of a job's parents: `folders[self.model]`. folders: the paths by key of the parent."""
 
     def __init__(self, folders: Mapping[str, Path]) -> None:
         self._folders = folders
@@ -48,7 +48,7 @@ class Folders(Mapping["Stage", Path]):
         return self._folders[stage.key]
 
     def __iter__(self) -> Iterator[Stage]:
-        raise TypeError("ask for the folder of a stage")
+        raise TypeError("folders cannot be iterated; write folders[stage]")
 
     def __len__(self) -> int:
         return len(self._folders)
@@ -66,9 +66,9 @@ class Stage:
 
             def run(self, folders: Folders, out: Path) -> None: ...
 
-    Fields hold JSON values, pydantic models, plugins, `Located` files and stages. Raise the version whenever `run`
-    computes something else: it is part of the key, and the code of the harness is not. The key of a stage outside the
-    harness covers its code, by the rule for plugins (see `harness.source`).
+    Fields hold JSON values, pydantic models, plugins, `Located` files and stages. Increase the version whenever `run`
+    computes something else: the key covers the version, but not the code of the harness. The key of a stage outside the
+    harness also covers its code, by the rule for plugins (see `harness.source`).
     """
 
     track: ClassVar[str]
@@ -76,16 +76,16 @@ class Stage:
     name: ClassVar[str]
     """The class's name in snake case."""
     code: ClassVar[str | None]
-    """Digest of the code of a stage outside the harness; None for a stage of the harness, which has its version."""
+    """Digest of the code of a stage outside the harness; None for a stage of the harness, which has a version only."""
     transient: ClassVar[bool] = False
-    """The artifact is large and only read by other jobs, so a run may drop it when these are done."""
+    """The artifact is large and only other jobs read it, so a run may delete it when they are done."""
     gpu: ClassVar[bool] = False
-    """A GPU speeds it up."""
+    """A GPU makes the job faster."""
 
     plugin: PluginSpec | None = None
-    """The defense, attacker or metric that it runs."""
+    """The defense, attacker or metric that the job runs."""
     seed: int | None = None
-    """Seed of all its random draws; None if it draws nothing."""
+    """Seed of all random draws of the job; None if it draws nothing."""
 
     def __init_subclass__(cls, track: str | None = None, version: int = 1, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -99,13 +99,15 @@ class Stage:
         dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Compute the artifact from the parents' `folders` into the empty folder `out`: a pure function of the
-        fields."""
+        """Compute the artifact. The result must depend on the fields only.
+
+        folders: artifact folders of the parents. out: empty folder to write the artifact into.
+        """
         raise NotImplementedError
 
     @property
     def work(self) -> float:
-        """How much there is to do, in the stage's own unit; time estimates are proportional to it."""
+        """Amount of work, in a unit of the stage's own; time estimates are proportional to it."""
         return 1.0
 
     @cached_property
@@ -121,7 +123,7 @@ class Stage:
 
     @cached_property
     def parents(self) -> tuple[Stage, ...]:
-        """The stages among its fields, each once."""
+        """The stages in the fields, each once."""
         found = (stage for field in dataclasses.fields(self) for stage in _stages(getattr(self, field.name)))
         return tuple({stage.key: stage for stage in found}.values())
 
@@ -132,40 +134,46 @@ class Stage:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """What the store records beside the artifact."""
+        """Description of the job for the artifact's manifest: the identity, names, work and whether it is transient."""
         plugin = None if self.plugin is None else self.plugin.name
         call = None if self.plugin is None else digest(self.plugin.identity)[:16]
         identity = {**self.identity, "plugin": plugin, "call": call}
         return {**identity, "work": self.work, "transient": self.transient}
 
     def ancestry(self) -> Iterator[Stage]:
-        """The ancestors and the stage itself, parents first; shared ancestors come more than once."""
+        """The ancestors and the stage itself, parents first; a shared ancestor may appear more than once."""
         for parent in self.parents:
             yield from parent.ancestry()
         yield self
 
-    def pull(self, generator: Any, out: Path, steps: int | None = None, on_step: Any = None) -> meter.Reading:
-        """Run the plugin's `generator` for `steps` steps, or to its end if None, and save its cost in `out`; see
-        `harness.meter.pull`."""
+    def pull(self, generator: Any, out: Path, steps: int | None = None, on_step: Any = None) -> meter.Cost:
+        """Run the plugin's `generator` and save its run cost in the artifact folder `out`.
+
+        steps: number of steps; None: run to the end. on_step(t): called after step t = 1, 2, … Returns the run cost.
+        Raises `PluginError` if the plugin breaks its contract (see `harness.meter.pull`).
+        """
         assert self.plugin is not None
-        reading = meter.pull(generator, f"{self.plugin.kind} {self.plugin.name}", steps, on_step)
-        reading.save(out)
-        return reading
+        cost = meter.pull(generator, f"{self.plugin.kind} {self.plugin.name}", steps, on_step)
+        cost.save(out)
+        return cost
 
     def measure(self, model: Any, data: Any, out: Path) -> None:
-        """Measure the metric that is the stage's plugin on `model` and write its values into `out`."""
+        """Run the metric that is the stage's plugin and write its values into the artifact folder `out`.
+
+        model, data: arguments of `Metric.measure`. Raises `PluginError` for an invalid value.
+        """
         assert self.plugin is not None
         write_values(self.plugin.build().measure(model, data), out)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by module, file and fields, so that a worker finds classes that came in a plugin file."""
+        """Pickle by module, file and fields, so that a worker finds the classes of plugin files."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return _restore, (_Module(type(self).__module__), type(self).__qualname__, fields)
 
 
 class _Module:
-    """A module that unpickling imports, from its plugin file if it came from one. It stands before the fields in the
-    pickle, so their classes are found."""
+    """A module that unpickling imports, from its plugin file if it has one. The pickle holds it before the fields, so
+    that their classes are found."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -192,7 +200,7 @@ def _stages(value: Any) -> Iterator[Stage]:
 
 
 def plain(value: Any) -> Any:
-    """A field's value as JSON for a key; raises `TypeError` for what has no such form."""
+    """The field value `value` as JSON for a key; raises `TypeError` for a type that has no JSON form."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Stage):
@@ -217,10 +225,10 @@ def digest(value: Any) -> str:
 
 
 def seed_of(*parts: Any) -> int:
-    """A seed (63 bits) hashed from JSON values: what a random draw may depend on, and nothing else."""
+    """A seed (63 bits) for random draws, hashed from `parts`: JSON values that name all that the draws depend on."""
     return int(digest(list(parts))[:16], 16) >> 1
 
 
 def unique(stages: Iterable[Stage]) -> dict[str, Stage]:
-    """Stages and all their ancestors by key, parents first."""
+    """The stages in `stages` and all their ancestors by key, parents first."""
     return {stage.key: stage for last in stages for stage in last.ancestry()}

@@ -1,7 +1,7 @@
 """Suites: versioned grids of tasks × defenses × attackers × seeds, each with a protocol.
 
-`SuiteFile` is a suite as its YAML file writes it; `Suite` is one to run, with every task and row written out. A
-`Suite` is plain data that dumps and reads itself, so a submission holds it as it is.
+`SuiteFile` is the content of a suite's YAML file. `Suite` is a suite to run: every task, row and seed is written out. A
+`Suite` is a pydantic model of plain data, and a submission contains it unchanged.
 """
 
 from __future__ import annotations
@@ -40,23 +40,26 @@ class Tuning(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seeds: list[int] = Field(description="empty: none, the settings are the papers' or the plugins' defaults")
-    tasks: list[Label] = Field([], description="by label; empty: all of the suite's")
+    seeds: list[int] = Field(description="empty: no seed, the settings are the papers' or the plugins' defaults")
+    tasks: list[Label] = Field([], description="labels of tasks; empty: all tasks of the suite")
 
     def covers(self, task: str, seed: int | None) -> bool:
-        """Whether settings were chosen on this task and seed; of what is not random (None) the task alone decides."""
+        """Whether settings were chosen on this task and seed. seed: None for a value without random draws, for which
+        the task alone decides."""
         if seed is None:
             return task in self.tasks
         return seed in self.seeds and (not self.tasks or task in self.tasks)
 
 
 class Row(BaseModel):
-    """One defense, attacker or metric of a grid: a plugin and its settings. Any further key is a hyper-parameter."""
+    """One defense, attacker or metric of a grid: a plugin and its settings. All other keys are hyper-parameters."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     plugin: str | None = Field(None, description="the plugin's name; by default the row's label")
-    preset: str | None = Field(None, description="one of the plugin's named settings, overridden by what follows")
+    preset: str | None = Field(
+        None, description="one of the plugin's named settings; the row's own settings override it"
+    )
 
     @property
     def params(self) -> dict[str, Any]:
@@ -65,18 +68,18 @@ class Row(BaseModel):
 
 
 class GridFile(BaseModel):
-    """One grid as a suite file writes it."""
+    """One grid of a suite file."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Name = Field(description="as in records; published values are joined by it")
-    track: str = Field(description="whose tasks, protocol and plugins these are")
+    name: Name = Field(description="name in records; published values refer to it")
+    track: str = Field(description="track that defines the tasks, the protocol and the plugins")
     tasks: list[dict[str, Any]] = Field(min_length=1, description="blocks of tasks, as the track defines them")
-    protocol: dict[str, Any] = Field({}, description="budget and what is measured, as the track defines it")
-    defenses: dict[Label, Row] = Field(min_length=1, description="by label")
-    attackers: dict[Label, Row] = Field({}, description="by label; without any the released models are measured")
-    metrics: dict[Label, Row] = Field({}, description="metrics beyond the track's own, or other settings of these")
-    seeds: Seeds | None = Field(None, description="instead of the suite's")
+    protocol: dict[str, Any] = Field({}, description="budget and measured steps, as the track defines them")
+    defenses: dict[Label, Row] = Field(min_length=1, description="rows by label")
+    attackers: dict[Label, Row] = Field({}, description="rows by label; empty: only released models are measured")
+    metrics: dict[Label, Row] = Field({}, description="metrics beyond the track's own, or other settings of the latter")
+    seeds: Seeds | None = Field(None, description="seeds of this grid instead of the suite's")
 
     @field_validator("defenses", "attackers", "metrics", mode="before")
     @classmethod
@@ -86,64 +89,75 @@ class GridFile(BaseModel):
 
 
 class BaseModelFile(BaseModel):
-    """Another base model for a whole suite: what it changes in every grid."""
+    """Another base model for a whole suite, with its changes in every grid."""
 
     model_config = ConfigDict(extra="forbid")
 
-    tasks: dict[str, Any] = Field({}, description="put over every task")
-    protocol: dict[str, Any] = Field({}, description="put over every protocol")
-    preset: str | None = Field(None, description="instead of the rows' presets; by default the plugins' defaults")
+    tasks: dict[str, Any] = Field({}, description="fields that replace those of every block of tasks")
+    protocol: dict[str, Any] = Field({}, description="fields that replace those of every protocol")
+    preset: str | None = Field(
+        None, description="preset of every row instead of the row's own; null: the plugins' defaults"
+    )
 
 
 class SuiteFile(BaseModel):
-    """A suite file."""
+    """The content of a suite file."""
 
     model_config = ConfigDict(extra="forbid")
 
-    format: int = Field(description=f"of the file; this harness reads up to {FORMAT}")
-    name: Name = Field(description="what people type")
-    version: int = Field(ge=1, description="raised with every change that moves a value; versions never mix")
+    format: int = Field(description=f"format of the file; this harness reads up to {FORMAT}")
+    name: Name = Field(description="name of the suite on the command line")
+    version: int = Field(
+        ge=1, description="increased with every change that changes a value; values of two versions are never mixed"
+    )
     title: Text = Field(description="one line")
-    description: str = Field("", description="what it is for, and how its settings were chosen")
-    seeds: Seeds = Field(_counted(5), description="of every cell: how many, which are then 1 … n, or which")
+    description: str = Field("", description="purpose of the suite, and how its settings were chosen")
+    seeds: Seeds = Field(_counted(5), description="seeds of every cell: a list, or a number n for the seeds 1 … n")
     tuning: Tuning | None = Field(
-        None, description="on which seeds and tasks settings were chosen: a row tuned on what it reports is flattered"
+        None,
+        description="seeds and tasks on which settings were chosen; values on the same seeds and tasks are optimistic",
     )
     plugins: list[str] = Field([], description="plugin files, relative to the suite file")
     published: str | None = Field(None, description="a tidy CSV of published values, relative to the suite file")
-    bases: dict[str, BaseModelFile] = Field({}, description="other base models, by the word that chooses one")
+    bases: dict[str, BaseModelFile] = Field({}, description="other base models, by their name in `--base`")
     grids: list[GridFile] = Field(min_length=1, description="one for each set of tasks, protocol and rows")
 
 
 class Grid(BaseModel):
-    """A grid to run: every task, row and seed written out, and what a board must know of it."""
+    """A grid to run: every task, row and seed is written out, with the fields that a board needs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
     track: Label
     tasks: list[dict[str, Any]] = Field(min_length=1, description="single tasks, as the track's model dumps them")
-    protocol: dict[str, Any] = Field(description="as the track's model dumps it")
+    protocol: dict[str, Any] = Field(description="protocol, as the track's model dumps it")
     defenses: dict[Label, PluginSpec] = Field(min_length=1)
     attackers: dict[Label, PluginSpec]
     metrics: dict[Label, PluginSpec]
     seeds: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, max_length=1000)
-    reference: PluginSpec = Field(description="the defense that stands for no defense, whether or not it is a row")
-    ranking: Ranking | None = Field(description="which value ranks the defenses; null: none does")
-    members: dict[Label, list[Label]] = Field(description="by task label, what tasks have in common")
-    quantities: list[Quantity] = Field(description="what its metrics and run costs measure")
-    changed: list[Text] = Field([], description="how it differs from the suite file: rows changed or added, rows or "
-                                "seeds left out")  # fmt: skip
+    reference: PluginSpec = Field(
+        description="the defense that releases the undefended model, whether or not it is a row"
+    )
+    ranking: Ranking | None = Field(description="value that ranks the defenses; null: there is no ranking")
+    members: dict[Label, list[Label]] = Field(
+        description="by task label, the parts (digits, concepts) that tasks may share"
+    )
+    quantities: list[Quantity] = Field(description="quantities that the metrics and run costs measure")
+    changed: list[Text] = Field(
+        [], description="differences from the suite file: rows changed or added, rows or seeds left out"
+    )
 
     def control(self, defense: str) -> str | None:
-        """`undefended` for a row that is the reference, `control` for another control row, else None."""
+        """Kind of control of the row `defense`: `undefended` for the reference, `control` for another control row, None
+        for any other row."""
         spec = self.defenses[defense]
         if spec.identity == self.reference.identity:
             return "undefended"
         return "control" if spec.control else None
 
     def is_changed(self, kind: str, label: str) -> bool:
-        """Whether the row's settings are not the suite file's, or the suite file has no such row."""
+        """Whether the row `label` of the kind `kind` has settings other than in the suite file, or is not in it."""
         return any(change.startswith(f"{kind}s.{label}.") for change in self.changed)
 
 
@@ -160,24 +174,26 @@ class Suite(BaseModel):
     tuning: Tuning | None = None
     published: Path | None = Field(None, exclude=True, description="a tidy CSV of published values")
     plugins: tuple[Path, ...] = Field((), exclude=True, description="plugin files beside what is installed")
-    folder: Path = Field(Path(), exclude=True, description="the suite file's; the files that it names are relative "
-                         "to it")  # fmt: skip
+    folder: Path = Field(
+        Path(), exclude=True, description="folder of the suite file, to which paths in tasks are relative"
+    )
 
     def grid(self, name: str) -> Grid:
-        """The grid of that name."""
+        """The grid called `name`."""
         return next(grid for grid in self.grids if grid.name == name)
 
     @property
     def changed(self) -> list[str]:
-        """How the suite differs from its file, by grid."""
+        """Differences from the suite file, as `grid: change`."""
         return [f"{grid.name}: {change}" for grid in self.grids for change in grid.changed]
 
 
 def load(suite: str, selection: Selection | None = None) -> Suite:
     """Read a suite by name or file and select a part of it.
 
-    On another base model the suite is called `name@base`. Raises `UsageError` for a suite, row, setting or file that
-    is wrong, before anything is computed.
+    suite: name of a suite or path of a YAML file. selection: part of the suite to run, with changes; None: the whole
+    suite. A suite on another base model is called `name@base`. Raises `UsageError` for an unknown or invalid suite,
+    row, setting or file.
     """
     path, selection = find(suite), selection or Selection()
     file = read(path)
@@ -212,7 +228,7 @@ def load(suite: str, selection: Selection | None = None) -> Suite:
 
 
 class _Reader:
-    """Makes grids of a suite file's grids under one selection."""
+    """Makes the grids to run from those of a suite file and a selection."""
 
     def __init__(self, file: SuiteFile, path: Path, selection: Selection, registry: Registry) -> None:
         self._file, self._path, self._selection, self._registry = file, path, selection, registry
@@ -226,7 +242,7 @@ class _Reader:
         self._used: set[tuple[str, str]] = set()
 
     def grid(self, file: GridFile) -> Grid | None:
-        """The grid, or None if the selection leaves nothing of it."""
+        """The grid to run, from the grid `file` of the suite file; None if the selection leaves no row of it."""
         if self._selection.grids and file.name not in self._selection.grids:
             return None
         where = f"{self._path.name}, grid '{file.name}'"
@@ -264,8 +280,8 @@ class _Reader:
         return rows
 
     def _chosen(self, kind: str, file: GridFile, track: Track) -> dict[str, Row]:
-        """The rows to run: those selected, else the grid's and those of added plugin files. A plugin that is a row of
-        none of the suite's grids becomes a row with its defaults."""
+        """The rows to run: the selected ones or, without a selection, the grid's and those of added plugin files. A
+        selected plugin that no grid of the suite has as a row becomes a row with default settings."""
         given: dict[str, Row] = getattr(file, f"{kind}s")
         if kind == "attacker" and not given:
             return {}  # a grid without attackers measures the released models
@@ -294,7 +310,7 @@ class _Reader:
             yield f"seeds {', '.join(map(str, seeds))} instead of {', '.join(map(str, own))}"
 
     def check_all_used(self) -> None:
-        """Raise `UsageError` for a selected row or a changed row that no grid has."""
+        """Raise `UsageError` if a selected row or a changed row is in no grid."""
         for kind in KINDS:
             choices = self._labels[kind] | {entry.name for entry in self._registry.all(kind)}
             for label in [*self._selection.rows(kind), *(label for k, label in self._changes if k == kind)]:
@@ -306,22 +322,29 @@ class _Reader:
 def typed(
     track: Track, tasks: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any], where: str, folder: Path
 ) -> tuple[list[Any], Any]:
-    """The single tasks of a suite file's blocks and the protocol, as the track's models. folder: the files that tasks
-    name are relative to it. Raises `UsageError`."""
+    """Parse the tasks and the protocol of a grid with the models of its track.
+
+    tasks: blocks of tasks in a suite file. protocol: its protocol. where: place to name in errors. folder: folder to
+    which paths in tasks are relative. Returns the single tasks and the protocol. Raises `UsageError` if the track
+    refuses them, or if the blocks contain no task.
+    """
     try:
         blocks = [track.task_model.model_validate(task, context={"folder": folder}) for task in tasks]
         checked = track.protocol_model.model_validate(protocol)
     except ValidationError as error:
         raise UsageError(f"{where}: {describe(error)}") from None
-    # `Track.task_model` promises expand(), which its type, a model of pydantic's, does not know
+    # `Track.task_model` requires expand(), which its type, pydantic's BaseModel, does not have
     single = [task for block in blocks for task in block.expand()]  # type: ignore[attr-defined]
     if not single:
-        raise UsageError(f"{where}: its tasks are empty")
+        raise UsageError(f"{where}: it has no tasks")
     return single, checked
 
 
 def describe_grid(registry: Registry, track: Track, tasks: Sequence[Any], protocol: Any, **fields: Any) -> Grid:
-    """A grid of typed tasks and protocol, completed by what the track says of them. fields: the grid's other fields."""
+    """Make a grid, with its ranking, members and quantities from the track and the metrics.
+
+    tasks, protocol: models of the track. fields: the grid's other fields.
+    """
     metrics: dict[str, PluginSpec] = fields["metrics"]
     quantities = [*COSTS]
     for spec in metrics.values():
@@ -340,7 +363,7 @@ def describe_grid(registry: Registry, track: Track, tasks: Sequence[Any], protoc
 
 
 def _on_base(file: SuiteFile, base: str) -> SuiteFile:
-    """The suite on another of its base models."""
+    """The suite with the changes of its other base model `base`; raises `UsageError` if it has no such base model."""
     if base not in file.bases:
         raise UsageError(f"suite '{file.name}' has no base '{base}'; {nearest(base, list(file.bases))}")
     changes = file.bases[base]
@@ -364,7 +387,7 @@ def _on_base(file: SuiteFile, base: str) -> SuiteFile:
 
 
 def find(suite: str) -> Path:
-    """The file of a suite, given by name or as a path; raises `UsageError`."""
+    """The file of `suite`, a name or a path; raises `UsageError` if there is none."""
     if suite.endswith((".yaml", ".yml")):
         if not Path(suite).is_file():
             raise UsageError(f"suite file {suite} does not exist")
@@ -373,7 +396,7 @@ def find(suite: str) -> Path:
 
 
 def read(path: Path) -> SuiteFile:
-    """A suite file as it is written, checked in form only; raises `UsageError`."""
+    """Read the suite file `path` and check its form only; raises `UsageError` for an invalid file."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
-"""The contract of a track: a kind of model, how it is made, attacked and measured.
+"""The contract of a track: a kind of model, and how one model is made, attacked and measured.
 
 The engine walks the grid, chooses seeds, measures run costs and makes a default table and default curves (see
-`harness.plan` and `harness.leaderboard`); a track says what the jobs of one model are.
+`harness.plan` and `harness.leaderboard`). A track defines the jobs of one model.
 """
 
 from __future__ import annotations
@@ -26,45 +26,45 @@ if TYPE_CHECKING:
 
 
 def _round_steps(fields: dict[str, Any]) -> tuple[int, ...]:
-    """1, 2, 5, 10, 20, … below the budget, and the budget."""
+    """The steps 1, 2, 5, 10, 20, … below the budget, and the budget itself."""
     steps = fields.get("steps", 1)
     rounded = [digit * 10**power for power in range(len(str(steps))) for digit in (1, 2, 5)]
     return (*(step for step in rounded if step < steps), steps)
 
 
 class Protocol(BaseModel):
-    """How a grid attacks and measures; a track adds its own fields."""
+    """Budget and measured steps of a grid; a track adds its own fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    reference: str = Field("none", description="the defense that stands for no defense")
-    steps: int = Field(100, ge=1, description="budget of every attacker, in its own steps")
+    reference: str = Field("none", description="name of the defense that leaves the model undefended")
+    steps: int = Field(100, ge=1, description="budget of every attacker, in optimisation steps of the attacker")
     measure_at: tuple[int, ...] = Field(
         default_factory=_round_steps,
-        description="steps to measure at, rising; by default 1, 2, 5, 10, 20, … and the last",
+        description="optimisation steps after which to measure, ascending; by default 1, 2, 5, 10, 20, … and the last",
     )
 
     @model_validator(mode="after")
     def _steps_within_budget(self) -> Protocol:
         if not self.measure_at or sorted(set(self.measure_at)) != list(self.measure_at):
-            raise ValueError("measure_at must rise from step to step")
+            raise ValueError("measure_at must be ascending, without duplicates")
         if self.measure_at[0] < 0 or self.measure_at[-1] > self.steps:
             raise ValueError(f"measure_at must lie within 0 … steps = {self.steps}")
         return self
 
 
 class Task(BaseModel):
-    """A single task that stands for itself in a suite file."""
+    """A single task, written out as one entry of `tasks` in a suite file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @property
     def label(self) -> str:
-        """Its name in tables: its fields' values by default."""
+        """Name of the task in tables; by default the values of its fields."""
         return " ".join(str(value) for value in self.model_dump().values())
 
     def expand(self) -> Sequence[Any]:
-        """The single tasks of an entry: itself by default."""
+        """The single tasks that this entry stands for; by default the entry itself."""
         return [self]
 
 
@@ -72,49 +72,65 @@ class Task(BaseModel):
 class Repetition:
     """One task under one seed: an independent repetition.
 
-    Every random draw of its cells comes from `draw`, a hash of the task, the seed and the purpose. No defense is in it,
-    so two defenses of a repetition meet the same attack; other tasks and seeds share no draw.
+    Every random draw of its cells comes from `draw`, a hash of the task, the seed and the purpose. The hash does not
+    depend on the defense, so two defenses of a repetition meet the same attack. Two repetitions share no draw.
+
+    task: a single task, of the track's `single_task_model`. protocol: the grid's protocol. seed: one of the grid's
+    seeds. place: the task's position in the grid, from 0.
     """
 
     task: Any
     protocol: Any
     seed: int
     place: int = 0
-    """The task's place in the grid, from 0."""
 
     def draw(self, *purpose: Any) -> int:
-        """The seed of the draws for a purpose, given as JSON values."""
+        """The seed of the random draws for one purpose. purpose: JSON values that identify the draws."""
         return seed_of(self.task.label, self.seed, *purpose)
 
     def seed_for(self, plugin: PluginSpec, *purpose: Any) -> int | None:
-        """The seed of a plugin's own draws; None if it draws nothing."""
+        """The seed of the random draws of `plugin`; None if it draws nothing.
+
+        purpose: JSON values that distinguish several runs of the plugin, for example a concept's name.
+        """
         return None if plugin.deterministic else self.draw(plugin.kind, *purpose)
 
     def job(self, stage: type[Any], plugin: PluginSpec, **fields: Any) -> Any:
-        """A stage of this task that runs a plugin with its seed."""
+        """Create a stage of this task that runs `plugin` with its seed.
+
+        stage: the stage class, with fields `task`, `plugin` and `seed`. fields: values of its other fields.
+        """
         return stage(task=self.task, plugin=plugin, seed=self.seed_for(plugin), **fields)
 
 
 class Track(ABC):
-    """A kind of model and attack."""
+    """A kind of model: defines the jobs that make, attack and measure one model."""
 
     kind: ClassVar[str] = "track"
     name: ClassVar[str]
     task_model: ClassVar[type[BaseModel]]
-    """An entry of a grid's `tasks`; its `expand()` gives the single tasks."""
+    """Model of an entry of a grid's `tasks`; its `expand()` returns the single tasks."""
     single_task_model: ClassVar[type[BaseModel]]
-    """A single task, with a `label`; must round-trip through `model_dump`."""
+    """Model of a single task, with a property `label`; must round-trip through `model_dump`."""
     protocol_model: ClassVar[type[Protocol]] = Protocol
     metrics: ClassVar[Sequence[str]] = ()
-    """Names of the metric plugins that every grid measures."""
+    """Names of the metric plugins that every grid of the track measures."""
 
     @abstractmethod
     def immunize(self, repetition: Repetition, defense: PluginSpec) -> Stage:
-        """The job that makes the released model. Its artifact has the reading of its cost (see `Stage.pull`)."""
+        """The job that makes the released model of a defense.
+
+        repetition: the task, protocol and seed. defense: the defense's plugin. The job must save the run cost of the
+        defense in its artifact (see `Stage.pull`).
+        """
 
     @abstractmethod
     def attacks(self, repetition: Repetition, model: Stage, attacker: PluginSpec) -> Sequence[Stage]:
-        """The jobs in which an attacker adapts a released model to the harmful task; their artifacts have readings."""
+        """The jobs in which an attacker fine-tunes a released model on the harmful task.
+
+        repetition: the task, protocol and seed. model: the job of the released model. attacker: the attacker's plugin.
+        Each job must save the run cost of the attack in its artifact (see `Stage.pull`).
+        """
 
     @abstractmethod
     def measure(
@@ -125,38 +141,59 @@ class Track(ABC):
         undefended: Stage,
         attacker: PluginSpec | None = None,
     ) -> Iterator[tuple[Mapping[str, Any], Stage]]:
-        """The jobs that measure a metric on a released model or, with an `attacker`, on the attacked one; each leaves
-        values (see `harness.metric.write_values`). Yields further coordinates of the cell (`role`), if any, and the
-        job. undefended: the released model of the reference row, the same job as `model` in that row."""
+        """Yield the jobs that measure a metric, each with further coordinates of its cell (`role`) or an empty mapping.
+
+        repetition: the task, protocol and seed. metric: the metric's plugin. model: the job of the released model.
+        undefended: the job of the undefended model; in the undefended row it is `model` itself. attacker: the attacker
+        whose result is measured; None: the released model is measured. Each job writes values into its artifact (see
+        `harness.metric.write_values`).
+        """
 
     def pictures(
         self, repetition: Repetition, model: Stage, undefended: Stage, attackers: Mapping[str, PluginSpec]
     ) -> Iterator[Stage]:
-        """Jobs that leave pictures (`*.png`) of a row, beside no values; called with a grid's first seed alone."""
+        """Yield jobs that write pictures (`*.png`) of a row, and no values, into their artifacts.
+
+        The engine calls it for the first seed of a grid only. repetition: the task, protocol and seed. model: the job
+        of the row's released model. undefended: the job of the undefended model. attackers: the grid's attackers by
+        label.
+        """
         yield from ()
 
     def ranking(self, protocol: Any, attacked: bool) -> Ranking | None:
-        """Which value ranks a grid's defenses; None: nothing is ranked. attacked: the grid has attackers."""
+        """The value that ranks the defenses of a grid; None (the default): there is no ranking.
+
+        protocol: the grid's protocol. attacked: whether the grid has attackers.
+        """
         return None
 
     def members(self, task: Any) -> Sequence[str]:
-        """What a task has in common with others (digits, concepts); statistics take tasks that share one as alike."""
+        """Names of the parts (digits, concepts) of `task`; statistics treat two tasks that share a part as
+        dependent."""
         return (task.label,)
 
     def save_model(self, model: Stage, artifact: Path, out: Path) -> None:
-        """Save a released model, given its job and artifact folder, into the folder `out` in its ecosystem's format.
-        Raises `UsageError` by default."""
+        """Save a released model as files that its library loads.
+
+        model: the job of the released model. artifact: its artifact folder. out: the folder to write. By default raises
+        `UsageError`, because the track saves no models.
+        """
         raise UsageError(f"track '{self.name}' saves no models")
 
     def trials(self, kind: str, seed: int) -> Sequence[Trial]:
-        """Tiny tasks for the conformance kit. A plugin of `kind` (defense, attacker or metric) is tried on the first
-        one that it does not refuse by `RunError`."""
+        """Tiny tasks for the conformance kit, which runs a plugin on the first one that the plugin does not refuse with
+        a `RunError`.
+
+        kind: kind of the plugin (defense, attacker or metric). seed: seed of all random draws of the tasks.
+        """
         return ()
 
     def table(self, board: pd.DataFrame) -> pd.DataFrame | None:
-        """The readable table of a long-form board (see `harness.leaderboard.long_form`); None: the default one."""
+        """The readable table of `board`, a board in long form (see `harness.leaderboard.long_form`); None (the
+        default): the engine's table."""
         return None
 
     def plots(self, records: pd.DataFrame, out: Path) -> list[Path] | None:
-        """Draw plots of the records into the folder `out`; their files. None: the default curves."""
+        """Draw plots of `records` (columns `harness.records.COLUMNS`) into the folder `out` and return the files; None
+        (the default): the engine draws curves."""
         return None

@@ -7,7 +7,7 @@ import torch
 
 from harness import meter
 from harness.errors import PluginError
-from harness.meter import Reading, pull
+from harness.meter import Cost, pull
 
 
 def forever(value=1.0):
@@ -17,8 +17,8 @@ def forever(value=1.0):
 
 def test_counts_and_stops():
     seen = []
-    reading = pull(forever(), "it", 3, seen.append)
-    assert reading.steps == 3
+    cost = pull(forever(), "it", 3, seen.append)
+    assert cost.steps == 3
     assert seen == [1, 2, 3]
 
 
@@ -107,6 +107,6 @@ def test_memory_that_is_freed_within_a_step_is_seen():
 
 
 def test_readings_are_kept(tmp_path):
-    reading = Reading(steps=3, seconds=1.5, peak_mb=2.0)
-    reading.save(tmp_path)
-    assert Reading.load(tmp_path) == reading
+    cost = Cost(steps=3, seconds=1.5, peak_mb=2.0)
+    cost.save(tmp_path)
+    assert Cost.load(tmp_path) == cost

@@ -27,10 +27,10 @@ def test_values_come_back(tmp_path):
         ({"metric": "error", "value": 1.0, "step": "last"}, "step: .* valid integer"),
         ({"metric": "error", "value": 1.0, "role": "<b>"}, "role: String should match pattern"),
         ({"metric": "error", "value": 1.0, "note": "two\nlines"}, "note: String should match pattern"),
-        (1.0, "no value"),
+        (1.0, "invalid value"),
     ],
 )
-def test_what_is_no_value_fails_the_job(value, message, tmp_path):
+def test_an_invalid_value_fails_the_job(value, message, tmp_path):
     with pytest.raises(PluginError, match=message) as caught:
         write_values([{"metric": "error", "value": 1.0}, value], tmp_path)
     assert len(str(caught.value).splitlines()) == 1

@@ -10,7 +10,7 @@ import pytest
 
 from harness import source
 from harness.errors import UsageError
-from harness.registry import Catalogue
+from harness.registry import Registry
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,7 +28,7 @@ def built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def digests() -> dict[str, str]:
     """Of all built-in plugins, without importing them."""
-    entries = [entry for kind in ("defense", "attacker") for entry in Catalogue().all(kind)]
+    entries = [entry for kind in ("defense", "attacker") for entry in Registry().all(kind)]
     return {entry.name: source.digest(source.find_module(entry.module)) for entry in entries}
 
 
@@ -65,7 +65,7 @@ def test_an_edit_of_shared_code_changes_the_digests_of_its_users_alone(built_in:
 UNCOVERED = {
     "docstring": ("defenses/mima.py", '"""Multi-concept immunization by', '"""Immunization of several concepts by'),
     "docstring of a variable": ("defenses/_merge.py", '"""Weights by their names', '"""Weights by the names'),
-    "comment": ("defenses/_ascent.py", "# a backward pass of its own", "# another remark"),
+    "comment": ("defenses/_ascent.py", "# a separate backward pass", "# another remark"),
     "blank line": ("defenses/_merge.py", "        base = pretrained", "\n\n        base = pretrained"),
     "formatting": ("defenses/_merge.py", "(base + moved.sum(0))", "((base\n            + moved.sum(0)))"),
     "preset": ("defenses/mima.py", '"lr": 6e-4', '"lr": 7e-4'),
@@ -137,7 +137,7 @@ def plugin(folder: Path, cls: str, imports: str = "", inside: str = "pass", valu
 
 
 def load(path: Path, name: str):
-    return Catalogue([path]).get("defense", name).load()
+    return Registry([path]).get("defense", name).load()
 
 
 @pytest.fixture(autouse=True)
@@ -220,7 +220,7 @@ def test_a_module_that_cannot_be_found_is_named_with_its_place(tmp_path: Path) -
     ):
         load(path, "mine")
     replace(tmp_path / "one_helper.py", "from not_to_be_found", "from ...not_to_be_found")
-    with pytest.raises(UsageError, match=r"one_helper\.py, line 2: a relative import leads out of"):
+    with pytest.raises(UsageError, match=r"one_helper\.py, line 2: a relative import goes beyond"):
         load(path, "mine")
 
 

@@ -73,7 +73,7 @@ def show(
     plugin: Plugins = [],
 ) -> None:
     """Show a plugin: its docstring, fields with defaults, presets and origin, and what a metric measures."""
-    from harness.cli.reference import fields
+    from harness.fields import fields
     from harness.registry import installed
 
     registry = installed().with_files(plugin)

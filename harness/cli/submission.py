@@ -63,7 +63,7 @@ def leaderboard(
             raise UsageError(f"{out} holds no {RUN}; `immunebench run` writes it")
     elif out is None:
         raise UsageError("name the folder for the board of these submissions: --out DIR")
-    loaded = submitted.load(files)
+    loaded = submitted.load(files, plugin)
     board = boards.make(loaded.records, published.of_suite(loaded.records.suite), plugin)
     boards.write(board, out, loaded.sheets)
     print(board.markdown())

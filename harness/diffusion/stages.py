@@ -228,11 +228,11 @@ class Immunize(TargetsStage, version=1):
         assert self.plugin is not None
         model = self.load(*([folders[self.erased]] if self.erased else []))
         targets = self.build_targets(model, folders)
-        reading = self.pull(self.plugin.build().immunize(model, targets), out)
+        cost = self.pull(self.plugin.build().immunize(model, targets), out)
         if not all(value.isfinite().all() for value in model.unet.parameters()):
             raise PluginError(f"defense {self.plugin.name} left weights that are not finite")
         self.save_weights(model, out)
-        reading.model_copy(update={"notes": targets.notes}).save(out)
+        cost.model_copy(update={"notes": targets.notes}).save(out)
 
 
 class Draw(SamplingStage, version=1):

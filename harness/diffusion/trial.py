@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -99,18 +99,7 @@ def _release(kind: str, seed: int, concepts: int) -> Trial:
     pictures = np.concatenate([_pictures(caption, 1) for caption in CAPTIONS])
     model.text(CAPTIONS)  # the model caches these embeddings, which is no effect of a plugin
     targets = Targets(model, given, tuple(data.concept.name for data in given), CAPTIONS, pictures, seed=5)
-
-    def start(plugin: Any) -> Iterator[Any]:
-        if kind == "defense":
-            return plugin.generator(model, targets)
-        used = {ENCODER: encoders.encoder(ENCODER)}
-        if plugin.measures == "attacked":
-            return plugin.generator(_attacked(given), used)
-        boots, dresses = (_view(thing, 1) for thing in ("boot", "dress"))
-        views: dict[str, Any] = {"drawn": boots, "erased": dresses, "benign": boots, "reachable": [boots[0]]}
-        data = ReleasedData(**vars(targets), **views, bystanders={"train": (boots, dresses)}, encoders=used)
-        return plugin.generator(model, data)
-
+    start = _start_metric(model, targets) if kind == "metric" else lambda plugin: plugin.generator(model, targets)
     return Trial(
         modules=_modules(model),
         start=start,
@@ -121,6 +110,21 @@ def _release(kind: str, seed: int, concepts: int) -> Trial:
     )
 
 
+def _start_metric(model: TextToImage, targets: Targets) -> Callable[[Any], Iterator[Any]]:
+    """Starts a metric on the released model or on attacked pictures."""
+    used = {ENCODER: encoders.encoder(ENCODER)}
+    boots, dresses = (_view(thing, 2) for thing in ("boot", "dress"))
+    views: dict[str, Any] = {"drawn": boots, "erased": dresses, "benign": boots, "reachable": [boots[0]]}
+    data = ReleasedData(**vars(targets), **views, bystanders={"train": (boots, dresses)}, encoders=used)
+    attacks = [ConceptAttack(given.concept, boots, dresses, boots[0]) for given in targets]
+    pictures = AttackedPictures((1, 2), attacks, attacks[:1])
+
+    def start(plugin: Any) -> Iterator[Any]:
+        return plugin.generator(pictures, used) if plugin.measures == "attacked" else plugin.generator(model, data)
+
+    return start
+
+
 def _view(thing: str, rows: int) -> View:
     """Pictures (rows, 2, …) of a thing and what is seen in them."""
     images = _pictures(f"a photo of a {thing}", 2 * rows)
@@ -128,10 +132,3 @@ def _view(thing: str, rows: int) -> View:
     embeddings = {ENCODER: encoders.encoder(ENCODER).embed(images).unflatten(0, (rows, 2))}
     recognised = torch.from_numpy(encoders.recognised(images, "object", thing)).unflatten(0, (rows, 2))
     return View(images.reshape(rows, 2, *images.shape[1:]), finite, embeddings, recognised)
-
-
-def _attacked(given: Sequence[ConceptData]) -> AttackedPictures:
-    """Attacks on each concept and on a benign one, measured at two steps."""
-    boots, dresses = _view("boot", 2), _view("dress", 2)
-    attacks = [ConceptAttack(data.concept, boots, dresses, boots[0]) for data in given]
-    return AttackedPictures((1, 2), attacks, attacks[:1])

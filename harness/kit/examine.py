@@ -205,7 +205,6 @@ def _model_state(trial: Trial) -> dict[Any, tuple[Any, str]]:
 @contextmanager
 def _only_new_objects() -> Iterator[None]:
     """Hide existing objects from the garbage collector, so that `_count_tensors` visits only new ones."""
-    gc.collect()
     gc.freeze()
     try:
         yield

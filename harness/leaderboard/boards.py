@@ -122,7 +122,7 @@ def title(records: Records) -> str:
 
 
 def _narrowing(suite: Suite) -> list[str]:
-    """How a suite was narrowed; what all its grids have in common is said once."""
+    """How a suite was narrowed; changes that all its grids have are named once."""
     grids: dict[str, list[str]] = {}
     for grid in suite.grids:
         for change in flags.narrowing(grid):

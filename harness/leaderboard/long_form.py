@@ -150,14 +150,19 @@ def _with_failures(long: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
 
 def _failures(frame: pd.DataFrame) -> pd.DataFrame:
     """By `CELL`, `n_failed` and, as the text `failure`, of how many cells and why the first one failed."""
-    by_cell = frame.assign(failed=frame["key"].where(frame["status"] != "ok"),
-                           reason=frame["note"].where(frame["status"] != "ok"))  # fmt: skip
-    counts = by_cell.groupby(CELL, dropna=False, sort=False).agg(
-        n_failed=("failed", "nunique"), n_cells=("key", "nunique"), reason=("reason", "first")
-    ).reset_index()  # fmt: skip
+    by_cell = frame.assign(
+        failed=frame["key"].where(frame["status"] != "ok"), reason=frame["note"].where(frame["status"] != "ok")
+    )
+    counts = (
+        by_cell.groupby(CELL, dropna=False, sort=False)
+        .agg(n_failed=("failed", "nunique"), n_cells=("key", "nunique"), reason=("reason", "first"))
+        .reset_index()
+    )
     counts = counts[counts["n_failed"] > 0]
-    counts["failure"] = [f"{failed} of {cells} cells failed: {reason}" for failed, cells, reason
-                         in counts[["n_failed", "n_cells", "reason"]].itertuples(index=False)]  # fmt: skip
+    counts["failure"] = [
+        f"{failed} of {cells} cells failed: {reason}"
+        for failed, cells, reason in counts[["n_failed", "n_cells", "reason"]].itertuples(index=False)
+    ]
     return counts.drop(columns=["n_cells", "reason"])
 
 
@@ -205,9 +210,12 @@ def _paper_values(published: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     papers = published.rename(columns={"setting": "grid", "value": "published"})
     place = papers["paper"] + ", " + papers["table"]
     papers["published_note"] = place.where(papers["note"].isna(), place + ": " + papers["note"])
-    single = papers[papers["task"].notna()].groupby(keys, dropna=False).agg(
-        published=("published", "mean"), published_note=("published_note", "first"), tasks=("task", "size")
-    ).reset_index()  # fmt: skip
+    single = (
+        papers[papers["task"].notna()]
+        .groupby(keys, dropna=False)
+        .agg(published=("published", "mean"), published_note=("published_note", "first"), tasks=("task", "size"))
+        .reset_index()
+    )
     single["published_note"] += "; mean of " + single["tasks"].astype("string") + " tasks"
     papers = pd.concat([papers[papers["task"].isna()], single])[[*keys, "published", "published_note"]]
     papers = papers.drop_duplicates(keys)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,7 +10,6 @@ import pandas as pd
 from harness.leaderboard.flags import Raised, listing, row_changes
 from harness.leaderboard.scores import Cells
 from harness.leaderboard.tables import default_table, row_name, standings_table, with_failures, with_row_names
-from harness.plan import COST
 from harness.records import Records
 from harness.suite import Grid
 from harness.track import Track
@@ -47,10 +46,9 @@ def make(
         tables.append(standings_table(cells, standings, flags))
     for table, below in _value_tables(long, grid, track):
         tables.append((with_row_names(with_failures(table, records, grid), grid), below))
-    calls = _calls(grid, ["attacker"] if tables and standings is not None else ["defense", "attacker"])
     published = [f"published: {note}" for note in long["published_note"].dropna().unique()]
     title = f"{grid.name} (track {grid.track})"
-    return Section(title, tables, [*_changes(grid), *calls, *flag_lines, *published])
+    return Section(title, tables, [*_changes(grid), *_calls(grid), *flag_lines, *published])
 
 
 def _value_tables(long: pd.DataFrame, grid: Grid, track: Track | None) -> Iterator[tuple[pd.DataFrame, str]]:
@@ -60,8 +58,8 @@ def _value_tables(long: pd.DataFrame, grid: Grid, track: Track | None) -> Iterat
         yield default_table(long, grid), "" if track else "The track is not installed here: this is the default table."
         return
     yield own.drop(columns="grid", errors="ignore"), own.attrs.get("caption", "")
-    own_labels = [label for label, spec in grid.metrics.items() if spec.name in track.metrics]
-    further = long[long["measured_by"].notna() & ~long["measured_by"].isin([*own_labels, COST])]
+    further_labels = [label for label, spec in grid.metrics.items() if spec.name not in track.metrics]
+    further = long[long["measured_by"].isin(further_labels)]
     if further["value"].notna().any():
         yield default_table(further, grid), "Values of metric plugins beside the track's own."
 
@@ -74,8 +72,7 @@ def _changes(grid: Grid) -> Iterator[str]:
                 yield f"{row_name(grid, kind, label)} is changed: {', '.join(changes)}"
 
 
-def _calls(grid: Grid, kinds: Iterable[str]) -> Iterator[str]:
-    """A line for each row of these kinds with the call that makes its plugin."""
-    rows: Mapping[str, Mapping[str, object]] = {"defense": grid.defenses, "attacker": grid.attackers}
-    for kind in kinds:
-        yield from (f"{kind} {row_name(grid, kind, label)}: {spec}" for label, spec in rows[kind].items())
+def _calls(grid: Grid) -> Iterator[str]:
+    """A line for each row with the call that makes its plugin."""
+    for kind, rows in (("defense", grid.defenses), ("attacker", grid.attackers)):
+        yield from (f"{kind} {row_name(grid, kind, label)}: {spec.call}" for label, spec in rows.items())

@@ -25,8 +25,9 @@ def comparisons(cells: Cells) -> pd.DataFrame:
     """
     wide = cells.worst.unstack("defense").reindex(columns=cells.defenses)
     pairs = [_better_first(wide, a, b) for a, b in combinations(cells.defenses, 2)]
-    names = pd.DataFrame([{**cells.at, "defense": a, "other": b} for a, b in pairs],
-                         columns=[*cells.at, "defense", "other"])  # fmt: skip
+    names = pd.DataFrame(
+        [{**cells.at, "defense": a, "other": b} for a, b in pairs], columns=[*cells.at, "defense", "other"]
+    )
     if not pairs or not wide.notna().any(axis=None):
         return names.assign(separated=False)
     by_pair = {i: wide[a] - wide[b] for i, (a, b) in enumerate(pairs)}

@@ -138,7 +138,6 @@ def standings_table(cells: Cells, standings: pd.DataFrame, flags: Mapping[str, s
             title = row_name(grid, "attacker", attacker) + (WEAK if attacker in cells.weak else "")
             table[title] = rows[f"attacker {attacker}"].map(number).to_numpy()
     table["flags"] = [flags[defense] for defense in standings["defense"]]
-    table["call"] = standings["call"].to_numpy()
     return with_row_names(without_empty_columns(table), grid), _below(cells)
 
 

@@ -1,6 +1,6 @@
-"""Track 1: feature extractors under linear probing. What a plugin author of this track needs.
+"""Track 1: feature extractors under linear probing. The public face for authors of this track's plugins.
 
-The names are those of the stub beside this file and load, with torch, when they are first used.
+The stub `__init__.pyi` lists the names. They are imported, with torch, at first use.
 """
 
 import lazy_loader

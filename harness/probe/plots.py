@@ -15,7 +15,8 @@ from harness.leaderboard.plots import save
 
 
 def plots(records: pd.DataFrame, out: Path) -> list[Path]:
-    """Save the plots of each grid in `records` into the folder `out`; their files."""
+    """Save the plots of each grid in `records` (columns `harness.records.COLUMNS`) into the folder `out`; returns the
+    files."""
     files = []
     measured = records[records["status"] == "ok"]
     for grid, rows in measured.groupby("grid", sort=False):
@@ -26,8 +27,8 @@ def plots(records: pd.DataFrame, out: Path) -> list[Path]:
 
 
 def _rir_maps(records: pd.DataFrame) -> Figure | None:
-    """A map a defense of the natural log of RIR (floor, training rows), mean over seeds; rows are harmful digits,
-    columns benign digits. None if not all 90 pairs were measured."""
+    """For each defense a map of ln RIR (floor, training rows), mean over seeds: a row for each harmful digit, a column
+    for each benign digit. None if not all 90 pairs were measured."""
     rir = records[(records["metric"] == "rir") & (records["variant"] == "floor") & (records["split"] == "train")]
     digits = rir["task"].str.extract(r"^P(?P<benign>\d)-H(?P<harmful>\d)$").dropna().astype(int)
     if len(digits.drop_duplicates()) < 90:
@@ -48,13 +49,13 @@ def _rir_maps(records: pd.DataFrame) -> Figure | None:
         axis.set(title=defense, xlabel="benign digit", ylabel="harmful digit", xticks=range(10), yticks=range(10))
     for axis in axes[len(defenses) :]:
         axis.axis("off")
-    figure.colorbar(image, ax=list(axes), shrink=0.6, label="ln RIR (floor policy, training rows)")
+    figure.colorbar(image, ax=list(axes), shrink=0.6, label="ln RIR (κ policy floor, training rows)")
     return figure
 
 
 def _curves(records: pd.DataFrame) -> Figure | None:
-    """Norm ratio and excess loss against steps, geometric mean over tasks and seeds; a column an attacker. None if
-    nothing was attacked."""
+    """Norm ratio and excess loss against steps, geometric mean over tasks and seeds; a column for each attacker. None
+    if the records have no attack."""
     values = records[records["metric"].isin(["norm_ratio", "excess_loss"])].dropna(subset=["value"])
     if values.empty:
         return None
@@ -63,7 +64,7 @@ def _curves(records: pd.DataFrame) -> Figure | None:
     figure = Figure(figsize=(3.0 * len(attackers), 2.6 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), len(attackers), squeeze=False, sharex=True, sharey="row")
     colours = mpl.colormaps["tab20"](range(20))
-    # A finished attack is at the level of rounding: drawn at the edge of the axis.
+    # A converged attack is at the level of rounding errors; it is drawn at the edge of the axis.
     logs = values.assign(value=np.log(values["value"].astype(float).abs().clip(lower=1e-8)))
     means = np.exp(logs.groupby(["role", "metric", "attacker", "defense", "step"])["value"].mean())
     for i, (role, metric) in enumerate(rows):

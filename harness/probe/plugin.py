@@ -1,4 +1,4 @@
-"""The bases of this track's plugins, and what a metric is given."""
+"""Base classes of this track's plugins, and the data that its metrics receive."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class ProbeDefense(Defense):
     track: ClassVar[str] = "probe"
 
     def immunize(self, model: Extractor, targets: ProbeTargets) -> Iterator[Any]:
-        """Change the extractor in place, given the training rows of the benign and the harmful task."""
+        """Change the extractor `model` in place, given the training rows of both tasks in `targets`. Yield the loss
+        after every step, once for a closed form, and return at the end."""
         raise NotImplementedError
 
 
@@ -33,8 +34,10 @@ class ProbeAttacker(Attacker):
     track: ClassVar[str] = "probe"
 
     def adapt(self, model: LinearProbe, data: Split) -> Iterator[Any]:
-        """Change the probe's weight in place; `data.x` are the features of the task's training rows, (rows, dim)
-        float64."""
+        """Train the weight of the probe `model` in place. Yield the loss after every step, without end.
+
+        data: the task's training rows; `data.x` are features (rows, dim), float64.
+        """
         raise NotImplementedError
 
 
@@ -44,21 +47,21 @@ class ProbeMetric(Metric):
     track: ClassVar[str] = "probe"
 
     def measure(self, model: Any, data: Any) -> Iterator[Value]:
-        """Yield values.
+        """Yield values (see `value`).
 
-        Before an attack `model` is the released `Extractor` and `data` a `ReleasedData`. Otherwise `model` is the
-        `Trajectory` of an attack and `data` an `AttackData`; one call measures the attack on one task, harmful or
-        benign, and its values need no role.
+        For a released model `model` is the `Extractor` and `data` a `ReleasedData`. For an attacked model `model` is
+        the `Trajectory` of an attack and `data` an `AttackData`; one call measures the attack on one task, harmful or
+        benign, and the engine adds the role to the values.
         """
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasedData(ProbeTargets):
-    """What a metric of a released extractor is given: beside the targets of a defense (`benign`, `harmful`, the seed)
+    """The data that a metric of a released extractor receives: all that a defense receives (`ProbeTargets`), and
 
-    heldout: the held-out rows. loss: the probe's. optima: by role, the optimum on the released extractor's features.
-    undefended: by role, that on the undefended extractor's.
+    heldout: the held-out rows of both tasks. loss: loss of the probe. optima: by role, the optimum on the features of
+    the released extractor. undefended: by role, the optimum on the features of the undefended extractor.
     """
 
     heldout: ProbeTargets
@@ -69,11 +72,12 @@ class ReleasedData(ProbeTargets):
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectory:
-    """An attack on one task of a released extractor: the probes that it passed through.
+    """The course of an attack on one task of a released extractor.
 
-    steps: the measured optimisation steps, rising. heads: (dim, measured steps) float64, the probe's weight after each
-    of them. losses: (budget + 1) float64, the training loss after 0, 1, 2, … steps. optimum: of the features attacked.
-    extractor: the released one. inputs: the task's rows as the extractor takes them, `train` and `heldout`.
+    steps: the measured optimisation steps, ascending. heads: (dim, measured steps) float64, the probe's weight after
+    each of these steps. losses: (budget + 1) float64, the training loss after 0, 1, 2, … steps. optimum: the optimum on
+    the attacked features. extractor: the released extractor. inputs: rows of the task with the extractor's inputs, by
+    split (`train`, `heldout`).
     """
 
     steps: tuple[int, ...]
@@ -85,7 +89,7 @@ class Trajectory:
 
     @cached_property
     def train(self) -> Split:
-        """Features of the training rows, which the attacker had."""
+        """Features of the training rows: the attacker's data."""
         return self.extractor.features(self.inputs["train"])
 
     @cached_property
@@ -96,11 +100,11 @@ class Trajectory:
 
 @dataclass(frozen=True, kw_only=True)
 class AttackData:
-    """What a metric of an attack is given beside the attack.
+    """The data that a metric of an attack receives with the attack's `Trajectory`.
 
-    role: the task attacked. loss: the probe's. success: the excess loss at which an attack has succeeded. score: how
-    held-out rows are scored; None where their targets are constant. undefended: the same attack on the undefended
-    extractor. seed: of the metric's own draws.
+    role: role of the attacked task. loss: loss of the probe. success: excess loss at which an attack has succeeded.
+    score: score on held-out rows; None where their targets are constant. undefended: the same attack on the undefended
+    extractor. seed: seed of the metric's random draws.
     """
 
     role: Role
@@ -111,5 +115,5 @@ class AttackData:
     seed: int = 0
 
     def generator(self) -> torch.Generator:
-        """Random numbers from the seed."""
+        """A random generator with the seed."""
         return torch.Generator().manual_seed(self.seed)

@@ -25,7 +25,8 @@ ATTACK = "attack.safetensors"
 
 @cache
 def _warm_up() -> None:
-    """Make torch load what it loads at first use; its time and memory would be charged to the first plugin."""
+    """Run some operations once, so that the first plugin is not charged with time and memory of torch's lazy
+    loading."""
     x = torch.eye(2, dtype=torch.float64, requires_grad=True)
     torch.linalg.eigvalsh(x @ x.T).sum().backward()
     torch.optim.Adam([x], fused=True).step()
@@ -35,7 +36,8 @@ def _warm_up() -> None:
 class Immunize(Stage, track="probe", version=2):
     """Run a defense on an identity extractor and save the weights.
 
-    rows: SHA-256 of the data set's values; None if it cannot be had, and `run` raises `RunError`.
+    rows: SHA-256 of the data set's values; None if the data set cannot be loaded, in which case `run` raises
+    `RunError`.
     """
 
     transient = True
@@ -45,7 +47,7 @@ class Immunize(Stage, track="probe", version=2):
     rows: str | None
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Raises `PluginError` for weights that are not finite."""
+        """Save the released extractor and the run cost; raises `PluginError` if its weights are not finite."""
         _warm_up()
         targets = replace(load(self.task).train, seed=self.seed or 0)
         model = Extractor(targets.benign.x.shape[1])
@@ -56,13 +58,13 @@ class Immunize(Stage, track="probe", version=2):
 
 
 class FindOptima(Stage, track="probe", version=1):
-    """Find the best probe on the extractor's features of each task, and save it with the features' spectra."""
+    """Find the best probe on the extractor's features of each task, and the spectra of these features."""
 
     loss: Loss
     model: Immunize
 
     def run(self, folders: Folders, out: Path) -> None:
-        """One file a role."""
+        """Save the optimum of each role in a file of its own."""
         data, model = load(self.model.task), Extractor.load(folders[self.model])
         for role in ROLES:
             train, heldout = (model.features(getattr(split, role)) for split in (data.train, data.heldout))
@@ -70,14 +72,15 @@ class FindOptima(Stage, track="probe", version=1):
             save_tensors(best.tensors(), out / f"{role}.safetensors")
 
     def optima(self, folders: Folders) -> dict[Role, Optimum]:
-        """What `run` saved, by role."""
+        """The optima that `run` saved, by role. folders: as for `run` of a child."""
         return {role: Optimum.from_tensors(load_tensors(folders[self] / f"{role}.safetensors")) for role in ROLES}
 
 
 class Attack(Stage, track="probe", version=2):
-    """Run an attacker on the extractor's features of one task; save the loss at every step and the probe at some.
+    """Run an attacker on the extractor's features of one task.
 
-    steps: how many. measure_at: after which of them to save the probe.
+    role: role of the attacked task. loss: loss of the probe. steps: number of optimisation steps. measure_at: steps
+    after which the probe is saved.
     """
 
     plugin: PluginSpec
@@ -89,11 +92,12 @@ class Attack(Stage, track="probe", version=2):
 
     @property
     def work(self) -> float:
-        """Its steps."""
+        """Number of optimisation steps."""
         return self.steps
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Raises `PluginError` for weights that are not finite."""
+        """Save the loss after every step, the probe after the measured steps, and the run cost; raises `PluginError` if
+        the probe's weights are not finite."""
         _warm_up()
         data = Extractor.load(folders[self.model]).features(getattr(load(self.model.task).train, self.role))
         probe = LinearProbe(data.x.shape[1], self.loss)
@@ -114,7 +118,7 @@ class Attack(Stage, track="probe", version=2):
 
 
 class MeasureReleased(Stage, track="probe", version=1):
-    """Measure a metric on a released extractor, beside the undefended one."""
+    """Measure a metric on a released extractor, given the optima on the features of this and of the undefended one."""
 
     plugin: PluginSpec
     model: Immunize
@@ -144,7 +148,7 @@ class Attacked(NamedTuple):
     model: Immunize
 
     def trajectory(self, folders: Folders) -> Trajectory:
-        """The attack as a metric reads it."""
+        """The attack in the form that a metric receives."""
         data, role = load(self.model.task), self.attack.role
         tensors = load_tensors(folders[self.attack] / ATTACK)
         return Trajectory(
@@ -158,9 +162,9 @@ class Attacked(NamedTuple):
 
 
 class MeasureAttacked(Stage, track="probe", version=1):
-    """Measure a metric on an attack, beside the same attack on the undefended extractor.
+    """Measure a metric on an attack, given the same attack on the undefended extractor.
 
-    success: the excess loss at which an attack has succeeded.
+    success: excess loss at which an attack has succeeded.
     """
 
     plugin: PluginSpec

@@ -1,4 +1,4 @@
-"""The readable table of this track: a row a defense, the RIR beside what the strongest attacker leaves of it."""
+"""The readable table of this track: a row for each defense, with its RIR and the result of the strongest attacker."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ CAPTION = (
     "RIR = (i)/(ii) under the paper's κ policy `floor`, on training rows: geometric mean over tasks, with a 95 % t "
     "interval over seeds; published: the paper's value (over digits an arithmetic mean). range: RIR over the numerical "
     "rank; held-out: under floor on held-out rows. a b c: share of cells in which each part of the paper's definition "
-    "of an immunized model holds after scale normalisation (range). best: the attacker that leaves the smallest excess "
-    "loss on the harmful task (among those that leave none, the one that succeeds first); slow-down: its steps to "
-    "success over those on the undefended model (≥: it does not succeed); score: the best held-out accuracy or R² that "
-    "any attacker reaches at any measured step. s, MiB: run cost of the defense."
+    "of an immunized model holds after scale normalisation (range). best: the attacker with the smallest excess loss "
+    "on the harmful task (among those with none, the one that succeeds first); slow-down: its steps to success over "
+    "those on the undefended model (≥: it does not succeed); score: the best held-out accuracy or R² of any attacker "
+    "at any measured step. s, MiB: run cost of the defense."
 )
 CLOSED = 1e-9
-"""An excess loss below this is zero: rounding takes finished attacks to either side of the optimum."""
+"""An excess loss below this counts as zero: rounding errors of a converged attack have either sign."""
 COLUMNS = (
     "defense",
     "RIR [95 %]",
@@ -38,8 +38,10 @@ COLUMNS = (
 
 
 def table(board: pd.DataFrame) -> pd.DataFrame:
-    """The table of a grid's long-form board (see `harness.leaderboard.long_form`), as text; columns without any text
-    are left out. `attrs["caption"]` explains it."""
+    """The readable table of a grid: texts, without empty columns; `attrs["caption"]` explains the columns.
+
+    board: the grid's board in long form (see `harness.leaderboard.long_form`).
+    """
     rows = []
     for defense, cell in board.groupby("defense", sort=False):
         attacked = cell["attacker"].notna()

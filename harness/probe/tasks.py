@@ -1,4 +1,4 @@
-"""The tasks of a probe grid: pairs of a benign task, to keep, and a harmful task, to prevent."""
+"""The tasks of a probe grid: pairs of a benign task to keep learnable and a harmful task to prevent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Task(BaseModel):
 
     @property
     def label(self) -> str:
-        """The task's name in records: P3-H8 means digit 3 benign, digit 8 harmful."""
+        """Name of the task in records: P3-H8 means that digit 3 is benign and digit 8 harmful."""
         return self.data if self.benign is None else f"P{self.benign}-H{self.harmful}"
 
 

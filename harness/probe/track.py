@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class Protocol(harness.track.Protocol):
-    """How a probe grid attacks and measures."""
+    """Budget, measured steps, loss and success threshold of a probe grid."""
 
-    loss: Literal["squared", "logistic"] = Field("squared", description="of every probe")
+    loss: Literal["squared", "logistic"] = Field("squared", description="loss of every probe")
     success: float = Field(0.1, gt=0, lt=1, description="excess loss at which an attack has succeeded")
 
 
@@ -40,12 +40,12 @@ class ProbeTrack(Track):
     metrics: ClassVar[Sequence[str]] = ("conditioning", "definition", "optimum", "convergence")
 
     def immunize(self, repetition: Repetition, defense: PluginSpec) -> Immunize:
-        """The identity extractor, immunized."""
+        """The job that immunizes the identity extractor."""
         from harness.probe import data, stages
 
         try:
             rows = data.digest(repetition.task.data)
-        except RunError:  # a failed cell for those who need the data set, not the end of the run
+        except RunError:  # fails the cells that need the data set, not the run
             rows = None
         job: Immunize = repetition.job(stages.Immunize, defense, rows=rows)
         return job
@@ -62,7 +62,7 @@ class ProbeTrack(Track):
         undefended: Any,
         attacker: PluginSpec | None = None,
     ) -> Iterator[tuple[Mapping[str, Any], Stage]]:
-        """On the released extractor, or on an attack of either task."""
+        """One job for a released extractor; for an attacked one a job for each task, with its role."""
         from harness.probe import stages
 
         if attacker is None:
@@ -85,7 +85,7 @@ class ProbeTrack(Track):
 
     @staticmethod
     def _attacked(repetition: Repetition, model: Any, attacker: PluginSpec, role: Role) -> Attacked:
-        """The jobs of an attack. Its seed depends on no defense: all meet the same attack."""
+        """The jobs of an attack. Its seed does not depend on the defense, so all defenses meet the same attack."""
         from harness.probe import stages
 
         protocol = repetition.protocol

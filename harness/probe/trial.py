@@ -1,4 +1,4 @@
-"""Tiny tasks on which the conformance kit tries plugins."""
+"""Tiny tasks on which the conformance kit runs plugins of this track."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from harness.probe.tasks import ROLES
 
 ROWS, DIM = 128, 32
 STEPS = 20
-"""Of the attack that a metric measures."""
+"""Steps of the attack that a metric measures."""
 
 
 def trials(kind: str, seed: int) -> Sequence[Trial]:
-    """The trial of a kind of plugin. seed: of the rows and of what a plugin draws."""
+    """The trial for plugins of the kind `kind`. seed: seed of the rows and of a plugin's draws."""
     if kind == "metric":
         return [_metric(seed)]
     return [_attacker(seed) if kind == "attacker" else _defense(seed)]
 
 
 def _targets(seed: int) -> ProbeTargets:
-    """Rows of features of unequal size, and targets that are a linear map of them with some noise."""
+    """Rows with features of unequal scale; the targets are a linear function of the features plus noise."""
     generator = torch.Generator().manual_seed(seed)
     sizes = torch.logspace(0, -1.5, DIM, dtype=torch.float64)
     splits = []
@@ -45,7 +45,7 @@ def _tensors(targets: ProbeTargets) -> dict[str, torch.Tensor]:
 
 
 def _defense(seed: int) -> Trial:
-    """An extractor to immunize; its loss is that of the best probe on the harmful rows."""
+    """An extractor to immunize; its loss is the loss of the best probe on the harmful rows."""
     targets, model = _targets(seed), Extractor(DIM)
 
     def loss(plugin: Any) -> float:
@@ -74,7 +74,7 @@ def _attacker(seed: int) -> Trial:
 
 
 def _metric(seed: int) -> Trial:
-    """An extractor, or gradient descent on its features, to measure."""
+    """A released extractor, or a gradient-descent attack on its features, to measure."""
     train, heldout, model = _targets(seed), _targets(seed + 1), Extractor(DIM)
     splits = {role: (getattr(train, role), getattr(heldout, role)) for role in ROLES}
     optima = {role: optimum(*pair, "squared", "r2") for role, pair in splits.items()}

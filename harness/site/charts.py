@@ -68,7 +68,7 @@ def of_grid(board: BoardView, grid: GridView) -> dict[str, list[Chart]]:
         "Against steps": list(curves(long[ranks], made.grid, cells)),
         FURTHER: list(curves(long[~ranks], made.grid, cells)),
     }
-    return {heading: found for heading, found in charts.items() if found}
+    return {heading: drawn for heading, drawn in charts.items() if drawn}
 
 
 def intervals(cells: Cells, standings: pd.DataFrame) -> Chart:
@@ -291,8 +291,14 @@ def _figure(x: str, y: str, *, height: int, margin_l: int = 60) -> go.Figure:
     figure = go.Figure()
     clear = "rgba(0,0,0,0)"
     below = {"orientation": "h", "maxheight": 0.65, "yref": "container", "y": 0, "yanchor": "bottom"}
-    figure.update_layout(height=height, margin={"l": margin_l, "r": 10, "t": 20, "b": 50}, paper_bgcolor=clear,
-                         plot_bgcolor=clear, dragmode=False, legend=below)  # fmt: skip
+    figure.update_layout(
+        height=height,
+        margin={"l": margin_l, "r": 10, "t": 20, "b": 50},
+        paper_bgcolor=clear,
+        plot_bgcolor=clear,
+        dragmode=False,
+        legend=below,
+    )
     figure.update_xaxes(title=_label(x), fixedrange=True)  # a finger on the chart scrolls the page
     figure.update_yaxes(title=_label(y), fixedrange=True)
     return figure
@@ -306,8 +312,14 @@ def _look(place: int) -> dict[str, Any]:
 def _bars(rows: pd.DataFrame, name: str, ends: str, thickness: int, colour: str) -> dict[str, Any]:
     """Error bars of the column `name`, from `ends`_low to `ends`_high."""
     value, low, high = (rows[column].astype("Float64") for column in (name, f"{ends}_low", f"{ends}_high"))
-    return {"array": _floats(high - value), "arrayminus": _floats(value - low), "thickness": thickness, "width": 4,
-            "symmetric": False, "color": colour}  # fmt: skip
+    return {
+        "array": _floats(high - value),
+        "arrayminus": _floats(value - low),
+        "thickness": thickness,
+        "width": 4,
+        "symmetric": False,
+        "color": colour,
+    }
 
 
 def _range(values: pd.Series, log: bool = False) -> list[float]:

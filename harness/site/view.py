@@ -29,8 +29,18 @@ from harness.submission.pack import RUN
 KINDS = ("defense", "attacker")
 """Kinds of plugins that have pages."""
 CELL_COLUMNS = [
-    "grid", "task", "defense", "attacker", "seed", "quantity", "step", "value", "measures", "note", "job",
-]  # fmt: skip
+    "grid",
+    "task",
+    "defense",
+    "attacker",
+    "seed",
+    "quantity",
+    "step",
+    "value",
+    "measures",
+    "note",
+    "job",
+]
 """Columns of the page of cells."""
 RANKING, RETENTION = "ranking", "retention"
 """What a cell measures, in the column `measures`."""
@@ -58,8 +68,10 @@ def of_submissions(folder: Path, plugins: Sequence[Path] = ()) -> list[Source]:
     for inner in folders:
         if files := submitted.files(inner):
             if inner.name in sources:
-                raise UsageError(f"two folders of submissions below {folder} are called '{inner.name}', and a board "
-                                 "has its folder's name")  # fmt: skip
+                raise UsageError(
+                    f"two folders of submissions below {folder} are called '{inner.name}', and a board "
+                    "has its folder's name"
+                )
             sources[inner.name] = Source(inner.name, submitted.load(files, plugins))
     return list(sources.values())
 

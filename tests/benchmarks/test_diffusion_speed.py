@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import harness
-from harness.diffusion import Concept, Subject, TextToImage
+from harness.diffusion import Concept, ConceptData, TextToImage
 
 STYLE = Concept(name="marvo", kind="style", prompt="an artwork by {}", class_prompt="an artwork", class_word="artwork")
 CONCEPTS = Path(__file__).parents[2] / "suites" / "concepts" / "small_styles.yaml"
@@ -28,11 +28,11 @@ grids:
 """
 
 
-def _subject(model: TextToImage) -> Subject:
+def _subject(model: TextToImage) -> ConceptData:
     def sampled(prompt: str, count: int):
         return model.sample([prompt] * count, range(count), sampler="ddim", steps=20, guidance=3.0)[0]
 
-    return Subject(STYLE, sampled(STYLE.prompted(), 20), model, 1, sampled)
+    return ConceptData(STYLE, sampled(STYLE.prompted(), 20), model, 1, sampled)
 
 
 @pytest.mark.benchmark(group="one LoRA step on the small base")

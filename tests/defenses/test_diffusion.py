@@ -10,7 +10,7 @@ from defenses._merge import Merge
 from harness import meter
 from harness.diffusion import Batch, Concept, Targets, TextToImage
 from harness.errors import RunError, UsageError
-from harness.registry import Catalogue
+from harness.registry import Registry
 from tests.diffusion.helpers import noise, subject
 from tests.diffusion.reference import CAPTIONS, targets
 
@@ -35,8 +35,8 @@ def _weights(model: TextToImage) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", DEFENSES)
 def test_only_its_own_weights_change(name: str, model: TextToImage, build) -> None:
     before, text = _weights(model), {n: v.clone() for n, v in model.text_encoder.state_dict().items()}
-    reading = meter.pull(_build(build, name).immunize(model, _of(model, name)), name)
-    assert reading.steps == (6 if name == "compose" else 3)  # CP: three for each concept
+    cost = meter.pull(_build(build, name).immunize(model, _of(model, name)), name)
+    assert cost.steps == (6 if name == "compose" else 3)  # CP: three for each concept
     sets = {"ascent": "cross_attention", "mima": "cross_attention", "joint": "attention", "imma": "attention"}
     assert set(model.changed(before)) == set(model.weights(sets.get(name, "keys_values")))
     assert all(torch.equal(value, text[key]) for key, value in model.text_encoder.state_dict().items())
@@ -265,11 +265,11 @@ def test_imma_alternates(base: Path, build) -> None:
 
 def test_immas_identity_includes_its_inner_attacker(tmp_path: Path) -> None:
     """Another attacker below, or other settings of it, is another IMMA, though no field of the row names its code."""
-    entry = Catalogue().get("defense", "imma")
+    entry = Registry().get("defense", "imma")
     sources = {entry.spec(params, "test").source for params in ({}, {"attacker": "dreambooth"}, {"preset": "small"})}
     assert len(sources) == 3
     assert entry.spec({}, "test").source != entry.load().source_digest()
-    plain = Catalogue().get("defense", "mima")
+    plain = Registry().get("defense", "mima")
     assert plain.spec({}, "test").source == plain.load().source_digest()
 
 
@@ -290,6 +290,6 @@ def test_half_precision(name: str, base: Path, build) -> None:
 
 def test_mima_immunizes_ten_concepts(model: TextToImage, build) -> None:
     of = targets(model, ("marvo", "telune", "obrick", "sevra", "kalindo", "pirou", "dantrel", "wexley", "bag", "boot"))
-    reading = meter.pull(_build(build, "mima", steps=1).immunize(model, of), "mima")
-    assert reading.steps == 1
+    cost = meter.pull(_build(build, "mima", steps=1).immunize(model, of), "mima")
+    assert cost.steps == 1
     assert of.notes["amplification"] > 1

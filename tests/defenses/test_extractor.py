@@ -116,7 +116,7 @@ def test_folding_constant_columns_changes_no_product():
 def test_too_large_a_batch_is_refused(build):
     targets = load(HOUSE_TASK).train
     generator = build("defense", "condition_number", batch_size=300).immunize(Extractor(79), targets)
-    with pytest.raises(ValueError, match="batch of 300 rows does not fit into tasks of 200"):
+    with pytest.raises(ValueError, match="batch_size is 300, but the smaller task has only 200 rows"):
         next(generator)
 
 

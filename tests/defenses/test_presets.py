@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.registry import Catalogue
+from harness.registry import Registry
 from harness.submission import read_write as submission
 
 STRENGTH = Path(__file__).parents[2] / "results" / "submissions" / "strength" / "strength.json.gz"
@@ -14,9 +14,9 @@ LEAVES = 0.95
 
 @pytest.fixture(scope="module")
 def allowed():
-    """By grid and defense's label, whether it leaves enough of the undefended rate of every kind on every group."""
-    records = submission.read(STRENGTH).records()
-    rates = records[(records["metric"] == "rate") & records["role"].isin(["kept", "benign"])]
+    """By grid and defense's label, whether it keeps enough of the undefended retention of every kind on every group."""
+    records = submission.read(STRENGTH).records().frame
+    rates = records[records["metric"] == "retention"]
     rates = rates.assign(kind=rates["role"] + rates["split"].fillna(""), value=rates["value"].astype(float))
     rates = rates.pivot_table(index=["grid", "task", "kind"], columns="defense", values="value").dropna(subset="none")
     return rates.ge(LEAVES * rates["none"] - 1e-12, axis=0).groupby("grid").all()
@@ -24,7 +24,7 @@ def allowed():
 
 @pytest.mark.parametrize("defense", ["ascent", "joint", "compose", "mima", "imma"])
 def test_presets_take_the_largest_step_size_that_keeps_retention(allowed, defense):
-    presets = Catalogue().get("defense", defense).load().presets
+    presets = Registry().get("defense", defense).load().presets
     sizes = {float(label.removeprefix(f"{defense}_")): label for label in allowed if label.startswith(f"{defense}_")}
     for suite in ("styles", "objects", "personal"):
         if f"small_{suite}" not in presets:

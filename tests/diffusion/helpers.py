@@ -1,16 +1,27 @@
 """A pipeline in Stable Diffusion's layout, made on the spot with sizes of its own, and pictures of noise."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from harness import plan
 from harness.diffusion import Concept, ConceptData, TextToImage
 from harness.diffusion.small.networks import tokenizer
+from harness.execution import scheduler
+from harness.execution.executors import local
+from harness.metric import read_values
+from harness.records import frame
+from harness.selection import Selection
+from harness.store import Store
+from harness.suite import Suite, load
 
 SIDE = 16
 SAMPLING = {"sampler": "ddim", "steps": 3, "guidance": 2.0}
@@ -67,3 +78,32 @@ def subject(model: TextToImage, concept: Concept, seed: int = 7, count: int = 5)
         return model.sample([prompt] * number, range(number), **SAMPLING)[0]
 
     return ConceptData(concept, noise(count), model, seed, sampled)
+
+
+class Measured(NamedTuple):
+    """A run: its records, why jobs failed, and its plan and store."""
+
+    records: pd.DataFrame
+    failed: Mapping[str, str]
+    plan: plan.Plan
+    store: Store
+
+
+def load_suite(suite: Path, **selection) -> Suite:
+    """A suite with the plugins in the file beside it, if there is one."""
+    beside = [file for file in [suite.parent / "plugins.py"] if file.exists()]
+    return load(str(suite), Selection.of(**{"plugins": beside, **selection}))
+
+
+def run_suite(suite: Path, **selection) -> Measured:
+    """Run it in this process, with the default store."""
+    made, store = plan.make(load_suite(suite, **selection)), Store()
+    failed = scheduler.run(made, store, local(1))
+    rows = []
+    for cell in made.cells:
+        if cell.job.key in failed:
+            rows.append({**cell.coordinates, "status": "failed", "note": failed[cell.job.key]})
+        else:
+            values = read_values(store.folder(cell.job.key))
+            rows += [{**cell.coordinates, "status": "ok", **value} for value in values]
+    return Measured(frame(rows), failed, made, store)

@@ -165,5 +165,5 @@ def test_custom_diffusion_gives_the_start_token_no_gradient(model: TextToImage, 
 
 
 def test_the_meter_stops_an_attack_of_any_length(model: TextToImage, style: Concept, build) -> None:
-    reading = meter.pull(build("attacker", "lora").adapt(model, subject(model, style)), "lora", 4)
-    assert reading.steps == 4
+    cost = meter.pull(build("attacker", "lora").adapt(model, subject(model, style)), "lora", 4)
+    assert cost.steps == 4

@@ -66,9 +66,7 @@ def test_a_pipeline_without_cross_attention(tmp_path: Path) -> None:
 
 
 def test_a_prompt_past_the_tokenizers_length(model: TextToImage) -> None:
-    with pytest.raises(
-        RunError, match=r"the prompt 'a( a){29}' has 30 tokens; this base model reads at most 18: shorten it"
-    ):
+    with pytest.raises(RunError, match=r"the prompt 'a( a){29}' has 30 tokens; this base model reads at most 18"):
         model.text(["a" + " a" * 29])
 
 

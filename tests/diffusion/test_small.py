@@ -11,7 +11,6 @@ import pytest
 import transformers
 from PIL import Image
 
-import harness
 from harness.diffusion import TextToImage, concepts, encoders
 from harness.diffusion.erase import erase
 from harness.diffusion.image_folder import read_images
@@ -19,6 +18,7 @@ from harness.diffusion.protocol import Erasure
 from harness.diffusion.small import PIPELINE, WEIGHTS, dataset, networks
 from harness.diffusion.training import evaluation, model_card, recipe
 from harness.errors import RunError
+from tests.diffusion.helpers import run_suite
 
 LISTS = Path(__file__).parents[2] / "suites" / "concepts"
 SAMPLING = {"sampler": "ddim", "steps": 20, "guidance": 3.0}
@@ -122,9 +122,9 @@ grids:
     defenses: {{none: }}
     attackers: {{lora: }}
 """)
-    result = harness.run(str(suite), workers=1)
-    assert set(result.records["status"]) == {"failed"}
-    assert all("no longer draws its other concepts" in reason for reason in result.failed.values())
+    measured = run_suite(suite)
+    assert set(measured.records["status"]) == {"failed"}
+    assert all("no longer draws its other concepts" in reason for reason in measured.failed.values())
 
 
 def test_the_model_card_shows_the_evaluation() -> None:

@@ -1,8 +1,6 @@
 """The track end to end, on a pipeline made on the spot."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 import pytest
@@ -18,15 +16,11 @@ from harness.diffusion.metrics.msgr import Msgr
 from harness.diffusion.metrics.released_success import ReleasedSuccess
 from harness.diffusion.stages import Attack, Draw, Immunize
 from harness.diffusion.track import DiffusionTrack
-from harness.execution import scheduler
-from harness.execution.executors import local
 from harness.execution.worker import ensure
-from harness.metric import read_values
-from harness.records import frame
 from harness.selection import Selection
 from harness.store import Store
-from harness.suite import Suite, load
-from tests.diffusion.helpers import noise, write_pictures
+from harness.suite import load
+from tests.diffusion.helpers import load_suite, noise, run_suite, write_pictures
 
 CONCEPTS = """
 format: 2
@@ -134,32 +128,6 @@ def suite(tmp_path: Path, base: Path) -> Path:
     return tmp_path / "suite.yaml"
 
 
-class Measured(NamedTuple):
-    """A run: its records, why jobs failed, and its plan and store."""
-
-    records: pd.DataFrame
-    failed: Mapping[str, str]
-    plan: plan.Plan
-    store: Store
-
-
-def _load(suite: Path, **selection) -> Suite:
-    return load(str(suite), Selection.of(**{"plugins": [suite.parent / "plugins.py"], **selection}))
-
-
-def _run(suite: Path, **selection) -> Measured:
-    made, store = plan.make(_load(suite, **selection)), Store()
-    failed = scheduler.run(made, store, local(1))
-    rows = []
-    for cell in made.cells:
-        if cell.job.key in failed:
-            rows.append({**cell.coordinates, "status": "failed", "note": failed[cell.job.key]})
-        else:
-            values = read_values(store.folder(cell.job.key))
-            rows += [{**cell.coordinates, "status": "ok", **value} for value in values]
-    return Measured(frame(rows), failed, made, store)
-
-
 def _values(records: pd.DataFrame, metric: str, **place: object) -> list[float]:
     rows = records[records["metric"] == metric]
     for column, wanted in place.items():
@@ -171,7 +139,7 @@ def test_a_defense_that_does_nothing_has_no_gap(suite: Path) -> None:
     """Same seeds, same attack, same pictures: MSGR is exactly zero, and MRSGR over pictures of one noise; over all
     pairs, as the papers take it, MRSGR is not. The undefended row is the noise floor, undefended against undefended
     with other draws of the attacker."""
-    records = _run(suite, defenses=["none", "idle", "louder"], attackers=["lora", "textual_inversion"]).records
+    records = run_suite(suite, defenses=["none", "idle", "louder"], attackers=["lora", "textual_inversion"]).records
     styles = records[records["grid"] == "styles"]
     for metric in ("msgr", "msgr_of_means", "mrsgr_paired", "msgr_area"):
         expected = [0.0] * (2 if "area" in metric else 4)
@@ -184,21 +152,21 @@ def test_a_defense_that_does_nothing_has_no_gap(suite: Path) -> None:
 
 
 def test_a_second_run_computes_nothing(suite: Path) -> None:
-    first = _run(suite, defenses=["none"], attackers=["textual_inversion"])
+    first = run_suite(suite, defenses=["none"], attackers=["textual_inversion"])
     assert not first.plan.missing(first.store)
-    again = _run(suite, defenses=["none"], attackers=["textual_inversion"])
+    again = run_suite(suite, defenses=["none"], attackers=["textual_inversion"])
     pd.testing.assert_frame_equal(first.records, again.records)
 
 
 def _stages(suite: Path, stage: type, **selection) -> list:
-    return [job for job in plan.make(_load(suite, **selection)).jobs.values() if type(job) is stage]
+    return [job for job in plan.make(load_suite(suite, **selection)).jobs.values() if type(job) is stage]
 
 
 def test_all_rows_of_a_repetition_share_draws_and_repetitions_share_none(suite: Path) -> None:
     """Every defense meets the same attack draws and the same noise; other seeds and other tasks meet others; the
     undefended row's other attack differs in the attacker's draws alone. The base model's own pictures are data."""
     suite.write_text(suite.read_text().replace("groups: [[marvo, telune]]", "groups: [[marvo, telune], [telune]]"))
-    made = plan.make(_load(suite, defenses=["none", "louder"], attackers=["textual_inversion"], seeds=2))
+    made = plan.make(load_suite(suite, defenses=["none", "louder"], attackers=["textual_inversion"], seeds=2))
     attacks = [job for job in made.jobs.values() if isinstance(job, Attack) and job.concept.name == "telune"]
     draws: dict[str, set] = {}
     for job in attacks:
@@ -217,11 +185,11 @@ def test_all_rows_of_a_repetition_share_draws_and_repetitions_share_none(suite: 
 def test_a_third_partys_metric_changes_no_other_key(suite: Path) -> None:
     """A metric of attacked pictures is one class in one file, and measures what every other metric is given."""
     chosen = {"defenses": ["none"], "attackers": ["lora"], "grids": ["styles"]}
-    before = plan.make(_load(suite, **chosen))
+    before = plan.make(load_suite(suite, **chosen))
     file = suite.parent / "reddest.py"
     file.write_text(METRIC)
     assert len(METRIC.strip().splitlines()) <= 30
-    after = _run(suite, plugins=[suite.parent / "plugins.py", file], **chosen)
+    after = run_suite(suite, plugins=[suite.parent / "plugins.py", file], **chosen)
     new = set(after.plan.jobs) - set(before.jobs)
     assert [after.plan.jobs[key].plugin.name for key in new] == ["reddest"]
     assert set(before.jobs) < set(after.plan.jobs)
@@ -232,21 +200,21 @@ def test_a_third_partys_metric_changes_no_other_key(suite: Path) -> None:
 def test_no_path_enters_a_key(suite: Path, base: Path, tmp_path: Path) -> None:
     import shutil
 
-    keys = set(plan.make(_load(suite, defenses=["none"])).jobs)
+    keys = set(plan.make(load_suite(suite, defenses=["none"])).jobs)
     shutil.copytree(base, tmp_path / "moved_base")
     (tmp_path / "photos").rename(tmp_path / "moved_photos")
     suite.write_text(suite.read_text().replace(str(base), str(tmp_path / "moved_base")))
     subjects = tmp_path / "subjects.yaml"
     subjects.write_text(subjects.read_text().replace("photos/", "moved_photos/"))
-    assert set(plan.make(_load(suite, defenses=["none"])).jobs) == keys
+    assert set(plan.make(load_suite(suite, defenses=["none"])).jobs) == keys
     write_pictures(tmp_path / "moved_photos" / "mine", 4)
-    assert set(plan.make(_load(suite, defenses=["none"])).jobs) != keys
+    assert set(plan.make(load_suite(suite, defenses=["none"])).jobs) != keys
 
 
 def test_failed_cells_have_their_reasons_and_the_others_go_on(suite: Path, tmp_path: Path) -> None:
     """A folder without pictures (the benign concept's, of the subjects' grid) and an attacker without a word."""
     (tmp_path / "photos" / "yours" / "0.png").write_bytes(b"no picture")
-    measured = _run(suite, defenses=["none"])
+    measured = run_suite(suite, defenses=["none"])
     reasons = " ".join(measured.failed.values())
     assert "cannot read the picture" in reasons
     assert "mine is a subject, which no base model knows by name" in reasons
@@ -254,7 +222,7 @@ def test_failed_cells_have_their_reasons_and_the_others_go_on(suite: Path, tmp_p
 
 
 def test_pictures_that_are_not_finite_are_noted_not_averaged(suite: Path) -> None:
-    records = _run(suite, defenses=["none"], attackers=["breaker", "lora"], grids=["styles"]).records
+    records = run_suite(suite, defenses=["none"], attackers=["breaker", "lora"], grids=["styles"]).records
     by_step = records[(records["attacker"] == "breaker") & (records["metric"] == "msgr")].set_index("step")
     assert by_step.loc[1, "value"] == 0  # the breaker's first step does nothing at all
     assert pd.isna(by_step.loc[3, "value"])
@@ -265,7 +233,7 @@ def test_pictures_that_are_not_finite_are_noted_not_averaged(suite: Path) -> Non
 def test_contact_sheets_and_curves(suite: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    measured = _run(suite, defenses=["none"], attackers=["lora", "textual_inversion"], grids=["styles"])
+    measured = run_suite(suite, defenses=["none"], attackers=["lora", "textual_inversion"], grids=["styles"])
     (sheet,) = [cell.job for cell in measured.plan.cells if cell.coordinates["measured_by"] == "pictures"]
     with Image.open(measured.store.folder(sheet.key) / "sheet.png") as image:
         rows = 2 * (2 + 2 * 2)  # two concepts: reference, erased, two attackers at two steps
@@ -276,7 +244,7 @@ def test_contact_sheets_and_curves(suite: Path, tmp_path: Path) -> None:
 
 def test_saved_attacks(suite: Path) -> None:
     suite.write_text(suite.read_text().replace("images: 2", "images: 2\n      save_attacked: true"))
-    measured = _run(suite, defenses=["none"], attackers=["textual_inversion"], grids=["styles"])
+    measured = run_suite(suite, defenses=["none"], attackers=["textual_inversion"], grids=["styles"])
     saved = [measured.store.folder(job.key) / "attacked" for job in measured.plan.jobs.values() if type(job) is Attack]
     assert saved
     assert all((folder / "learned_embeds.safetensors").exists() for folder in saved)
@@ -342,7 +310,7 @@ def test_the_released_model_by_hand() -> None:
 
 
 def test_the_success_rate_ranks_an_attacked_grid(suite: Path) -> None:
-    grid, _ = _load(suite, defenses=["none"]).grids
+    grid, _ = load_suite(suite, defenses=["none"]).grids
     assert grid.ranking.value == {"metric": "asr", "role": "harmful", "variant": "classifier"}
     assert (grid.ranking.better, grid.ranking.broken, grid.ranking.resolution) == ("lower", 0.8, 0.5)
     assert {tuple(selector.items()) for selector in grid.ranking.retention} == {
@@ -380,7 +348,7 @@ def test_the_docs_attacker(suite: Path, tmp_path: Path) -> None:
 
     (tmp_path / "bias_tuning.py").write_text(FILES["bias_tuning.py"])
     given = {"plugins": [tmp_path / "bias_tuning.py"], "attackers": ["bias_tuning"], "defenses": ["none"]}
-    assert any(_values(_run(suite, **given).records, "msgr", attacker="bias_tuning", grid="styles"))
+    assert any(_values(run_suite(suite, **given).records, "msgr", attacker="bias_tuning", grid="styles"))
 
 
 def test_the_docs_defense(suite: Path, tmp_path: Path) -> None:
@@ -389,7 +357,7 @@ def test_the_docs_defense(suite: Path, tmp_path: Path) -> None:
     (tmp_path / "weakest.py").write_text(FILES["weakest.py"])
     settings = ["defenses.weakest.steps=2", "defenses.weakest.prior=none", "defenses.weakest.lr=0.01"]
     given = {"plugins": [tmp_path / "weakest.py"], "defenses": ["weakest"], "attackers": ["textual_inversion"]}
-    assert any(_values(_run(suite, settings=settings, **given).records, "msgr", defense="weakest", grid="styles"))
+    assert any(_values(run_suite(suite, settings=settings, **given).records, "msgr", defense="weakest", grid="styles"))
 
 
 def test_a_released_model_is_a_plain_pipeline(suite: Path, tmp_path: Path, base: Path) -> None:
@@ -397,7 +365,7 @@ def test_a_released_model_is_a_plain_pipeline(suite: Path, tmp_path: Path, base:
     from diffusers import StableDiffusionPipeline
 
     settings = ["defenses.ascent.steps=1", "defenses.ascent.prior=none"]
-    made = plan.make(_load(suite, defenses=["ascent"], attackers=["lora"], settings=settings, grids=["styles"]))
+    made = plan.make(load_suite(suite, defenses=["ascent"], attackers=["lora"], settings=settings, grids=["styles"]))
     (model,) = [job for job in made.jobs.values() if isinstance(job, Immunize) and job.plugin.name == "ascent"]
     store = Store()
     DiffusionTrack().save_model(model, ensure(model, store), tmp_path / "mine")
@@ -440,7 +408,7 @@ def test_every_defense_end_to_end(suite: Path, tmp_path: Path) -> None:
     rows = ["ascent", "joint", "compose", "mima"]
     settings = [f"defenses.{row}.{field}" for row in rows for field in ("steps=2", "prior=captions", "lr=1e-3")]
     attackers = ["textual_inversion", "dreambooth"]
-    measured = _run(suite, defenses=["none", *rows], attackers=attackers, settings=settings)
+    measured = run_suite(suite, defenses=["none", *rows], attackers=attackers, settings=settings)
     assert not measured.failed
     styles = measured.records[measured.records["grid"] == "styles"]
     for row in rows:

@@ -50,7 +50,7 @@ def test_files_of_a_board(board, tmp_path):
 
 def test_every_form_shows_the_calls(board):
     text, latex, csv = board.markdown(), board.latex(), board.csv()
-    assert re.search(r"\| mine .* Mine\(lr=0.1\) +\|", text)
+    assert "- defense mine: Mine(lr=0.1)" in text
     assert "- attacker lora: LoRA(rank=8)" in text
     assert "attacker sgd: SGD()" in latex
     assert "Mine(lr=0.1)" in latex

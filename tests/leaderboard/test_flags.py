@@ -32,7 +32,7 @@ def clean(**more):
 
 
 def early(defense, attacker, value, step=30, seeds=FIVE):
-    """The same figure at an earlier step, which judges nothing."""
+    """The same value at an earlier step, which ranks nothing."""
     return [asr(defense, attacker, task, seed, value, step=step) for task in ("a", "b") for seed in seeds]
 
 
@@ -176,7 +176,7 @@ def test_flags_stand_in_the_table_below_it_and_in_the_long_form():
     text = made.markdown()
     row = next(line for line in text.splitlines() if "| mine " in line)
     assert "no-better" in row
-    assert "tuning-unknown" not in row  # what all rows have is said below only
+    assert "tuning-unknown" not in row  # a flag of all rows is in its line only
     assert f"no-better: {FLAGS['no-better'].meaning}" in text
     assert "tuning-unknown (all rows)" in text
     long = made.long.set_index(["defense", "attacker"])["flags"]

@@ -22,58 +22,58 @@ def of_rows(rows, log=False, members=None):
 
 def test_equals_scipys_t_interval():
     values = [1.0, 2.0, 4.0, 4.5]
-    found = of_rows([(0, "t", seed, value) for seed, value in enumerate(values)]).loc[0]
+    result = of_rows([(0, "t", seed, value) for seed, value in enumerate(values)]).loc[0]
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert found["value"] == pytest.approx(np.mean(values))
-    assert (found["ci_low"], found["ci_high"]) == pytest.approx((expected.low, expected.high))
-    assert 2 * stats.t.sf(found["value"] / found["se"], found["df"]) == pytest.approx(
+    assert result["value"] == pytest.approx(np.mean(values))
+    assert (result["ci_low"], result["ci_high"]) == pytest.approx((expected.low, expected.high))
+    assert 2 * stats.t.sf(result["value"] / result["se"], result["df"]) == pytest.approx(
         stats.ttest_1samp(values, 0).pvalue
     )
 
 
 def test_ratios_are_averaged_as_logarithms():
-    found = of_rows([(0, "t", 1, 10.0), (0, "t", 2, 1000.0)], log=True).loc[0]
-    assert found["value"] == pytest.approx(100)
-    assert found["ci_low"] * found["ci_high"] == pytest.approx(100**2)
+    result = of_rows([(0, "t", 1, 10.0), (0, "t", 2, 1000.0)], log=True).loc[0]
+    assert result["value"] == pytest.approx(100)
+    assert result["ci_low"] * result["ci_high"] == pytest.approx(100**2)
 
 
 def test_tasks_are_averaged_within_a_seed_first():
     """Two tasks far apart, the same in both seeds: the seeds agree, so there is no interval to speak of; other tasks
     would differ."""
-    found = of_rows([(0, task, seed, value) for seed in (1, 2) for task, value in (("a", 1.0), ("b", 9.0))]).loc[0]
-    assert found["value"] == 5
-    assert np.isnan(found["ci_low"])
+    result = of_rows([(0, task, seed, value) for seed in (1, 2) for task, value in (("a", 1.0), ("b", 9.0))]).loc[0]
+    assert result["value"] == 5
+    assert np.isnan(result["ci_low"])
     half = stats.t.ppf(0.975, 1) * stats.sem([1, 9])
-    assert (found["tasks_low"], found["tasks_high"]) == pytest.approx((5 - half, 5 + half))
+    assert (result["tasks_low"], result["tasks_high"]) == pytest.approx((5 - half, 5 + half))
 
 
 def test_what_agrees_by_coarseness_alone_has_the_width_of_its_coarseness():
     """Three seeds at one rate, of twenty pictures: a uniform error of a twentieth has the variance 1/20²/12."""
     columns = [pd.Series(column) for column in ([0] * 3, ["t"] * 3, [1, 2, 3], [0.5] * 3, [False] * 3)]
-    found = intervals(*columns, resolution=1 / 20).loc[0]
-    assert found["ci_high"] - 0.5 == pytest.approx(stats.t.ppf(0.975, 2) * np.sqrt(1 / 20**2 / 12 / 3))
+    result = intervals(*columns, resolution=1 / 20).loc[0]
+    assert result["ci_high"] - 0.5 == pytest.approx(stats.t.ppf(0.975, 2) * np.sqrt(1 / 20**2 / 12 / 3))
 
 
 def test_the_variances_of_tasks_and_of_seeds_are_added():
     """Tasks 0, 3, 6 and seeds -1, 1: their means' variances are 3 and 1, with 2 and 1 degrees of freedom."""
     rows = [(0, f"t{task}", seed, task + seed) for task in (0, 3, 6) for seed in (-1, 1)]
-    found = of_rows(rows).loc[0]
+    result = of_rows(rows).loc[0]
     df = (3 + 1) ** 2 / (3**2 / 2 + 1**2 / 1)
-    assert found["tasks_high"] - 3 == pytest.approx(stats.t.ppf(0.975, df) * np.sqrt(3 + 1))
-    assert 3 - found["tasks_low"] == pytest.approx(found["tasks_high"] - 3)
+    assert result["tasks_high"] - 3 == pytest.approx(stats.t.ppf(0.975, df) * np.sqrt(3 + 1))
+    assert 3 - result["tasks_low"] == pytest.approx(result["tasks_high"] - 3)
 
 
 def test_one_seed_has_no_interval():
-    found = of_rows([(0, "a", 1, 3.0), (0, "b", 1, 5.0)]).loc[0]
-    assert found["value"] == 4
-    assert np.isnan(found[["ci_low", "tasks_low"]].astype(float)).all()
+    result = of_rows([(0, "a", 1, 3.0), (0, "b", 1, 5.0)]).loc[0]
+    assert result["value"] == 4
+    assert np.isnan(result[["ci_low", "tasks_low"]].astype(float)).all()
 
 
 def test_where_nothing_is_random_only_tasks_vary():
-    found = of_rows([(0, "a", None, 3.0), (0, "b", None, 5.0), (0, "c", None, 7.0)]).loc[0]
+    result = of_rows([(0, "a", None, 3.0), (0, "b", None, 5.0), (0, "c", None, 7.0)]).loc[0]
     expected = stats.ttest_1samp([3, 5, 7], 0).confidence_interval(0.95)
-    assert np.isnan(found["ci_low"])
-    assert (found["tasks_low"], found["tasks_high"]) == pytest.approx((expected.low, expected.high))
+    assert np.isnan(result["ci_low"])
+    assert (result["tasks_low"], result["tasks_high"]) == pytest.approx((expected.low, expected.high))
 
 
 def test_groups_do_not_mix_and_what_is_undefined_is_left_out():
@@ -144,9 +144,9 @@ def coverage(values, kind, members=None, log=False, truth=0.0, resolution=0.0):
     draw, task, seed = np.indices(values.shape).reshape(3, -1)
     names = np.array(list(members or [f"t{i}" for i in range(values.shape[1])]))
     given = np.exp(values) if log else values
-    found = intervals(pd.Series(draw), pd.Series(names[task]), pd.Series(seed), pd.Series(given.ravel()),
+    result = intervals(pd.Series(draw), pd.Series(names[task]), pd.Series(seed), pd.Series(given.ravel()),
                       pd.Series(np.full(values.size, log)), members, resolution=resolution)  # fmt: skip
-    low, high = (np.log(found[f"{kind}_{side}"]) if log else found[f"{kind}_{side}"] for side in ("low", "high"))
+    low, high = (np.log(result[f"{kind}_{side}"]) if log else result[f"{kind}_{side}"] for side in ("low", "high"))
     return ((low <= truth) & (high >= truth)).mean()
 
 
@@ -214,9 +214,9 @@ def test_naive_intervals_would_not_cover():
     """A percentile bootstrap over three seeds; pairs of digits taken for independent; seeds taken for tasks."""
     rng = np.random.default_rng(0)
     three = rng.normal(0, 1, (DRAWS, 3))
-    found = stats.bootstrap((three,), np.mean, axis=1, method="percentile", n_resamples=999, vectorized=True,
+    result = stats.bootstrap((three,), np.mean, axis=1, method="percentile", n_resamples=999, vectorized=True,
                             rng=rng).confidence_interval  # fmt: skip
-    assert ((found.low <= 0) & (found.high >= 0)).mean() < 0.85
+    assert ((result.low <= 0) & (result.high >= 0)).mean() < 0.85
     values = digit_pairs(rng, ALL, 5, draws=500)
     members = {f"P{a}-H{b}": [str(a), str(b)] for a, b in ALL}
     assert coverage(values, "tasks", {task: [task] for task in members}, log=True) < 0.85

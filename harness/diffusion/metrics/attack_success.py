@@ -62,8 +62,7 @@ RETENTION_AREA = Quantity(
 
 
 class AttackSuccess(AttackedMetric):
-    """ASR on the targets and retention of benign fine-tuning, by the concept classifier (as of erased models
-    by Zhang et al., ECCV 2024)."""
+    """ASR on the targets and retention of benign fine-tuning, by a classifier (Gandikota et al., 2024, as UCE does)."""
 
     deterministic = True
     quantities: ClassVar = (ASR, ASR_AREA, RETENTION, RETENTION_AREA)

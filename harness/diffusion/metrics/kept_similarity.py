@@ -14,8 +14,7 @@ from harness.metric import Value
 
 
 class KeptSimilarity(DiffusionMetric):
-    """M (MIMA, AAAI 2025) of concepts to keep: the released model's pictures beside the undefended model's from one
-    noise."""
+    """M (MIMA, AAAI 2025) of further concepts: the released model's pictures beside the undefended model's."""
 
     deterministic = True
     quantities: ClassVar = (SIMILARITY,)

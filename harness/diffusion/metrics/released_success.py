@@ -33,8 +33,7 @@ REACHABLE_ASR = Quantity(
 
 
 class ReleasedSuccess(DiffusionMetric):
-    """ASR and retention of the released model, with the erased base model's ASR and the most that can be reached (as
-    of erased models by Zhang et al., ECCV 2024)."""
+    """ASR and retention of the released model, by a classifier, as UCE evaluates erasures (Gandikota et al., 2024)."""
 
     deterministic = True
     quantities: ClassVar = (ASR, ERASED_ASR, REACHABLE_ASR, RETENTION)

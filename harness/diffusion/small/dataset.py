@@ -91,12 +91,12 @@ def items(split: str, fashion: Path = FASHION) -> dict[str, _Floats]:
     part = {"train": "train", "heldout": "t10k"}[split]
     pixels = _idx(fashion / f"{part}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
     labels = _idx(fashion / f"{part}-labels-idx1-ubyte.gz", 8)
-    found = {name: pixels[labels == label] for name, label in _CLASSES.items()}
+    items = {name: pixels[labels == label] for name, label in _CLASSES.items()}
     x, y = mnist_data()
     for name, digit in _DIGITS.items():
         rows = x[y == digit].reshape(-1, 28, 28)
-        found[name] = rows[:400] if split == "train" else rows[400:]
-    return {name: (values / 255).astype(np.float32) for name, values in found.items()}
+        items[name] = rows[:400] if split == "train" else rows[400:]
+    return {name: (values / 255).astype(np.float32) for name, values in items.items()}
 
 
 def pictures(grey: Mapping[str, _Floats], n: int, seed: int) -> Pictures:

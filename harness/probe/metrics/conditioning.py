@@ -21,7 +21,7 @@ _KAPPA = (
     "variant: the κ policy. floor, the paper's code: κ = (σ₁ + 1e-6)/(σ_min + 1e-6) over the eigenvalues of H, which "
     "is σ₁/1e-6 on rank-deficient features, as all of the paper's linear data have; range: σ₁ over the smallest "
     "eigenvalue within the numerical rank; fixed-rank: σ₁ over the eigenvalue at the undefended features' rank, "
-    "infinite if the rank has fallen. split: the training rows, which the defense has seen, or held-out ones."
+    "infinite if the rank has fallen. split: the training rows, which the defense has seen, or the held-out rows."
 )
 
 
@@ -51,8 +51,8 @@ class Conditioning(ProbeMetric):
             description="change of the condition number: role harmful is RIR's part (i), benign its part (ii)",
             formula="(i) = κ(H_H(θ)) / κ(H_H(I)), (ii) = κ(H_P(θ)) / κ(H_P(I)) (ICML 2025, Eq. 15).",
             variant=_KAPPA,
-            limits="Immunization on its own: θ multiplied by c has both ratios multiplied by c² under floor. The "
-            "definition is therefore tested after normalisation of the scale.",
+            limits="One ratio alone does not show immunization: multiplying θ by c multiplies both ratios by c² under "
+            "floor. The definition is therefore tested after normalisation of the scale.",
         ),
         Quantity(
             name="kappa",
@@ -61,8 +61,8 @@ class Conditioning(ProbeMetric):
             description="condition number of the feature Hessian",
             formula="κ(S) = σ₁(S)/σ_min(S), S = H(θ) on one task's rows.",
             variant=_KAPPA,
-            limits="How models whose features have different ranks compare: under fixed-rank a lower rank is infinite, "
-            "under range the subspace is another.",
+            limits="Features of different ranks cannot be compared: under fixed-rank κ of a lower rank is infinite, "
+            "under range it refers to another subspace.",
         ),
         Quantity(
             name="rank",
@@ -70,7 +70,7 @@ class Conditioning(ProbeMetric):
             description="numerical rank of the features",
             formula="Number of singular values of the features (rows, dim) above σ₁ · max(rows, dim) · ε, in float64.",
             variant="split: training or held-out rows.",
-            limits="How near the next singular value is to that bound.",
+            limits="It does not show how close the next singular value is to that threshold.",
         ),
     )
 
@@ -79,7 +79,7 @@ class Conditioning(ProbeMetric):
     )
 
     def measure(self, model: Extractor, data: ReleasedData) -> Iterator[Value]:
-        """On training and held-out rows."""
+        """Yield ranks, condition numbers, their ratios and RIR, on training and held-out rows."""
         for split in SPLITS:
             sides: dict[Role, tuple[Spectrum, Spectrum]] = {
                 role: (getattr(data.optima[role], split), getattr(data.undefended[role], split)) for role in ROLES
@@ -103,7 +103,7 @@ class Conditioning(ProbeMetric):
 
 
 def _remarks(policy: Policy, released: Spectrum, undefended: Spectrum) -> tuple[str | None, str | None]:
-    """The flag and the note of a condition number."""
+    """The flag and the note of a condition number under `policy`."""
     flag = "floor" if policy == "floor" and (released.floor_hit or undefended.floor_hit) else None
     fallen = policy == "fixed-rank" and released.rank < undefended.rank
     return flag, "infinite: the rank has fallen" if fallen else None

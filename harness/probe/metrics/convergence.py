@@ -25,18 +25,19 @@ class Convergence(ProbeMetric):
             description="(L_t − L*)/(L_0 − L*) on the training rows",
             formula="(L_t − L*)/(L_0 − L*) after t steps of the attack: 1 at the start, 0 at the best loss. On the "
             "harmful task a defender wants it high, on the benign task low.",
-            limits="Whether the rest matters: near the optimum of a regression a large excess loss can be a small "
-            "difference in score, so read score as well.",
+            limits="It does not show the effect on the score: near the optimum of a regression a large excess loss can "
+            "be a small difference in score.",
         ),
         Quantity(
             name="norm_ratio",
             title="norm ratio",
             better="higher",
             description="‖w_t − w*‖²/‖w_0 − w*‖² (ICML 2025, Eq. 16), w* of least norm",
-            formula="‖w_t − w*‖²/‖w_0 − w*‖² (ICML 2025, Eq. 16). w* is the minimiser of least norm, since on "
-            "rank-deficient features there are many.",
-            limits="Much, on its own: on digits it stays near 1 under every first-order attacker, even once the probe "
-            "is as accurate as it gets, since directions of tiny eigenvalues carry the norm and no accuracy.",
+            formula="‖w_t − w*‖²/‖w_0 − w*‖² (ICML 2025, Eq. 16). w* is the minimiser of least norm, because "
+            "rank-deficient features have many minimisers.",
+            limits="A high value alone does not show protection: on digits it stays near 1 under every first-order "
+            "attacker, even when the probe has its best accuracy, because directions with tiny eigenvalues hold most "
+            "of the norm and do not affect the accuracy.",
         ),
         Quantity(
             name="score",
@@ -44,7 +45,7 @@ class Convergence(ProbeMetric):
             better="lower",
             description="held-out accuracy (digits) or R² (prices) of the attacked probe",
             formula="Accuracy at threshold ½, or R², of the probe w_t on held-out rows.",
-            limits="Anything where targets are constant (single-class digits): it is undefined there.",
+            limits="It is undefined where targets are constant (single-class digits).",
         ),
         Quantity(
             name="steps_to_success",
@@ -55,7 +56,7 @@ class Convergence(ProbeMetric):
             description="steps until the excess loss is at most the protocol's `success`",
             formula="The first t with excess_loss ≤ `success`, 0.1 by default; the whole budget, flagged lower-bound, "
             "if there is none.",
-            limits="Cost: a step takes some attackers more time than others.",
+            limits="Steps of different attackers differ in cost.",
         ),
         Quantity(
             name="slow_down",
@@ -64,12 +65,12 @@ class Convergence(ProbeMetric):
             scale="log",
             description="steps to success over those on the undefended features",
             formula="steps_to_success(θ) / steps_to_success(I) of one attacker.",
-            limits="More than a lower bound where the attack does not succeed within the budget (flag lower-bound).",
+            limits="It is only a lower bound where the attack does not succeed within the budget (flag lower-bound).",
         ),
     )
 
     def measure(self, model: Trajectory, data: AttackData) -> Iterator[Value]:
-        """At the measured steps, and once over all steps."""
+        """Yield loss, distance and score at the measured steps, and the steps to success and the slow-down once."""
         excess, undefended = (excess_loss(side.losses, side.optimum.best_loss) for side in (model, data.undefended))
         best = model.optimum.weights
         distance = (model.heads - best[:, None]).square().sum(0) / best.square().sum()
@@ -95,12 +96,15 @@ class Convergence(ProbeMetric):
 
 
 def excess_loss(losses: torch.Tensor, best_loss: float) -> torch.Tensor:
-    """(L_t − L*)/(L_0 − L*) of the losses after t = 0, 1, … steps, (steps + 1); NaN throughout if L_0 is the best."""
+    """The excess loss (L_t − L*)/(L_0 − L*), (steps + 1); not finite if L_0 = L*.
+
+    losses: (steps + 1), the losses L_t after t = 0, 1, … steps. best_loss: L*.
+    """
     return (losses - best_loss) / (losses[0] - best_loss)
 
 
 def _steps_to(excess: torch.Tensor, success: float) -> int | None:
-    """The first step at which an attack has succeeded."""
+    """The first step at which the excess loss is at most `success`; None if there is none."""
     reached = (excess <= success).nonzero()
     return int(reached[0, 0]) if len(reached) else None
 

@@ -1,4 +1,4 @@
-"""What the best probe on the released features reaches."""
+"""Loss and score of the best probe on the released features."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ class Optimum(ProbeMetric):
             name="best_loss",
             title="best loss",
             description="lowest loss of a probe on the training rows",
-            formula="min over w of L(Xθ, w): of the squared loss in closed form, of the logistic loss where L-BFGS on "
-            "the whitened features ends.",
-            limits="How many steps an attacker needs to get there; whether the probe fits other rows.",
+            formula="min over w of L(Xθ, w): for the squared loss in closed form, for the logistic loss by L-BFGS on "
+            "the whitened features.",
+            limits="It does not show how many steps an attacker needs, or whether the probe fits other rows.",
         ),
         Quantity(
             name="best_score",
             title="best score",
             description="held-out accuracy (digits) or R² (prices) of the probe of lowest training loss",
             formula="Accuracy at threshold ½, or R² = 1 − Σ(y − ŷ)²/Σ(y − ȳ)², of w* on held-out rows.",
-            limits="An upper bound: a probe whose training stops early may generalise better than w*. Undefined where "
-            "targets are constant (single-class digits).",
+            limits="It is no upper bound: a probe whose training stops early may generalise better than w*. It is "
+            "undefined where targets are constant (single-class digits).",
         ),
     )
 
     def measure(self, model: Extractor, data: ReleasedData) -> Iterator[Value]:
-        """Of both tasks."""
+        """Yield the best loss and, where targets vary, the best score of both tasks."""
         for role, best in data.optima.items():
             yield self.value(best.best_loss, "best_loss", role=role, split="train")
             if best.best_score is not None:
