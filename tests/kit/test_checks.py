@@ -141,7 +141,7 @@ def planted(tmp_path: Path, source: str, old: str, new: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("source", [ATTACK, PROBE_ATTACK, DEFENSE, PIPELINE_DEFENSE, METRIC, ATTACKED],
-                         ids=["attack", "probe attack", "defense", "pipeline defense", "metric", "attacked metric"])  # fmt: skip
+                         ids=["attack", "probe", "defense", "pipeline", "metric", "attacked"])  # fmt: skip
 def test_without_a_planted_fault_there_is_none(tmp_path, source):
     assert planted(tmp_path, source, "(test)", "(a test)") == {}
 
