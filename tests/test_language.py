@@ -36,14 +36,14 @@ WORDS = {
     "judg(e|es|ed|ing|ment)": "concept classifier (of pictures), rank or measure (of models)",
     "(loss[ _]gap|gap of the loss)s?": "excess loss",
     "kept rates?": "retention",
-    r"(?<!κ\s)polic(y|ies)(?!:)": "κ policy, or variant if it is no choice of κ",
+    r"(?<!κ\s)(?<!kappa\s)polic(y|ies)(?!:)": "κ policy, or variant if it is no choice of κ",
     "readings|(a|its|each|one) reading": "run cost, or measured value",
 }
 """Words that the field's own words replace: pattern of the whole word, and what to say instead."""
 PHRASES = {
     "what there is": "the name of the thing",
     "(is|are|was|were|be|been) (told|said)": "gets, receives, is distinguished, is reported, …",
-    "(so|as) many (first )?\\w+s": "a number of …, or the number",
+    "so many (first )?\\w+s": "a number of …, or the number",
     "takes? no thought": "ignores, or the name of what is ignored",
     "stands? (beside|beneath|apart|alone)": "is next to, is in, is listed separately",
     "has got (somewhere|there)": "has made progress, with its measure",
@@ -158,7 +158,6 @@ def test_a_replaced_word_is_found_with_its_line(text: str, word: str) -> None:
         "the whole table",
         "under a κ policy `floor`",
         "policy: the κ policy",
-        "spectrum.kappa(policy, rank)",
         "reading the file",
         "a row of a table",
         "`--judge` was an option",

@@ -34,7 +34,11 @@ class Fault(AssertionError):
 
 @dataclass(frozen=True)
 class Check:
-    """One check of one plugin; calling it raises `Fault` if the plugin fails. about: what is checked."""
+    """One check of one plugin; calling it raises `Fault` if the plugin fails.
+
+    name: name of the check. about: what is checked. run: the function that checks. examination: the plugin with the
+    results of running it.
+    """
 
     name: str
     about: str
