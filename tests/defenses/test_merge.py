@@ -120,7 +120,7 @@ def test_more_rows_than_columns() -> None:
 
 def test_two_concepts_of_the_same_words_are_refused() -> None:
     concepts, captions, _, _ = problem((2, 2))
-    with pytest.raises(RunError, match=r"concept \d of 2 has no text embedding of its own"):
+    with pytest.raises(RunError, match=r"concept \d of 2 has no text embedding that differs"):
         Merge.factor([concepts[0], concepts[0] * (1 + 1e-9)], captions)
     with pytest.raises(RunError, match="at least one concept"):
         Merge.factor([], captions)
