@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write tensors by name to a file."""
+    """Write `tensors`, by name, to the file `path`."""
     from safetensors.torch import save
 
     path.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}))
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors that `save_tensors` wrote."""
+    """The tensors by name that `save_tensors` wrote to the file `path`."""
     from safetensors.torch import load
 
     return load(path.read_bytes())

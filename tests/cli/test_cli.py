@@ -96,7 +96,7 @@ def test_show_a_plugin_file_a_metric_and_its_quantities():
     assert "\nratio: `error_ratio`, error(θ) / error(θ₀)." in metric
     assert "Higher is better for the defender. Averages are geometric means." in metric
     assert output("show", "metric", "error_ratio", "--plugin", file) in metric
-    assert "Limits: What another machine" in output("show", "metric", "seconds")
+    assert "Limits: It does not transfer to another machine" in output("show", "metric", "seconds")
 
 
 def test_plan_run_and_leaderboard(tmp_path):
