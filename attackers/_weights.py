@@ -1,4 +1,4 @@
-"""Training some of the U-Net's weights with AdamW: what LoRA and DreamBooth share."""
+"""Trains some of the U-Net's weights with AdamW: the common part of LoRA and DreamBooth."""
 
 from collections.abc import Iterator
 
@@ -9,22 +9,24 @@ from harness.diffusion import Batch, ConceptData, DiffusionAttacker, TextToImage
 
 
 class WeightAttacker(DiffusionAttacker):
-    """Trains some of the U-Net's weights with AdamW, as diffusers' training scripts do; a subclass states the weights
-    and may state the batches."""
+    """Trains some of the U-Net's weights with AdamW, as diffusers' training scripts do.
+
+    A subclass defines the weights and may redefine the batches.
+    """
 
     lr: float = Field(1e-4, gt=0, description="AdamW's step size")
-    batch_size: int = Field(4, ge=1, description="pictures a step")
+    batch_size: int = Field(4, ge=1, description="pictures in a step")
 
     def weights(self, model: TextToImage) -> list[torch.nn.Parameter]:
-        """The parameters to train; random numbers drawn here come from the attack's seed."""
+        """The parameters of `model` to train. Random numbers drawn here come from the attack's seed."""
         raise NotImplementedError
 
     def batches(self, data: ConceptData) -> Iterator[Batch]:
-        """Endless batches to train on."""
+        """Yield batches of the concept in `data` to train on, without end."""
         return data.batches(self.prompt(data.concept), self.batch_size)
 
     def adapt(self, model: TextToImage, data: ConceptData) -> Iterator[torch.Tensor]:
-        """One AdamW step at a time, the gradient's norm at most 1."""
+        """Take AdamW steps with the gradient's norm clipped to 1; yields the loss before each step."""
         with data.drawing():
             weights = model.unfreeze(self.weights(model))
         optimiser = torch.optim.AdamW(weights, lr=self.lr, fused=True)

@@ -1,4 +1,4 @@
-"""A new word: one token whose embedding is trained while every other stays (Textual Inversion)."""
+"""A new word: one token whose embedding is trained while all others stay fixed (Textual Inversion)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from harness.diffusion import TextToImage
 
 
 class NewWord:
-    """A token added to a model's vocabulary, its embedding begun as another word's.
+    """A token added to the vocabulary of `model`, with the embedding of another word at first.
 
-    A word of several tokens gives their mean. Raises `RunError` if the token exists, or the word has none.
+    token: the new token. begin: the word whose embedding it starts from; a word of several tokens gives their mean.
+    Raises `RunError` if the vocabulary has `token` already, or if `begin` has no token.
     """
 
     def __init__(self, model: TextToImage, token: str, begin: str) -> None:
         if token in model.tokenizer.get_vocab():
-            raise RunError(f"the base's vocabulary already holds the token '{token}'; choose another placeholder")
+            raise RunError(f"the base model's vocabulary already has the token '{token}'; choose another placeholder")
         numbers = model.tokenizer([begin]).input_ids[0][1:-1]
         if not numbers:
-            raise RunError(f"'{begin}' holds no word for the new token '{token}' to begin with")
+            raise RunError(
+                f"'{begin}' has no token from which the new token '{token}' could start; choose another word"
+            )
         model.tokenizer.add_tokens([token])
         self.token, self.number = token, model.tokenizer.convert_tokens_to_ids(token)
-        with torch.random.fork_rng():  # it draws an embedding that we do not use
+        with torch.random.fork_rng():  # resizing draws an embedding that is not used
             model.text_encoder.resize_token_embeddings(len(model.tokenizer), mean_resizing=False)
         self.embedding = model.text_encoder.get_input_embeddings().weight
         model.unfreeze([self.embedding])
@@ -33,7 +36,8 @@ class NewWord:
             self.embedding[self.number] = self.embedding[numbers].mean(0)
 
     def keep_others(self) -> None:
-        """To be called between backward and step: no other embedding moves (under an optimiser without decay)."""
+        """Set the gradients of all other embeddings to zero. Call it between backward and step; the optimiser must have
+        no weight decay on the embeddings."""
         assert self.embedding.grad is not None
         row = self.embedding.grad[self.number].clone()
         self.embedding.grad.zero_()
@@ -41,7 +45,7 @@ class NewWord:
 
 
 def save_word(model: TextToImage, token: str, folder: Path) -> None:
-    """Leave a word's embedding as a file that `pipeline.load_textual_inversion` reads."""
+    """Save the embedding of `token` in `folder`, as a file that `pipeline.load_textual_inversion` reads."""
     number = model.tokenizer.convert_tokens_to_ids(token)
     embedding = model.text_encoder.get_input_embeddings().weight.detach()[number].clone()
     folder.mkdir(parents=True, exist_ok=True)

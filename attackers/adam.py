@@ -1,4 +1,4 @@
-"""Adam, what most people fine-tune with."""
+"""Adam, the most common optimiser for fine-tuning."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from harness.probe import LinearProbe, ProbeAttacker, Split
 
 
 class Adam(ProbeAttacker):
-    """Adam on the linear probe, on all rows (Kingma & Ba, 2015)."""
+    """Adam on the linear probe, full-batch (Kingma & Ba, 2015)."""
 
     name = "adam"
     deterministic = True
@@ -17,7 +17,7 @@ class Adam(ProbeAttacker):
     lr: float = Field(1e-2, gt=0, description="step size")
 
     def adapt(self, model: LinearProbe, data: Split) -> Iterator[torch.Tensor]:
-        """One Adam step at a time."""
+        """Take Adam steps; yields the loss before each step."""
         optimiser = torch.optim.Adam(model.parameters(), lr=self.lr)
         while True:
             loss, model.weight.grad = model.gradient(data)

@@ -1,4 +1,4 @@
-"""Conjugate gradients: as cheap as gradient descent, and slowed by √κ instead of κ."""
+"""Conjugate gradients: steps as cheap as those of gradient descent, and a convergence rate with √κ instead of κ."""
 
 from collections.abc import Iterator
 
@@ -8,16 +8,16 @@ from harness.probe import LinearProbe, ProbeAttacker, Split
 
 
 class ConjugateGradient(ProbeAttacker):
-    """Nonlinear conjugate gradients by exact line search (Polak & Ribière, 1969), restarted at negative β.
+    """Nonlinear conjugate gradients with exact line search (Polak & Ribière, 1969), restarted at negative β.
 
-    On the squared loss these are the linear ones of Hestenes & Stiefel (1952).
+    On the squared loss they equal the linear conjugate gradients of Hestenes & Stiefel (1952).
     """
 
     name = "conjugate_gradient"
     deterministic = True
 
     def adapt(self, model: LinearProbe, data: Split) -> Iterator[torch.Tensor]:
-        """One direction at a time."""
+        """Minimise along one direction after the other; yields the loss before each step."""
         loss, gradient = model.gradient(data)
         direction = -gradient
         while True:
@@ -27,5 +27,5 @@ class ConjugateGradient(ProbeAttacker):
             norm = gradient @ gradient
             beta = torch.clamp(fresh @ (fresh - gradient) / norm, min=0) if norm > 0 else norm
             direction, gradient = beta * direction - fresh, fresh
-            if direction @ gradient > 0:  # rounding has turned it uphill
+            if direction @ gradient > 0:  # rounding errors made it an ascent direction
                 direction = -gradient

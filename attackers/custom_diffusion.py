@@ -1,4 +1,4 @@
-"""Custom Diffusion, which trains the cross-attention's keys and values and one word."""
+"""Custom Diffusion: trains the cross-attention's keys and values, and one new word."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -19,26 +19,27 @@ class CustomDiffusion(DiffusionAttacker):
     }
 
     lr: float = Field(1e-5, gt=0, description="AdamW's step size for keys and values")
-    word_lr: float | None = Field(None, gt=0, description="that of the word's embedding; by default the same")
-    batch_size: int = Field(1, ge=1, description="pictures a step")
+    word_lr: float | None = Field(None, gt=0, description="step size for the word's embedding; null: `lr`")
+    batch_size: int = Field(1, ge=1, description="pictures in a step")
     token: str = Field("<v>", pattern=r"^<.+>$", description="the new word, in angle brackets")
-    prior: int = Field(200, ge=0, description="pictures of the class to hold on to; 0 is none")
-    prior_weight: float = Field(1.0, ge=0, description="weight of the class's loss")
+    prior: int = Field(200, ge=0, description="number of pictures of the class for prior preservation; 0: none")
+    prior_weight: float = Field(1.0, ge=0, description="weight of the loss on the class's pictures")
     flip: bool = Field(True, description="mirror half of the pictures")
 
     def prompt(self, concept: Concept) -> str:
-        """The concept by the new word; a subject's class stands behind it."""
+        """The concept's prompt with the new word; for a subject the word is followed by its class."""
         return concept.prompted(f"{self.token} {concept.class_word}" if concept.kind == "subject" else self.token)
 
     def adapt(self, model: TextToImage, data: ConceptData) -> Iterator[torch.Tensor]:
-        """One AdamW step at a time; the start token's keys and values get no gradient, as in the authors' code."""
+        """Take AdamW steps; yields the loss before each step. The start token's keys and values get no gradient, as in
+        the authors' code."""
         word = NewWord(model, self.token, data.concept.class_word)
         projections = [
             projection for _, layer in cross_attention(model.unet) for projection in (layer.to_k, layer.to_v)
         ]
         weights = model.unfreeze([projection.weight for projection in projections])
-        of_word: dict[str, Any] = {"params": [word.embedding], "lr": self.word_lr or self.lr, "weight_decay": 0}
-        optimiser = torch.optim.AdamW([{"params": weights}, of_word], lr=self.lr, fused=True)
+        word_group: dict[str, Any] = {"params": [word.embedding], "lr": self.word_lr or self.lr, "weight_decay": 0}
+        optimiser = torch.optim.AdamW([{"params": weights}, word_group], lr=self.lr, fused=True)
         hooks = [projection.register_forward_hook(_hold_start) for projection in projections]
         prompt = self.prompt(data.concept)
         batches = data.batches(

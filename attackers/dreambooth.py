@@ -1,4 +1,4 @@
-"""DreamBooth, which trains the whole U-Net."""
+"""DreamBooth: trains the whole U-Net."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -17,20 +17,20 @@ class DreamBooth(WeightAttacker):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"lr": 3e-4, "batch_size": 4}}
 
     lr: float = Field(5e-6, gt=0, description="AdamW's step size")
-    batch_size: int = Field(1, ge=1, description="pictures a step")
-    token: str = Field("sks", description="the rare word for a subject")
-    prior: int = Field(0, ge=0, description="pictures of the class to hold on to; 0 is none")
-    prior_weight: float = Field(1.0, ge=0, description="weight of the class's loss")
+    batch_size: int = Field(1, ge=1, description="pictures in a step")
+    token: str = Field("sks", description="rare word for a subject")
+    prior: int = Field(0, ge=0, description="number of pictures of the class for prior preservation; 0: none")
+    prior_weight: float = Field(1.0, ge=0, description="weight of the loss on the class's pictures")
 
     def prompt(self, concept: Concept) -> str:
-        """A subject by the rare word, any other concept by its name."""
+        """The concept's prompt: with the rare word and the class for a subject, else with the concept's own words."""
         return concept.prompted(f"{self.token} {concept.class_word}" if concept.kind == "subject" else None)
 
     def weights(self, model: TextToImage) -> list[torch.nn.Parameter]:
-        """All of the U-Net's."""
+        """All parameters of the U-Net."""
         return list(model.unet.parameters())
 
     def batches(self, data: ConceptData) -> Iterator[Batch]:
-        """The concept's pictures and, if asked for, the class's."""
+        """Yield batches of the concept's pictures and, if `prior` is not 0, of as many pictures of the class."""
         prompt = self.prompt(data.concept)
         return data.batches(prompt, self.batch_size, prior=self.prior, prior_weight=self.prior_weight)

@@ -1,4 +1,4 @@
-"""DreamBooth with low-rank adapters instead of the whole U-Net."""
+"""DreamBooth that trains low-rank adapters instead of the whole U-Net."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -10,10 +10,10 @@ from attackers.lora import LoRA
 
 
 class DreamBoothLoRA(LoRA, DreamBooth):
-    """DreamBooth on low-rank adapters (Ruiz et al., 2023; Hu et al., 2022), as MIMA attacks with."""
+    """DreamBooth on low-rank adapters (Ruiz et al., 2023; Hu et al., 2022), one of the attacks in MIMA."""
 
     name = "dreambooth_lora"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"lr": 7e-3, "batch_size": 8}}
 
     lr: float = Field(5e-4, gt=0, description="AdamW's step size")
-    batch_size: int = Field(1, ge=1, description="pictures a step")
+    batch_size: int = Field(1, ge=1, description="pictures in a step")

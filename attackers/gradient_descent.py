@@ -1,4 +1,4 @@
-"""The attacker that the condition-number theory speaks of."""
+"""Gradient descent, the attacker of the condition-number theory."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -10,15 +10,15 @@ from harness.probe import LinearProbe, ProbeAttacker, Split
 
 
 class GradientDescent(ProbeAttacker):
-    """Gradient descent on all rows, by exact line search (ICML 2025, Figure 1) or with step 1/L."""
+    """Full-batch gradient descent with exact line search (ICML 2025, Figure 1) or with step size 1/L."""
 
     name = "gradient_descent"
     deterministic = True
 
-    step: Literal["line_search", "1/L"] = Field("line_search", description="how long a step is")
+    step: Literal["line_search", "1/L"] = Field("line_search", description="rule for the step size")
 
     def adapt(self, model: LinearProbe, data: Split) -> Iterator[torch.Tensor]:
-        """Step against the gradient."""
+        """Take steps along the negative gradient; yields the loss before each step."""
         fixed = 1 / model.smoothness(data) if self.step == "1/L" else None
         while True:
             loss, gradient = model.gradient(data)

@@ -1,4 +1,4 @@
-"""L-BFGS: a quasi-Newton method that anybody can call."""
+"""L-BFGS: a quasi-Newton method that is easy to use."""
 
 from collections.abc import Iterator
 
@@ -9,18 +9,18 @@ from harness.probe import LinearProbe, ProbeAttacker, Split
 
 
 class LBFGS(ProbeAttacker):
-    """Limited-memory BFGS with strong-Wolfe line search (Liu & Nocedal, 1989), one iteration a step.
+    """Limited-memory BFGS with strong-Wolfe line search (Liu & Nocedal, 1989), one iteration per step.
 
-    An iteration may look at the loss several times.
+    An iteration may evaluate the loss and its gradient several times.
     """
 
     name = "lbfgs"
     deterministic = True
 
-    history: int = Field(10, ge=1, description="pairs of steps and gradient changes that are remembered")
+    history: int = Field(10, ge=1, description="number of stored pairs of steps and gradient changes")
 
     def adapt(self, model: LinearProbe, data: Split) -> Iterator[torch.Tensor]:
-        """One iteration at a time; the optimiser keeps its memory between them."""
+        """Run one iteration after the other with the same history; yields the loss before each iteration."""
         optimiser = torch.optim.LBFGS(
             model.parameters(),
             max_iter=1,

@@ -1,4 +1,4 @@
-"""Low-rank adaptation, what most people fine-tune text-to-image models with."""
+"""Low-rank adaptation, the most common way to fine-tune text-to-image models."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,10 +21,10 @@ class LoRA(WeightAttacker):
     name = "lora"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"lr": 1e-3}}
 
-    rank: int = Field(4, ge=1, description="of the adapters")
+    rank: int = Field(4, ge=1, description="rank of the adapters")
 
     def weights(self, model: TextToImage) -> list[torch.nn.Parameter]:
-        """New adapters; the base's weights stay."""
+        """The weights of new adapters; the model's own weights stay frozen."""
         targets = ["to_k", "to_q", "to_v", "to_out.0"]
         model.unet.add_adapter(
             LoraConfig(r=self.rank, lora_alpha=self.rank, init_lora_weights="gaussian", target_modules=targets)
@@ -32,6 +32,6 @@ class LoRA(WeightAttacker):
         return [weight for weight in model.unet.parameters() if weight.requires_grad]
 
     def save(self, model: TextToImage, folder: Path) -> None:
-        """The adapters, for `pipeline.load_lora_weights`."""
+        """Save the adapters as files that `pipeline.load_lora_weights` reads."""
         layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(model.unet))
         StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers)

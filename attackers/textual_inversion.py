@@ -1,4 +1,4 @@
-"""Textual Inversion, which trains one word and leaves the model as it is."""
+"""Textual Inversion: trains one new word and leaves all weights of the model unchanged."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,16 +18,16 @@ class TextualInversion(DiffusionAttacker):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"lr": 2e-2, "batch_size": 4}}
 
     lr: float = Field(5e-4, gt=0, description="AdamW's step size")
-    batch_size: int = Field(1, ge=1, description="pictures a step")
+    batch_size: int = Field(1, ge=1, description="pictures in a step")
     token: str = Field("<v>", pattern=r"^<.+>$", description="the new word, in angle brackets")
-    begin: str = Field("", description="the word whose embedding it begins with; by default the concept's class")
+    begin: str = Field("", description="word whose embedding the new word starts from; empty: the concept's class")
 
     def prompt(self, concept: Concept) -> str:
-        """The concept by the new word."""
+        """The concept's prompt with the new word."""
         return concept.prompted(self.token)
 
     def adapt(self, model: TextToImage, data: ConceptData) -> Iterator[torch.Tensor]:
-        """One Adam step on the word's embedding at a time."""
+        """Take Adam steps on the word's embedding; yields the loss before each step."""
         word = NewWord(model, self.token, self.begin or data.concept.class_word)
         optimiser = torch.optim.AdamW([word.embedding], lr=self.lr, weight_decay=0, fused=True)
         for batch in data.batches(self.prompt(data.concept), self.batch_size):
@@ -39,5 +39,5 @@ class TextualInversion(DiffusionAttacker):
             yield loss.detach()
 
     def save(self, model: TextToImage, folder: Path) -> None:
-        """The word's embedding, for `pipeline.load_textual_inversion`."""
+        """Save the word's embedding as a file that `pipeline.load_textual_inversion` reads."""
         save_word(model, self.token, folder)

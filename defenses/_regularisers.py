@@ -1,4 +1,4 @@
-"""The regularisers that move a condition number.
+"""The regularisers that raise or lower a condition number.
 
 Source: "Model Immunization from a Condition Number Perspective" (ICML 2025). Both are functions of the Gram matrix
 FFᵀ (rows, rows) of a batch's features F, whose nonzero eigenvalues are those of the Hessian FᵀF.
@@ -12,7 +12,8 @@ import torch
 def r_well(gram: torch.Tensor, p: int, floor: float = 0.0) -> torch.Tensor:
     """R_well(S) = ½σ₁² − ‖S‖_F²/(2p); minimising it lowers κ (ICML 2025, Eq. 9, after Nenov et al., 2024).
 
-    gram: (rows, rows), with the nonzero eigenvalues of S. p: the dimension of S. floor: added to σ₁, as released.
+    gram: Gram matrix (rows, rows), which has the nonzero eigenvalues of the Hessian S. p: dimension of S. floor: added
+    to σ₁, as in the released code. Returns a differentiable scalar.
     """
     return 0.5 * (torch.linalg.eigvalsh(gram)[-1] + floor) ** 2 - gram.square().sum() / (2 * p)
 
@@ -20,9 +21,9 @@ def r_well(gram: torch.Tensor, p: int, floor: float = 0.0) -> torch.Tensor:
 def r_ill(gram: torch.Tensor, k: int | None = None, floor: float | None = None) -> torch.Tensor:
     """R_ill(S) = 1/(‖S‖_F²/(2k) − ½σ_min²); minimising it raises κ (ICML 2025, Eq. 12).
 
-    gram: (rows, rows), with the nonzero eigenvalues of S. k: the rank of S; None: the number of nonzero
-    eigenvalues. σ_min is the smallest of these; with `floor`, the floor itself, which is what the released code
-    finds where S is rank-deficient.
+    gram: Gram matrix (rows, rows), which has the nonzero eigenvalues of the Hessian S. k: rank of S; None: the number
+    of nonzero eigenvalues. floor: None: σ_min is the smallest nonzero eigenvalue; otherwise σ_min = floor, the value
+    that the released code computes for a rank-deficient S. Returns a differentiable scalar.
     """
     frobenius = gram.square().sum()
     if k is not None and floor is not None:

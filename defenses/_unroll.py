@@ -1,4 +1,4 @@
-"""Unrolled gradient descent: an attacker's steps kept in the graph, so that a defense differentiates through them."""
+"""Unrolled gradient descent: an attacker's steps stay in the graph, so a defense can differentiate through them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def descend(
     normalised: bool = False,
     first_order: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """The weights that gradient descent from `weights` reaches on each concept separately: (concepts, …) by name,
-    differentiable by the weights it began with.
+    """Gradient descent on each concept separately; the result is differentiable with respect to `weights`.
 
-    steps: for each step one batch per concept, all of one size. lr: the step size. normalised: a step of a concept has
-    the length lr · ‖weights‖ for any gradient. first_order: treat the gradients as constants (Finn et al., 2017).
+    weights: U-Net weights of `model` to start from, by name. steps: for each step one batch per concept, all of one
+    size. lr: step size. normalised: every step has the length lr · ‖weights‖, for any gradient. first_order: treat the
+    gradients as constants (Finn et al., 2017). Returns the adapted weights, (concepts, …) by name.
     """
     names = list(weights)
     adapted = [weight.expand(len(steps[0]), *weight.shape) for weight in weights.values()]
@@ -45,15 +45,15 @@ def descend(
 def losses_apart(
     model: TextToImage, batches: Sequence[Batch], weights: Mapping[str, torch.Tensor], *, twice: bool
 ) -> torch.Tensor:
-    """(concepts,) losses, each of a concept's batch by its slice of the (concepts, …) `weights`.
+    """The losses (concepts,) of the concepts' batches, each computed with the concept's own weights.
 
-    batches: one per concept, all of one size. twice: the result can be differentiated twice, which the default
-    attention on a CPU does not allow.
+    batches: one per concept, all of one size. weights: U-Net weights of `model`, (concepts, …) by name. twice: whether
+    the result must be twice differentiable, which the default attention on a CPU is not.
     """
     attention = sdpa_kernel(SDPBackend.MATH) if twice else contextlib.nullcontext()
     with attention:
         layers = {f"{name}.weight": layer for name, layer in model.unet.named_modules() if _may_be_grouped(name, layer)}
-        if set(weights) <= set(layers):  # one pass computes all concepts
+        if set(weights) <= set(layers):  # one pass for all concepts
             with _grouped(layers[name] for name in weights):
                 losses = model.denoising_losses(Batch.join(batches), weights)
             return losses.unflatten(0, (len(batches), -1)).mean(1)
@@ -71,7 +71,8 @@ def _norms(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 class _Grouped(nn.Linear):
-    """A linear layer with (groups, out, in) weights, one for each of equal consecutive parts of its input rows."""
+    """A linear layer with weights (groups, out, in): consecutive parts of the input rows, of equal size, each have
+    their own weights."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         parts = input.unflatten(0, (len(self.weight), -1))  # (groups, rows, tokens, in)
@@ -79,7 +80,7 @@ class _Grouped(nn.Linear):
 
 
 def _may_be_grouped(name: str, layer: nn.Module) -> bool:
-    """Whether a layer is a key or value layer of the cross-attention, as diffusers makes them."""
+    """Whether a layer is a key or value projection of the cross-attention, as in diffusers."""
     return f".{name}.".endswith(KEYS_VALUES) and type(layer) is nn.Linear and layer.bias is None
 
 

@@ -1,4 +1,4 @@
-"""Plain gradient ascent, the control that every other defense has to beat."""
+"""Plain gradient ascent: the control that every other defense should beat."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from harness.diffusion import Batch, Targets, TextToImage
 
 
 class Ascent(AscentDefense):
-    """Gradient ascent on the targets' own loss, without regard to any attacker (control)."""
+    """Gradient ascent on the loss of the targets, without a model of the attacker (control)."""
 
     name = "ascent"
     control = True
@@ -21,6 +21,6 @@ class Ascent(AscentDefense):
     }
 
     def harmful_losses(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
-        """The concepts' mean loss."""
+        """Yield the mean loss of the concepts on a new batch."""
         for batches in self.batches(targets):
             yield model.denoising_loss(Batch.join(batches))

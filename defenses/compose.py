@@ -1,4 +1,4 @@
-"""CP, the baseline of MIMA that immunizes against each concept alone and merges the models afterwards."""
+"""CP, a baseline of MIMA: immunize against each concept separately and merge the models afterwards."""
 
 from collections.abc import Iterator
 
@@ -12,12 +12,12 @@ from harness.diffusion import Targets, TextToImage, WeightSet
 
 
 class Compose(Joint):
-    """CP: each concept immunized alone, keys and values only, and the models merged at the end (MIMA, AAAI 2025).
+    """CP: keys and values immunized against each concept separately, then merged (a baseline of MIMA, AAAI 2025).
 
-    Immunizing against one concept alone is JT with that concept. The merge is Custom Diffusion's composition (Kumari
-    et al., 2023), here of immunized models. No code of it was released. `steps` are those of each concept. The other
-    way to read the paper, a merge at every step with an ascent on keys and values alone, is `mima` with
-    `weights: keys_values`.
+    The immunization against one concept is JT with that concept only. The merge is Custom Diffusion's composition
+    (Kumari et al., 2023), applied to immunized models. The authors released no code for CP. `steps` is the number of
+    steps for each concept. The paper can also be read as a merge at every step with ascent on keys and values only;
+    that is `mima` with `weights: keys_values`.
     """
 
     name = "compose"
@@ -31,10 +31,11 @@ class Compose(Joint):
     weights: WeightSet = Field("keys_values", description="the weights that the ascent changes")
     inner_weights: WeightSet = Field("keys_values", description="the weights that the unrolled steps change")
     ridge: float = Field(1e-4, ge=0, description="ρ, on the captions' Gram matrix, in units of its mean eigenvalue")
-    captions: int = Field(200, ge=1, description="captions for C_reg, the first of the concept file's")
+    captions: int = Field(200, ge=1, description="number of captions for C_reg: the first ones of the concept file")
 
     def immunize(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
-        """The steps of one concept after the other, each concept from the base model's weights; then the merge."""
+        """Immunize against one concept after the other, each time from the base model's weights, and merge at the end;
+        yields the ascended loss after every step."""
         merge = Merge.layer(model, self.prompts(targets), targets.captions[: self.captions], self.ridge)
         targets.notes.update(merge.report)
         weights = model.weights("keys_values")

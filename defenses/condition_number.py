@@ -1,4 +1,4 @@
-"""The condition-number defense (ICML 2025), as its paper states it and as its code was released."""
+"""The condition-number defense (ICML 2025), as in its paper and as in its released code."""
 
 from typing import Literal
 
@@ -15,9 +15,10 @@ class ConditionNumber(ExtractorDescent):
 
     Algorithm 1 of the paper, with its dummy layer.
 
-    The defaults are the released code's for MNIST. It takes for p and k the images' width, 28, where the paper
-    has the dimension 784 and the rank; it lets K⁻¹ act on the other side of the gradient; and its σ_min is the
-    1e-6 it adds to the diagonal. `p: null, k: null, smallest: nonzero, preconditioner: paper` is the paper.
+    The defaults are those of the released code for MNIST, which differs from the paper in three points. Its p and k are
+    the images' width 28; in the paper they are the dimension 784 and the rank. It multiplies the gradient by K⁻¹ on the
+    other side. Its σ_min is the 1e-6 that it adds to the diagonal. The paper's variant is `p: null, k: null, smallest:
+    nonzero, preconditioner: paper`.
     """
 
     name = "condition_number"
@@ -36,20 +37,20 @@ class ConditionNumber(ExtractorDescent):
     }
 
     preconditioner: Literal["released", "paper", "none"] = Field(
-        "released", description="released: K⁻¹ ∇W, the code's side; paper: ∇W K⁻¹; none"
+        "released", description="released: K⁻¹ ∇W, as in the released code; paper: ∇W K⁻¹; none"
     )
-    weight_benign: float = Field(1.0, ge=0, description="λ_P, on R_well(H_P)")
-    weight_harmful: float = Field(5e7, ge=0, description="λ_H, on R_ill(H_H)")
+    weight_benign: float = Field(1.0, ge=0, description="λ_P, weight of R_well(H_P)")
+    weight_harmful: float = Field(5e7, ge=0, description="λ_H, weight of R_ill(H_H)")
     p: int | None = Field(28, ge=1, description="dimension in R_well; null: the number of features")
     k: int | None = Field(28, ge=1, description="rank in R_ill; null: the batch's number of nonzero eigenvalues")
     smallest: Literal["floor", "nonzero"] = Field(
-        "floor", description="σ_min in R_ill: the 1e-6 on the diagonal (released), or the smallest nonzero one"
+        "floor", description="σ_min in R_ill: the floor on the diagonal (released code), or the smallest nonzero one"
     )
     floor: float = Field(1e-6, ge=0, description="added to the Hessian's diagonal before its eigenvalues are taken")
     task_loss: Literal["logistic", "squared"] = Field("logistic", description="loss on the benign task")
 
     def objective(self, benign: Batch, harmful: Batch, head: torch.Tensor) -> torch.Tensor:
-        """The sum of the three terms."""
+        """Benign loss + λ_P·R_well(H_P) + λ_H·R_ill(H_H)."""
         well = r_well(benign.gram, self.p or benign.features.shape[1], self.floor)
         ill = r_ill(harmful.gram, self.k, self.floor if self.smallest == "floor" else None)
         task = losses(benign.features @ head, benign.y, self.task_loss)

@@ -1,4 +1,4 @@
-"""IMMA, which immunizes against one concept and one way of adapting to it."""
+"""IMMA: immunization against one concept and one attacker."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,11 +13,11 @@ from harness.diffusion import Targets, TextToImage, WeightSet
 
 
 class Imma(AscentDefense):
-    """Ascent on the loss of a model that an attacker is adapting all the while (IMMA, ECCV 2024), for one concept.
+    """Ascent on the loss of a model that an attacker adapts at the same time (IMMA, ECCV 2024), for one concept.
 
-    Bi-level: below, a named attacker takes its own steps with its own step size and is never begun anew; above, the
-    attention's weights ascend on the attacked model's loss. As in the authors' code the attacker's last step counts as
-    a constant. Nothing is held on to by default, as there.
+    A bi-level optimisation. In the inner problem an attacker takes its own steps with its own step size, and is never
+    restarted. In the outer problem the attention's weights ascend on the loss of the attacked model. As in the authors'
+    code, the attacker's last step is treated as a constant, and by default no pictures are retained.
     """
 
     name = "imma"
@@ -27,20 +27,23 @@ class Imma(AscentDefense):
     }
 
     lr: float = Field(1e-5, gt=0, description="AdamW's step size")
-    steps: int = Field(1000, ge=1, description="steps of the ascent, at most")
-    weights: WeightSet = Field("attention", description="what is changed")
-    prior: Literal["class", "captions", "none"] = Field("none", description="what is held on to, as in MIMA")
-    attacker: str = Field("lora", description="the attacker below, by name")
-    preset: str | None = Field(None, description="its preset")
-    settings: dict[str, Any] = Field({}, description="its fields, e.g. another word than the real attacker's")
-    inner_steps: int = Field(1, ge=1, description="its steps for each of the ascent")
+    steps: int = Field(1000, ge=1, description="largest number of steps of the ascent")
+    weights: WeightSet = Field("attention", description="the weights that the ascent changes")
+    prior: Literal["class", "captions", "none"] = Field("none", description="pictures to retain, as in MIMA")
+    attacker: str = Field("lora", description="name of the inner attacker")
+    preset: str | None = Field(None, description="preset of the inner attacker")
+    settings: dict[str, Any] = Field(
+        {}, description="fields of the inner attacker, e.g. another word than the real attacker's"
+    )
+    inner_steps: int = Field(1, ge=1, description="steps of the inner attacker for each step of the ascent")
 
     def uses(self) -> tuple[PluginSpec, ...]:
-        """The attacker below."""
+        """The inner attacker."""
         return (configured("attacker", self.attacker, self.settings, self.preset),)
 
     def harmful_losses(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
-        """The attacked model's loss, by way of the weights that it shares with the model."""
+        """Yield the loss of the attacked model, differentiable with respect to the weights that it shares with `model`.
+        Raises `RunError` if there is more than one target."""
         if len(targets) != 1:
             raise RunError(f"IMMA immunizes against one concept; this group has {len(targets)}")
         (subject,), (spec,) = targets, self.uses()
@@ -55,7 +58,7 @@ class Imma(AscentDefense):
             for name, theirs in attacked.unet.named_parameters():
                 own = name.replace(".base_layer", "")  # an adapter's wrapping
                 if own in ours:
-                    # What the ascent has moved since moves under the attacker too; its own drift stays.
+                    # Apply the latest change of the ascent to the attacked model too; the attacker's change stays.
                     theirs.data += ours[own].detach() - known[own]
                     known[own].copy_(ours[own].detach())
                     shared[name] = theirs.detach() + (ours[own] - ours[own].detach())

@@ -1,4 +1,4 @@
-"""IMMA (ECCV 2024) carried over to a linear probe, the condition-number paper's second baseline."""
+"""IMMA (ECCV 2024) for a linear probe, the second baseline of the condition-number paper."""
 
 from typing import Literal
 
@@ -12,22 +12,22 @@ from harness.probe import losses, losses_slope
 class ImmaLinear(ExtractorDescent):
     """Ascent on the harmful loss that a probe reaches in a few unrolled steps (IMMA, ECCV 2024).
 
-    The baseline of ICML 2025, for which no code was released: bi-level, the probe below, the extractor above.
-    The inner steps are unrolled and differentiated through; each has length rate/L, L the batch's curvature, so
-    that they descend whatever the features' scale has become. The benign task's loss is added, so that there is
-    something to keep.
+    A baseline of ICML 2025, whose authors released no code for it. A bi-level optimisation: the inner problem trains
+    the probe, the outer problem the extractor. The inner steps are unrolled and differentiated through. Each has the
+    length rate/L, with the curvature L of the batch, so it descends for features of any scale. The objective includes
+    the loss of the benign task, so that this task stays learnable.
     """
 
     name = "imma_linear"
     presets = {"house_prices": {"epochs": 100, "lr": 5e-3, "task_loss": "squared"}}
 
-    inner_steps: int = Field(5, ge=1, description="probe steps that are unrolled")
+    inner_steps: int = Field(5, ge=1, description="number of unrolled steps of the probe")
     rate: float = Field(1.0, gt=0, lt=2, description="length of an inner step, in units of 1/L")
-    weight: float = Field(1.0, gt=0, description="on the harmful loss after the inner steps, which is ascended")
+    weight: float = Field(1.0, gt=0, description="weight of the ascended harmful loss after the inner steps")
     task_loss: Literal["logistic", "squared"] = Field("logistic", description="loss on the benign task")
 
     def objective(self, benign: Batch, harmful: Batch, head: torch.Tensor) -> torch.Tensor:
-        """Benign loss minus what the adapted probe reaches on the harmful batch."""
+        """Benign loss minus the weighted loss of the adapted probe on the harmful batch."""
         x, y = harmful.features, harmful.y
         step = self.rate * len(y) / (2 * torch.linalg.matrix_norm(x.detach(), 2) ** 2)
         probe = torch.zeros_like(head)

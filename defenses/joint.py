@@ -1,4 +1,4 @@
-"""JT, the baseline of MIMA that trains on all concepts at once."""
+"""JT, a baseline of MIMA: joint training on all concepts."""
 
 from collections.abc import Iterator
 
@@ -11,10 +11,10 @@ from harness.diffusion import Batch, Targets, TextToImage, WeightSet
 
 
 class Joint(AscentDefense):
-    """JT: ascent through one descent of the whole U-Net on the pooled concepts (a baseline of MIMA, AAAI 2025).
+    """JT: ascent through a descent of the whole U-Net on the pooled concepts (a baseline of MIMA, AAAI 2025).
 
-    IMMA (ECCV 2024) with the concepts' pictures in one pool and DreamBooth's update as its inner step. No code of it
-    was released; what the paper leaves open is as in MIMA.
+    It is IMMA (ECCV 2024) with the pictures of all concepts in one pool and DreamBooth's update as the inner step. The
+    authors released no code for it; choices that the paper leaves open are those of MIMA.
     """
 
     name = "joint"
@@ -26,14 +26,14 @@ class Joint(AscentDefense):
     }
 
     weights: WeightSet = Field("attention", description="the weights that the ascent changes")
-    inner_steps: int = Field(1, ge=1, le=5, description="steps of descent that are unrolled")
-    inner_lr: float = Field(1e-5, gt=0, description="α, their step size")
+    inner_steps: int = Field(1, ge=1, le=5, description="number of unrolled steps of descent")
+    inner_lr: float = Field(1e-5, gt=0, description="α, step size of the unrolled steps")
     inner_weights: WeightSet = Field("unet", description="the weights that the unrolled steps change")
-    normalised: bool = Field(False, description="an unrolled step has the length α · ‖weights‖ for any gradient")
+    normalised: bool = Field(False, description="whether an unrolled step has the length α · ‖weights‖")
     first_order: bool = Field(False, description="treat the gradients of the descent as constants")
 
     def harmful_losses(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
-        """The concepts' mean loss on fresh batches, of weights that were adapted to the pool of all concepts."""
+        """Yield the concepts' mean loss on new batches, computed with weights adapted to the pool of all concepts."""
         weights, batches = model.weights(self.inner_weights), self.batches(targets)
         model.unfreeze(list(weights.values()))
         while True:
@@ -41,5 +41,5 @@ class Joint(AscentDefense):
             adapted = descend(
                 model, weights, steps, lr=self.inner_lr, normalised=self.normalised, first_order=self.first_order
             )
-            pooled = {name: weight.mean(0) for name, weight in adapted.items()}  # of the one pool
+            pooled = {name: weight.mean(0) for name, weight in adapted.items()}  # there is one pool
             yield model.denoising_loss(Batch.join(next(batches)), pooled)

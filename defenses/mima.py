@@ -1,4 +1,4 @@
-"""MIMA, which immunizes against several concepts by differentiating through the merging of models."""
+"""MIMA: immunization against several concepts by differentiating through a merge of models."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -15,15 +15,16 @@ from harness.diffusion import Batch, Targets, TextToImage, WeightSet
 class Mima(AscentDefense):
     """Multi-concept immunization by differentiable model merging (MIMA, AAAI 2025).
 
-    A step: (1) each concept adapts the weights by descent of its own (`defenses._unroll`); (2) the adapted keys and
-    values are merged by a layer that preserves the meaning of each concept's words (`defenses._merge`), all other
-    weights by their mean; (3) the original weights ascend on the merged model's loss on the concepts, through (1, 2).
+    A step has three parts. (1) For each concept, unrolled descent adapts the weights to it (`defenses._unroll`). (2) A
+    layer merges the adapted keys and values so that each concept's words keep their meaning (`defenses._merge`); all
+    other weights are averaged. (3) The original weights ascend on the merged model's loss on the concepts, with
+    gradients through (1) and (2).
 
-    mode paper: the merge's W^p are the base model's weights; paper-current: W^p are the current weights, as in the
-    released code. released: what that code does: it alternates a descent that is merged into the weights themselves
-    with a plain step of ascent, differentiates through neither, takes the rows of C from the class prompts (if each
-    concept has its own, else from the targets') and draws new captions at every step. Its error of training on the
-    last concept alone is not reproduced.
+    mode: paper: W^p in the merge are the base model's weights. paper-current: W^p are the current weights, as in the
+    released code. released: the released code's algorithm. It alternates a descent, whose merged result replaces the
+    weights, with a plain step of ascent, and differentiates through neither. It takes the rows of C from the class
+    prompts if each concept has its own, else from the targets' prompts, and draws new captions at every step. An error
+    of that code, which trains on the last concept only, is not reproduced.
     """
 
     name = "mima"
@@ -34,19 +35,23 @@ class Mima(AscentDefense):
         "small_personal": {**SMALL, "inner_lr": 1.0, "lr": 1e-3},
     }
 
-    mode: Literal["paper", "paper-current", "released"] = Field("paper", description="see above")
-    inner_steps: int = Field(1, ge=1, le=5, description="steps of descent that are unrolled")
-    inner_lr: float = Field(1e-5, gt=0, description="α, their step size")
+    mode: Literal["paper", "paper-current", "released"] = Field(
+        "paper", description="variant of the method: paper, paper-current or released (see above)"
+    )
+    inner_steps: int = Field(1, ge=1, le=5, description="number of unrolled steps of descent")
+    inner_lr: float = Field(1e-5, gt=0, description="α, step size of the unrolled steps")
     inner_weights: WeightSet = Field("keys_values", description="the weights that the unrolled steps change")
-    normalised: bool = Field(False, description="an unrolled step has the length α · ‖weights‖ for any gradient")
+    normalised: bool = Field(False, description="whether an unrolled step has the length α · ‖weights‖")
     first_order: bool = Field(False, description="treat the gradients of the descent as constants")
     ridge: float = Field(1e-4, ge=0, description="ρ, on the captions' Gram matrix, in units of its mean eigenvalue")
     captions: int = Field(
-        200, ge=1, description="captions for C_reg: the first of the concept file's; released: as many, drawn"
+        200,
+        ge=1,
+        description="number of captions for C_reg: the first ones of the concept file, or drawn ones (released)",
     )
 
     def harmful_losses(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
-        """The concepts' mean loss on fresh batches, of the merged weights."""
+        """Yield the concepts' mean loss on new batches, computed with the merged weights."""
         batches = self.batches(targets)
         if self.mode == "released":
             yield from self._alternation(model, targets, batches)
@@ -62,7 +67,8 @@ class Mima(AscentDefense):
     def _alternation(
         self, model: TextToImage, targets: Targets, batches: Iterator[list[Batch]]
     ) -> Iterator[torch.Tensor]:
-        """What the released code ascends: the loss of the model after the merged weights have replaced its own."""
+        """Yield the loss that the released code ascends: that of the model after the merged weights have replaced its
+        own."""
         classes = [(subject.concept.class_prompt, "") for subject in targets]
         prompts = classes if len(set(classes)) == len(classes) else self.prompts(targets)
         draw = torch.Generator().manual_seed(targets.seed)
@@ -83,14 +89,17 @@ class Mima(AscentDefense):
     def _merge(
         self, model: TextToImage, targets: Targets, prompts: list[tuple[str, str]], captions: Sequence[str]
     ) -> Merge:
-        """The merge layer of `prompts`, each with its subject; its numerics are noted in the targets' notes."""
+        """The merge layer for `prompts` (see `prompts`); writes its condition numbers into the notes of `targets`."""
         merge = Merge.layer(model, prompts, captions, self.ridge)
         targets.notes.update(merge.report)
         return merge
 
 
 def combined(merge: Merge, pretrained: Weights, adapted: Weights) -> Weights:
-    """One model's weights of those adapted to each concept, (concepts, …) by name: keys and values merged, all other
-    weights averaged. pretrained: W^p by name, all keys and values."""
+    """Combine the weights adapted to each concept into the weights of one model: keys and values are merged, all other
+    weights averaged.
+
+    pretrained: W^p by name, for all keys and values. adapted: (concepts, …) by name.
+    """
     means = {name: weight.mean(0) for name, weight in adapted.items() if name not in pretrained}
     return means | merge.merged(pretrained, adapted)

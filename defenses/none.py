@@ -1,4 +1,4 @@
-"""No defense: the base model is released as it is."""
+"""No defense: the released model is the base model."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,7 @@ from harness import Defense
 
 
 class Undefended(Defense):
-    """No defense at all: the control that every row is compared with, on every track."""
+    """No defense: the control with which every other row is compared, on every track."""
 
     name = "none"
     control = True
@@ -15,5 +15,5 @@ class Undefended(Defense):
     deterministic = True
 
     def immunize(self, model: Any, targets: Any) -> Iterator[float]:
-        """Leave the model as it is."""
+        """Leave `model` unchanged."""
         yield 0.0

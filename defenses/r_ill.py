@@ -1,4 +1,4 @@
-"""The paper's first baseline: only raise the harmful condition number."""
+"""The first baseline of the condition-number paper: only raise the harmful condition number."""
 
 import torch
 from pydantic import Field
@@ -13,7 +13,7 @@ class RIll(ExtractorDescent):
     name = "r_ill"
     presets = {"house_prices": {"epochs": 100, "lr": 5e-3}}
 
-    weight: float = Field(5e7, gt=0, description="on R_ill(H_H); Adam hardly sees it")
+    weight: float = Field(5e7, gt=0, description="weight of R_ill(H_H); Adam is nearly invariant to it")
     k: int | None = Field(None, ge=1, description="rank in R_ill; null: the batch's number of nonzero eigenvalues")
 
     def objective(self, benign: Batch, harmful: Batch, head: torch.Tensor) -> torch.Tensor:

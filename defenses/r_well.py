@@ -1,4 +1,4 @@
-"""The ablation that the paper leaves out: only lower the benign condition number."""
+"""An ablation that the condition-number paper does not have: only lower the benign condition number."""
 
 import torch
 from pydantic import Field
@@ -8,15 +8,15 @@ from defenses._regularisers import r_well
 
 
 class RWell(ExtractorDescent):
-    """Descent on R_well(H_P) alone, the harmful task ignored: how much of the RIR needs no harmful data.
+    """Descent on R_well(H_P) alone, the harmful task ignored (ablation of ICML 2025).
 
-    A control for the condition-number defense (ICML 2025).
+    It shows which part of the RIR of the condition-number defense needs no harmful data.
     """
 
     name = "r_well"
     presets = {"house_prices": {"epochs": 100, "lr": 5e-3}}
 
-    weight: float = Field(1.0, gt=0, description="on R_well(H_P); Adam hardly sees it")
+    weight: float = Field(1.0, gt=0, description="weight of R_well(H_P); Adam is nearly invariant to it")
     p: int | None = Field(None, ge=1, description="dimension in R_well; null: the number of features")
 
     def objective(self, benign: Batch, harmful: Batch, head: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A control in closed form: whitening by the benign task reaches the trained defense's RIR."""
+"""A control in closed form: whitening with the benign task's covariance reaches the RIR of a trained defense."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from harness.probe import Extractor, ProbeDefense, ProbeTargets
 
 
 class Whitening(ProbeDefense):
-    """θ = (K_P + ρσ₁I)^(-½): no training and no harmful data, yet a trained defense's RIR (closed-form control)."""
+    """θ = (K_P + ρσ₁I)^(-½): reaches the RIR of a trained defense without training or harmful data (control)."""
 
     name = "whitening"
     control = True
@@ -18,7 +18,7 @@ class Whitening(ProbeDefense):
     rho: float = Field(1e-3, gt=0, description="ridge, in units of the largest eigenvalue of K_P")
 
     def immunize(self, model: Extractor, targets: ProbeTargets) -> Iterator[float]:
-        """Set θ by one eigendecomposition."""
+        """Compute θ by one eigendecomposition."""
         values, vectors = torch.linalg.eigh(targets.benign.x.T @ targets.benign.x)
         scale = (values.clamp(min=0) + self.rho * values[-1]).rsqrt()
         with torch.no_grad():

@@ -50,7 +50,7 @@ class Records:
 
     suite: Suite
     frame: pd.DataFrame
-    tier: str = ""
+    tier: str = "self-reported"
     older: bool = False
 
     def export(self, path: Path) -> None:

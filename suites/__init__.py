@@ -1,1 +1,1 @@
-"""Suites, one YAML file each."""
+"""The built-in suites, one YAML file each."""

@@ -18,7 +18,7 @@ def _print_schema(wanted: bool) -> None:
 
         from harness.submission.schema import Submission
 
-        print(json.dumps(Submission.model_json_schema(), indent=1))
+        print(json.dumps(Submission.model_json_schema(mode="serialization"), indent=1))
         raise typer.Exit
 
 

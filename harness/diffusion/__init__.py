@@ -1,6 +1,6 @@
-"""Text-to-image pipelines under fine-tuning: the names that a plugin author of this track needs.
+"""Track 2: text-to-image pipelines under fine-tuning. The public face for authors of this track's plugins.
 
-They are listed in the stub beside this file and load, with torch, when they are first used.
+The stub `__init__.pyi` lists the names. They are imported, with torch, at first use.
 """
 
 import lazy_loader

@@ -1,11 +1,10 @@
 """Concepts, the tasks of this track: concept files, and the groups of concepts that a grid immunizes together.
 
-A concept file lists concepts of one kind. What stands above `concepts` holds for each concept that does not say
-otherwise:
+A concept file lists concepts of one kind. A field above `concepts` is the default of every concept:
 
     format: 2
     kind: style
-    prompt: an artwork by {}         # {} takes the concept's words, or the word that an attacker trains for it
+    prompt: an artwork by {}         # {} stands for the concept's words, or the word that an attacker trains for it
     class_prompt: an artwork
     concepts: {marvo: , telune: , obrick: }
     groups: {two: [[marvo, telune], [telune, obrick]]}
@@ -27,26 +26,27 @@ FORMAT = 2
 
 
 class Concept(BaseModel):
-    """One concept: the words for it, and a folder of its pictures if the base model cannot draw it."""
+    """One concept: its words and prompts, and a folder of its pictures if the base model cannot draw it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
+    name: str = Field(description="name of the concept in groups and records")
     kind: Literal["style", "object", "subject"] = Field(
-        description="a subject is one particular thing, which no base model knows: it is not erased"
+        description="style, object or subject: one particular thing that no base model knows, so it is not erased"
     )
-    prompt: str = Field(pattern=r"^[^{}]*\{\}[^{}]*$", description="{} takes the concept's words")
-    words: str = Field("", description="words by which the base model knows it; by default its name")
-    class_word: str = Field("", description="the class of thing that a subject is, e.g. dog")
+    prompt: str = Field(pattern=r"^[^{}]*\{\}[^{}]*$", description="a prompt; {} stands for the concept's words")
+    words: str = Field("", description="the base model's words for the concept; by default its name")
+    class_word: str = Field("", description="the class of a subject, e.g. dog")
     class_prompt: str = Field("", description="a prompt of the whole class, for prior preservation")
     images: str | None = Field(
         None, description="folder of pictures; by default the base model draws them before anything is erased"
     )
     classifier: str | None = Field(
-        None, description="head of the concept classifier that recognises it: object, style or subject; null: none does"
+        None, description="head of the concept classifier that knows the concept: object, style or subject; null: none"
     )
-    erase: dict[str, str] = Field({}, description="further prompts with {} to erase, each with what it is to mean "
-                                  "instead")  # fmt: skip
+    erase: dict[str, str] = Field(
+        {}, description="further prompts with {} to erase, each with the prompt that replaces its meaning"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -56,9 +56,10 @@ class Concept(BaseModel):
         return fields
 
     def prompted(self, word: str | None = None) -> str:
-        """The prompt with `word`, which an attacker trains, or by default with the words that the base model knows.
+        """The prompt of the concept.
 
-        Raises `RunError` for a subject without a word.
+        word: the word that an attacker trains; None: the words that the base model knows. Raises `RunError` for a
+        subject without `word`.
         """
         if word is None and self.kind == "subject":
             raise RunError(
@@ -76,22 +77,21 @@ class ConceptFile(BaseModel):
     format: int
     title: str = ""
     concepts: dict[str, Concept]
-    groups: dict[str, list[list[str]]] = Field({}, description="named lists of groups, fixed so that results can be "
-                                               "compared")  # fmt: skip
+    groups: dict[str, list[list[str]]] = Field(
+        {}, description="named lists of groups; suites use fixed groups so that their results can be compared"
+    )
     keep: list[str] = Field([], description="further concept files, whose concepts an erasure must keep")
-    captions: str | None = Field(None, description="text file of captions of what a defense is to keep, one a line")
+    captions: str | None = Field(None, description="text file of captions that a defense retains, one per line")
 
     @model_validator(mode="before")
     @classmethod
     def _share_fields(cls, content: Any) -> Any:
-        """Give each concept the fields that stand above all."""
+        """Give each concept the fields above `concepts` as defaults."""
         if not isinstance(content, dict) or not isinstance(content.get("concepts"), dict):
             raise ValueError("a concept file is a mapping with format, kind, prompt and concepts")
         own = {name: value for name, value in content.items() if name in cls.model_fields}
         shared = {name: value for name, value in content.items() if name not in cls.model_fields}
-        concepts = {
-            name: {"name": name, **shared, **(fields or {})} for name, fields in content["concepts"].items()
-        }  # fmt: skip
+        concepts = {name: {"name": name, **shared, **(fields or {})} for name, fields in content["concepts"].items()}
         return {**own, "concepts": concepts}
 
     @model_validator(mode="after")
@@ -105,8 +105,8 @@ class ConceptFile(BaseModel):
         return self
 
     def pick(self, names: Sequence[str], where: str) -> list[Concept]:
-        """The concepts of these names; raises `ValueError` with the nearest names for an unknown one. where: the place
-        to name in the error."""
+        """The concepts called `names`; raises `ValueError` with the nearest names for an unknown one. where: place to
+        name in the error."""
         for name in names:
             if name not in self.concepts:
                 raise ValueError(f"{where} has the unknown concept '{name}'; {nearest(name, list(self.concepts))}")
@@ -114,7 +114,7 @@ class ConceptFile(BaseModel):
 
 
 def read(path: Path) -> ConceptFile:
-    """Read a concept file; the paths in it become absolute. Raises `UsageError`."""
+    """Read the concept file `path`; its paths become absolute. Raises `UsageError` for a missing or invalid file."""
     if not path.is_file():
         raise UsageError(f"concept file {path} does not exist")
     try:
@@ -135,9 +135,10 @@ def read(path: Path) -> ConceptFile:
         raise UsageError(f"{path}: {describe(error)}") from None
     concepts = {
         name: concept.model_copy(update={"images": str(path.parent / concept.images.format(name))})
-        if concept.images else concept
+        if concept.images
+        else concept
         for name, concept in file.concepts.items()
-    }  # fmt: skip
+    }
     absolute = {
         "concepts": concepts,
         "keep": [str(path.parent / other) for other in file.keep],
@@ -147,7 +148,8 @@ def read(path: Path) -> ConceptFile:
 
 
 def read_captions(path: str | None) -> tuple[str, ...]:
-    """The captions in a text file, without empty lines and comments (#); none without a file. Raises `UsageError`."""
+    """The captions in the text file `path`, without empty lines and comments (#); none if `path` is None. Raises
+    `UsageError` if the file cannot be read."""
     if path is None:
         return ()
     try:
@@ -166,7 +168,7 @@ class Group(BaseModel):
     precision: Literal["fp32", "fp16"]
     targets: tuple[Concept, ...]
     others: tuple[Concept, ...] = Field(description="benign concepts, which are attacked too")
-    kept: tuple[Concept, ...] = Field(description="all further concepts of the files, which an erasure must keep")
+    kept: tuple[Concept, ...] = Field(description="all other concepts of the files, which an erasure must keep")
     captions: tuple[str, ...] = Field((), description="all captions of the concept file")
 
     @property
@@ -176,15 +178,15 @@ class Group(BaseModel):
 
     @property
     def known_captions(self) -> list[int]:
-        """Places of the captions that a defense is given: those that name no target, no benign concept and no held-out
+        """Indices of the captions that a defense receives: those that name no target, no benign concept and no held-out
         concept."""
         hidden = [concept.words.lower() for concept in (*self.targets, *self.others, *self.bystanders["heldout"])]
         return [i for i, caption in enumerate(self.captions) if not any(words in caption.lower() for words in hidden)]
 
     @property
     def bystanders(self) -> dict[str, list[Concept]]:
-        """Concepts that are neither targets nor benign concepts nor subjects: `heldout`, every third one, which no
-        caption of a defense names, and `train`, the others. A defense must keep both."""
+        """The concepts that are neither targets nor benign concepts nor subjects, by split. `heldout`: every third one,
+        which no caption of a defense names. `train`: the others. A defense must keep both."""
         rest = [concept for concept in self.kept if concept not in self.others and concept.kind != "subject"]
         heldout = rest[1::3]
         return {"train": [concept for concept in rest if concept not in heldout], "heldout": heldout}
@@ -195,12 +197,16 @@ class GroupBlock(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    base: str = Field("small", description="small, a folder in Stable Diffusion's layout, or a hub's name")
+    base: str = Field(
+        "small", description="base model: small, a folder in Stable Diffusion's layout, or a name on the hub"
+    )
     precision: Literal["fp32", "fp16"] = "fp32"
     concepts: str = Field(description="a concept file, relative to the suite file")
     groups: str | list[list[str]] = Field(description="a named list of the concept file, or groups written out")
     first: int | None = Field(None, ge=1, description="only the first groups of the list")
-    others: int = Field(1, ge=1, description="number of benign concepts: those after the group's last in the file")
+    others: int = Field(
+        1, ge=1, description="number of benign concepts: those that follow the group's last concept in the file"
+    )
 
     @model_validator(mode="after")
     def _readable(self, info: ValidationInfo) -> GroupBlock:
@@ -213,7 +219,7 @@ class GroupBlock(BaseModel):
         return self
 
     def expand(self) -> list[Group]:
-        """The groups as single tasks; raises `ValueError` for an unknown list or concept."""
+        """The groups as single tasks; raises `ValueError` for an unknown list of groups or an unknown concept."""
         file = read(Path(self.concepts))
         if isinstance(self.groups, str) and self.groups not in file.groups:
             raise ValueError(f"{self.concepts} has no groups '{self.groups}'; {nearest(self.groups, [*file.groups])}")

@@ -1,4 +1,4 @@
-"""What attackers and defenses are given: concepts with their pictures, and batches to train on."""
+"""The data that attackers and defenses receive: concepts with their pictures, and batches to train on."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from harness.stage import seed_of
 
 @dataclass(frozen=True)
 class ConceptData:
-    """A concept and pictures of it, (n, height, width, 3), to train `model` on.
+    """A concept, with pictures to train a model on.
 
-    Batches, noise and time steps depend on `seed` and the step alone, so whatever the model and the attacker, the
-    attack meets the same draws.
+    concept: the concept. images: pictures of it, (n, height, width, 3) uint8. model: the model to train. seed: seed of
+    the draws; batches, noise and time steps depend on the seed and the step only, so the draws are the same for all
+    models and attackers. sampled(prompt, n): n pictures that the released model draws for a prompt, for prior
+    preservation.
     """
 
     concept: Concept
@@ -30,12 +32,11 @@ class ConceptData:
     model: TextToImage
     seed: int
     sampled: Callable[[str, int], Images] = field(repr=False)
-    """sampled(prompt, n): n pictures that the released model draws of a prompt, for prior preservation."""
 
     @contextlib.contextmanager
     def drawing(self) -> Iterator[None]:
-        """Start torch's global random generator from the seed, and restore its state at the end: for libraries that
-        use no other generator."""
+        """Seed torch's global random generator within the block and restore its state afterwards, for libraries that
+        use only this generator."""
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             yield
@@ -43,10 +44,11 @@ class ConceptData:
     def batches(
         self, prompt: str, rows: int, *, flip: bool = False, prior: int = 0, prior_weight: float = 1.0
     ) -> Iterator[Batch]:
-        """Endless batches of `rows` pictures with one prompt; the latents are encoded once.
+        """Yield batches of `rows` pictures with the same `prompt`, without end; the latents are encoded once.
 
-        flip: mirror half of the pictures. prior: number of pictures that the released model draws of the class prompt;
-        each batch then has `rows` of these too, weighted by `prior_weight` (Ruiz et al., 2023, Eq. 2); 0: none.
+        flip: mirror half of the pictures. prior: number of pictures that the released model draws of the class prompt
+        for prior preservation (Ruiz et al., 2023, Eq. 2); each batch then also has `rows` of these. 0: none.
+        prior_weight: weight of their loss.
         """
         pool = [self.model.encode(self.images)]
         if flip:
@@ -66,25 +68,26 @@ class ConceptData:
 
 @dataclass(frozen=True)
 class Targets(Sequence[ConceptData]):
-    """What a defense is given: a sequence of the concepts that must not be learned, and captions of what the model must
-    go on drawing, each with a picture that the base model drew before anything was erased.
+    """The data that a defense receives: a sequence of the concepts that the model must not learn, and captions of
+    pictures that it must still draw.
 
-    No caption names a target or a concept whose benign fine-tuning is measured.
+    model: the model to immunize. concepts: the targets. group: names of all concepts of the group; `concepts` may be a
+    part of them. captions: captions that name no target and no concept whose benign fine-tuning is measured. pictures:
+    a picture of each caption, (captions, height, width, 3) uint8, drawn by the base model before anything was erased.
+    seed: seed of the defense's draws. notes: numbers that the defense reports with its run cost, by name (a condition
+    number, for example).
     """
 
     model: TextToImage
     concepts: tuple[ConceptData, ...]
     group: tuple[str, ...]
-    """Names of all concepts of the group, of which `concepts` may be a part."""
     captions: tuple[str, ...]
     pictures: Images = field(repr=False)
-    """(captions, height, width, 3)"""
     seed: int
     notes: dict[str, float] = field(default_factory=dict, repr=False)
-    """Numbers that a defense notes beside its run cost (a condition number, for example), by name."""
 
     def only(self, place: int) -> Targets:
-        """The same with one of the concepts alone."""
+        """The same data with one concept only, the one at index `place`."""
         return replace(self, concepts=(self.concepts[place],))
 
     def __len__(self) -> int:
@@ -94,14 +97,18 @@ class Targets(Sequence[ConceptData]):
         return self.concepts[i]
 
     def kept(self, rows: int) -> Iterator[Batch]:
-        """Endless batches of `rows` captions with their pictures; raises `RunError` if there are no captions."""
+        """Yield batches of `rows` captions with their pictures, without end; raises `RunError` if there are no
+        captions."""
         if not self.captions:
-            raise RunError("this concept file names no captions of what to keep; add `captions: FILE`, one a line")
+            raise RunError("this concept file has no captions to retain; add `captions: FILE`, one caption per line")
         return self._batches(self.captions, self.pictures, rows)
 
     def classes(self, pictures: int, rows: int) -> Iterator[Batch]:
-        """Endless batches of `rows` class prompts with `pictures` pictures that the model draws of them now (Ruiz et
-        al., 2023: prior preservation)."""
+        """Yield batches of the targets' class prompts for prior preservation (Ruiz et al., 2023), without end.
+
+        pictures: number of pictures, of all class prompts together, that the model draws now. rows: pictures of a
+        batch.
+        """
         prompts = list(dict.fromkeys(data.concept.class_prompt for data in self.concepts))
         each = -(-pictures // len(prompts))
         drawn = np.concatenate([self.concepts[0].sampled(prompt, each) for prompt in prompts])
@@ -115,7 +122,7 @@ class Targets(Sequence[ConceptData]):
 
 
 def _draws(seed: int) -> Iterator[torch.Generator]:
-    """The random generator of each step, which depends on the seed and the step alone."""
+    """Yield the random generator of each step, which depends on the seed and the step only."""
     for step in count():
         yield torch.Generator().manual_seed(seed_of("batch", seed, step))
 

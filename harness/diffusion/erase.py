@@ -5,8 +5,8 @@ and value matrix W₀ becomes
 
     W = (λ W₀ + e Σ v* cᵀ + p Σ W₀ c cᵀ) (λ I + e Σ c cᵀ + p Σ c cᵀ)⁻¹,
 
-where the sums with e run over the rows c of the erased prompts, with v* = W₀ c* of the anchors, and those with p over
-the rows to keep.
+where the sums with e run over the rows c of the prompts to erase, with v* = W₀ c* from the rows c* of their anchors,
+and the sums with p run over the rows of the prompts to keep.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def erase(
     kept: Iterable[tuple[str, str]],
     settings: Erasure,
 ) -> None:
-    """Edit the model's cross-attention keys and values in place; computed in float64.
+    """Edit the cross-attention keys and values of `model` in place; the edit is computed in float64.
 
-    edits: (prompt, words in it, anchor), the anchor being the prompt that it is to mean instead, e.g. ("an artwork by
-    marvo", "marvo", "an artwork"). kept: (prompt, words in it) whose keys and values stay. Rows are the embeddings from
-    the words' last token (of an anchor its last token) to the end. Raises `RunError` if the words are not in their
-    prompt.
+    edits: (prompt, the concept's words in it, anchor); the anchor is the prompt whose meaning replaces the old one,
+    e.g. ("an artwork by marvo", "marvo", "an artwork"). kept: (prompt, the concept's words in it) whose keys and values
+    stay. settings: the weights e, p and λ. Rows are the text embeddings from the last token of the words (of an anchor
+    from its last token) to the end. Raises `RunError` if a prompt does not contain its words.
     """
     old, new = [], []
     for prompt, words, anchor in edits:

@@ -14,16 +14,16 @@ from harness.store import file_digest
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LARGEST = 8192
-"""Longest side of a picture that is read, in pixels."""
+"""Largest side of a picture, in pixels; larger pictures are refused."""
 
 
 def picture_files(folder: str) -> list[Path]:
-    """The picture files of a folder, by name."""
+    """The picture files in `folder`, ordered by name."""
     return sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in SUFFIXES)
 
 
 def folder_digest(folder: str) -> str | None:
-    """SHA-256 of a folder's pictures; None if there are none, which the job that reads them reports."""
+    """SHA-256 of the pictures in `folder`, in hexadecimal; None if there are none (the job that reads them fails)."""
     files = picture_files(folder)
     if not files:
         return None
@@ -34,10 +34,10 @@ def folder_digest(folder: str) -> str | None:
 
 
 def read_images(folder: str, size: int) -> npt.NDArray[np.uint8]:
-    """Read the pictures of a folder, by name, cropped to the middle square and resized to `size` pixels a side.
+    """Read the pictures in `folder`, ordered by name, crop each to the central square and resize it to `size` pixels.
 
-    Returns (n, size, size, 3). Raises `RunError`, which names the file, for a folder without pictures and for a
-    picture that cannot be read, has a side of more than LARGEST pixels, or has no red, green and blue.
+    Returns (n, size, size, 3) uint8. Raises `RunError`, which names the file, if there are no pictures, or if a picture
+    cannot be read, has a side of more than LARGEST pixels, or cannot be converted to RGB.
     """
     files = picture_files(folder)
     if not files:
@@ -59,5 +59,7 @@ def _read(path: Path, size: int) -> npt.NDArray[np.uint8]:
     flat = Image.alpha_composite(white, upright).convert("RGB")
     side = min(flat.size)
     left, top = (flat.width - side) // 2, (flat.height - side) // 2
-    middle = flat.crop((left, top, left + side, top + side))  # first, or the filter would reach beyond it
+    middle = flat.crop(
+        (left, top, left + side, top + side)
+    )  # before resizing, or the filter would mix in pixels outside of the square
     return np.asarray(middle.resize((size, size), Image.Resampling.LANCZOS))

@@ -1,9 +1,9 @@
-"""Builds the jobs of one repetition: which stages there are, and from which seeds they draw.
+"""Builds the jobs of one repetition and sets their seeds.
 
-Each cell draws from seeds that are hashed from the task, the repetition's seed and the purpose: the defense's draws
-(`defense`), the attacker's for each concept (`attacker`), and the noise of all measured pictures (`noise`). No defense
-is in a seed, so all rows of a repetition meet the same attack and the same noise, and repetitions are independent. The
-base model's own pictures are data (see `harness.diffusion.stages`).
+Each seed is a hash of the task, the repetition's seed and the purpose: the defense's draws (`defense`), the attacker's
+draws for each concept (`attacker`), and the noise of all measured pictures (`noise`). No seed depends on a defense, so
+all rows of a repetition meet the same attack and the same noise; repetitions are independent. The base model's own
+pictures are data (see `harness.diffusion.stages`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from harness.track import Repetition
 
 
 class Jobs:
-    """The jobs of one repetition. files: digests of files, taken once."""
+    """The jobs of one repetition. repetition: task, protocol and seed. files: located files, each hashed once."""
 
     def __init__(self, repetition: Repetition, files: Files) -> None:
         self.repetition, self.files = repetition, files
@@ -52,7 +52,7 @@ class Jobs:
 
     @cached_property
     def pictures(self) -> dict[str, Pictures]:
-        """By concept name the pictures of targets and benign concepts."""
+        """The jobs for pictures of targets and benign concepts, by concept name."""
         return {concept.name: self._pictures(concept) for concept in (*self.group.targets, *self.group.others)}
 
     def _pictures(self, concept: Concept) -> Pictures:
@@ -64,12 +64,12 @@ class Jobs:
 
     @cached_property
     def captions(self) -> Captions | None:
-        """Pictures of the concept file's captions."""
+        """The job for pictures of the concept file's captions; None if it has none."""
         return Captions(**self._sampling, captions=self.group.captions) if self.group.captions else None
 
     @cached_property
     def erased(self) -> Erase | None:
-        """The erasure of the targets; None if all are subjects, which no base model knows."""
+        """The job that erases the targets; None if all targets are subjects, which no base model knows."""
         targets, kept = (_named(side) for side in (self.group.targets, self.group.kept))
         if not targets:
             return None
@@ -77,19 +77,20 @@ class Jobs:
 
     @cached_property
     def _targets(self) -> dict[str, Any]:
-        """What a defense is given."""
+        """The fields of a `TargetsStage`: the data that a defense receives."""
         targets = tuple(self.pictures[concept.name] for concept in self.group.targets)
         kept = tuple(self.group.known_captions) if self.captions else ()
         return {"targets": targets, "captions": self.captions, "kept": kept}
 
     def immunize(self, defense: PluginSpec) -> Immunize:
-        """The released model of a defense; the reference is given no targets."""
+        """The job of the released model of `defense`; the reference defense receives no targets."""
         given = {} if defense.name == self.protocol.reference else self._targets
         seed = self.repetition.seed_for(defense)
         return Immunize(**self._sampling, **given, plugin=defense, seed=seed, erased=self.erased)
 
     def attack(self, model: Immunize, attacker: PluginSpec, concept: Concept, other: bool = False) -> Attack:
-        """An attack on one concept. other: with other draws of the attacker, for the noise floor."""
+        """The job of an attack on one concept. other: whether the attacker has other random draws, for the noise
+        floor."""
         place = (model.key, digest(attacker.identity), concept.name, other)
         if place not in self._attacks:
             settings = self.protocol.model_dump(include={"steps", "measure_at", "images", "save_attacked"})
@@ -107,14 +108,14 @@ class Jobs:
         return self._attacks[place]
 
     def attacks(self, model: Immunize, attacker: PluginSpec) -> list[Attack]:
-        """The attacks on all targets and benign concepts."""
+        """The jobs of the attacks on all targets and benign concepts."""
         return [self.attack(model, attacker, concept) for concept in (*self.group.targets, *self.group.others)]
 
     def measure_attacked(
         self, metric: PluginSpec, model: Immunize, undefended: Immunize, attacker: PluginSpec
     ) -> MeasureAttacked:
-        """A metric of an attacked model. In the undefended row the model is compared with itself under other draws of
-        the attacker."""
+        """The job that measures `metric` on an attacked model. In the undefended row the attacked model is compared
+        with itself under other draws of the attacker."""
         floor = model.key == undefended.key
 
         def arms(concept: Concept) -> Arms:
@@ -138,7 +139,7 @@ class Jobs:
         )
 
     def measure_released(self, metric: PluginSpec, model: Immunize, undefended: Immunize) -> MeasureReleased:
-        """A metric of a released model, which is given pictures by it and by the undefended one."""
+        """The job that measures `metric` on a released model, given pictures by this and by the undefended model."""
         place = (model.key, undefended.key)
         if place not in self._released:
             self._released[place] = self._released_views(model, undefended)
@@ -171,7 +172,7 @@ class Jobs:
         }
 
     def _drawn(self, model: Immunize, concepts: Sequence[Concept], count: int) -> Seen | None:
-        """Pictures of concepts by a released model; None if it knows none of them by name."""
+        """Pictures of `concepts` by a released model, `count` of each; None if it knows none of them by name."""
         named = _named(concepts)
         if not named:
             return None
@@ -181,7 +182,8 @@ class Jobs:
         return Draw(**self._sampling, seed=self.noise, concepts=tuple(named), images=count, model=model)
 
     def _look(self, job: Stage, concepts: Sequence[Concept], count: int, encoders: bool = True) -> Seen:
-        """What is seen in a job's pictures, which are of one concept, or of one concept a row."""
+        """The look at the pictures of `job`. concepts: the concept in all pictures, or a concept for each row. count:
+        number of pictures."""
         if job.key not in self._looks:
             classes = tuple((concept.classifier, concept.name) for concept in concepts if concept.classifier)
             look = Look(
@@ -194,7 +196,8 @@ class Jobs:
         return self._looks[job.key]
 
     def sheet(self, model: Immunize, undefended: Immunize, attackers: Mapping[str, PluginSpec]) -> Sheet:
-        """The contact sheet of a row: reference, erased base model, released model, and each attacker's steps."""
+        """The job of a row's contact sheet: pictures of the reference, the erased base model, the released model, and
+        the measured steps of each attacker."""
         rows = (row for concept in self.group.targets for row in self._rows(concept, model, undefended, attackers))
         return Sheet(rows=tuple(rows), measure_at=self.protocol.measure_at)
 
@@ -214,7 +217,7 @@ class Jobs:
 
 
 def _plain(concept: Concept) -> Concept:
-    """The concept without the path of its pictures, which enters no key."""
+    """The concept without the path of its pictures, so that the path enters no key."""
     return concept.model_copy(update={"images": None})
 
 

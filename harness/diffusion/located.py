@@ -1,4 +1,4 @@
-"""The files that a grid reads, with their digests: base models, picture folders, weights of encoders."""
+"""Digests of the files that a grid reads: base models, picture folders, weights of encoders."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from harness.store import file_digest
 
 
 class Files:
-    """Located files, each hashed once."""
+    """Files with their digests; each is hashed once."""
 
     def __init__(self) -> None:
         self._located: dict[str, Located] = {}
 
     def base(self, base: str) -> Located:
-        """A base model by name or folder."""
+        """The base model `base`, a name or a folder."""
         return self._locate(base, base_digest)
 
     def pictures(self, folder: str) -> Located:
-        """A folder of pictures."""
+        """The pictures in `folder`."""
         return self._locate(folder, folder_digest)
 
     def weights(self, path: str | None) -> Located | None:
-        """A file of weights; None where none is given."""
+        """The file `path` of weights; None if `path` is None."""
         return None if path is None else self._locate(path, _weights_digest)
 
     def _locate(self, path: str, hashed: Callable[[str], str | None]) -> Located:
@@ -37,7 +37,7 @@ class Files:
 
 
 def base_digest(base: str) -> str:
-    """SHA-256 of a base model's files; of one that is no folder here, `hub:` and its name."""
+    """SHA-256 of the files of the base model `base`; if it is no folder on this machine, `hub:` and its name."""
     folder = PIPELINE if base == "small" else Path(base)
     if not folder.is_dir():
         return f"hub:{base}"
@@ -49,7 +49,7 @@ def base_digest(base: str) -> str:
 
 
 def _weights_digest(path: str) -> str | None:
-    """SHA-256 of a file; None if it cannot be read, which the job that needs it reports."""
+    """SHA-256 of a file; None if it cannot be read (the job that needs it fails)."""
     try:
         return file_digest(Path(path))
     except OSError:

@@ -1,4 +1,4 @@
-"""The jobs that look at pictures, measure metrics and draw contact sheets."""
+"""The jobs that run encoders on pictures, measure metrics and draw contact sheets."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ SHEET = "sheet.png"
 
 
 class Decode(PipelineStage, version=1):
-    """A concept's reference pictures as the autoencoder returns them."""
+    """Encode and decode a concept's reference pictures: the best pictures that the autoencoder can return."""
 
     transient: ClassVar[bool] = True
     pictures: Pictures
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Encode and decode the pictures."""
+        """Save the decoded pictures."""
         model = self.untouched()
         save_images(out, model.decode(model.encode(load_tensors(folders[self.pictures] / IMAGES)["images"].numpy())))
 
 
 class Look(Stage, track="diffusion", version=1):
-    """What the encoders and the concept classifier see in the pictures of another job.
+    """Run the encoders and the concept classifier on the pictures of another job.
 
-    encoders: by name, with the file of local weights if one is given. classes: (head, class) of the classifier for each
-    concept, empty if it does not know all: one for all pictures (…, n, height, width, 3), or one for each of (concepts,
-    n, …). count: number of pictures, of which the time depends.
+    encoders: files of local weights by name of the encoder; None: the default weights. classes: (head, class) of the
+    classifier: one for all pictures (…, n, height, width, 3), or one for each concept of (concepts, n, …); empty if the
+    classifier does not know all concepts. count: number of pictures. images: the job that made the pictures.
     """
 
     gpu: ClassVar[bool] = True
@@ -55,7 +55,7 @@ class Look(Stage, track="diffusion", version=1):
         return float(self.count)
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Save embeddings by encoder and `recognised` (see `harness.diffusion.views.View`)."""
+        """Save the embeddings by encoder, and `recognised` (see `harness.diffusion.views.View`)."""
         pictures = load_tensors(folders[self.images] / IMAGES)["images"]
         lead, images = pictures.shape[:-3], pictures.flatten(0, -4).numpy()
         seen = {name: used.embed(images).unflatten(0, lead) for name, used in _encoders(self.encoders).items()}
@@ -67,18 +67,19 @@ class Look(Stage, track="diffusion", version=1):
 
 
 class Seen(NamedTuple):
-    """A job that made pictures, and the look at them."""
+    """A job that made pictures, and the job that ran the encoders on them."""
 
     images: Stage
     look: Look
 
     def view(self, folders: Folders) -> View:
-        """The pictures and what is seen in them, from the parents' `folders`."""
+        """The pictures with their embeddings, from the parents' artifact folders `folders`."""
         return View.load(folders[self.images], folders[self.look])
 
 
 class Arms(NamedTuple):
-    """The attack on one concept: on a released model, on the undefended one, and the reference pictures."""
+    """The arms of a comparison for one concept: the attack on the released model, the attack on the undefended model,
+    and the reference pictures."""
 
     concept: Concept
     attacked: Seen
@@ -86,12 +87,12 @@ class Arms(NamedTuple):
     reference: Seen
 
     def views(self, folders: Folders) -> ConceptAttack:
-        """The pictures of each."""
+        """The pictures of each arm, from the parents' artifact folders `folders`."""
         return ConceptAttack(self.concept, *(seen.view(folders) for seen in self[1:]))
 
 
 class MeasureAttacked(Stage, track="diffusion", version=1):
-    """Measure a metric of an attacked model's pictures; all such metrics have the same parents."""
+    """Measure a metric on the pictures of an attacked model; all metrics of a cell have the same parents."""
 
     measure_at: tuple[int, ...]
     encoders: Mapping[str, Located | None]
@@ -107,7 +108,8 @@ class MeasureAttacked(Stage, track="diffusion", version=1):
 
 
 class MeasureReleased(TargetsStage, version=1):
-    """Measure a metric of a released model; all such metrics have the same parents. Fields as in `ReleasedData`."""
+    """Measure a metric on a released model; all metrics of a cell have the same parents. The fields are those of
+    `ReleasedData`."""
 
     model: Immunize
     encoders: Mapping[str, Located | None]
@@ -137,8 +139,11 @@ class MeasureReleased(TargetsStage, version=1):
 
 
 class SheetRow(NamedTuple):
-    """Pictures of a contact sheet. place: of the concept in (concepts, n, …); None: all pictures (n, …), or (steps, n,
-    …), which make a row a step."""
+    """Pictures of a contact sheet.
+
+    label: text beside the pictures. images: the job that made them. place: index of the concept in pictures (concepts,
+    n, …); None: all pictures, (n, …) or (steps, n, …), where each step becomes a row.
+    """
 
     label: str
     images: Stage
@@ -146,7 +151,7 @@ class SheetRow(NamedTuple):
 
 
 class Sheet(Stage, track="diffusion", version=1):
-    """The contact sheet of a row of a board."""
+    """Draw the contact sheet of a row of a board."""
 
     rows: tuple[SheetRow, ...]
     measure_at: tuple[int, ...]
@@ -168,5 +173,5 @@ class Sheet(Stage, track="diffusion", version=1):
 
 
 def _encoders(weights: Mapping[str, Located | None]) -> dict[str, encoders.Encoder]:
-    """Encoders by name, with local weights where given."""
+    """The encoders by name, with local weights where a file is given."""
     return {name: encoders.encoder(name, file.path if file else None) for name, file in weights.items()}

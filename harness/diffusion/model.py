@@ -22,12 +22,13 @@ from harness.diffusion.small import PIPELINE
 from harness.errors import RunError
 
 Images = npt.NDArray[np.uint8]
-"""(n, height, width, 3)"""
+"""Pictures, (n, height, width, 3) uint8, RGB."""
 
 WeightSet = Literal["keys_values", "cross_attention", "attention", "unet"]
-"""A set of the U-Net's weights. keys_values: of the cross-attention; cross_attention: all of it; attention: with the
-self-attention; unet: everything."""
+"""A set of the U-Net's weights. keys_values: key and value projections of the cross-attention; cross_attention: all of
+the cross-attention; attention: cross-attention and self-attention; unet: all weights."""
 KEYS_VALUES = (".attn2.to_k.", ".attn2.to_v.")
+"""Parts of the names of the cross-attention's key and value projections."""
 _NAME_PARTS: Mapping[WeightSet, tuple[str, ...]] = {
     "keys_values": KEYS_VALUES,
     "cross_attention": (".attn2.",),
@@ -45,8 +46,8 @@ diffusers_logging.set_verbosity_error()
 class Batch:
     """The inputs of one denoising loss.
 
-    latents, noise: (n, channels, height, width). prompts: n texts. times: (n,) int64 time steps. weights: (n,) of the
-    rows, ones by default.
+    latents, noise: (n, channels, height, width). prompts: n texts. times: time steps, (n,) int64. weights: weights of
+    the rows in the loss, (n,); None: ones.
     """
 
     latents: torch.Tensor
@@ -57,7 +58,7 @@ class Batch:
 
     @classmethod
     def join(cls, batches: Sequence[Batch]) -> Batch:
-        """One batch of the rows of several batches without weights."""
+        """One batch with the rows of all `batches`, which must have no weights."""
         latents, noise, times = (torch.cat([getattr(batch, name) for batch in batches]) for name in _ROWS)
         return cls(latents, [prompt for batch in batches for prompt in batch.prompts], noise, times)
 
@@ -66,7 +67,11 @@ _ROWS = ("latents", "noise", "times")
 
 
 class TextToImage:
-    """A pipeline with the operations of attackers and defenses. All weights are frozen until some are unfrozen."""
+    """A text-to-image pipeline with the operations that attackers and defenses need.
+
+    pipeline: a pipeline of diffusers; all its weights are frozen at first. Raises `RunError` if its U-Net has no
+    cross-attention.
+    """
 
     def __init__(self, pipeline: StableDiffusionPipeline) -> None:
         self.pipeline = pipeline
@@ -81,12 +86,17 @@ class TextToImage:
     def load(cls, base: str, precision: str = "fp32") -> TextToImage:
         """Load a pipeline onto the first GPU, or the CPU if there is none.
 
-        base: see `locate`. precision: fp32 or fp16. Raises `RunError` if there is no such pipeline or no hub in reach.
+        base: see `locate`. precision: fp32 or fp16. Raises `RunError` if the folder has no such pipeline, or if it
+        cannot be downloaded from the hub.
         """
         where = locate(base)
         dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
-        settings: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "safety_checker": None,
-                                    "requires_safety_checker": False}  # fmt: skip
+        settings: dict[str, Any] = {
+            "dtype": dtype,
+            "use_safetensors": True,
+            "safety_checker": None,
+            "requires_safety_checker": False,
+        }
         try:
             try:
                 pipeline = StableDiffusionPipeline.from_pretrained(where, local_files_only=True, **settings)
@@ -98,20 +108,20 @@ class TextToImage:
             first = str(error).strip().split("\n")[0]
             raise RunError(
                 f"cannot load the base model '{base}' as a Stable Diffusion pipeline ({first:.200}); give a folder "
-                "that holds model_index.json, or fetch one where there is a network with "
+                "with model_index.json, or download one on a machine with network access by "
                 f"`huggingface-cli download {base} --local-dir DIR` and give DIR"
             ) from None
         return cls(pipeline.to("cuda" if torch.cuda.is_available() else "cpu"))
 
     def copy(self) -> TextToImage:
-        """A copy with weights of its own."""
+        """A copy with its own weights."""
         parts = {name: copy.deepcopy(part) for name, part in self.pipeline.components.items()}
         return TextToImage(StableDiffusionPipeline(**parts, requires_safety_checker=False))
 
     @property
     def device(self) -> torch.device:
-        """The device of its weights."""
-        return next(self.unet.parameters()).device  # diffusers' own property walks all modules: milliseconds a step
+        """The device of the weights."""
+        return next(self.unet.parameters()).device  # diffusers' property visits all modules, which takes milliseconds
 
     @property
     def dtype(self) -> torch.dtype:
@@ -119,13 +129,14 @@ class TextToImage:
         return next(self.vae.parameters()).dtype
 
     def computing(self) -> contextlib.AbstractContextManager[Any]:
-        """A context of mixed precision where the frozen weights are half and the trained ones single precision."""
+        """A context for forward passes: mixed precision if the frozen weights are in half precision, because trained
+        weights are float32."""
         if _is_half(self.dtype):
             return torch.autocast(self.device.type, self.dtype)
         return contextlib.nullcontext()
 
     def weights(self, which: WeightSet) -> dict[str, torch.nn.Parameter]:
-        """The U-Net's weights in a set, by name, in the U-Net's order."""
+        """The U-Net's weights in the set `which`, by name, in the U-Net's order."""
         named = self.unet.named_parameters()
         return {name: weight for name, weight in named if any(part in name for part in _NAME_PARTS[which])}
 
@@ -136,7 +147,7 @@ class TextToImage:
             module.zero_grad()
 
     def unfreeze(self, parameters: Sequence[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
-        """Make parameters trainable, in float32 at least; returns them."""
+        """Make `parameters` trainable, converting half precision to float32; returns them."""
         for parameter in parameters:
             if _is_half(parameter.dtype):
                 parameter.data = parameter.data.float()
@@ -144,7 +155,7 @@ class TextToImage:
         return list(parameters)
 
     def tokens(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Token numbers (n, length) of prompts; raises `RunError` for one longer than the text encoder reads."""
+        """Token ids (n, length) of `prompts`; raises `RunError` for a prompt longer than the text encoder's limit."""
         length = self.tokenizer.model_max_length
         numbers = self.tokenizer(list(prompts)).input_ids
         for prompt, row in zip(prompts, numbers, strict=True):
@@ -157,7 +168,7 @@ class TextToImage:
         return padded.input_ids.to(self.device)
 
     def text(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Text embeddings (n, length, width) of prompts; computed once each while the text encoder is frozen."""
+        """Text embeddings (n, length, width) of `prompts`; cached while the text encoder is frozen."""
         if any(parameter.requires_grad for parameter in self.text_encoder.parameters()):
             return self.text_encoder(self.tokens(prompts)).last_hidden_state
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embeddings]
@@ -168,29 +179,30 @@ class TextToImage:
 
     @torch.no_grad()
     def encode(self, images: Images) -> torch.Tensor:
-        """Scaled latents (n, channels, height, width) of images: the mode of the posterior."""
+        """Scaled latents (n, channels, height, width) of `images` (n, height, width, 3): the mode of the posterior."""
         parts = torch.from_numpy(np.ascontiguousarray(images)).split(64)
         modes = [self.vae.encode(as_pixels(part).to(self.device, self.dtype)).latent_dist.mode() for part in parts]
         return (torch.cat(modes) * self.vae.config.scaling_factor).float()
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> Images:
-        """Images (n, height, width, 3) of scaled latents (n, channels, height, width)."""
+        """Images (n, height, width, 3) of the scaled `latents` (n, channels, height, width)."""
         scaled = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype)
         return np.concatenate([as_images(self.vae.decode(part).sample) for part in scaled.split(64)])
 
     def denoising_losses(self, batch: Batch, weights: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
-        """Mean squared errors (n,) of the U-Net's predictions (Ho et al., 2020, Eq. 14, for the scheduler's target),
-        times the batch's weights.
+        """The denoising losses (n,) of the rows of `batch`, times the batch's weights: mean squared errors of the
+        U-Net's predictions of the scheduler's target (Ho et al., 2020, Eq. 14).
 
-        weights: weights of the U-Net, by name, to compute with instead of its own and to differentiate by.
+        weights: U-Net weights by name that replace the U-Net's own in this call; the losses are differentiable with
+        respect to them.
         """
         latents, noise, times = (x.to(self.device) for x in (batch.latents, batch.noise, batch.times))
         with self.computing():
             text = self.text(batch.prompts)
             noisy = self.scheduler.add_noise(latents, noise, times)
             inputs = (noisy.to(self.dtype), times, text.to(self.dtype))
-            # Without weights to swap a plain call is equal and faster.
+            # Without weights to replace, a plain call gives the same result and is faster.
             output = functional_call(self.unet, dict(weights), inputs) if weights else self.unet(*inputs)
             predicted = output.sample.to(latents.dtype)
         target = denoising_target(self.scheduler, latents, noise, times)
@@ -198,18 +210,19 @@ class TextToImage:
         return losses if batch.weights is None else losses * batch.weights.to(self.device)
 
     def denoising_loss(self, batch: Batch, weights: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
-        """The mean of `denoising_losses`."""
+        """The mean denoising loss of `batch`, a scalar; see `denoising_losses` for `weights`."""
         return self.denoising_losses(batch, weights).mean()
 
     @torch.no_grad()
     def sample(
         self, prompts: Sequence[str], seeds: Sequence[int], *, sampler: str, steps: int, guidance: float, rows: int = 16
     ) -> tuple[Images, npt.NDArray[np.bool_]]:
-        """Draw one image for each prompt and seed.
+        """Draw one image for each prompt.
 
-        sampler: ddim (Song et al., 2021) or dpm (DPM-Solver++; Lu et al., 2022). steps: denoising steps. guidance:
-        weight of classifier-free guidance. rows: images of a batch. Each image's noise comes from its own seed, so no
-        other image changes it. Returns images (n, height, width, 3), and (n,) which of them are finite.
+        prompts: n texts. seeds: n seeds of the images' noise, so an image does not depend on the others. sampler: ddim
+        (Song et al., 2021) or dpm (DPM-Solver++; Lu et al., 2022). steps: denoising steps. guidance: weight of
+        classifier-free guidance. rows: images of a batch. Returns images (n, height, width, 3), and whether each of
+        them is finite, (n,) bool.
         """
         kinds = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
         trained_with = self.pipeline.scheduler
@@ -237,7 +250,7 @@ class TextToImage:
         return np.concatenate(images), np.concatenate(finite)
 
     def changed(self, base: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The U-Net's tensors that differ from those of `base`, by name."""
+        """The U-Net's tensors that differ from the tensors in `base`, by name."""
         return {
             name: value.detach().contiguous()
             for name, value in self.unet.state_dict().items()
@@ -250,20 +263,20 @@ def _is_half(dtype: torch.dtype) -> bool:
 
 
 def locate(base: str) -> str:
-    """Folder or hub's name of a base model; `small` is the one that ships with the harness."""
+    """Folder, or name on the hub, of the base model `base`; `small` is the one that ships with the harness."""
     return str(PIPELINE) if base == "small" else base
 
 
 def cross_attention(unet: torch.nn.Module) -> list[tuple[str, Any]]:
-    """The U-Net's cross-attention layers, which attend to the text, with their names."""
+    """The cross-attention layers of `unet`, which attend to the text, with their names."""
     return [(name, layer) for name, layer in unet.named_modules() if name.endswith("attn2")]
 
 
 def denoising_target(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
-    """The U-Net's training target by the scheduler's `prediction_type`: the noise (Ho et al., 2020) or the velocity
-    (Salimans & Ho, 2022).
+    """The U-Net's training target for the `prediction_type` of `scheduler`: the noise (Ho et al., 2020) or the velocity
+    (Salimans & Ho, 2022), (n, channels, height, width).
 
-    latents, noise and the result: (n, channels, height, width); times: (n,) int64. Raises `RunError` for another type.
+    latents, noise: (n, channels, height, width). times: time steps, (n,) int64. Raises `RunError` for another type.
     """
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
@@ -274,10 +287,10 @@ def denoising_target(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor,
 
 
 def as_pixels(images: torch.Tensor) -> torch.Tensor:
-    """uint8 (n, height, width, 3) to float32 (n, 3, height, width) in [−1, 1]."""
+    """Convert `images`, uint8 (n, height, width, 3), to float32 (n, 3, height, width) in [−1, 1]."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def as_images(pixels: torch.Tensor) -> Images:
-    """Floats (n, 3, height, width) in [−1, 1], clipped, to uint8 (n, height, width, 3)."""
+    """Clip `pixels`, floats (n, 3, height, width), to [−1, 1] and convert them to uint8 (n, height, width, 3)."""
     return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

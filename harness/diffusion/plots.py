@@ -1,4 +1,4 @@
-"""Curves beside this track's table: success and similarities against the attack's steps."""
+"""Curves of this track: attack success rate and similarities against the steps of the attack."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def plots(records: pd.DataFrame, out: Path) -> list[Path]:
 
 
 def _curves(records: pd.DataFrame) -> Figure:
-    """Attack success rate and, by encoder, similarity to the reference (MIMA, Fig. 3 and 5) and MSGR: a row an
-    attacker, a column a quantity, a line a defense, mean over tasks and seeds."""
+    """Attack success rate and, by encoder, similarity to the reference (MIMA, Fig. 3 and 5) and MSGR, mean over tasks
+    and seeds: a row for each attacker, a column for each quantity, a line for each defense."""
     attackers, defenses = list(records["attacker"].unique()), list(records["defense"].unique())
     columns = _columns(records)
     figure = Figure(figsize=(2.4 * len(columns) + 0.6, 2.1 * len(attackers) + 0.8), layout="constrained")

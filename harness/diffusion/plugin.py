@@ -22,29 +22,32 @@ class DiffusionDefense(Defense):
     track: ClassVar[str] = "diffusion"
 
     def immunize(self, model: TextToImage, targets: Targets) -> Iterator[Any]:
-        """Change the model's U-Net in place, given the concepts that must not be learned and what to keep."""
+        """Change the U-Net of `model` in place so that the concepts in `targets` are hard to learn. Yield the loss
+        after every step, once for a closed form, and return at the end."""
         raise NotImplementedError
 
 
 class DiffusionAttacker(Attacker):
     """Fine-tunes a released text-to-image model on a concept.
 
-    One that has a method `weights(model)`, which gives the parameters of the U-Net that it trains, is held to it by the
-    conformance kit.
+    An attacker may have a method `weights(model)` that returns the parameters of the U-Net that it trains; then the
+    conformance kit checks that it changes no others.
     """
 
     track: ClassVar[str] = "diffusion"
 
     def prompt(self, concept: Concept) -> str:
-        """The prompt to train with and to draw with afterwards: by default the concept by its words."""
+        """The prompt for training and for drawing pictures afterwards; by default that of `concept` with its own
+        words."""
         return concept.prompted()
 
     def adapt(self, model: TextToImage, data: ConceptData) -> Iterator[Any]:
-        """Unfreeze weights and train them on `data.batches(self.prompt(data.concept), …)`."""
+        """Unfreeze weights of `model` and train them on `data.batches(self.prompt(data.concept), …)`. Yield the loss
+        after every step, without end."""
         raise NotImplementedError
 
     def save(self, model: TextToImage, folder: Path) -> None:
-        """Save the attacked model in its ecosystem's format; by default the whole pipeline."""
+        """Save the attacked `model` into `folder`, in a format that diffusers loads; by default the whole pipeline."""
         model.pipeline.save_pretrained(folder)
 
 
@@ -54,7 +57,8 @@ class DiffusionMetric(Metric):
     track: ClassVar[str] = "diffusion"
 
     def measure(self, model: TextToImage, data: ReleasedData) -> Iterator[Value]:
-        """Yield values of the model, given what a defense is given and pictures by it and by the undefended model."""
+        """Yield values (see `value`) of the released `model`. data: all that a defense receives, and pictures by the
+        released and by the undefended model."""
         raise NotImplementedError
 
 
@@ -65,13 +69,16 @@ class AttackedMetric(Metric):
     measures: ClassVar[Literal["released", "attacked"]] = "attacked"
 
     def measure(self, model: AttackedPictures, data: Mapping[str, Encoder]) -> Iterator[Value]:
-        """Yield values. model: the pictures of the attacks on all targets and benign concepts at the measured steps,
-        beside those of the attacked undefended model. data: the encoders by name."""
+        """Yield values (see `value`). model: pictures by the attacked model at the measured steps, for attacks on all
+        targets and benign concepts, and the same by the attacked undefended model. data: the encoders by name."""
         raise NotImplementedError
 
     def similarity_value(self, number: float | None, flaw: str | None, metric: str, **place: Any) -> Value:
-        """A value made of similarities: undefined if pictures are not finite (`flaw` says which) or if its denominator
-        is too small (`number` is None). place: further coordinates, as in `value`."""
+        """Make a value computed from similarities.
+
+        number: the number; None if its denominator is too small, so that the value is undefined. flaw: why the pictures
+        cannot be compared; None if they can. metric: name of the quantity. place: further arguments of `value`.
+        """
         if flaw is not None:
             return self.value(None, metric, note=flaw, **place)
         if number is None:

@@ -1,4 +1,4 @@
-"""How a grid of this track attacks and measures."""
+"""The protocol of a grid of this track: budget, pictures, sampling, erasure and encoders."""
 
 from __future__ import annotations
 
@@ -9,48 +9,55 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from harness.track import Protocol
 
 ENCODER_TITLES = {"clip": "C", "dino": "D", "lpips": "L"}
-"""The papers' names of these encoders; no other encoder may be called so."""
+"""The papers' names of these encoders; other encoders keep their own names in tables."""
 
 
 class Erasure(BaseModel):
-    """How concepts are erased (see `harness.diffusion.erase`). The defaults are UCE's."""
+    """Settings of the erasure of concepts (see `harness.diffusion.erase`). The defaults are those of UCE."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     strength: float = Field(1.0, gt=0, description="e: weight of the rows to erase")
     keep: float = Field(1.0, gt=0, description="p: weight of the rows to keep")
     ridge: float = Field(0.5, gt=0, description="λ: weight of the base model's own weights")
-    gate: float = Field(0.9, ge=0, le=1, description="the erased base must draw its other concepts at least this "
-                        "well, as a share of before (of the concepts that the classifier recognises)")  # fmt: skip
+    gate: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="smallest allowed share of the base model's retention of other concepts that is left after the "
+        "erasure",
+    )
 
 
 class Sampling(BaseModel):
-    """How pictures are sampled."""
+    """Settings of the sampler of pictures."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sampler: Literal["ddim", "dpm"] = Field("ddim", description="DDIM or DPM-Solver++")
     steps: int = Field(20, ge=1, description="denoising steps of a picture")
-    guidance: float = Field(3.0, ge=0, description="weight of classifier-free guidance; 1 is none")
+    guidance: float = Field(3.0, ge=0, description="weight of classifier-free guidance; 1: no guidance")
 
 
 class DiffusionProtocol(Protocol):
     """Budget, measured steps, pictures and encoders. The defaults fit the small base."""
 
-    measure_at: tuple[int, ...] = Field((10, 25, 50, 100), description="steps to sample pictures at, rising; the table "
-                                       "has the last")  # fmt: skip
-    training_images: int = Field(20, ge=1, description="pictures that an attacker trains on, of a concept that the "
-                                 "base model draws")  # fmt: skip
-    images: int = Field(20, ge=1, description="pictures sampled of a target or benign concept at each step")
-    kept_images: int = Field(4, ge=1, description="pictures sampled of each further concept")
-    sheets: int = Field(1, ge=0, description="number of groups, the first ones, that get a contact sheet")
+    measure_at: tuple[int, ...] = Field(
+        (10, 25, 50, 100), description="steps after which pictures are sampled, ascending; tables show the last one"
+    )
+    training_images: int = Field(
+        20, ge=1, description="number of training pictures of an attacker, for a concept that the base model draws"
+    )
+    images: int = Field(20, ge=1, description="pictures of each target and benign concept at each measured step")
+    kept_images: int = Field(4, ge=1, description="pictures of each further concept")
+    sheets: int = Field(1, ge=0, description="number of groups, from the first, that get a contact sheet")
     sampling: Sampling = Sampling()
     erasure: Erasure = Erasure()
     encoders: dict[str, str | None] = Field(
         {"contrastive": None, "classifier": None, "efficientnet_lite0": None},
-        description="encoders by name, each with the path of local weights if wanted",
+        description="encoders by name, each with the path of local weights; null: the default weights",
     )
-    save_attacked: bool = Field(False, description="keep the attacked weights, in their ecosystem's format")
+    save_attacked: bool = Field(False, description="whether to save attacked models, in a format that diffusers loads")
 
     @field_validator("encoders", mode="before")
     @classmethod

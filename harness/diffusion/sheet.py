@@ -1,4 +1,4 @@
-"""Contact sheets: rows of small pictures beside their labels."""
+"""Contact sheets: rows of small pictures with a label on the left."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ LABEL = 240
 
 
 def contact_sheet(rows: Sequence[tuple[str, Images]], side: int = 64) -> Image.Image:
-    """Draw a sheet in 256 colours, so that its file is small.
+    """Draw a sheet in 256 colours, which keeps its file small.
 
-    rows: labels and pictures (n, height, width, 3), of which the first COLUMNS are shown. side: pixels of a picture.
+    rows: labels and pictures (n, height, width, 3); the first COLUMNS pictures are shown. side: width and height of a
+    picture, in pixels.
     """
     sheet = Image.new("RGB", (LABEL + COLUMNS * (side + 2), len(rows) * (side + 2)), "white")
     pen = ImageDraw.Draw(sheet)

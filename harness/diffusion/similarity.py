@@ -1,4 +1,4 @@
-"""Similarities of pictures, by their embeddings, and the mean height of a curve."""
+"""Similarities of pictures computed from embeddings, and the mean height of a curve."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Sequence
 import torch
 
 LEAST = 0.05
-"""A similarity below this divides nothing: a gap over it is undefined."""
+"""Smallest similarity that may be a denominator; with a smaller one a gap is undefined."""
 
 
 def cosine(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Mean cosine over all pairs of rows of (n, d) and (m, d)."""
+    """Mean cosine over all pairs of a row of `first` (n, d) and a row of `second` (m, d)."""
     a, b = (torch.nn.functional.normalize(x.double(), dim=1) for x in (first, second))
     return float((a @ b.T).mean())
 
 
 def paired_cosine(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Mean cosine of rows of the same index, (n, d) and (n, d)."""
+    """Mean cosine over pairs of rows with the same index in `first` and `second`, both (n, d)."""
     return float(torch.nn.functional.cosine_similarity(first.double(), second.double()).mean())
 
 
 def area(steps: Sequence[int], values: Sequence[float]) -> float:
-    """Mean height of a curve from the first to the last step, by the trapezoidal rule; of one step, its value."""
+    """Mean height of the curve of `values` over `steps`, by the trapezoidal rule; for one step its value."""
     if len(steps) == 1:
         return values[0]
     width = steps[-1] - steps[0]

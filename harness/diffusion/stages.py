@@ -1,11 +1,11 @@
-"""The jobs that make this track's models and pictures; those that measure are in `harness.diffusion.measuring`.
+"""The jobs that make this track's models and pictures; the measuring jobs are in `harness.diffusion.measuring`.
 
-Jobs of a cell: pictures (of each concept) and captions, erase -> immunize -> attack -> look -> measure, the last beside
-the undefended model's own; and before any attack immunize -> draw -> look -> measure. A Look is what the encoders and
-the concept classifier see.
+Jobs of a cell: pictures (of each concept) and captions, erase -> immunize -> attack -> look -> measure, where the last
+one also gets the attacked undefended model; and before any attack immunize -> draw -> look -> measure. A look runs the
+encoders and the concept classifier on pictures.
 
-The base model's own pictures (training and reference pictures, pictures of captions, the pictures of an erasure's
-gate) are data: their noise depends on the concept or caption alone and all cells share them. All other noise comes
+The base model's own pictures (training and reference pictures, pictures of captions, and the pictures that check an
+erasure) are data: their noise depends on the concept or caption only, and all cells share them. All other noise comes
 from a job's seed; see `harness.diffusion.jobs`.
 """
 
@@ -32,30 +32,30 @@ from harness.stage import Folders, Located, Stage, seed_of
 from harness.store.tensors import load_tensors, save_tensors
 
 GATE_IMAGES = 4
-"""Pictures of each concept that an erasure must keep, for its gate."""
+"""Number of pictures of each concept to keep that check an erasure."""
 WEIGHTS = "unet.safetensors"
 
 
 class PipelineStage(Stage, track="diffusion"):
-    """A job on a base model. precision: fp32 or fp16."""
+    """A job on a base model. base: the base model. precision: fp32 or fp16."""
 
     gpu: ClassVar[bool] = True
     base: Located
     precision: str
 
     def untouched(self) -> TextToImage:
-        """The base model, not to be changed; read from disk once for jobs that follow each other."""
+        """The base model, which callers must not change; consecutive jobs read it from disk once."""
         return _read_base(self.base.path, self.precision, self.base.digest)
 
     def load(self, *artifacts: Path) -> TextToImage:
-        """A copy of the base model to change, with the U-Net weights in artifact folders."""
+        """A copy of the base model that may be changed, with the U-Net weights in the folders `artifacts`."""
         model = self.untouched().copy()
         for folder in artifacts:
             apply_weights(model, folder)
         return model
 
     def save_weights(self, model: TextToImage, out: Path) -> None:
-        """Save the U-Net's weights that are not the base model's."""
+        """Save the U-Net weights of `model` that differ from the base model's into the artifact folder `out`."""
         save_tensors(model.changed(self.untouched().unet.state_dict()), out / WEIGHTS)
 
 
@@ -65,7 +65,7 @@ def _read_base(base: str, precision: str, digest: str | None) -> TextToImage:
 
 
 def apply_weights(model: TextToImage, folder: Path) -> None:
-    """Put the weights in an artifact folder into the U-Net, in place."""
+    """Copy the weights in the artifact folder `folder` into the U-Net of `model`, in place."""
     state = dict(model.unet.named_parameters())
     with torch.no_grad():
         for name, value in load_tensors(folder / WEIGHTS).items():
@@ -78,12 +78,12 @@ class SamplingStage(PipelineStage):
     sampling: Sampling
 
     def sample(self, model: TextToImage, prompts: Sequence[str], seeds: Sequence[int]) -> Any:
-        """A picture a prompt, from noise by its seed: (n, height, width, 3) and which are finite, (n,)."""
+        """A picture for each prompt, from noise by its seed: (n, height, width, 3), and which are finite, (n,) bool."""
         return model.sample(prompts, seeds, **self.sampling.model_dump())
 
     def sample_each(self, model: TextToImage, concepts: Sequence[Concept], count: int, *noise: Any) -> Any:
-        """`count` pictures of each concept by its words: (concepts, count, height, width, 3) and which are finite. The
-        noise of each depends on `noise`, the concept and its number."""
+        """`count` pictures of each concept by its words: (concepts, count, height, width, 3), and which are finite,
+        (concepts, count) bool. The noise of a picture depends on `noise`, the concept and the picture's index."""
         prompts = [concept.prompted() for concept in concepts for _ in range(count)]
         seeds = [seed_of(*noise, concept.name, i) for concept in concepts for i in range(count)]
         images, finite = self.sample(model, prompts, seeds)
@@ -91,13 +91,13 @@ class SamplingStage(PipelineStage):
 
 
 class ReadPictures(PipelineStage, version=1):
-    """A concept's pictures from a folder, which both train an attacker and serve as reference."""
+    """A concept's pictures from a folder, used both as training pictures of an attacker and as reference pictures."""
 
     concept: Concept
     folder: Located
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Save the pictures at the base model's size."""
+        """Save the pictures, resized to the base model's size."""
         model = self.untouched()
         side = int(model.unet.config.sample_size * model.pipeline.vae_scale_factor)
         images = read_images(self.folder.path, side)
@@ -105,8 +105,8 @@ class ReadPictures(PipelineStage, version=1):
 
 
 class DrawPictures(SamplingStage, version=1):
-    """A concept's pictures by the base model before any erasure: `training` ones to train on and `images` other ones as
-    reference. They are data, so their noise depends on the concept alone."""
+    """A concept's pictures by the base model before any erasure: `training` pictures for attackers and `images` other
+    pictures as reference. They are data, so their noise depends on the concept only."""
 
     concept: Concept
     training: int
@@ -118,7 +118,7 @@ class DrawPictures(SamplingStage, version=1):
         return float((self.training + self.images) * self.sampling.steps)
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Sample all pictures; raises `RunError` if one is not finite."""
+        """Sample and save the pictures; raises `RunError` if one is not finite."""
         count = self.training + self.images
         (images,), finite = self.sample_each(self.untouched(), [self.concept], count, "pictures")
         if not finite.all():
@@ -131,7 +131,7 @@ Pictures = ReadPictures | DrawPictures
 
 class Captions(SamplingStage, version=1):
     """A picture of each caption by the base model before any erasure. They are data, so their noise depends on the
-    caption alone."""
+    caption only."""
 
     captions: tuple[str, ...]
 
@@ -141,7 +141,7 @@ class Captions(SamplingStage, version=1):
         return float(len(self.captions) * self.sampling.steps)
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Sample a picture of each; raises `RunError` if one is not finite."""
+        """Sample and save the pictures; raises `RunError` if one is not finite."""
         seeds = [seed_of("caption", caption) for caption in self.captions]
         images, finite = self.sample(self.untouched(), self.captions, seeds)
         if not finite.all():
@@ -157,8 +157,8 @@ class Erase(SamplingStage, version=1):
     erasure: Erasure
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Save the erased base model's weights; raises `RunError` if it draws the kept concepts less often than the
-        gate allows."""
+        """Save the erased base model's weights; raises `RunError` if its retention of the kept concepts is lower than
+        `erasure.gate` allows."""
         edits = [
             (prompt.format(concept.words), concept.words, anchor)
             for concept in self.targets
@@ -181,7 +181,7 @@ class Erase(SamplingStage, version=1):
         self.save_weights(model, out)
 
     def _success(self, model: TextToImage, concepts: Sequence[Concept]) -> list[float]:
-        """Share of a few pictures of each concept in which the classifier sees it."""
+        """For each concept the share of GATE_IMAGES pictures in which the classifier sees it."""
         if not concepts:
             return []
         images, _ = self.sample_each(model, concepts, GATE_IMAGES, "gate")
@@ -190,14 +190,19 @@ class Erase(SamplingStage, version=1):
 
 
 class TargetsStage(SamplingStage):
-    """A job whose plugin is given what a defense is given. kept: places of the captions that it is given."""
+    """A job whose plugin receives the data of a defense.
+
+    targets: the jobs of the targets' pictures. captions: the job of the captions' pictures. kept: indices of the
+    captions that the plugin receives.
+    """
 
     targets: tuple[Pictures, ...] = ()
     captions: Captions | None = None
     kept: tuple[int, ...] = ()
 
     def build_targets(self, model: TextToImage, folders: Folders) -> Targets:
-        """The targets; the draws of each come from the job's seed and the concept."""
+        """The data of a defense for `model`, from the parents' artifact folders `folders`. The draws of each target
+        depend on the job's seed and the concept."""
         seed = self.seed or 0
         concepts = tuple(
             _concept_data(self, model, job.concept, folders[job], seed_of(self.name, job.concept.name, seed))
@@ -213,7 +218,7 @@ class TargetsStage(SamplingStage):
 
 
 class Immunize(TargetsStage, version=1):
-    """Run a defense on the (erased) base model, which is then the released model."""
+    """Run a defense on the base model, or on the erased base model, which becomes the released model."""
 
     transient: ClassVar[bool] = True
     erased: Erase | None = None
@@ -224,7 +229,7 @@ class Immunize(TargetsStage, version=1):
         return float(len(self.targets) or 1)
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Save the released model's weights; raises `PluginError` if some are not finite."""
+        """Save the released model's weights and the run cost; raises `PluginError` if a weight is not finite."""
         assert self.plugin is not None
         model = self.load(*([folders[self.erased]] if self.erased else []))
         targets = self.build_targets(model, folders)
@@ -236,8 +241,8 @@ class Immunize(TargetsStage, version=1):
 
 
 class Draw(SamplingStage, version=1):
-    """Draw pictures (concepts, images, …) of concepts by a released model. The noise depends on the seed, the concept
-    and the picture's number, so all arms of a repetition share it."""
+    """Draw pictures (concepts, images, …) of concepts with a released model. The noise depends on the seed, the concept
+    and the picture's index, so all rows of a repetition share it."""
 
     concepts: tuple[Concept, ...]
     images: int
@@ -255,9 +260,9 @@ class Draw(SamplingStage, version=1):
 
 
 class Attack(SamplingStage, version=1):
-    """Fine-tune a released model on a concept, and draw pictures (steps, images, …) of it at the measured steps.
+    """Fine-tune a released model on a concept, and draw pictures (steps, images, …) of it after the measured steps.
 
-    seed: of the attacker's draws. noise: seed of the pictures' noise, which all arms of a repetition share.
+    seed: seed of the attacker's draws. noise: seed of the pictures' noise, which all rows of a repetition share.
     """
 
     concept: Concept
@@ -275,7 +280,7 @@ class Attack(SamplingStage, version=1):
         return self.steps + self.images * len(self.measure_at) * self.sampling.steps / 8
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Save the pictures and, if wanted, the attacked model."""
+        """Save the pictures, the run cost and, with `save_attacked`, the attacked model."""
         assert self.plugin is not None
         model, attacker = self.load(folders[self.model]), self.plugin.build()
         data = _concept_data(self, model, self.concept, folders[self.pictures], self.seed or 0)
@@ -293,7 +298,7 @@ class Attack(SamplingStage, version=1):
 
 
 def _concept_data(stage: SamplingStage, model: TextToImage, concept: Concept, pictures: Path, seed: int) -> ConceptData:
-    """A concept with the training pictures in an artifact folder."""
+    """A concept with the training pictures in the artifact folder `pictures`."""
 
     def sampled(prompt: str, count: int) -> Images:
         images: Images = stage.sample(model, [prompt] * count, [seed_of("prior", seed, i) for i in range(count)])[0]
@@ -303,6 +308,9 @@ def _concept_data(stage: SamplingStage, model: TextToImage, concept: Concept, pi
 
 
 def save_images(out: Path, images: Images, finite: np.ndarray[Any, Any] | None = None, **more: Images) -> None:
-    """Save pictures (…, n, height, width, 3) with `finite` (…, n), by default all."""
+    """Save pictures in the artifact folder `out`.
+
+    images: (…, n, height, width, 3) uint8. finite: (…, n) bool; None: all are finite. more: other pictures by name.
+    """
     arrays = {"images": images, "finite": np.ones(images.shape[:-3], bool) if finite is None else finite, **more}
     save_tensors({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}, out / IMAGES)

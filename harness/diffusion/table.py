@@ -1,4 +1,4 @@
-"""The readable table of this track: a row a defense and attacker."""
+"""The readable table of this track: a row for each defense and attacker."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from harness.diffusion.protocol import ENCODER_TITLES
 from harness.leaderboard.tables import interval, number, pick, value
 
 CAPTION = (
-    "Shares of pictures in which the concept classifier sees the concept: reachable: reference pictures through the "
-    "autoencoder; erased: after the erasure; released: released model; @t: after t steps of an attack on a target; "
-    "benign @0 / benign: a benign concept before / after an attack on it; kept / held-out: further concepts that "
-    "captions may / never name. MSGR, MRSGR: in %, at the last step, by encoder (C, D and L are the papers'), with a "
-    "95 % t interval over seeds (†: undefined in some cells, over a similarity too near zero). M: similarity "
-    "of kept/held-out pictures to the undefended model's. s, MiB: of one attack; def s, def MiB: of the defense. The "
-    "undefended row is the noise floor: undefended against undefended, with other draws of the attacker."
+    "Share of pictures in which the concept classifier sees the concept: reachable: reference pictures, encoded and "
+    "decoded; erased: targets after the erasure; released: targets by the released model; @t: targets after t steps of"
+    " an attack; benign @0, benign: a benign concept before and after an attack on it; kept, kept held-out: further "
+    "concepts that a defense's captions may name, never name. MSGR, MRSGR: in %, at the last step, by encoder (C, D "
+    "and L: the papers'), with a 95 % t interval over seeds (†: undefined in some cells, because the denominator is "
+    "near zero). kept M: similarity of kept/held-out pictures to the undefended model's. s, MiB: run cost of one "
+    "attack; def s, def MiB: run cost of the defense. The undefended row is the noise floor: undefended against "
+    "undefended under other draws of the attacker."
 )
 
 
 def table(board: pd.DataFrame) -> pd.DataFrame:
-    """The wide table of a long-form board."""
+    """The readable table of `board`, a board in long form (see `harness.leaderboard.long_form`): texts, without empty
+    columns; `attrs["caption"]` explains the columns."""
     board = board[board["concept"].isna()]
     rows = [row for _, part in board.groupby(["grid", "defense"], sort=False) for row in _rows(part)]
     wide = pd.DataFrame(rows, dtype=object).fillna("")
@@ -36,7 +38,7 @@ def table(board: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rows(part: pd.DataFrame) -> Iterator[dict[str, str]]:
-    """The rows of one defense: one for each attacker, or one without attackers."""
+    """The rows of one defense: one for each attacker, or a single one in a grid without attackers."""
     released = part[part["attacker"].isna()]
     for attacker in list(part["attacker"].dropna().unique()) or [""]:
         attacked = part[part["attacker"] == attacker]

@@ -1,4 +1,4 @@
-"""What metrics are given: pictures, and what the encoders and the concept classifier see in them."""
+"""The data that metrics receive: pictures, with their embeddings and the answers of the concept classifier."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from harness.diffusion.model import Images
 from harness.store.tensors import load_tensors
 
 IMAGES, SEEN = "images.safetensors", "seen.safetensors"
-"""Files of pictures and of what is seen in them, in artifacts."""
+"""Files in artifacts: pictures, and their embeddings with the answers of the concept classifier."""
 
 
 @dataclass(frozen=True)
 class View:
-    """n pictures and what is seen in them; `…` is one axis of steps or concepts, or none.
+    """n pictures with their embeddings and the answers of the concept classifier; `…` is one axis of steps or concepts,
+    or no axis.
 
     images: (…, n, height, width, 3) uint8. finite: (…, n) bool; a picture that is not finite is black. embeddings: by
-    encoder (…, n, d), of lpips pixels (…, n, 3, height, width). recognised: (…, n) bool, whether the concept
-    classifier's first answer is the concept; None if the classifier does not know the concepts.
+    encoder (…, n, d), for lpips pixels (…, n, 3, height, width). recognised: (…, n) bool, whether the classifier's top
+    class is the concept; None if the classifier does not know the concepts.
     """
 
     images: Images
@@ -34,21 +35,22 @@ class View:
 
     @classmethod
     def load(cls, images: Path, look: Path) -> View:
-        """From the artifact folders of a job that made pictures and of the `Look` at them."""
+        """Load pictures and embeddings. images: artifact folder of a job that made pictures. look: artifact folder of
+        the `Look` at them."""
         pictures, seen = load_tensors(images / IMAGES), load_tensors(look / SEEN)
         recognised = seen.pop("recognised", None)
         return cls(pictures["images"].numpy(), pictures["finite"], seen, recognised)
 
     def __getitem__(self, place: int) -> View:
-        """The pictures at one place of the first axis: a step or a concept."""
+        """The pictures of one step or concept, the one at index `place` of the first axis."""
         embeddings = {name: rows[place] for name, rows in self.embeddings.items()}
         recognised = None if self.recognised is None else self.recognised[place]
         return View(self.images[place], self.finite[place], embeddings, recognised)
 
     @property
     def success(self) -> float | None:
-        """Share of pictures in which the classifier sees the concept; none in a picture that is not finite. None if the
-        classifier does not know the concept."""
+        """Share of pictures in which the classifier sees the concept; a picture that is not finite does not count as
+        one. None if the classifier does not know the concept."""
         return None if self.recognised is None else float((self.recognised & self.finite).double().mean())
 
 
@@ -56,9 +58,9 @@ class View:
 class ConceptAttack:
     """An attack on one concept.
 
-    attacked: pictures by the attacked model, (steps, n, …). undefended: those by the attacked undefended model, from
-    the same noise; in the undefended row itself this is an attack with other random draws, which is the noise floor.
-    reference: pictures of the concept itself, (n, …).
+    concept: the concept. attacked: pictures by the attacked model, (steps, n, …). undefended: pictures by the attacked
+    undefended model from the same noise; in the undefended row itself this is an attack with other random draws, which
+    gives the noise floor. reference: pictures of the concept itself, (n, …).
     """
 
     concept: Concept
@@ -67,23 +69,30 @@ class ConceptAttack:
     reference: View
 
     def to_reference(self, name: str, encoder: Encoder, at: int, undefended: bool = False) -> float:
-        """Similarity M to the reference pictures, by an encoder and its name, of the pictures at the measured step of
-        number `at`. undefended: of the attacked undefended model's pictures."""
+        """Similarity M of pictures at one measured step to the reference pictures.
+
+        name, encoder: the encoder with its name. at: index of the measured step. undefended: whether to take the
+        attacked undefended model's pictures instead of the attacked model's.
+        """
         view = self.undefended if undefended else self.attacked
         return encoder.alike(view.embeddings[name][at], self.reference.embeddings[name])
 
 
 @dataclass(frozen=True)
 class AttackedPictures:
-    """What one attacker makes of a released model: its attacks on each target and on each benign concept, measured
-    after the optimisation steps `steps`."""
+    """The attacks of one attacker on a released model.
+
+    steps: optimisation steps after which the attacks were measured. targets, benign: the attacks on each target and on
+    each benign concept.
+    """
 
     steps: tuple[int, ...]
     targets: Sequence[ConceptAttack]
     benign: Sequence[ConceptAttack]
 
     def flaw(self, at: int) -> str | None:
-        """Why no similarity at the measured step of number `at` may be trusted: pictures that are not finite."""
+        """Why similarities at the measured step with index `at` are invalid (pictures that are not finite); None if
+        they are valid."""
         for attack in (*self.targets, *self.benign):
             for view in (attack.attacked, attack.undefended):
                 finite = view.finite[at]
@@ -94,20 +103,20 @@ class AttackedPictures:
 
 @dataclass(frozen=True)
 class ReleasedData(Targets):
-    """What a metric of a released model is given beside the model: what a defense is given too, and pictures by the
-    released and the undefended model, from the same noise. Concepts that a base model does not know by name are not
-    drawn."""
+    """The data that a metric of a released model receives: all that a defense receives, and pictures by the released
+    and the undefended model from the same noise. There are no pictures of concepts that a base model does not know by
+    name."""
 
     drawn: View | None = None
-    """Targets by the released model, (targets, n, …)."""
+    """Pictures of the targets by the released model, (targets, n, …)."""
     erased: View | None = None
-    """The same by the undefended model."""
+    """Pictures of the targets by the undefended model, (targets, n, …)."""
     benign: View | None = None
-    """Benign concepts by the released model, (concepts, n, …)."""
+    """Pictures of the benign concepts by the released model, (concepts, n, …)."""
     reachable: Sequence[View] = ()
-    """Of each target that the classifier knows the reference pictures as the autoencoder returns them, (n, …)."""
+    """For each target that the classifier knows, the reference pictures encoded and decoded, (n, …)."""
     bystanders: Mapping[str, tuple[View, View]] = field(default_factory=dict)
-    """Further concepts by split (train: captions may name them; heldout: none does): by the released and by the
-    undefended model, each (concepts, n, …)."""
+    """By split (train: captions may name the concepts; heldout: no caption names them), pictures of further concepts by
+    the released and by the undefended model, each (concepts, n, …)."""
     encoders: Mapping[str, Encoder] = field(default_factory=dict)
-    """By name."""
+    """The encoders by name."""

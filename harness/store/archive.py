@@ -1,7 +1,7 @@
-"""Archives: artifacts as a plain tar file, to copy them from one store to another.
+"""Archives: artifacts in an uncompressed tar file, to copy them from one store to another.
 
-An archive holds `<key>/manifest.json` and the files that each manifest names, and nothing else. Import only archives
-from people you trust: digests reveal damage, not a forged value.
+An archive contains `<key>/manifest.json` and the files that each manifest names, and nothing else. Import only archives
+from people whom you trust: digests reveal damage, but not a forged value.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from harness.errors import UsageError
 from harness.store.store import MANIFEST, Store, intact, read_manifest
 
 _NAME = re.compile(r"[0-9a-f]{64}(/\w[\w.-]*)+\.(json|png|safetensors|txt)")
-"""Path of an artifact's file: inside the artifact's folder, and nothing that a program would run or unpickle."""
+"""Allowed paths of files: inside the artifact's folder, with suffixes that no program runs or unpickles."""
 
 
 def export(store: Store, keys: Iterable[str], path: Path) -> list[str]:
-    """Write the artifacts `keys` into the archive `path`, less those that the store lacks; returns the keys written.
-    Raises `UsageError` if the file cannot be written."""
+    """Write artifacts of `store` into the archive `path`.
+
+    keys: keys of the artifacts; those that the store lacks are left out. Returns the keys written. Raises `UsageError`
+    if the file cannot be written.
+    """
     written = []
     new = path.with_name(path.name + ".part")
     try:
@@ -41,10 +44,11 @@ def export(store: Store, keys: Iterable[str], path: Path) -> list[str]:
 
 
 def import_(store: Store, path: Path) -> tuple[list[str], list[str]]:
-    """Copy the artifacts of an archive into a store; returns the keys that were new and those that it had.
+    """Copy the artifacts of the archive `path` into `store`.
 
-    Each artifact is checked before it is added; those before a faulty one stay. Raises `UsageError` for a file that is
-    no archive, holds anything else than artifacts, or is damaged.
+    Each artifact is checked before it is added; artifacts before a faulty one stay in the store. Returns the keys of
+    new artifacts and of those that the store already had. Raises `UsageError` for a file that is no archive, contains
+    anything other than artifacts, or is damaged.
     """
     new: list[str] = []
     known: list[str] = []

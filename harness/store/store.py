@@ -4,9 +4,9 @@
 artifact is written to a temporary folder and renamed, so a kill at any moment leaves it whole or absent. Artifacts are
 checked when they are opened; a damaged one is moved to `<root>/damaged/` and counts as absent.
 
-Several runs may share a store, also over a network file system with locks. `<root>/locks/` has a lock for each job that
-is running, so that it runs once; `<root>/runs/` has the keys that each run in progress has pinned, so that they are not
-deleted. The operating system frees the locks of a process that dies.
+Several runs may share a store, also on a network file system that supports locks. `<root>/locks/` has a lock for each
+running job, so that each job runs once. `<root>/runs/` has the keys that each run in progress has pinned, so that no
+process deletes them. The operating system releases the locks of a process that dies.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 from harness.errors import RunError, UsageError
 
 FORMAT = 2
-"""Of a store's folder; 1 had other keys and other files in its artifacts."""
+"""Format of a store's folder; format 1 had other keys and other files in its artifacts."""
 MANIFEST = "manifest.json"
 LEDGER = "ledger.jsonl"
 LEDGER_FIELDS = ("key", "track", "stage", "plugin", "call", "work", "seconds", "peak_mb")
@@ -43,7 +43,7 @@ def default_root() -> Path:
 
 
 class StoreError(RunError):
-    """The store cannot be written or read, so the run stops."""
+    """The store cannot be read or written, so the run stops."""
 
 
 class Busy(Exception):
@@ -51,10 +51,10 @@ class Busy(Exception):
 
 
 class Store:
-    """A folder of artifacts.
+    """A folder of artifacts by content key.
 
-    root: the folder (default: `default_root()`). identity: a random name of this store. Raises `UsageError` if the
-    folder cannot be written or is a store of another format.
+    root: the folder (default: `default_root()`). The attribute `identity` is a random name of the store. Raises
+    `UsageError` if the folder cannot be written or is a store of another format.
     """
 
     def __init__(self, root: Path | str | None = None) -> None:
@@ -73,7 +73,7 @@ class Store:
 
     @classmethod
     def connect(cls, root: Path, identity: str) -> Store:
-        """The store of a run, as a worker sees it; raises `StoreError` if the folder `root` is not the store with this
+        """Open the store of a run in a worker; raises `StoreError` if the folder `root` is not the store with this
         `identity`."""
         try:
             same = json.loads((root / "store.json").read_text())["identity"] == identity
@@ -82,7 +82,7 @@ class Store:
         if not same:
             raise StoreError(
                 f"a worker on {os.uname().nodename} does not see the run's store {root}: "
-                "set IMMUNEBENCH_STORE to a folder that all workers reach under the same path"
+                "set IMMUNEBENCH_STORE to a folder that has the same path on all workers"
             )
         return cls(root)
 
@@ -97,7 +97,7 @@ class Store:
                     new.replace(path)
         about = json.loads(path.read_text())
         if about["format"] != FORMAT:
-            remedy = "upgrade immunebench" if about["format"] > FORMAT else "delete the folder, or move it away"
+            remedy = "upgrade immunebench" if about["format"] > FORMAT else "delete or move the folder"
             raise UsageError(
                 f"the store {self.root} has format {about['format']}, this harness uses format {FORMAT}: {remedy}; or "
                 "set IMMUNEBENCH_STORE to another folder"
@@ -105,7 +105,7 @@ class Store:
         return str(about["identity"])
 
     def folder(self, key: str) -> Path:
-        """The folder of an artifact, which need not exist."""
+        """The folder for the artifact of `key`, whether or not it exists."""
         return self._artifacts / key[:2] / key
 
     def keys(self) -> list[str]:
@@ -113,12 +113,12 @@ class Store:
         return sorted(path.parent.name for path in self._artifacts.glob(f"*/*/{MANIFEST}"))
 
     def has(self, key: str) -> bool:
-        """Whether the store has an artifact; its files are not checked."""
+        """Whether the store has the artifact of `key`; its files are not checked."""
         return os.path.exists(f"{self._artifacts}/{key[:2]}/{key}/{MANIFEST}")
 
     def open(self, key: str) -> Path | None:
-        """An artifact's folder, its digests checked once in each process; None if it is absent or damaged (then it is
-        moved to the damaged ones)."""
+        """The folder of the artifact of `key`, whose digests each process checks once; None if the artifact is absent
+        or damaged. A damaged artifact is moved to `<root>/damaged/`."""
         folder = self.folder(key)
         if not self.has(key):
             return None
@@ -138,15 +138,16 @@ class Store:
             self.folder(key).rename(aside)
 
     def manifest(self, key: str) -> dict[str, Any]:
-        """An artifact's manifest: its job's `about`, `seconds`, `peak_mb` and the `files` with their digests."""
+        """The manifest of the artifact of `key`: the job's `about`, `seconds`, `peak_mb`, and `files` with their
+        digests."""
         return read_manifest(self.folder(key))
 
     def size(self, key: str) -> int:
-        """Bytes of an artifact's files."""
+        """Size of the artifact of `key`, in bytes."""
         return _size(self.folder(key))
 
     def idle_seconds(self, key: str) -> float:
-        """Seconds since an artifact was written, or first opened by another process."""
+        """Seconds since the artifact of `key` was written, or was opened by a process that had not opened it before."""
         return time.time() - (self.folder(key) / MANIFEST).stat().st_mtime
 
     @contextlib.contextmanager
@@ -164,7 +165,8 @@ class Store:
 
     @contextlib.contextmanager
     def _locked(self, key: str, wait: bool = True) -> Iterator[None]:
-        """Hold the lock of an artifact. wait: until another process releases it; otherwise raise `Busy`."""
+        """Hold the lock of the artifact of `key`. wait: whether to wait if another process holds it; if not, raise
+        `Busy`."""
         lock = FileLock(self.root / "locks" / key)
         try:
             lock.acquire(timeout=-1 if wait else 0)
@@ -180,9 +182,11 @@ class Store:
 
     @contextlib.contextmanager
     def receive(self, key: str, wait: bool = True) -> Iterator[Path | None]:
-        """Yield a temporary folder that becomes the artifact of `key` if the block, which must leave a manifest in it,
-        raises nothing; yield None if the store has the artifact. The artifact is locked meanwhile. wait: for another
-        process that holds the lock; otherwise raise `Busy`."""
+        """Add an artifact: yield a temporary folder, which becomes the artifact of `key` if the block raises nothing.
+
+        The block must write a manifest. Yields None if the store has the artifact. The artifact is locked within the
+        block. wait: whether to wait if another process holds the lock; if not, raise `Busy`.
+        """
         with self._disk_errors(), self._locked(key, wait):
             if self.has(key):
                 yield None
@@ -201,8 +205,8 @@ class Store:
 
     @contextlib.contextmanager
     def write(self, key: str, about: dict[str, Any], wait: bool = True) -> Iterator[Path | None]:
-        """`receive` an artifact that is computed in the block; its manifest and a line in the ledger are written at the
-        end. about: of the job, as `Stage.about`; the block may add to it."""
+        """Add an artifact that the block computes, as `receive`; its manifest and a line of the ledger are written at
+        the end. about: description of the job (`Stage.about`), to which the block may add fields."""
         with self.receive(key, wait) as out:
             began = time.perf_counter()
             yield out
@@ -218,16 +222,16 @@ class Store:
                 ledger.write(json.dumps(line) + "\n")
 
     def discard(self, key: str) -> None:
-        """Delete an artifact, if the store has it."""
+        """Delete the artifact of `key`, if the store has it."""
         self._checked.discard(key)
         renamed = self.root / "tmp" / f"{key}-discard-{uuid.uuid4().hex}"
         with contextlib.suppress(FileNotFoundError):
-            self.folder(key).rename(renamed)  # so that no process sees half an artifact
+            self.folder(key).rename(renamed)  # so that no process reads an incomplete artifact
             shutil.rmtree(renamed, ignore_errors=True)
 
     @contextlib.contextmanager
     def pin(self, keys: Collection[str]) -> Iterator[str]:
-        """Protect artifacts from deletion within the block; yields the run's id."""
+        """Protect the artifacts `keys` from deletion within the block; yields an id of the run."""
         name = uuid.uuid4().hex
         with self._disk_errors(), FileLock(self.root / "runs" / f"{name}.lock"):
             try:
@@ -237,8 +241,8 @@ class Store:
                 self._unpin(name)
 
     def pinned(self, besides: str | None = None) -> set[str]:
-        """The keys that runs in progress have pinned, other than the run `besides`; pins of killed runs are
-        removed."""
+        """The keys that runs in progress have pinned, except the run with the id `besides`; removes the pins of killed
+        runs."""
         pinned: set[str] = set()
         for record in (self.root / "runs").glob("*.json"):
             if record.stem == besides:
@@ -256,7 +260,7 @@ class Store:
             (self.root / "runs" / f"{run}.{suffix}").unlink(missing_ok=True)
 
     def leftovers(self) -> list[Path]:
-        """Files and folders without use: damaged artifacts, and what killed processes were writing."""
+        """Files and folders that nothing uses: damaged artifacts, and unfinished artifacts of killed processes."""
         leftovers = sorted((self.root / "damaged").glob("*"))
         for path in sorted((self.root / "tmp").iterdir()):
             with contextlib.suppress(Busy), self._locked(path.name.partition("-")[0], wait=False):
@@ -268,9 +272,9 @@ class Store:
     ) -> tuple[int, int]:
         """Delete leftovers and transient artifacts.
 
-        unused: also delete artifacts that no process has opened for so many seconds. keep: keys to keep; those that
-        runs in progress have pinned are kept too. dry_run: delete nothing. Returns the bytes freed and the number of
-        artifacts and leftovers.
+        unused: also delete artifacts that no process has opened for this number of seconds. keep: keys to keep, besides
+        those that runs in progress have pinned. dry_run: delete nothing. Returns the number of bytes freed and the
+        number of artifacts and leftovers.
         """
         kept = self.pinned().union(keep)
         leftovers = self.leftovers()
@@ -287,11 +291,11 @@ class Store:
                 shutil.rmtree(path, ignore_errors=True)
             for lock in list((self.root / "locks").iterdir()):
                 with contextlib.suppress(Busy), self._locked(lock.name, wait=False):
-                    pass  # unlocking deletes the file
+                    pass  # releasing the lock deletes its file
         return sum(sizes), len(sizes)
 
     def ledger(self) -> list[dict[str, Any]]:
-        """The cost of finished jobs, one entry each, with the fields `LEDGER_FIELDS`."""
+        """The costs of finished jobs: an entry for each job, with the fields `LEDGER_FIELDS`."""
         try:
             lines = (self.root / LEDGER).read_text().splitlines()
         except FileNotFoundError:
@@ -308,19 +312,20 @@ def _size(path: Path) -> int:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of the file `path`, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest in an artifact's folder."""
+    """The manifest in the artifact folder `folder`."""
     manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
     return manifest
 
 
 def intact(folder: Path, key: str) -> bool:
-    """Whether a folder holds the artifact of `key`: every file that its manifest names, with its digest."""
+    """Whether `folder` contains the undamaged artifact of `key`: every file that its manifest names, with its
+    digest."""
     try:
         manifest = read_manifest(folder)
         return manifest["key"] == key and all(

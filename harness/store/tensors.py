@@ -1,4 +1,4 @@
-"""Tensors in an artifact, as safetensors. Importing this module loads no torch."""
+"""Files of tensors in artifacts, as safetensors. Importing this module loads no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors by name that `save_tensors` wrote to the file `path`."""
+    """The tensors by name in the file `path`, which `save_tensors` wrote."""
     from safetensors.torch import load
 
     return load(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Agreement of the values of a cell that was run again with those that were submitted."""
+"""Compares the values of a cell that was run again with the submitted values."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from harness.metric import Quantity, Value
 from harness.submission.schema import Cell, Submission
 
 RELATIVE, ABSOLUTE = 1e-6, 1e-9
-"""Differences that count as rounding."""
-FARTHEST = 6.0
-"""Largest difference of two draws, in standard deviations, however few seeds estimate the deviation."""
+"""Largest relative and absolute difference that counts as rounding."""
+MAX_T = 6.0
+"""Cap on the t quantile, which is large if few seeds estimate the standard deviation."""
 REMARKS = ("flag", "note")
-"""Fields that describe a value, and may change with it."""
+"""Fields that describe a value and may change with it."""
 
 Quantities = Mapping[str, Quantity]
 """Quantities of a grid by name, as this harness defines them."""
 
 
 class Agreement(StrEnum):
-    """How a value agrees with the submitted one."""
+    """Degree of agreement of a value with the submitted one."""
 
     exact = "agree exactly"
     tolerance = "agree within rounding"
@@ -37,12 +37,14 @@ class Agreement(StrEnum):
 
 
 class Spread:
-    """How a submission's values differ from seed to seed.
+    """The spread of a submission's values over seeds.
 
-    A second draw of a cell differs from the first as two seeds do: by t·s·√2 at most. s is the standard deviation over
-    seeds, pooled over the tasks of the row, without the cell itself (whose value is in doubt), on the scale on which
-    the quantity is averaged. t is two-sided at a level of 95 % for all `compared` values together, and `FARTHEST` at
-    most. With fewer than two degrees of freedom there is no spread.
+    A second draw of a cell may differ from the first as two seeds do, by at most t·s·√2. s is the standard deviation
+    over seeds, pooled over the tasks of the row, without the cell itself (whose value is in question), on the scale on
+    which the quantity is averaged. t is the two-sided t quantile at a level of 95 % for all compared values together,
+    capped at MAX_T. With fewer than two degrees of freedom no difference is allowed.
+
+    submission: the submission. compared: number of values to compare.
     """
 
     def __init__(self, submission: Submission, compared: int) -> None:
@@ -55,7 +57,8 @@ class Spread:
                     self._values[_place(cell, value)][task][cell.key] = value["value"]
 
     def holds(self, cell: Cell, value: Value, quantity: Quantity | None, again: float) -> bool:
-        """Whether `again` may be another draw of a value of `cell`."""
+        """Whether the number `again` may be another draw of the value `value` of `cell`. quantity: the quantity of the
+        value; None if it is unknown here."""
         both = [value["value"], again]
         tasks = self._values[_place(cell, value)].values()
         others = [[number for key, number in seeds.items() if key != cell.key] for seeds in tasks]
@@ -67,18 +70,22 @@ class Spread:
         if freedom < 2:
             return False
         s = math.sqrt(sum(np.var(seeds) * len(seeds) for seeds in others if seeds) / freedom)
-        t = min(FARTHEST, stats.t.ppf(1 - self._share / 2, freedom))
+        t = min(MAX_T, stats.t.ppf(1 - self._share / 2, freedom))
         return bool(abs(both[0] - both[1]) <= t * s * math.sqrt(2))
 
 
 def compare(
     submitted: Iterable[Value], again: Iterable[Value], cell: Cell, quantities: Quantities, spread: Spread
 ) -> list[tuple[str, Agreement]]:
-    """Each value of a cell, described, with its agreement; a list of other values agrees in none. Run costs that
-    differ from machine to machine are left out."""
+    """Compare the values of a cell.
+
+    submitted, again: its values in the submission and here. cell: the cell. quantities: the grid's quantities by name.
+    spread: the submission's spread over seeds. Returns a description and the agreement of each value, without run costs
+    that depend on the machine; if the two lists have other values, a single entry that does not agree.
+    """
     submitted, again = list(submitted), list(again)
     if [_fields(value) for value in submitted] != [_fields(value) for value in again]:
-        return [("other values than are measured here", Agreement.none)]
+        return [("the submission has other values than are measured here", Agreement.none)]
     agreements = []
     for there, here in zip(submitted, again, strict=True):
         quantity = quantities.get(there["metric"])
@@ -88,15 +95,15 @@ def compare(
             remarks = [" ".join(str(value[name]) for name in REMARKS if value.get(name)) for value in (there, here)]
             if agreement is not Agreement.interval and remarks[0] != remarks[1]:
                 agreement = Agreement.none
-                label += f", remarked '{remarks[0]}' there, '{remarks[1]}' here"
+                label += f", flag and note '{remarks[0]}' in the submission, '{remarks[1]}' here"
             if agreement is Agreement.none:
-                label += f": {there['value']} there, {here['value']} here"
+                label += f": {there['value']} in the submission, {here['value']} here"
             agreements.append((label, agreement))
     return agreements
 
 
 def _place(cell: Cell, value: Value) -> str:
-    """What a value has in common with those of other seeds and tasks."""
+    """The row and the fields of a value, which the values of other seeds and tasks share."""
     row = {name: label for name, label in cell.coordinates.items() if name not in ("seed", "task")} | _fields(value)
     return str(sorted((name, field) for name, field in row.items() if field is not None))
 

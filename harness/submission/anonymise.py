@@ -1,6 +1,6 @@
-"""Anonymisation: a submission names no person, machine or folder.
+"""Anonymisation: removes the names of persons, machines and folders from a submission.
 
-Files that a suite's tasks name become paths relative to the suite file, or mere names where they lie elsewhere.
+Paths in tasks become relative to the suite file's folder; of a file outside of this folder only the name remains.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from harness.store import default_root
 
 
 def portable(value: Any, folder: Path) -> Any:
-    """JSON in which each absolute path has become `{"path": …}`, relative to `folder`; `placed` reverses it."""
+    """The JSON value `value` with each absolute path replaced by `{"path": …}`, relative to `folder`; `placed` reverses
+    this."""
     if isinstance(value, dict):
         return {name: portable(item, folder) for name, item in value.items()}
     if isinstance(value, list):
@@ -30,21 +31,21 @@ def portable(value: Any, folder: Path) -> Any:
 
 
 def placed(value: Any, folder: Path) -> Any:
-    """JSON in which each `{"path": …}` has become a path in `folder`; raises `ValueError` for one outside of it, and
-    for an absolute path."""
+    """The JSON value `value` with each `{"path": …}` replaced by a path in `folder`; raises `ValueError` for a path
+    outside of it and for an absolute path."""
     if isinstance(value, list):
         return [placed(item, folder) for item in value]
     if isinstance(value, dict) and set(value) != {"path"}:
         return {name: placed(item, folder) for name, item in value.items()}
     path = value["path"] if isinstance(value, dict) else value
     if isinstance(path, str) and (PurePath(path).is_absolute() or ".." in re.split(r"[/\\]", path)):
-        raise ValueError(f"the submission names the file {path!r:.80}, outside of its suite's folder")
+        raise ValueError(f"the submission names the file {path!r:.80}, which is outside of its suite's folder")
     return str(folder / str(path)) if isinstance(value, dict) else value
 
 
 def anonymous(reason: str) -> str:
-    """Why a job failed, on one line without folders, the names of this machine and its user, and control
-    characters."""
+    """The reason why a job failed, `reason`, on one line, without folders, without the names of this machine and its
+    user, and without control characters."""
     for folder in _folders():
         reason = reason.replace(folder + os.sep, "")
     reason = re.sub(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\":;,()]+[/\\])+", "", reason)
@@ -52,7 +53,8 @@ def anonymous(reason: str) -> str:
 
 
 def leaks(content: Any) -> list[str]:
-    """The places in JSON, as dotted names, with an absolute path or the name of a folder of this machine."""
+    """The places in the JSON value `content`, as dotted names, that have an absolute path or the name of a folder of
+    this machine."""
     folders = _folders()
 
     def find(value: Any, where: tuple[str, ...]) -> Iterator[str]:
@@ -66,12 +68,12 @@ def leaks(content: Any) -> list[str]:
 
 
 def _folders() -> list[str]:
-    """The user's folder, the current one and the store, the longest first."""
+    """The user's home folder, the current folder and the store, the longest first."""
     return sorted({str(Path.home()), os.getcwd(), str(default_root())} - {os.sep}, key=len, reverse=True)
 
 
 def _names() -> re.Pattern[str]:
-    """The names of this machine and its user."""
+    """A pattern that matches the names of this machine and its user."""
     names = [platform.node()]
     with contextlib.suppress(KeyError, OSError, ImportError):  # a user without a name
         names.append(getpass.getuser())

@@ -1,4 +1,4 @@
-"""The suite of a submission with the plugins and files of this machine, so that a plan can be made of it here."""
+"""The suite of a submission with the plugins and files of this machine, from which a plan can be made here."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from harness.submission.schema import InvalidSubmission, Submission
 from harness.suite import Grid, Suite, describe_grid, read
 
 DERIVED = ("ranking", "members", "quantities")
-"""Fields of a grid that its track and its metrics determine."""
+"""Fields of a grid that follow from its track and its metrics."""
 
 
 @dataclass(frozen=True)
 class LocalSuite:
     """A submission's suite on this machine.
 
-    suite: its plugins that can run here have a module, the others have none. skipped: why some plugins cannot run
-    here. problems: fields of the submission that its track or its metrics determine otherwise.
+    suite: the suite; plugins that can run here have a module, the others have none. skipped: why some plugins cannot
+    run here. problems: fields of the submission that differ from those of its track or its metrics here.
     """
 
     suite: Suite
@@ -34,25 +34,25 @@ class LocalSuite:
 
 
 def installed_suite(suite: str) -> Path | None:
-    """The file of the suite that is installed under a name (less `@base`); None if there is none."""
+    """The file of the suite installed under the name `suite`, without `@base`; None if there is none."""
     name = suite.partition("@")[0]
     return next((Path(entry.file) for entry in installed().all("suite") if entry.name == name and entry.file), None)
 
 
 def plugin_files(suite: str, plugins: Sequence[Path] = ()) -> list[Path]:
-    """The plugin files of the suite that is installed under a name, and `plugins`, each once."""
+    """The plugin files of the suite installed under the name `suite`, and `plugins`, each once."""
     path = installed_suite(suite)
     own = [path.parent / plugin for plugin in read(path).plugins] if path else []
     return list(dict.fromkeys(file.resolve() for file in (*own, *plugins)))
 
 
 def localise(submission: Submission, folder: Path, plugins: Sequence[Path] = ()) -> LocalSuite:
-    """The suite of a submission on this machine.
+    """Complete the suite of a submission with the plugins and files of this machine.
 
-    folder: the files that it names are relative to it. plugins: plugin files of this machine. A plugin whose code here
-    has another digest, or that is not here, stands as the submission describes it: its jobs can be planned but not
-    run. Raises `UsageError` for a track that is not here, and `InvalidSubmission` for tasks or a protocol that the
-    track refuses and for a plugin that is another than the submission says.
+    submission: the submission. folder: folder to which its paths are relative. plugins: plugin files of this machine. A
+    plugin that is missing here, or has another digest, stays as the submission describes it: its jobs can be planned
+    but not run. Raises `UsageError` for a track that is missing here, and `InvalidSubmission` for tasks or a protocol
+    that the track refuses, and for a plugin whose description differs from the plugin here.
     """
     reader = _Reader(installed().with_files(plugins), folder, submission)
     grids = [reader.grid(grid) for grid in submission.suite.grids]
@@ -68,12 +68,12 @@ class _Reader:
         self._registry, self._folder, self._sources = registry, folder, submission.sources
 
     def grid(self, grid: Grid) -> Grid:
-        """A grid with this machine's plugins, and what its track says of it."""
+        """The grid with this machine's plugins, and with the fields that follow from its track."""
         where = f"grid '{grid.name}'"
         try:
             track = self._registry.track(grid.track, where)
         except UsageError as error:
-            hint = "; plugin files came with the submission: --trust runs them, read them first" * bool(self._sources)
+            hint = "; the submission contains plugin files: read them, then run them by --trust" * bool(self._sources)
             raise UsageError(f"{error}{hint}") from None
         try:
             tasks = [track.single_task_model.model_validate(task) for task in self._place(grid.tasks)]
@@ -81,7 +81,7 @@ class _Reader:
         except ValidationError as error:
             raise InvalidSubmission(f"{where}: {describe(error):.500}") from None
         if protocol.reference != grid.reference.name:
-            raise InvalidSubmission(f"{where}: its protocol names another reference than it has")
+            raise InvalidSubmission(f"{where}: the reference differs from the one that its protocol names")
         local = describe_grid(
             self._registry,
             track,
@@ -95,9 +95,12 @@ class _Reader:
             reference=self._spec(grid.reference),
             changed=grid.changed,
         )
-        self.problems += [f"{where} has another {what} here" for what in _differences(grid, local)]
+        self.problems += [
+            f"{where}: the field {field} differs from that of its track and metrics"
+            for field in _differences(grid, local)
+        ]
         if local.reference.module and local.reference.params != self._defaults(local.reference):
-            self.problems.append(f"{where}: its reference has other settings than the plugin's defaults")
+            self.problems.append(f"{where}: the settings of its reference are not the plugin's defaults")
         return local
 
     def _place(self, value: Any) -> Any:
@@ -117,19 +120,19 @@ class _Reader:
             here = self._registry.get(spec.kind, spec.name).spec(spec.params, where)
         except UsageError as error:
             from_file = spec.package is None and self._sources
-            hint = f"{where} came as a file with the submission; --trust runs it, read it first"
+            hint = f"{where} is a plugin file in the submission: read it, then run it by --trust"
             self.skipped.append(hint if from_file else str(error))
             return spec
         if here.source != spec.source:
-            self.skipped.append(f"{where} has other code here than in {spec.package or 'the submission'}")
+            self.skipped.append(f"the code of {where} here differs from that in {spec.package or 'the submission'}")
             return spec
         if here.model_dump(exclude={"package"}) != spec.model_dump(exclude={"package"}):
-            raise InvalidSubmission(f"{where} is {here.call} here, not {spec.call}: the configuration was changed")
+            raise InvalidSubmission(f"{where} is {here.call} here, but {spec.call} in the submission: it was changed")
         return here
 
 
 def _differences(grid: Grid, local: Grid) -> Iterator[str]:
-    """The derived fields that the submission has otherwise. Quantities of metrics that are not here are unknown."""
+    """The derived fields that differ from those here. Quantities of metrics that are missing here are not compared."""
     unknown = any(not spec.module for spec in local.metrics.values())
     for field in DERIVED:
         given, expected = getattr(grid, field), getattr(local, field)

@@ -1,4 +1,4 @@
-"""Records of several submissions of one suite and version."""
+"""Merges submissions of one suite and version into records."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from harness.suite import Grid, Suite, read
 
 @dataclass(frozen=True)
 class Merged:
-    """Submissions of one suite and version. records: of all their cells. submissions: by file."""
+    """Submissions of one suite and version. records: the records of all their cells. submissions: the submissions by
+    file."""
 
     records: Records
     submissions: Mapping[Path, Submission]
 
     @property
     def pictures(self) -> dict[str, Path]:
-        """The pictures beside the submissions by name; of two with one name the first submission's."""
+        """The pictures in the folders of the submissions, by name; of two pictures with one name the first
+        submission's."""
         pictures: dict[str, Path] = {}
         for path, submission in self.submissions.items():
             for name, _ in submission.pictures():
@@ -36,11 +38,11 @@ class Merged:
 
 
 def load(files: Sequence[Path], plugins: Sequence[Path] = ()) -> Merged:
-    """Read submissions of one suite and version.
+    """Read submissions of one suite and version and merge them.
 
-    plugins: plugin files of this machine that may hold the suite's track. The records' suite has this machine's
-    published values and plugin files. Raises `UsageError` if the submissions do not go together (see `merge`), and
-    what `read_write.read` raises.
+    files: files of the submissions. plugins: plugin files of this machine, one of which may contain the suite's track.
+    The suite of the records has this machine's published values and plugin files. Raises `UsageError` if the
+    submissions cannot be merged (see `merge`), and the errors of `read_write.read`.
     """
     submissions = {path: read_write.read(path) for path in files}
     records = merge(submissions)
@@ -61,11 +63,12 @@ def load(files: Sequence[Path], plugins: Sequence[Path] = ()) -> Merged:
 
 
 def merge(submissions: Mapping[Path, Submission]) -> Records:
-    """The records of all submissions; a cell that two of them have alike counts once, as the first has it.
+    """The records of all `submissions`, which are given by file. A cell in several submissions counts once, with the
+    values of the first one.
 
-    The suite has the grids, tasks, rows and seeds of all. Raises `UsageError` if the submissions are of different
-    suites, versions or formats, if a grid has another protocol, another ranking or other settings of a row, and if a
-    cell has other keys or values; only seconds and memory may differ.
+    The suite has the grids, tasks, rows and seeds of all. Raises `UsageError` if the submissions differ in suite,
+    version or format, in the protocol, ranking or a row's settings of a grid, or in the keys or values of a cell; only
+    seconds and memory of a cell may differ.
     """
     first_path, first = next(iter(submissions.items()))
     suite = first.suite
@@ -73,8 +76,9 @@ def merge(submissions: Mapping[Path, Submission]) -> Records:
     rows: list[Mapping[str, Any]] = []
     for path, submission in submissions.items():
         if submission.older != first.older:
-            raise UsageError(f"{path} and {first_path} are of different formats, whose keys cannot be compared: make "
-                             "one board of each")  # fmt: skip
+            raise UsageError(
+                f"{path} and {first_path} have different formats, whose keys cannot be compared: make a board of each"
+            )
         suite = _merge_suites(suite, submission.suite, first_path, path)
         for coordinates, alike in _by_coordinates(submission).items():
             content = [
@@ -99,14 +103,15 @@ def _by_coordinates(submission: Submission) -> dict[tuple[Any, ...], list[Cell]]
 
 
 def _merge_suites(suite: Suite, other: Suite, first: Path, path: Path) -> Suite:
-    """The suite with what `other`, the suite of the submission `path`, has beside it. first: the first submission."""
+    """The suite with the further grids, tasks, rows and seeds of `other`, the suite of the submission `path`. first:
+    file of the first submission."""
     if (suite.name, suite.version) != (other.name, other.version):
         raise UsageError(
             f"{path} is of {other.name} version {other.version}, {first} of {suite.name} version {suite.version}: a "
             "board is of one suite and version"
         )
     if suite.tuning != other.tuning:
-        raise UsageError(f"{path} has another tuning than a submission before it")
+        raise UsageError(f"{path}: tuning differs from that in a submission before it")
     grids = {grid.name: grid for grid in suite.grids}
     for grid in other.grids:
         grids[grid.name] = _merge_grids(grids[grid.name], grid, path) if grid.name in grids else grid
@@ -114,11 +119,11 @@ def _merge_suites(suite: Suite, other: Suite, first: Path, path: Path) -> Suite:
 
 
 def _merge_grids(grid: Grid, other: Grid, path: Path) -> Grid:
-    """A grid with the tasks, rows and seeds that the submission `path` has beside it."""
+    """The grid with the further tasks, rows and seeds of `other`, the grid of the submission `path`."""
 
     def check(same: bool, what: str) -> None:
         if not same:
-            raise UsageError(f"{path} has another {what} in grid '{grid.name}' than a submission before it")
+            raise UsageError(f"{path}: {what} in grid '{grid.name}' differs from that in a submission before it")
 
     check((grid.track, grid.protocol) == (other.track, other.protocol), "protocol")
     check(grid.reference.identity == other.reference.identity, "reference")
@@ -147,8 +152,8 @@ def _merge_grids(grid: Grid, other: Grid, path: Path) -> Grid:
 
 
 def _merge_changes(merged: Grid, parts: Sequence[Grid]) -> list[str]:
-    """The changes of rows in all parts; what is said of a whole grid (rows or seeds left out) only where a part has all
-    that the merged grid has."""
+    """The changed rows of all parts. A change of a whole grid (rows or seeds left out) is kept only if its part has as
+    many rows and seeds as the merged grid."""
     rows = tuple(f"{kind}s." for kind in KINDS)
     changes = [
         change for grid in parts for change in grid.changed if change.startswith(rows) or _size(grid) == _size(merged)

@@ -1,11 +1,11 @@
-"""Submissions of format 1, converted into the present model so that their values can still be read.
+"""Converts submissions of format 1 into the present model, so that their values can still be read.
 
-In format 1 a job measured many quantities of a model at once, a suite named its plugins by number, and `judging` said
-what ranks. The conversion: each cell becomes one cell for each metric, with seconds, memory, steps and notes measured
-by `cost` and pictures by `pictures`; quantities get the names in `QUANTITIES` (`rate` is an attack success rate for
-role harmful, else retention); `policy` becomes `variant`; notes that raised a flag become flags; plugins stand in the
-grid; ranking, members and tuning come from `judging`, quantities from `metrics`; the mean over attackers is dropped.
-Keys are hashes of the old key and the metric; this harness does not reproduce them.
+In format 1 a job measured many quantities of a model at once, a suite referred to its plugins by number, and `judging`
+contained the ranking. The conversion does the following. Each cell becomes one cell for each metric; `cost` measures
+seconds, memory, steps and notes, and `pictures` the pictures. Quantities get the names in `QUANTITIES` (`rate` becomes
+the attack success rate for role harmful, else retention). `policy` becomes `variant`. Notes that raised a flag become
+flags. The grid contains its plugins. Ranking, members and tuning come from `judging`, quantities from `metrics`. The
+mean over attackers is dropped. Keys are hashes of the old key and the metric; this harness does not reproduce them.
 """
 
 from __future__ import annotations

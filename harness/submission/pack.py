@@ -1,4 +1,4 @@
-"""Packing: a plan and its artifacts become a submission."""
+"""Makes a submission from a plan and its artifacts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from harness.submission.schema import FORMAT, Submission, picture_name
 from harness.suite import Suite
 
 RUN = "run.json.gz"
-"""The submission that a run leaves in its folder, not yet checked for this machine's folders (see `submit`)."""
+"""The submission that a run writes into its folder; `submit` checks it for names of this machine's folders."""
 
 
 def opening(plan: Plan, store: Store) -> dict[str, Any]:
-    """The fields of a submission that are known before a run: the suite, its plugin files, and the provenance."""
+    """The fields of a submission that are known before the run of `plan` with `store`: the suite, its plugin files, and
+    the provenance."""
     made = {
         **provenance.gather(),
         "stages": provenance.stages(plan.jobs.values()),
@@ -35,7 +36,7 @@ def opening(plan: Plan, store: Store) -> dict[str, Any]:
 
 
 def packed_suite(suite: Suite) -> dict[str, Any]:
-    """The suite as JSON, with the files that its tasks and protocols name relative to the suite file."""
+    """The suite as JSON; paths in its tasks and protocols are relative to the suite file."""
     content = suite.model_dump(mode="json")
     for grid in content["grids"]:
         grid |= {name: portable(grid[name], suite.folder) for name in ("tasks", "protocol")}
@@ -43,10 +44,11 @@ def packed_suite(suite: Suite) -> dict[str, Any]:
 
 
 def pack(plan: Plan, store: Store, failed: Mapping[str, str], opening: Mapping[str, Any]) -> Submission:
-    """The submission of a run that has ended.
+    """The submission of a finished run.
 
-    failed: the reasons of the jobs that failed, by key. opening: what `opening` gave before the run. Each artifact is
-    read once. Raises `InvalidSubmission` for values or pictures that no submission may have.
+    plan: the plan of the run. store: its artifacts, each of which is read once. failed: the reasons of failed jobs, by
+    key. opening: the result of `opening` before the run. Raises `InvalidSubmission` for values or pictures that a
+    submission may not have.
     """
     kinds = _Kinds()
     jobs: dict[str, dict[str, Any]] = {}
@@ -69,7 +71,7 @@ class _Kinds:
         self._places: dict[str, int] = {}
 
     def pack(self, artifact: Path, digests: Mapping[str, str]) -> dict[str, Any]:
-        """The fields of a cell that an artifact gives. digests: of the artifact's files."""
+        """The fields of a cell from the artifact of its job. digests: digests of the artifact's files by name."""
         files = {name: digest for name, digest in digests.items() if name in (VALUES, Path(name).stem + ".png")}
         if VALUES not in files:
             return {"files": files}
@@ -82,8 +84,8 @@ class _Kinds:
 
 
 def _costs(plan: Plan, store: Store) -> list[dict[str, Any]]:
-    """What the plan's jobs took, by stage, in this run or an earlier one; the ledger has the cost of artifacts that are
-    gone."""
+    """The costs of the plan's jobs by stage, from this run or an earlier one; the ledger has the costs of artifacts
+    that were deleted."""
     ledger = {entry["key"]: entry for entry in store.ledger() if "key" in entry}
     entries: dict[tuple[str, str], list[Mapping[str, Any] | None]] = defaultdict(list)
     for job in plan.jobs.values():
@@ -92,22 +94,24 @@ def _costs(plan: Plan, store: Store) -> list[dict[str, Any]]:
     for (track, stage), jobs in entries.items():
         known = [job for job in jobs if job is not None]
         peaks = [job["peak_mb"] for job in known if job.get("peak_mb") is not None]
-        costs.append({
-            "track": track, "stage": stage, "jobs": len(jobs), "metered": len(known),
-            "seconds": sum(job["seconds"] for job in known), "peak_mb": max(peaks, default=None),
-        })  # fmt: skip
+        seconds = sum(job["seconds"] for job in known)
+        counts = {"jobs": len(jobs), "metered": len(known)}
+        costs.append(
+            {"track": track, "stage": stage, **counts, "seconds": seconds, "peak_mb": max(peaks, default=None)}
+        )
     return costs
 
 
 def _entry(job: Stage, store: Store) -> Mapping[str, Any] | None:
     try:
         return store.manifest(job.key)
-    except (OSError, ValueError):  # the artifact is not there, or another run is dropping it
+    except (OSError, ValueError):  # the artifact does not exist, or another run is deleting it
         return None
 
 
 def copy_pictures(plan: Plan, store: Store, failed: Mapping[str, str], out: Path) -> None:
-    """Copy the pictures that the jobs of cells left into the folder `out`, named by their cell."""
+    """Copy the pictures in the artifacts of cells into the folder `out`, under names that contain the cell's
+    coordinates. failed: failed jobs by key, which have no artifact."""
     for cell in plan.cells:
         if cell.job.key not in failed:
             for path in sorted(ensure(cell.job, store).glob("*.png")):
@@ -115,26 +119,30 @@ def copy_pictures(plan: Plan, store: Store, failed: Mapping[str, str], out: Path
 
 
 def submit(run: Path, out: Path | None = None) -> tuple[Path, Submission]:
-    """Check the submission that a run left in its folder, and write it with its pictures beside it.
+    """Check the submission of a run and copy it, with its pictures, to the submissions.
 
-    out: the file; by default `results/submissions/SUITE/NAME.json.gz` with the folder's name. Returns the file and the
-    submission. Raises `UsageError`, also where the submission names folders of this machine, and `InvalidSubmission`.
+    run: folder of the run. out: file to write; by default `results/submissions/SUITE/NAME.json.gz`, where NAME is the
+    name of the run's folder. Returns the file and the submission. Raises `UsageError` if the folder has no submission,
+    if the submission has an earlier format, names folders of this machine, or would overwrite another's picture; raises
+    `InvalidSubmission` for an invalid file.
     """
     if not (run / RUN).is_file():
-        raise UsageError(f"{run} holds no {RUN}; `immunebench run --out {run}` writes it, also from a finished store")
+        raise UsageError(f"{run} has no {RUN}; `immunebench run SUITE --out {run}` writes it")
     submission = read_write.read(run / RUN)
     if submission.older:
         made_by = submission.provenance.commit
         raise UsageError(f"{run / RUN} was written by an earlier harness ({made_by}): run the suite again")
     if named := leaks(submission.model_dump(mode="json")):
         raise UsageError(
-            f"{run / RUN} names folders of this machine, at {', '.join(named[:3])}: name these files relative to the "
-            "suite file, and run it again"
+            f"{run / RUN} names folders of this machine, at {', '.join(named[:3])}: make these paths relative to the "
+            "suite file, and run the suite again"
         )
     path = out or Path("results/submissions") / submission.suite.name / f"{run.resolve().name}{read_write.SUFFIX}"
     for name, digest in submission.pictures():
         if (path.parent / name).is_file() and file_digest(path.parent / name) != digest:
-            raise UsageError(f"{path.parent} has another picture {name}, of another submission: choose another --out")
+            raise UsageError(
+                f"{path.parent} has a different picture {name} of another submission: choose another --out"
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     read_write.write(submission, path)
     for name, _ in submission.pictures():

@@ -1,5 +1,5 @@
-"""Where a run's values come from: the harness's commit, versions, hardware. Nothing in it names a person, a machine or
-a folder."""
+"""Provenance of a run's values: the harness's commit, versions of packages, hardware. It names no person, machine or
+folder."""
 
 from __future__ import annotations
 
@@ -32,13 +32,16 @@ def gather() -> dict[str, Any]:
 
 
 def stages(jobs: Iterable[Stage]) -> dict[str, int]:
-    """The versions of the stages of jobs, by track/stage."""
+    """The versions of the stages of `jobs`, by track/stage."""
     return {f"{job.track}/{job.name}": job.version for job in jobs}
 
 
 def git(root: Path = ROOT) -> dict[str, Any] | None:
-    """`commit` and `dirty` (whether a tracked file differs from it) of the checkout at `root`; None if the harness does
-    not run from a checkout: a copy installed inside another repository is not in that repository's index."""
+    """The git commit (`commit`) of the checkout at `root`, and whether a tracked file differs from it (`dirty`).
+
+    None if the harness does not run from its checkout; a copy installed inside another repository is not in that
+    repository's index and also gives None.
+    """
     try:
         _git(root, "ls-files", "--error-unmatch", "harness/__init__.py")
         return {
@@ -56,7 +59,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def packages() -> dict[str, str]:
-    """Versions of the packages that the harness requires, by name."""
+    """Versions of the packages that the harness requires, by name of the package."""
     versions = {}
     for requirement in importlib.metadata.requires(PACKAGE) or []:
         if "extra ==" not in requirement:

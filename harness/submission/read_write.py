@@ -1,7 +1,7 @@
-"""Reading and writing submission files: JSON (`.json` or, compressed, `.json.gz`) with pictures beside it.
+"""Reads and writes submission files: JSON (`.json` or, compressed, `.json.gz`), with pictures in the same folder.
 
-A file may be anybody's: sizes are bounded before anything is built of it, JSON is parsed strictly, and nothing is
-unpickled or run.
+A file may come from anyone. Its size is limited before any object is built from it, JSON is parsed strictly, and
+nothing is unpickled or run.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from harness.submission import old_forms
 from harness.submission.schema import FORMAT, InvalidSubmission, Submission
 
 LIMIT = 64 * 2**20
-"""Bytes of a submission's text; a longer one is refused."""
+"""Largest size of a submission's text, in bytes; a longer one is refused."""
 DEPTH = 20
-"""Levels to which its lists and objects may be nested."""
+"""Largest depth of nested lists and objects."""
 SUFFIX = ".json.gz"
 
 
 def read(path: Path) -> Submission:
-    """A submission, with its form and its digests checked, also those of the pictures beside it.
+    """Read the submission in the file `path`; checks its form and its digests, also those of its pictures.
 
     A file of an earlier format is converted (see `harness.submission.old_forms`). Raises `UsageError` if there is no
-    such file or its format is newer than `FORMAT`, and `InvalidSubmission`.
+    such file or its format is newer than `FORMAT`, and `InvalidSubmission` for an invalid file.
     """
     submission = parse(_content(path), str(path))
     for name, digest in submission.pictures():
@@ -41,12 +41,12 @@ def read(path: Path) -> Submission:
         except OSError:
             same = False
         if not same:
-            raise InvalidSubmission(f"{path}: its picture {name} is missing beside it, or is another picture")
+            raise InvalidSubmission(f"{path}: its picture {name} is missing in the same folder, or was changed")
     return submission
 
 
 def parse(content: Any, where: str) -> Submission:
-    """The submission in parsed JSON. where: the file's name in errors. Raises as `read` does."""
+    """The submission in the parsed JSON `content`. where: name of the file in errors. Raises the errors of `read`."""
     newest = content.get("format") if isinstance(content, dict) else None
     if isinstance(newest, int) and newest > FORMAT:
         raise UsageError(f"{where} has format {newest}; this harness reads up to {FORMAT}: upgrade immunebench")
@@ -63,7 +63,7 @@ def parse(content: Any, where: str) -> Submission:
     except old_forms.Malformed as error:
         text = str(error)
     printable = "".join(letter if letter.isprintable() else "?" for letter in text[:500])
-    raise InvalidSubmission(f"{where} is no valid submission: {printable}")
+    raise InvalidSubmission(f"{where} is not a valid submission: {printable}")
 
 
 def _content(path: Path) -> Any:
@@ -74,7 +74,7 @@ def _content(path: Path) -> Any:
             file.seek(0)
             data = (gzip.GzipFile(fileobj=file) if packed else file).read(LIMIT + 1)
         if len(data) > LIMIT:
-            raise InvalidSubmission(f"{path} is no valid submission: longer than {LIMIT >> 20} MiB")
+            raise InvalidSubmission(f"{path} is not a valid submission: longer than {LIMIT >> 20} MiB")
         content = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_unique)
         _check_bounds(content)
         return content
@@ -83,11 +83,11 @@ def _content(path: Path) -> Any:
     except (OSError, EOFError, zlib.error) as error:
         raise InvalidSubmission(f"cannot read {path}: {error}") from None
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or too deep
-        raise InvalidSubmission(f"{path} is no valid submission: no JSON ({error!s:.100})") from None
+        raise InvalidSubmission(f"{path} is not a valid submission: invalid JSON ({error!s:.100})") from None
 
 
 def _check_bounds(content: Any) -> None:
-    """Raise `ValueError` for JSON nested deeper than `DEPTH`, infinite numbers, or text that is no Unicode."""
+    """Raise `ValueError` for JSON nested deeper than `DEPTH`, infinite numbers, or invalid Unicode."""
     level = [content]
     for _ in range(DEPTH):
         level = [
@@ -102,19 +102,19 @@ def _check_bounds(content: Any) -> None:
 
 
 def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
+    raise ValueError(f"{constant} is not a number of JSON")
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """An object's members; raises `ValueError` if two have one name."""
+    """The members of an object; raises `ValueError` if two have the same name."""
     members = dict(pairs)
     if len(members) < len(pairs):
-        raise ValueError("an object has two members of one name")
+        raise ValueError("an object has two members with the same name")
     return members
 
 
 def write(submission: Submission, path: Path) -> None:
-    """Write a submission, compressed if `path` ends with .gz; the same content gives the same bytes."""
+    """Write `submission` to the file `path`, compressed if the name ends with .gz; equal content gives equal bytes."""
     content = submission.model_dump(mode="json", exclude_unset=True)
     data = json.dumps(content, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
     path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)

@@ -1,9 +1,10 @@
-"""The model of a submission: a finished run as JSON that others can verify, and that records are made of.
+"""The model of a submission: a finished run as JSON that others can verify and from which records are made.
 
-It holds the suite as it was run, every cell with its values and the digests of its artifact's files, the run costs by
-stage, and where it was computed. What repeats is written once: `kinds` lists the fields of the values of a kind of
-cell, a cell has the numbers. A cell's values are, to the byte, the `values.json` of its measuring job, so their digest
-is checked by writing them again. Pictures lie beside the file, under names that follow from the cell.
+A submission contains the suite as it was run, every cell with its values and the digests of its artifact's files, the
+run costs by stage, and the provenance. Repeated fields are written once: an entry of `kinds` lists the fields of the
+values of similar cells, and a cell has only the numbers. The values of a cell, written out, equal the `values.json` of
+its measuring job byte for byte, so their digest can be checked. Pictures are in the folder of the file, under names
+that follow from the cell.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from harness.suite import Grid, Suite
 FORMAT = 2
 """The newest format of a submission that this harness reads, and the one that it writes."""
 EXPANDED = 512 * 2**20
-"""Bytes of all values with their fields; a submission with more is refused."""
+"""Largest size of all values with their fields, in bytes; a larger submission is refused."""
 
 ArtifactFile = Annotated[str, Field(pattern=r"^(values\.json|\w[\w.-]*\.png)$", max_length=100)]
 SourcePath = Annotated[str, Field(pattern=r"^\w[\w .-]*(/\w[\w .-]*)*\.py$", max_length=300)]
@@ -38,7 +39,7 @@ Coordinate = Annotated[str, Field(pattern="^(grid|task|defense|attacker|seed|mea
 
 
 class InvalidSubmission(RunError):
-    """The file is no submission, is damaged or contradicts itself. Exit code 1."""
+    """The file is not a submission, is damaged or contradicts itself. Exit code 1."""
 
 
 class _Part(BaseModel):
@@ -50,52 +51,55 @@ class PluginFile(_Part):
 
     name: SourcePath
     text: SourceText
-    modules: dict[SourcePath, SourceText] = Field(description="the helper modules that it imports, by path from its "
-                                                  "folder")  # fmt: skip
+    modules: dict[SourcePath, SourceText] = Field(
+        description="the helper modules that the file imports, by path relative to its folder"
+    )
 
 
 class Cell(_Part):
-    """One metric at one point of a grid: measured, failed, or pictures alone."""
+    """One metric at one point of a grid: values, a failure, or pictures only."""
 
-    coordinates: dict[Coordinate, Label | Integer | None] = Field(description="as columns of the records")
-    key: Digest = Field(description="of the measuring job")
-    failed: Text | None = Field(None, description="why it failed")
-    kind: Index | None = Field(None, description="its place in `kinds`; null: it has no values")
-    values: list[Integer | float | None] = Field([], description="numbers, in the order of its kind")
-    files: dict[ArtifactFile, Digest] = Field({}, description="of its artifact: values.json and pictures")
+    coordinates: dict[Coordinate, Label | Integer | None] = Field(description="coordinates, as columns of the records")
+    key: Digest = Field(description="key of the measuring job")
+    failed: Text | None = Field(None, description="reason of the failure; null: the cell did not fail")
+    kind: Index | None = Field(None, description="index into `kinds`; null: the cell has no values")
+    values: list[Integer | float | None] = Field([], description="numbers, in the order of the kind")
+    files: dict[ArtifactFile, Digest] = Field(
+        {}, description="digests of the files of the artifact: values.json and pictures"
+    )
 
     @property
     def label(self) -> str:
-        """The cell, for people."""
+        """Label of the cell in messages: its coordinates."""
         return " · ".join(str(value) for value in self.coordinates.values() if value is not None)
 
     @property
     def pictures(self) -> dict[str, str]:
-        """Name beside the submission and digest of each of its pictures."""
+        """Digests of the cell's pictures, by file name in the submission's folder."""
         pictures = {name: digest for name, digest in self.files.items() if name.endswith(".png")}
         return {picture_name(self.coordinates, name): digest for name, digest in pictures.items()}
 
 
 class Cost(_Part):
-    """What the jobs of one stage took, each counted once."""
+    """The cost of all jobs of one stage; each job counts once."""
 
     track: Label
     stage: Label
-    jobs: int = Field(ge=0)
-    metered: int = Field(ge=0, description="number of jobs whose cost is known; seconds and memory are theirs")
-    seconds: float = Field(ge=0, description="their sum")
-    peak_mb: float | None = Field(description="MiB: the highest resident memory of a worker; null: unknown")
+    jobs: int = Field(ge=0, description="number of jobs")
+    metered: int = Field(ge=0, description="number of jobs with a known cost, to which seconds and memory refer")
+    seconds: float = Field(ge=0, description="sum of the seconds of these jobs")
+    peak_mb: float | None = Field(description="highest resident memory of a worker, in MiB; null: unknown")
 
 
 class Git(_Part):
-    """The harness's checkout."""
+    """The git checkout of the harness."""
 
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40,64}$")]
     dirty: bool = Field(description="whether a tracked file differed from the commit")
 
 
 class Hardware(_Part):
-    """The machine."""
+    """The hardware of the machine."""
 
     cpu: Text
     cores: int | None
@@ -104,21 +108,21 @@ class Hardware(_Part):
 
 
 class Provenance(_Part):
-    """With what, when and on what hardware the run was made."""
+    """Software, date and hardware of the run."""
 
     harness: Text = Field(description="version of the harness")
     git: Git | None = Field(description="null: not run from a checkout")
     date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
     python: Text
     system: Text
-    packages: dict[Text, Text] = Field(description="versions")
+    packages: dict[Text, Text] = Field(description="versions of packages by name")
     hardware: Hardware
     stages: dict[Text, int] = Field(description="versions of the stages, by track/stage")
-    computed: int = Field(ge=0, description="jobs that the run itself computed; its store had the others")
+    computed: int = Field(ge=0, description="number of jobs that the run computed; its store had the others")
 
     @property
     def summary(self) -> str:
-        """One line, for people."""
+        """The provenance in one line."""
         commit = f" at {self.git.commit[:12]}{' and changes' if self.git.dirty else ''}" if self.git else ""
         libraries = ", ".join(f"{name} {version}" for name, version in self.packages.items())
         machine = ", ".join([self.hardware.cpu, f"{self.hardware.cores} cores", *self.hardware.gpus])
@@ -126,7 +130,7 @@ class Provenance(_Part):
 
     @property
     def commit(self) -> str:
-        """The harness's commit or, where it is unknown, its version."""
+        """The harness's commit or, if it is unknown, its version."""
         return f"commit {self.git.commit}" if self.git else f"version {self.harness}"
 
 
@@ -134,23 +138,25 @@ class Submission(_Part):
     """A finished run."""
 
     format: Literal[2]
-    suite: Suite = Field(description='as it was run; files that its tasks name are {"path": …}, relative to the suite '
-                         "file")  # fmt: skip
-    sources: list[PluginFile] = Field(description="the plugin files beside what was installed")
+    suite: Suite = Field(
+        description='the suite as it was run; paths in its tasks are {"path": …}, relative to the suite file'
+    )
+    sources: list[PluginFile] = Field(description="the plugin files that are not in installed packages")
     kinds: list[list[dict[str, Any]]] = Field(
-        description="lists of values in the order of values.json, each with its fields; `value` stands empty"
+        description="lists of values in the order of values.json, each with its fields and with an empty `value`"
     )
     cells: list[Cell] = Field(min_length=1)
     costs: list[Cost]
     provenance: Provenance
-    older: bool = Field(False, exclude=True, description="converted from an earlier format, whose keys this harness "
-                        "does not reproduce")  # fmt: skip
+    older: bool = Field(
+        False, exclude=True, description="converted from an earlier format, whose keys this harness does not reproduce"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Submission:
         _refuse_machine_fields(self)
         if len(self._grids) < len(self.suite.grids):
-            raise ValueError("two grids have one name")
+            raise ValueError("two grids have the same name")
         for number, kind in enumerate(self.kinds):
             for place in kind:
                 _check_place(place, number)
@@ -164,21 +170,21 @@ class Submission(_Part):
             if other is not cell and (
                 other.coordinates == cell.coordinates or (other.files, other.failed) != (cell.files, cell.failed)
             ):
-                raise ValueError(f"{cell.label}: the cell is there twice, or its job has other values elsewhere")
+                raise ValueError(f"{cell.label}: a duplicate cell, or a job with different values in two cells")
         return self
 
     def _check(self, cell: Cell) -> None:
         grid = self._grids.get(str(cell.coordinates.get("grid")))
         if grid is None or not _lies_in(grid, cell.coordinates):
-            raise ValueError(f"{cell.label}: coordinates that its suite does not have")
+            raise ValueError(f"{cell.label}: the suite does not have these coordinates")
         if cell.kind is None:
             if cell.values or VALUES in cell.files or (cell.failed is None) == (not cell.files):
-                raise ValueError(f"{cell.label}: the cell must have values, pictures or a reason why it failed")
+                raise ValueError(f"{cell.label}: the cell must have values, pictures or the reason of its failure")
             return
         if cell.failed is not None or cell.kind >= len(self.kinds) or len(self.kinds[cell.kind]) != len(cell.values):
-            raise ValueError(f"{cell.label}: other values than its kind has")
+            raise ValueError(f"{cell.label}: the number of values differs from that of its kind")
         if not self._metrics[cell.kind] <= {quantity.name for quantity in grid.quantities}:
-            raise ValueError(f"{cell.label}: values of quantities that its grid does not have")
+            raise ValueError(f"{cell.label}: its grid does not have the quantities of these values")
         text = dump_values(self.values(cell))
         if cell.files.get(VALUES) != hashlib.sha256(text.encode()).hexdigest():
             raise ValueError(f"{cell.label}: the values do not have the digest")
@@ -193,28 +199,28 @@ class Submission(_Part):
 
     @cached_property
     def _costs(self) -> dict[str, set[str]]:
-        """By grid, the quantities that differ from machine to machine."""
+        """By grid, the names of the quantities that depend on the machine."""
         return {
             name: {quantity.name for quantity in grid.quantities if quantity.unit in COST_UNITS}
             for name, grid in self._grids.items()
         }
 
     def values(self, cell: Cell) -> list[Value]:
-        """The values of a measured cell, as its job left them."""
+        """The values of `cell`, as its job wrote them; empty for a cell without values."""
         kind = [] if cell.kind is None else self.kinds[cell.kind]
         return [{**place, "value": value} for place, value in zip(kind, cell.values, strict=True)]
 
     def comparable_values(self, cell: Cell) -> list[Value]:
-        """The values that another machine measures alike: all but seconds and memory."""
+        """The values of `cell` that do not depend on the machine: all except seconds and memory."""
         costs = self._costs[str(cell.coordinates["grid"])]
         return [value for value in self.values(cell) if value["metric"] not in costs]
 
     def records(self, suite: Suite | None = None) -> Records:
-        """The records of the run. suite: the same suite with this machine's files, where it is at hand."""
+        """The records of the run. suite: the same suite with this machine's files; None: the submission's suite."""
         return Records(suite or self.suite, frame(self.rows(self.cells)), older=self.older)
 
     def rows(self, cells: Iterable[Cell]) -> Iterator[dict[str, Any]]:
-        """Rows of the records of some cells: one a value, and one with its reason for a failed cell."""
+        """The rows of the records of `cells`: a row for each value, and a row with the reason for each failed cell."""
         suite = {"suite": self.suite.name, "suite_version": self.suite.version}
         for cell in cells:
             track = self._grids[str(cell.coordinates["grid"])].track
@@ -224,29 +230,32 @@ class Submission(_Part):
             yield from ({**row, **value} for value in self.values(cell))
 
     def pictures(self) -> Iterator[tuple[str, str]]:
-        """Name and digest of each picture beside the file."""
+        """File name and digest of each picture in the submission's folder."""
         for cell in self.cells:
             yield from cell.pictures.items()
 
 
 def picture_name(coordinates: Mapping[str, Any], file: str) -> str:
-    """The name, beside a submission or a board, of a picture that the job of the cell calls `file`."""
+    """The file name of a picture in the folder of a submission or board.
+
+    coordinates: coordinates of the cell. file: name of the picture in the artifact.
+    """
     labels = [str(coordinates[name]) for name in ("grid", "task", "defense", "attacker") if coordinates.get(name)]
     return "__".join([*labels, file]).replace("/", "_")
 
 
 def specs(suite: Suite) -> Iterator[PluginSpec]:
-    """The plugins of a suite, grid by grid."""
+    """The plugins of `suite`, grid by grid."""
     for grid in suite.grids:
         yield from (*grid.defenses.values(), *grid.attackers.values(), *grid.metrics.values(), grid.reference)
 
 
 def _refuse_machine_fields(submission: Submission) -> None:
-    """Raise `ValueError` if a model has fields that only its own machine may set: modules and files to import."""
+    """Raise `ValueError` if a part has a field that only the reading machine may set: modules and files to import."""
     for part in (submission, submission.suite, *specs(submission.suite)):
         for name, field in type(part).model_fields.items():
             if field.exclude and name in part.model_fields_set:
-                raise ValueError(f"{name} is no field of a submission")
+                raise ValueError(f"{name} is not a field of a submission")
 
 
 def _check_place(place: Mapping[str, Any], number: int) -> None:
@@ -257,7 +266,7 @@ def _check_place(place: Mapping[str, Any], number: int) -> None:
         at = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"kinds.{number}: {at}: {first['msg']} (got {first['input']!r:.80})") from None
     if place["value"] is not None:
-        raise ValueError(f"kinds.{number}: value: must be null, a cell has the number")
+        raise ValueError(f"kinds.{number}: value: must be null, because cells have the numbers")
 
 
 def _lies_in(grid: Grid, coordinates: Mapping[str, Any]) -> bool:

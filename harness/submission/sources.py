@@ -1,4 +1,4 @@
-"""The sources that a submission holds: plugin files with the helper modules that they import."""
+"""The sources in a submission: plugin files, with the helper modules that they import."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.submission.schema import PluginFile
 
 
 def gather(files: Sequence[Path]) -> list[PluginFile]:
-    """The texts of plugin files and of their helper modules."""
+    """The texts of the plugin files `files` and of their helper modules."""
     return [
         PluginFile(
             name=file.name,
@@ -25,8 +25,8 @@ def gather(files: Sequence[Path]) -> list[PluginFile]:
 
 
 def helper_modules(file: Path) -> dict[str, Path]:
-    """The modules beside a plugin file that its digest covers (see `harness.source`), by path from the file's folder;
-    none of installed packages."""
+    """The helper modules of the plugin file `file`: modules that its digest covers (see `harness.source`), by path
+    relative to its folder, without those of packages that register plugins."""
     plugin = file_spec(file.stem, str(file))
     helpers: dict[str, Path] = {}
     for module, path in closure(plugin).items():
@@ -38,8 +38,8 @@ def helper_modules(file: Path) -> dict[str, Path]:
 
 @contextlib.contextmanager
 def importable(sources: Sequence[PluginFile], folder: Path) -> Iterator[list[Path]]:
-    """Write sources into `folder`; while this lasts their helper modules can be imported, also by worker processes.
-    Yields the plugin files."""
+    """Write `sources` into `folder` and make their helper modules importable within the block, also in worker
+    processes. Yields the plugin files."""
     files, before = [], list(sys.path)
     for number, source in enumerate(sources):
         inner = folder / str(number)

@@ -1,5 +1,5 @@
-"""Tiers: how far the values of a submission were checked, as `immunebench verify --record` writes it beside the
-submission."""
+"""Tiers: how far the values of a submission were checked. `immunebench verify --record` writes the tier into a file in
+the submission's folder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from harness.submission.read_write import SUFFIX
 
 
 class Tier(StrEnum):
-    """How far a submission was checked, in rising order."""
+    """How far a submission was checked, in ascending order."""
 
     self_reported = "self-reported"
-    """By its author alone."""
+    """Only its author has checked it."""
     schema_valid = "schema-valid"
-    """Form, digests and keys are right; no value was measured again."""
+    """Form, digests and keys are correct; no value was measured again."""
     spot_checked = "spot-checked"
     """Cells drawn at random were run again and agree."""
     reproduced = "reproduced"
@@ -29,17 +29,17 @@ class Tier(StrEnum):
 
     @classmethod
     def reached(cls, rerun: int, cells: int) -> Tier:
-        """The tier after `rerun` of `cells` cells were run again and agree."""
+        """The tier if `rerun` of `cells` cells were run again and agree."""
         return cls.schema_valid if not rerun else cls.spot_checked if rerun < cells else cls.reproduced
 
 
 class Verification(BaseModel):
-    """A verification without problems.
+    """A verification that found no problems.
 
-    submission: the file's SHA-256. cells: number of measured cells. rerun: how many of them were run again. seed: of
-    their draw. of_suite: how many cells of the installed suite the submission has, and how many the suite has; None if
-    it is not installed. exact, tolerance, interval: how many values agree exactly, within rounding, and within the
-    spread over seeds.
+    submission: SHA-256 of the submission's file. cells: number of measured cells. rerun: number of cells that were run
+    again. seed: seed of the draw of these cells. of_suite: number of cells that the submission and the installed suite
+    share, and number of cells of the suite; None if the suite is not installed. exact, tolerance, interval: number of
+    values that agree exactly, within rounding, and within the spread over seeds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,12 +61,12 @@ class Verification(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Verification:
         if self.tier is not Tier.reached(self.rerun, self.cells) or self.rerun > self.cells:
-            raise ValueError(f"{self.rerun} of {self.cells} cells rerun make no submission {self.tier}")
+            raise ValueError(f"the tier {self.tier} does not follow from {self.rerun} of {self.cells} cells run again")
         return self
 
     @property
     def summary(self) -> str:
-        """One line, for a board."""
+        """The tier and its details in one line, for a board."""
         parts = [str(self.tier)]
         if self.rerun:
             parts.append(f"{self.rerun} of {self.cells} cells rerun on {self.date}")
@@ -79,26 +79,29 @@ class Verification(BaseModel):
 
 
 def verification_file(submission: Path) -> Path:
-    """The file beside a submission that holds its verification."""
+    """The file for the verification of the submission in the file `submission`."""
     name = submission.name.removesuffix(".gz").removesuffix(".json")
     return submission.with_name(f"{name}.verification.json")
 
 
 def submission_files(folder: Path) -> list[Path]:
-    """The submissions in a folder."""
+    """The files of the submissions in `folder`, ordered by name."""
     files = sorted([*folder.glob("*.json"), *folder.glob(f"*{SUFFIX}")])
     return [path for path in files if not path.name.endswith(".verification.json")]
 
 
 def tier(submission: Path) -> str:
-    """How far a submission was checked, in words: it is self-reported unless its verification is of these very bytes.
-    Raises `UsageError` for a verification file that is none."""
+    """How far the submission in the file `submission` was checked, in words.
+
+    It is self-reported unless there is a verification with the present digest of the file. Raises `UsageError` for an
+    invalid verification file.
+    """
     path = verification_file(submission)
     if not path.is_file():
         return str(Tier.self_reported)
     try:
         verification = Verification.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise UsageError(f"{path} is no verification: {describe(error):.300}") from None
+        raise UsageError(f"{path} is not a verification: {describe(error):.300}") from None
     same = verification.submission == file_digest(submission)
     return verification.summary if same else str(Tier.self_reported)

@@ -1,7 +1,8 @@
-"""Verification of a submission: its form and digests, the keys of the plan made here, and cells run again.
+"""Verifies a submission: checks its form and digests, compares its keys with those of a plan made here, and runs cells
+again.
 
-Nothing of a submission is unpickled or run: what runs are this machine's plugins, where their code has the digest in
-the submission. Only with trust are plugin files that came with it imported.
+No part of a submission is unpickled or run. The plugins of this machine run, if their code has the digest in the
+submission. Plugin files in the submission are imported only with `trust`.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ from harness.submission.sources import importable
 from harness.submission.tier import Tier, Verification
 from harness.suite import Suite, load, read
 
-SHOWN = 20
-"""Largest number of cells whose agreement is reported one by one."""
-POINTS = 10**6
-"""Largest number of points of a grid; no plan is made of a larger one."""
+MAX_LISTED = 20
+"""Largest number of cells whose agreement is reported individually."""
+MAX_POINTS = 10**6
+"""Largest number of points of a grid; no plan is made for a larger grid."""
 
 
 @dataclass
 class Report:
     """The result of a verification.
 
-    lines: what was checked, for people. problems: what does not hold. of_suite: how many cells of the installed suite
-    the submission has, and how many the suite has; None if it is not installed. verification: None if there are
-    problems.
+    lines: messages about what was checked. problems: messages about what is wrong. of_suite: number of cells that the
+    submission and the installed suite share, and number of cells of the suite; None if the suite is not installed.
+    verification: the verification to record; None if there are problems.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -68,27 +69,31 @@ def verify(
     progress: scheduler.Progress | None = None,
     timeout: float | None = None,
 ) -> Report:
-    """Verify a submission.
+    """Verify the submission in the file `path`.
 
-    cells: how many cells, drawn at random by `seed`, are run again; None: all. trust: import and run the plugin files
-    in the submission. store: keeps what is computed; by default nothing does. files: the folder to which the files
-    named by its suite are relative, by default the installed suite's. plugins: plugin files of this machine. executor:
-    makes the executor. timeout: seconds for each job.
+    cells: number of cells to run again, drawn at random; None: all cells. seed: seed of this draw; None: a random one.
+    trust: whether to import and run the plugin files in the submission. store: folder that keeps the recomputed
+    artifacts; None: they are deleted. files: folder to which paths in the suite are relative; None: the installed
+    suite's. plugins: plugin files of this machine. executor: function that creates the executor. progress: gets
+    callbacks. timeout: seconds for each job.
 
-    Raises `UsageError` if this harness, or this call, cannot check it, and `InvalidSubmission`.
+    Raises `UsageError` if this harness cannot check the submission or the arguments are wrong, and `InvalidSubmission`
+    for an invalid file.
     """
     if store is not None and store.resolve() == default_root().resolve():
-        raise UsageError("verify needs a store of its own: that of your runs may hold the submitted artifacts")
+        raise UsageError("verify needs another store: the store of your runs may have the submitted artifacts already")
     submission = read_write.read(path)
     if submission.older:
         raise UsageError(
-            f"{path} was made by an earlier harness, whose keys this one does not reproduce: verify it with "
-            f"immunebench at {submission.provenance.commit}"
+            f"{path} was made by an earlier version of the harness, whose keys this one does not reproduce: verify it "
+            f"with immunebench at {submission.provenance.commit}"
         )
     report = Report()
     failed = sum(cell.failed is not None for cell in submission.cells)
-    report.lines.append(f"{submission.suite.name} version {submission.suite.version}, {len(submission.cells)} cells, "
-                        f"{failed} of them failed: form and digests hold")  # fmt: skip
+    report.lines.append(
+        f"{submission.suite.name} version {submission.suite.version}, {len(submission.cells)} cells, {failed} of them "
+        "failed: form and digests are valid"
+    )
     with tempfile.TemporaryDirectory() as name:
         temporary = Path(name).resolve()
         with importable(submission.sources if trust else [], temporary / "sources") as trusted:
@@ -110,28 +115,28 @@ def verify(
 
 
 def _folder(suite: Suite) -> Path:
-    """The folder of the installed suite of that name."""
+    """The folder of the installed suite with the name of `suite`; the current folder if there is none."""
     path = installed_suite(suite.name)
     return path.parent if path else Path.cwd()
 
 
 def _check_plan(submission: Submission, folder: Path, plugins: Sequence[Path], report: Report) -> Plan | None:
-    """The plan made here, compared with the submission's cells; None if it is not worth making."""
+    """Make the plan here and compare it with the submission's cells; None if the submission has too few cells."""
     for grid in submission.suite.grids:
         cells = sum(cell.coordinates["grid"] == grid.name for cell in submission.cells)
         points = len(grid.tasks) * len(grid.defenses) * max(len(grid.attackers), 1)
         if points > cells:
-            report.problems.append(f"grid '{grid.name}' lacks cells: it has {cells}, fewer than tasks times rows")
+            report.problems.append(f"grid '{grid.name}' lacks cells: it has {cells}, fewer than tasks × rows")
             return None
-        if points * len(grid.seeds) * max(len(grid.metrics), 1) > POINTS:
-            raise InvalidSubmission(f"grid '{grid.name}' has more than {POINTS} points")
+        if points * len(grid.seeds) * max(len(grid.metrics), 1) > MAX_POINTS:
+            raise InvalidSubmission(f"grid '{grid.name}' has more than {MAX_POINTS} points")
     try:
         local = localise(submission, folder, plugins)
         plan = make(local.suite)
     except ImmuneBenchError:
         raise
-    except Exception as error:  # a track trusts suite files, but this suite may say anything
-        raise InvalidSubmission(f"no plan can be made of its suite: {type(error).__name__}: {error!s:.200}") from None
+    except Exception as error:  # a track trusts suite files, but this suite may have any content
+        raise InvalidSubmission(f"no plan can be made for its suite: {type(error).__name__}: {error!s:.200}") from None
     _check_stages(submission, plan)
     report.problems += local.problems
     planned = {(_identity(cell.coordinates), cell.job.key) for cell in plan.cells}
@@ -149,8 +154,10 @@ def _check_stages(submission: Submission, plan: Plan) -> None:
     here = provenance.stages(plan.jobs.values())
     for stage, version in submission.provenance.stages.items():
         if here.get(stage, version) != version:
-            raise UsageError(f"stage {stage} has version {version} in the submission and {here[stage]} here: verify it "
-                             f"with immunebench at {submission.provenance.commit}")  # fmt: skip
+            raise UsageError(
+                f"stage {stage} has version {version} in the submission and {here[stage]} here: verify it with "
+                f"immunebench at {submission.provenance.commit}"
+            )
 
 
 Identity = tuple[tuple[str, Any], ...]
@@ -168,30 +175,31 @@ def _label(identity: Identity) -> str:
 
 
 def _differences(planned: set[tuple[Identity, str]], submitted: set[tuple[Identity, str]]) -> Iterator[str]:
-    """How a submission's cells differ from those of the plan."""
+    """Messages about differences between the cells and keys of a submission and those of the plan made here."""
     here, there = {cell for cell, _ in planned}, {cell for cell, _ in submitted}
-    for what, cells in (
-        ("cells of its plan are missing", here - there),
-        ("cells are none of its plan", there - here),
-        ("cells have other keys here (changed settings, another data set or another base model)",
-         {cell for cell, _ in submitted - planned} & here),
-    ):  # fmt: skip
+    rekeyed = {cell for cell, _ in submitted - planned} & here
+    for problem, cells in (
+        ("cells of the plan are missing", here - there),
+        ("cells are not in the plan", there - here),
+        ("cells have other keys here (changed settings, another data set or another base model)", rekeyed),
+    ):
         if cells:
-            yield f"{what}: {len(cells)}, e.g. {min(map(_label, cells))}"
+            yield f"{problem}: {len(cells)}, e.g. {min(map(_label, cells))}"
 
 
 def _check_installed(submission: Submission, plan: Plan, report: Report) -> None:
-    """Compare with the suite that is installed under the submission's name and version."""
+    """Compare the plan with the installed suite of the same name and version."""
     suite = submission.suite
     name, _, base = suite.name.partition("@")
     path = installed_suite(name)
     if path is None or read(path).version != suite.version:
-        report.lines.append(f"suite {name} version {suite.version} is not installed here: its content is the "
-                            "submission's own")  # fmt: skip
+        report.lines.append(
+            f"suite {name} version {suite.version} is not installed here, so the submission cannot be compared with it"
+        )
         return
     whole = load(name, Selection(base=base or None))
     if whole.tuning != suite.tuning:
-        report.problems.append(f"{name} has another tuning here")
+        report.problems.append(f"the tuning differs from that of {name} version {suite.version}")
     report.problems += _unmarked_changes(plan.suite, whole)
     installed, own = _keys(make(whole).cells), _keys(filter(_can_run, plan.cells))
     measured, changed = _measured(submission), _changed_rows(plan.suite)
@@ -202,12 +210,14 @@ def _check_installed(submission: Submission, plan: Plan, report: Report) -> None
         if at in installed and keys & measured and not keys & installed[at] and not changed & set(_rows(at))
     ]
     if other:
-        report.problems.append(f"cells have another protocol or other settings than in {name} version {suite.version}: "
-                               f"{len(other)}, e.g. {min(other)}")  # fmt: skip
+        report.problems.append(
+            f"cells have another protocol or other settings than in {name} version {suite.version}: {len(other)}, "
+            f"e.g. {min(other)}"
+        )
     shared = sum(len(keys & installed.get(at, set())) for at, keys in own.items())
     total = sum(len(keys) for keys in installed.values())
     report.of_suite = (shared, total)
-    report.lines.append(f"it has {shared} of the {total} cells of the suite, and {len(plan.cells) - shared} others")
+    report.lines.append(f"it has {shared} of the suite's {total} cells, and {len(plan.cells) - shared} others")
 
 
 Row = tuple[str, str, str]
@@ -228,7 +238,8 @@ def _changed_rows(suite: Suite) -> set[Row]:
 
 
 def _unmarked_changes(suite: Suite, whole: Suite) -> Iterator[str]:
-    """Rows whose settings are not those of the whole suite, though they are not marked so; further metrics may be."""
+    """Messages about rows that differ from the installed suite `whole` but are not marked as changed. Additional
+    metrics are allowed."""
     grids = {grid.name: grid for grid in whole.grids}
     for grid in suite.grids:
         for kind in KINDS:
@@ -253,12 +264,13 @@ def _can_run(cell: Cell) -> bool:
 
 
 def _measured(submission: Submission) -> set[str]:
-    """Keys of the cells that have values, or should; those with pictures alone have none."""
+    """Keys of the cells that have values or failed, without those that have only pictures."""
     return {cell.key for cell in submission.cells if cell.values or cell.failed is not None}
 
 
 def _draw(plan: Plan, measured: set[str], count: int | None, seed: int | None) -> tuple[list[str], int]:
-    """Keys of cells to run again, drawn at random from those that can run here, and the seed of the draw."""
+    """Keys of cells to run again, drawn at random from the measured cells that can run here, and the seed of the draw.
+    count: number of cells; None: all."""
     seed = secrets.randbelow(2**32) if seed is None else seed
     keys = list(dict.fromkeys(cell.job.key for cell in plan.cells if cell.job.key in measured and _can_run(cell)))
     if count is None or count >= len(keys):
@@ -269,7 +281,8 @@ def _draw(plan: Plan, measured: set[str], count: int | None, seed: int | None) -
 def _check_values(
     submission: Submission, part: Plan, store: Store, failures: Mapping[str, str], report: Report
 ) -> Counter[Agreement]:
-    """Count how the values of the cells that were run again agree; what does not is a problem."""
+    """Compare the values of the cells that were run again; reports disagreements as problems and returns the number of
+    values by agreement."""
     submitted = {cell.key: cell for cell in submission.cells}
     jobs = {cell.job.key: cell.job for cell in part.cells}
     quantities = {grid.name: {quantity.name: quantity for quantity in grid.quantities} for grid in part.suite.grids}
@@ -279,7 +292,7 @@ def _check_values(
         cell, failure = submitted[key], failures.get(key)
         if (cell.failed is None) != (failure is None):
             where = "in the submission" if failure is None else "here"
-            report.problems.append(f"{cell.label}: failed {where} only: {cell.failed or failure}")
+            report.problems.append(f"{cell.label}: failed only {where}: {cell.failed or failure}")
         elif cell.failed is not None:
             report.lines.append(f"  {cell.label}: failed in the submission and here")
         else:
@@ -288,7 +301,7 @@ def _check_values(
             agreements = compare(submission.values(cell), again, cell, known, spread)
             counts = Counter(agreement for _, agreement in agreements)
             total += counts
-            if len(jobs) <= SHOWN:
+            if len(jobs) <= MAX_LISTED:
                 report.lines.append(f"  {cell.label}: {_in_words(counts)}")
             if wrong := [label for label, agreement in agreements if agreement is Agreement.none]:
                 report.problems.append(

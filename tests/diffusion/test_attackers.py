@@ -143,7 +143,7 @@ def test_a_subject_goes_by_a_rare_word_or_a_new_one(thing: Concept, build) -> No
 @pytest.mark.parametrize("name", ["textual_inversion", "custom_diffusion"])
 def test_a_placeholder_that_exists(name: str, model: TextToImage, style: Concept, build) -> None:
     model.tokenizer.add_tokens(["<mine>"])
-    with pytest.raises(RunError, match="already holds the token '<mine>'; choose another placeholder"):
+    with pytest.raises(RunError, match="already has the token '<mine>'; choose another placeholder"):
         _attack(build("attacker", name, token="<mine>"), model, style)
 
 

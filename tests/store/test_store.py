@@ -123,13 +123,13 @@ def test_a_worker_refuses_another_store_under_the_same_path(tmp_path):
     assert Store.connect(store.root, store.identity).identity == store.identity
     for root in (tmp_path / "elsewhere", Store(tmp_path / "other").root):
         with pytest.raises(
-            StoreError, match=r"does not see the run's store .*: set IMMUNEBENCH_STORE to a folder that all"
+            StoreError, match=r"does not see the run's store .*: set IMMUNEBENCH_STORE to a folder that has"
         ):
             Store.connect(root, store.identity)
     assert not (tmp_path / "elsewhere").exists()
 
 
-@pytest.mark.parametrize(("number", "remedy"), [(1, "delete the folder, or move it away"), (3, "upgrade immunebench")])
+@pytest.mark.parametrize(("number", "remedy"), [(1, "delete or move the folder"), (3, "upgrade immunebench")])
 def test_a_store_of_another_format_is_refused_in_one_line(number, remedy):
     root = Store().root
     (root / "store.json").write_text(json.dumps({"format": number, "identity": "x"}))

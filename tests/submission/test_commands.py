@@ -36,7 +36,7 @@ def test_verify_fails_with_exit_code_1_and_records_nothing(content, tmp_path):
     path = write_content(content, tmp_path / "forged.json.gz")
     done = immunebench("verify", path, "--trust", "--cells", "0", "--record", folder=tmp_path)
     assert done.returncode == 1, done.stderr
-    assert "cells of its plan are missing: 1" in done.stdout
+    assert "cells of the plan are missing: 1" in done.stdout
     assert done.stdout.splitlines()[-1] == "verdict: not verified"
     assert not tiers.verification_file(path).exists()
 
@@ -58,7 +58,7 @@ def test_submit_and_its_schema(honest, tmp_path):
     assert not {"module", "file"} & set(schema["$defs"]["PluginSpec"]["properties"])
     done = immunebench("submit", tmp_path, folder=tmp_path)
     assert done.returncode == 2
-    assert "holds no run.json.gz" in done.stderr
+    assert "has no run.json.gz" in done.stderr
     shutil.copy(honest, tmp_path / pack.RUN)
     done = immunebench("submit", tmp_path, folder=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -185,7 +185,7 @@ def bomb(content):
 def test_hostile_files_of_format_1_are_refused(harm, message):
     content = copy.deepcopy(old_content())
     harm(content)
-    with pytest.raises(InvalidSubmission, match="here is no valid submission: ") as caught:
+    with pytest.raises(InvalidSubmission, match="here is not a valid submission: ") as caught:
         read_write.parse(content, "here")
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
@@ -194,7 +194,8 @@ def test_hostile_files_of_format_1_are_refused(harm, message):
 def test_an_earlier_submission_is_neither_verified_nor_submitted_again(tmp_path):
     commit = old_content()["provenance"]["git"]["commit"]
     with pytest.raises(
-        UsageError, match=f"made by an earlier harness, .*: verify it with immunebench at commit {commit}"
+        UsageError,
+        match=f"made by an earlier version of the harness, .*: verify it with immunebench at commit {commit}",
     ):
         verify.verify(OLD, executor=executors.Serial)
     write_content(old_content(), tmp_path / pack.RUN)

@@ -210,24 +210,24 @@ SCRIPT = "<script>alert(1)</script>"
         (change([*CELL, "values", 0], "1"), "cells.0.values.0"),
         (change([*CELL, "values", 0], True), "cells.0.values.0"),
         (change([*CELL, "files"], {}), "the values do not have the digest"),
-        (change([*CELL, "values"], []), "other values than its kind has"),
-        (change([*CELL, "kind"], 10**6), "other values than its kind has"),
+        (change([*CELL, "values"], []), "the number of values differs from that of its kind"),
+        (change([*CELL, "kind"], 10**6), "the number of values differs from that of its kind"),
         (change([*CELL, "kind"], -1), "cells.0.kind"),
-        (change([*CELL, "kind"], None), "must have values, pictures or a reason"),
-        (change([*CELL, "failed"], "lost"), "other values than its kind has"),
+        (change([*CELL, "kind"], None), "must have values, pictures or the reason"),
+        (change([*CELL, "failed"], "lost"), "the number of values differs from that of its kind"),
         (change(["cells"], []), "cells"),
         (bomb, "its values, written out, are longer than 512 MiB"),
-        (twice, "the cell is there twice"),
-        (other_job, "or its job has other values elsewhere"),
-        (change([*CELL, "coordinates", "grid"], "elsewhere"), "coordinates that its suite does not have"),
-        (change([*CELL, "coordinates", "defense"], "mine"), "coordinates that its suite does not have"),
-        (change([*CELL, "coordinates", "attacker"], "mine"), "coordinates that its suite does not have"),
-        (change([*CELL, "coordinates", "task"], "3"), "coordinates that its suite does not have"),
-        (change([*CELL, "coordinates", "task"], None), "coordinates that its suite does not have"),
-        (change([*CELL, "coordinates", "seed"], 7), "coordinates that its suite does not have"),
-        (change([*CELL, "coordinates", "seed"], "one"), "coordinates that its suite does not have"),
-        (change([*CELL, "coordinates", "measured_by"], None), "coordinates that its suite does not have"),
-        (change([*CELL, "coordinates", "role"], 1), "coordinates that its suite does not have"),
+        (twice, "a duplicate cell"),
+        (other_job, "or a job with different values in two cells"),
+        (change([*CELL, "coordinates", "grid"], "elsewhere"), "the suite does not have these coordinates"),
+        (change([*CELL, "coordinates", "defense"], "mine"), "the suite does not have these coordinates"),
+        (change([*CELL, "coordinates", "attacker"], "mine"), "the suite does not have these coordinates"),
+        (change([*CELL, "coordinates", "task"], "3"), "the suite does not have these coordinates"),
+        (change([*CELL, "coordinates", "task"], None), "the suite does not have these coordinates"),
+        (change([*CELL, "coordinates", "seed"], 7), "the suite does not have these coordinates"),
+        (change([*CELL, "coordinates", "seed"], "one"), "the suite does not have these coordinates"),
+        (change([*CELL, "coordinates", "measured_by"], None), "the suite does not have these coordinates"),
+        (change([*CELL, "coordinates", "role"], 1), "the suite does not have these coordinates"),
         (change([*CELL, "coordinates", "colour"], "red"), "cells.0.coordinates.colour"),
         (change([*CELL, "coordinates", "\x1b[2J"], "red"), "cells.0.coordinates.?[2J"),
         (change([*CELL, "coordinates", "status"], "failed"), "cells.0.coordinates.status"),
@@ -246,13 +246,13 @@ SCRIPT = "<script>alert(1)</script>"
         (change(["suite", "plugins"], ["/etc/x.py"]), "suite.plugins"),
         (change(["suite", "published"], "/etc/passwd"), "suite.published"),
         (change([*SHRINKING, "call"], "\x1b[2Jgone"), "suite.grids.0.defenses.shrinking.call"),
-        (change([*SHRINKING, "module"], "os"), "module is no field of a submission"),
-        (change([*SHRINKING, "file"], "/tmp/x.py"), "file is no field of a submission"),
-        (change([*GRID, "reference", "attribute"], "system"), "attribute is no field of a submission"),
+        (change([*SHRINKING, "module"], "os"), "module is not a field of a submission"),
+        (change([*SHRINKING, "file"], "/tmp/x.py"), "file is not a field of a submission"),
+        (change([*GRID, "reference", "attribute"], "system"), "attribute is not a field of a submission"),
         (change([*SHRINKING, "deterministic"], "yes"), "suite.grids.0.defenses.shrinking.deterministic"),
         (change([*GRID, "seeds"], [1] * 1001), "suite.grids.0.seeds"),
         (change([*GRID, "seeds"], ["1"]), "suite.grids.0.seeds.0"),
-        (change([*GRID, "quantities"], []), "values of quantities that its grid does not have"),
+        (change([*GRID, "quantities"], []), "its grid does not have the quantities of these values"),
         (change([*GRID, "quantities", 0, "title"], "\x1b[2Jgone"), "suite.grids.0.quantities.0.title"),
         (change([*GRID, "quantities", 0, "name"], SCRIPT), "suite.grids.0.quantities.0.name"),
         (change([*GRID, "members", SCRIPT], ["1"]), "suite.grids.0.members"),
@@ -265,7 +265,7 @@ SCRIPT = "<script>alert(1)</script>"
         (change(["kinds", 0, 0, "variant"], "$\\frac$"), "kinds.0: variant"),
         (change(["kinds", 0, 0, "variant"], SCRIPT), "kinds.0: variant"),
         (change(["kinds", 0, 0, "flag"], SCRIPT), "kinds.0: flag"),
-        (two_grids, "two grids have one name"),
+        (two_grids, "two grids have the same name"),
         (change(["kinds", 0, 0], {}), "kinds.0: metric"),
         (change(["sources", 0, "name"], "../x.py"), "sources.0.name"),
         (change(["sources", 0, "name"], "/etc/x.py"), "sources.0.name"),
@@ -273,13 +273,13 @@ SCRIPT = "<script>alert(1)</script>"
         (change(["costs", 0, "seconds"], -1.0), "costs.0.seconds"),
         (change(["format"], 0), "format"),
         (change(["format"], True), "format"),
-        (change(["older"], True), "older is no field of a submission"),
+        (change(["older"], True), "older is not a field of a submission"),
         (change(["more"], 1), "more"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_in_one_line(content, harm, message):
     harm(content)
-    with pytest.raises(InvalidSubmission, match="here is no valid submission: ") as caught:
+    with pytest.raises(InvalidSubmission, match="here is not a valid submission: ") as caught:
         read_write.parse(content, "here")
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
@@ -290,19 +290,19 @@ def test_what_cannot_be_is_refused_in_one_line(content, harm, message):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "no JSON"),
-        (b"\xff\xfe", "no JSON"),
-        (b"[" * 10**6, "no JSON"),
+        (b"", "invalid JSON"),
+        (b"\xff\xfe", "invalid JSON"),
+        (b"[" * 10**6, "invalid JSON"),
         (b"[" * 200 + b"]" * 200, "nested deeper than 20"),
-        (b'["\\ud800"]', "no JSON"),
-        (b'{"format": 2' + b"0" * 5000 + b"}", "no JSON"),
-        (b'{"format": NaN}', "NaN is no number"),
-        (b'{"format": -Infinity}', "-Infinity is no number"),
-        (b'{"format": 2, "cells": 1e999}', "no JSON"),
-        (b'{"format": 2, "format": 1}', "an object has two members of one name"),
-        (b"[1, 2]", "no valid submission"),
-        (b'"text"', "no valid submission"),
-        (pickle.dumps({"format": 2}), "no JSON"),
+        (b'["\\ud800"]', "invalid JSON"),
+        (b'{"format": 2' + b"0" * 5000 + b"}", "invalid JSON"),
+        (b'{"format": NaN}', "NaN is not a number"),
+        (b'{"format": -Infinity}', "-Infinity is not a number"),
+        (b'{"format": 2, "cells": 1e999}', "invalid JSON"),
+        (b'{"format": 2, "format": 1}', "an object has two members with the same name"),
+        (b"[1, 2]", "not a valid submission"),
+        (b'"text"', "not a valid submission"),
+        (pickle.dumps({"format": 2}), "invalid JSON"),
     ],
 )
 def test_other_files_are_refused(tmp_path, data, message, packed):
@@ -316,7 +316,7 @@ def test_infinite_numbers_are_refused(content, tmp_path):
     text = json.dumps(content)
     path = tmp_path / "sub.json"
     path.write_text(text.replace('"seconds":', '"seconds":1e999,"x":', 1))
-    with pytest.raises(InvalidSubmission, match="no JSON"):
+    with pytest.raises(InvalidSubmission, match="invalid JSON"):
         read_write.read(path)
 
 
@@ -357,14 +357,14 @@ def test_a_swapped_picture_is_refused(content, tmp_path):
     assert list(read_write.read(path).pictures()) == [("teachers__1__none__sheet.png", find_digest(content))]
     sheet = tmp_path / "teachers__1__none__sheet.png"
     sheet.write_bytes(b"another")
-    with pytest.raises(InvalidSubmission, match=r"none__sheet\.png is missing beside it, or is another picture"):
+    with pytest.raises(InvalidSubmission, match=r"none__sheet\.png is missing in the same folder, or was changed"):
         read_write.read(path)
     sheet.unlink()
-    with pytest.raises(InvalidSubmission, match="is missing beside it"):
+    with pytest.raises(InvalidSubmission, match="is missing in the same folder"):
         read_write.read(path)
     (tmp_path / "elsewhere").write_bytes(b"picture")
     sheet.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InvalidSubmission, match="is missing beside it"):
+    with pytest.raises(InvalidSubmission, match="is missing in the same folder"):
         read_write.read(path)
 
 
@@ -383,7 +383,7 @@ def rename_task(content, label):
 def test_a_pictures_name_that_no_file_can_have(content, tmp_path):
     path = add_picture(content, tmp_path)
     rename_task(content, "x" * 300)
-    with pytest.raises(InvalidSubmission, match="is missing beside it"):
+    with pytest.raises(InvalidSubmission, match="is missing in the same folder"):
         read_write.read(write_content(content, path))
 
 
@@ -401,7 +401,7 @@ def test_a_runs_pictures_come_along(content, tmp_path):
     assert read_write.read(path) == submission
     assert (path.parent / "teachers__1__none__sheet.png").read_bytes() == b"picture"
     (path.parent / "teachers__1__none__sheet.png").write_bytes(b"of another submission")
-    with pytest.raises(UsageError, match="has another picture"):
+    with pytest.raises(UsageError, match="has a different picture"):
         pack.submit(run_folder, tmp_path / "to" / "other.json.gz")
     assert not (tmp_path / "to" / "other.json.gz").exists()
 
@@ -443,7 +443,7 @@ def test_pictures_of_a_track_are_cells_without_values(tmp_path):
 
 
 def test_a_run_folder_without_a_submission(tmp_path, content):
-    with pytest.raises(UsageError, match=r"holds no run\.json\.gz"):
+    with pytest.raises(UsageError, match=r"has no run\.json\.gz"):
         pack.submit(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""How similar the released model's pictures of further concepts are to the undefended model's."""
+"""Similarity of the released model's pictures of concepts to keep to the undefended model's pictures."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from harness.metric import Value
 
 
 class KeptSimilarity(DiffusionMetric):
-    """M (MIMA, AAAI 2025) of further concepts: the released model's pictures beside the undefended model's."""
+    """M (MIMA, AAAI 2025) of concepts to keep: the released model's pictures against the undefended model's."""
 
     deterministic = True
     quantities: ClassVar = (SIMILARITY,)
 
     def measure(self, model: TextToImage, data: ReleasedData) -> Iterator[Value]:
-        """By split and encoder, mean over concepts."""
+        """Yield the mean over concepts, by split and encoder."""
         for split, (mine, undefended) in data.bystanders.items():
             lost = int((~mine.finite).sum())
             flaw = f"{lost} pictures of kept concepts are not finite" if lost else None

@@ -1,4 +1,4 @@
-"""MRSGR: how much more a defense changes what is learned of targets than what is learned of benign concepts."""
+"""MRSGR: how much more a defense changes attacks on targets than attacks on benign concepts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ MRSGR = Quantity(
     title="MRSGR",
     unit="%",
     better="higher",
-    description="how much more the defense changes what is learned of targets than of benign concepts, by encoder "
-    "(MIMA, Eq. 11–13)",
-    formula="100 · (M̄_other − M̄_target) / M̄_other: M̄ is the mean over concepts of the similarity between what an "
-    "attacker gets with and without immunization (MIMA, Eq. 11–13).",
+    description="how much more the defense changes attacked models' pictures of targets than of benign concepts, by "
+    "encoder (MIMA, Eq. 11–13)",
+    formula="100 · (M̄_other − M̄_target) / M̄_other: M̄ is the mean over concepts of the similarity between the attacked "
+    "model's pictures with and without immunization (MIMA, Eq. 11–13).",
     variant=VARIANT,
-    limits="That a defense does nothing: over all pairs of pictures a set is less similar to itself the more it "
-    "varies, so the value is not zero without a defense where targets and benign concepts vary differently; "
-    "mrsgr_paired is.",
+    limits="It is not zero for a defense that does nothing: over all pairs of pictures, a set with more variation is "
+    "less similar to itself, and targets and benign concepts may vary differently. mrsgr_paired is zero.",
 )
 MRSGR_PAIRED = Quantity(
     name="mrsgr_paired",
@@ -33,27 +32,30 @@ MRSGR_PAIRED = Quantity(
     unit="%",
     better="higher",
     description="mrsgr over pictures from the same noise instead of all pairs: zero for a defense that does nothing",
-    formula="As mrsgr, with M over pictures drawn from the same noise, one by one.",
+    formula="As mrsgr, with M over pairs of pictures drawn from the same noise.",
     variant=VARIANT,
-    limits="What the papers report.",
+    limits="It cannot be compared with the papers' values, which are over all pairs.",
 )
 
 
 def mrsgr(others: Sequence[float], targets: Sequence[float]) -> float | None:
-    """MIMA, Eq. 11–13: (M̄_other − M̄_target) / M̄_other in %, M̄ the mean over concepts of the similarity between what
-    the attacker gets with and without immunization. Returns None if M̄_other is below LEAST."""
+    """MRSGR = (M̄_other − M̄_target) / M̄_other, in % (MIMA, Eq. 11–13).
+
+    others, targets: for each benign concept and each target, the similarity between the attacked model's pictures with
+    and without immunization; M̄ is their mean. Returns None if M̄_other is below LEAST.
+    """
     mean = fmean(others)
     return 100 * (mean - fmean(targets)) / mean if mean >= LEAST else None
 
 
 class Mrsgr(AttackedMetric):
-    """MRSGR, the mean relative similarity gap ratio, over all pairs and over pairs of one noise (MIMA, AAAI 2025)."""
+    """MRSGR, the mean relative similarity gap ratio (MIMA, AAAI 2025), over all pairs and over pairs of one noise."""
 
     deterministic = True
     quantities: ClassVar = (MRSGR, MRSGR_PAIRED)
 
     def measure(self, model: AttackedPictures, data: Mapping[str, Encoder]) -> Iterator[Value]:
-        """By encoder and step."""
+        """Yield MRSGR over all pairs and over pairs from the same noise, by encoder and step."""
         for name, encoder in data.items():
             for metric, similar in (("mrsgr", encoder.alike), ("mrsgr_paired", encoder.paired)):
                 for at, step in enumerate(model.steps):

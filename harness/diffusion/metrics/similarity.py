@@ -1,4 +1,4 @@
-"""How similar the attacked model's pictures are to the reference pictures."""
+"""Similarity of the attacked model's pictures to the reference pictures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIMILARITY = Quantity(
     "model's pictures of further concepts to the undefended model's from the same noise, before any attack",
     formula="M(r, x), mean over concepts; r: reference pictures.",
     variant=VARIANT,
-    limits="Which of the two pictures is the better one.",
+    limits="It does not show which of two sets of pictures is better.",
 )
 
 
@@ -34,7 +34,7 @@ class Similarity(AttackedMetric):
     quantities: ClassVar = (SIMILARITY,)
 
     def measure(self, model: AttackedPictures, data: Mapping[str, Encoder]) -> Iterator[Value]:
-        """By encoder, step and role."""
+        """Yield the mean similarity over concepts, by encoder, step and role."""
         for name, encoder in data.items():
             for at, step in enumerate(model.steps):
                 for role, attacks in (("harmful", model.targets), ("benign", model.benign)):

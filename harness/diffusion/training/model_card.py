@@ -1,4 +1,4 @@
-"""The model card of the small base, made of its evaluation."""
+"""The model card of the small base, written from its evaluation."""
 
 from __future__ import annotations
 
@@ -50,8 +50,11 @@ on methods; their results on Stable Diffusion may differ.
 
 
 def card(values: Mapping[str, Any], words: Mapping[str, tuple[str, ...]], samples: int) -> str:
-    """The card as Markdown. values: the evaluation, with the trainings' `seconds`. words: objects, styles and rare
-    words. samples: pictures of each style or object."""
+    """The card as Markdown.
+
+    values: the evaluation, with the training times in `seconds`. words: objects, styles and rare words. samples: number
+    of pictures of each style or object.
+    """
     levels = [name for name in values if name.startswith("guidance_")]
     rows = [
         [kind, name, *(f"{values[level][kind][name]:.3f}" for level in levels)]

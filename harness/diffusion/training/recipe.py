@@ -1,7 +1,7 @@
 """Trains the small base and its encoders from scratch: `python -m harness.diffusion.training.recipe DIR`.
 
-Its steps are pictures, autoencoder, latents, denoiser, encoders and evaluation. Each leaves a file and is skipped if
-the file is there, so the recipe can be interrupted at any moment and started again. It takes over an hour on two cores.
+Its steps are pictures, autoencoder, latents, denoiser, encoders and evaluation. Each step writes a file and is skipped
+if the file exists, so the recipe can be interrupted at any time and started again. It takes over an hour on two cores.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from harness.diffusion.training.trainers import (
     normalised,
     read_pictures,
     scheduler,
-)  # fmt: skip
+)
 from harness.diffusion.training.training_loop import seconds, train, write
 from harness.errors import ImmuneBenchError
 from harness.stage import seed_of
@@ -57,24 +57,25 @@ def run(
     fashion: Path = dataset.FASHION,
     seed: int = 1,
     processes: int = 2,
-    tell: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> None:
-    """Train everything into `folder`: `pipeline/`, `classifier.safetensors`, `contrastive.safetensors`,
-    `subjects/NAME/0.png …`, `evaluation.json` and `README.md`; intermediate files lie in `folder/work`.
+    """Train the small base and its encoders.
 
-    fashion: folder of Fashion-MNIST's idx files. seed: of all draws. processes: number of training processes, a divisor
-    of the rows of a step; another number changes the weights. tell: called with a line of progress. Raises `RunError`
-    without the training data.
+    folder: output folder, for `pipeline/`, `classifier.safetensors`, `contrastive.safetensors`, `subjects/NAME/0.png
+    …`, `evaluation.json`, `README.md` and intermediate files in `work/`. fashion: folder of Fashion-MNIST's idx files.
+    seed: seed of all draws. processes: number of training processes, a divisor of the rows of a step; another number
+    gives other weights. report: called with each line of progress. Raises `RunError` if the training data cannot be
+    read.
     """
     work = folder / "work"
     work.mkdir(parents=True, exist_ok=True)
     _pictures(work, fashion, seed)
-    _latents(work, seed, processes, tell)
-    _pipeline(work, folder / "pipeline", seed, processes, tell)
+    _latents(work, seed, processes, report)
+    _pipeline(work, folder / "pipeline", seed, processes, report)
     _subjects(work, folder / "subjects", fashion, seed)
     for trainer in (Classifier, Contrastive):
         network = trainer(work).network
-        network.load_state_dict(train(trainer, work, seed, processes, tell))
+        network.load_state_dict(train(trainer, work, seed, processes, report))
         (folder / f"{trainer.name}.safetensors").write_bytes(safetensors.save(halved(network)))
     values = evaluation.evaluate(folder, work)
     trainers = (Autoencoder, Denoiser, Classifier, Contrastive)
@@ -92,9 +93,9 @@ def _pictures(work: Path, fashion: Path, seed: int) -> None:
             (work / f"{split}.txt").write_text("\n".join(made.captions) + "\n")
 
 
-def _latents(work: Path, seed: int, processes: int, tell: Callable[[str], None]) -> None:
-    """Train the autoencoder, encode the training pictures, and decode some of them."""
-    weights = train(Autoencoder, work, seed, processes, tell)
+def _latents(work: Path, seed: int, processes: int, report: Callable[[str], None]) -> None:
+    """Train the autoencoder, encode the training pictures, and decode some of the latents."""
+    weights = train(Autoencoder, work, seed, processes, report)
     images = read_pictures(work, "train")["images"]
     if not (work / LATENTS).exists():
         network = Autoencoder(work).network
@@ -109,10 +110,10 @@ def _latents(work: Path, seed: int, processes: int, tell: Callable[[str], None])
         np.save(work / DECODED, _decoded(_vae(work), latents))
 
 
-def _pipeline(work: Path, out: Path, seed: int, processes: int, tell: Callable[[str], None]) -> None:
+def _pipeline(work: Path, out: Path, seed: int, processes: int, report: Callable[[str], None]) -> None:
     """Train the denoiser and save the pipeline in fp16."""
     network = Denoiser(work).network
-    network.load_state_dict(train(Denoiser, work, seed, processes, tell))
+    network.load_state_dict(train(Denoiser, work, seed, processes, report))
     StableDiffusionPipeline(
         vae=_vae(work),
         text_encoder=network["text_encoder"],
@@ -126,7 +127,8 @@ def _pipeline(work: Path, out: Path, seed: int, processes: int, tell: Callable[[
 
 
 def _subjects(work: Path, out: Path, fashion: Path, seed: int) -> None:
-    """Render views of each subject: some to ship, and more for the classifier, each with its decoded form."""
+    """Render views of each subject: some to ship, and more for the classifier, with their encoded and decoded
+    copies."""
     grey = dataset.items("heldout", fashion)
     network = _vae(work)
     views = []
@@ -140,7 +142,7 @@ def _subjects(work: Path, out: Path, fashion: Path, seed: int) -> None:
 
 
 def shipped_views(subject: dataset.Subject, grey: Mapping[str, npt.NDArray[np.float32]], seed: int) -> dataset.Images:
-    """The views (n, 32, 32, 3) of a subject that ship. grey: held-out items by object."""
+    """The shipped views (n, 32, 32, 3) of `subject`. grey: held-out items by object. seed: seed of the recipe."""
     return dataset.portraits(subject, grey, SHIPPED_VIEWS, seed_of("shipped", seed))
 
 
@@ -163,12 +165,12 @@ def _decoded(network: AutoencoderKL, latents: torch.Tensor) -> dataset.Images:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line with `arguments` (None: those of the process); returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m harness.diffusion.training.recipe", description=str(__doc__))
-    parser.add_argument("folder", type=Path, metavar="DIR", help="where everything is trained into")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="output folder")
     parser.add_argument("--fashion", type=Path, default=dataset.FASHION, help="folder of Fashion-MNIST's idx files")
     parser.add_argument("--seed", type=int, default=1, help="seed of all draws")
-    parser.add_argument("--processes", type=int, default=2, help="training processes")
+    parser.add_argument("--processes", type=int, default=2, help="number of training processes")
     given = parser.parse_args(arguments)
     try:
         run(given.folder, fashion=given.fashion, seed=given.seed, processes=given.processes)

@@ -1,4 +1,4 @@
-"""The networks of the small base and of its encoders, all of stock classes, with their training data and losses."""
+"""The networks of the small base and its encoders (standard classes of libraries), with training data and losses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ LATENTS, DECODED, PORTRAITS = "latents.safetensors", "decoded.npy", "portraits.n
 
 
 def read_pictures(folder: Path, split: str) -> dict[str, Any]:
-    """Load the pictures that the recipe rendered: images (n, 32, 32, 3) uint8, objects and styles (n,), captions."""
+    """Load the pictures that the recipe rendered: images (n, 32, 32, 3) uint8, objects and styles (n,), captions.
+
+    folder: the recipe's folder of intermediate files. split: train or heldout.
+    """
     pictures = dict(np.load(folder / f"{split}.npz"))
     pictures["captions"] = (folder / f"{split}.txt").read_text(encoding="utf-8").splitlines()
     return pictures
@@ -33,7 +36,7 @@ def _pick(count: int, rows: int, draw: torch.Generator) -> torch.Tensor:
 
 
 class Autoencoder(Trainer):
-    """AutoencoderKL, 32×32×3 to 8×8×8."""
+    """The autoencoder: an AutoencoderKL that maps 32×32×3 pixels to 8×8×8 latents."""
 
     name = "autoencoder"
     steps = 3200
@@ -58,9 +61,9 @@ class Autoencoder(Trainer):
         )
 
     def loss(self, rows: int, draw: torch.Generator) -> torch.Tensor:
-        """Errors of pixels and edges, and a small KL divergence."""
+        """Error of pixels and edges, plus a KL divergence with a small weight."""
         pixels = as_pixels(self.images[_pick(len(self.images), rows, draw)])
-        with torch.autocast("cpu", torch.bfloat16):  # twice as fast where the cores have it
+        with torch.autocast("cpu", torch.bfloat16):  # twice as fast on CPUs that support it
             posterior = self.network.encode(pixels).latent_dist
             decoded = self.network.decode(posterior.sample(generator=draw)).sample
         apart = decoded.float() - pixels
@@ -70,8 +73,11 @@ class Autoencoder(Trainer):
 
 
 def normalised(network: AutoencoderKL, latents: torch.Tensor) -> None:
-    """Fold the mean and deviation by channel of latents (n, channels, height, width) into the autoencoder's 1×1
-    convolutions, in place, so that its latents have mean 0 and deviation 1 and `scaling_factor` is 1."""
+    """Change the autoencoder's 1×1 convolutions in place so that its latents have mean 0 and standard deviation 1 in
+    each channel and `scaling_factor` is 1.
+
+    network: the autoencoder. latents: its latents (n, channels, height, width), which give the statistics.
+    """
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     channels = len(mean)
     with torch.no_grad():
@@ -84,7 +90,7 @@ def normalised(network: AutoencoderKL, latents: torch.Tensor) -> None:
 
 
 class Denoiser(Trainer):
-    """The U-Net and the text encoder together, on the latents of the training pictures."""
+    """The U-Net and the text encoder, trained together on the latents of the training pictures."""
 
     name = "denoiser"
     steps = 10_000
@@ -155,7 +161,7 @@ def scheduler() -> DDIMScheduler:
 class Classifier(Trainer):
     """The concept classifier: the object, the style (or photo) and the subject (or nobody) of a picture.
 
-    It trains on pictures and on these as the autoencoder returns them, since it will see decoded pictures.
+    It trains on pictures and on their encoded and decoded copies, because it will be applied to decoded pictures.
     """
 
     name = "classifier"
@@ -174,7 +180,7 @@ class Classifier(Trainer):
         self.network = classifier()
 
     def loss(self, rows: int, draw: torch.Generator) -> torch.Tensor:
-        """Sum of the heads' cross-entropies; an eighth of the rows are subjects."""
+        """Sum of the heads' cross-entropies; an eighth of the rows show subjects."""
         chosen = _pick(len(self.images), rows - rows // 8, draw)
         again = torch.rand(len(chosen), generator=draw) < 0.5
         chosen = torch.where(again, chosen % len(self.decoded), chosen)
@@ -184,7 +190,7 @@ class Classifier(Trainer):
         kinds = _pick(2, rows // 8, draw)
         things = torch.tensor([dataset.OBJECTS.index(subject.object) for subject in dataset.SUBJECTS])
         pixels = as_pixels(torch.cat([images, self.portraits[who, views, kinds]]))
-        # A little noise, so that it learns shapes and colours and not artefacts of the decoder.
+        # Noise keeps the classifier from learning artefacts of the decoder instead of shapes and colours.
         pixels = pixels + 0.05 * torch.randn(pixels.shape, generator=draw)
         targets = {
             "object": torch.cat([self.objects[chosen], things[who]]),
@@ -200,7 +206,7 @@ class Classifier(Trainer):
 
 
 class Contrastive(Trainer):
-    """A small CLIP of open_clip's, on pictures and their captions (Radford et al., 2021)."""
+    """A small CLIP from open_clip, trained on pictures and their captions (Radford et al., 2021)."""
 
     name = "contrastive"
     steps = 1500
@@ -219,7 +225,7 @@ class Contrastive(Trainer):
         self.network = contrastive(len(tokenizer()))
 
     def loss(self, rows: int, draw: torch.Generator) -> torch.Tensor:
-        """The symmetric cross-entropy; all pictures of one caption are correct and share its probability."""
+        """The symmetric cross-entropy; all pictures of a caption are correct and share the target probability."""
         chosen = _pick(len(self.images), rows, draw)
         pixels = as_pixels(self.images[chosen])
         pixels = pixels + 0.05 * torch.randn(pixels.shape, generator=draw)

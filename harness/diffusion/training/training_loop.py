@@ -1,7 +1,7 @@
-"""The training loop of all networks of the recipe: data-parallel over processes of one thread, seeded and resumable.
+"""The training loop of the recipe: data-parallel over single-threaded processes, seeded and resumable.
 
-Every draw depends on the seed, the network, the step and the process alone, so a training that was interrupted and
-resumed ends with the weights of one that was not.
+Every draw depends only on the seed, the network, the step and the process, so a resumed training ends with the same
+weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Trainer(ABC):
-    """A network, its training data and its loss; every process makes its own from the recipe's folder."""
+    """A network with its training data and its loss; every process creates its own from the recipe's folder."""
 
     name: ClassVar[str]
     steps: ClassVar[int]
@@ -46,31 +46,32 @@ class Trainer(ABC):
 
     @abstractmethod
     def __init__(self, folder: Path) -> None:
-        """Read what earlier steps of the recipe left in `folder` and build `network`."""
+        """Read the files that earlier steps of the recipe wrote into `folder`, and build `network`."""
 
     @abstractmethod
     def loss(self, rows: int, draw: torch.Generator) -> torch.Tensor:
-        """The scalar loss on `rows` rows drawn by `draw`."""
+        """The scalar loss on `rows` rows, drawn with the random generator `draw`."""
 
 
 def train(
-    trainer: type[Trainer], folder: Path, seed: int, processes: int, tell: Callable[[str], None] = print
+    trainer: type[Trainer], folder: Path, seed: int, processes: int, report: Callable[[str], None] = print
 ) -> Tensors:
-    """Train a network, or load its weights from `<name>.safetensors` in `folder` if they are there.
+    """Train a network, or load its weights from `<name>.safetensors` in `folder` if this file exists.
 
-    A checkpoint is written every `save_every` steps, and a later call resumes from it. processes: number of processes,
-    which must divide the rows. tell: called with a line of progress. Returns the averaged weights by name.
+    trainer: the network's class. folder: the recipe's folder of intermediate files. seed: seed of all draws. processes:
+    number of processes, a divisor of the rows of a step. report: called with each line of progress. Every `save_every`
+    steps a checkpoint is written, from which a later call resumes. Returns the averaged weights by name.
     """
     done = folder / f"{trainer.name}.safetensors"
     if not done.exists():
         with tempfile.TemporaryDirectory() as meeting:
-            arguments = (trainer, folder, seed, processes, f"file://{meeting}/point", tell)
+            arguments = (trainer, folder, seed, processes, f"file://{meeting}/point", report)
             spawn(_process, arguments, processes)
     return safetensors.load(done.read_bytes())
 
 
 def seconds(trainer: type[Trainer], folder: Path) -> float:
-    """Seconds that a finished training took, interruptions not counted."""
+    """Seconds that a finished training took, without interruptions."""
     with safe_open(folder / f"{trainer.name}.safetensors", "pt") as file:
         return float(file.metadata()["seconds"])
 
@@ -82,7 +83,7 @@ def _process(
     seed: int,
     processes: int,
     meeting: str,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> None:
     torch.set_num_threads(1)
     parent = os.getppid()
@@ -92,7 +93,7 @@ def _process(
     weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(
         weights, trainer.lr, betas=trainer.betas, weight_decay=trainer.weight_decay, fused=True
-    )  # fmt: skip
+    )
     average = [weight.detach().clone() for weight in weights]
     checkpoint = folder / f"{trainer.name}.checkpoint.safetensors"
     start, spent = _resume(checkpoint, weights, average, optimiser)
@@ -100,7 +101,7 @@ def _process(
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
     running = 0.0
     for step in range(start, trainer.steps):
-        if os.getppid() != parent:  # it was killed
+        if os.getppid() != parent:  # the parent was killed
             return
         draw = torch.Generator().manual_seed(seed_of("draw", trainer.name, seed, step, rank))
         torch.manual_seed(draw.initial_seed())
@@ -111,12 +112,12 @@ def _process(
         _share_gradients(weights, processes)
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
-        # Early averages must not remember the first random weights.
+        # A lower decay in early steps keeps the random initial weights out of the average.
         with torch.no_grad():
             torch._foreach_lerp_(average, weights, 1 - min(trainer.ema, (1 + step) / (10 + step)))
         running += (float(loss.detach()) - running) / min(step - start + 1, 200)
         if rank == 0 and ((step + 1) % trainer.save_every == 0 or step + 1 == trainer.steps):
-            tell(f"{trainer.name}: step {step + 1} of {trainer.steps}, loss {running:.4f}")
+            report(f"{trainer.name}: step {step + 1} of {trainer.steps}, loss {running:.4f}")
             _save(checkpoint, weights, average, optimiser, step + 1, perf_counter() - began)
     if rank == 0:
         state = network.state_dict()
@@ -129,7 +130,7 @@ def _process(
 
 
 def _schedule(step: int, trainer: type[Trainer]) -> float:
-    """Linear warm-up, then half a cosine to zero."""
+    """Factor of the learning rate: linear warm-up times a cosine decay to zero."""
     return min(1, (step + 1) / trainer.warm_up) * 0.5 * (1 + math.cos(math.pi * step / trainer.steps))
 
 
@@ -162,7 +163,7 @@ def _save(
 def _resume(
     path: Path, weights: list[torch.Tensor], average: list[torch.Tensor], optimiser: torch.optim.Optimizer
 ) -> tuple[int, float]:
-    """Load a checkpoint if there is one; returns the step to go on with and the seconds spent so far."""
+    """Load a checkpoint if there is one; returns the step to continue with and the seconds spent so far."""
     if not path.exists():
         return 0, 0.0
     tensors = safetensors.load(path.read_bytes())
@@ -178,7 +179,7 @@ def _resume(
 
 
 def write(tensors: Tensors, path: Path, notes: dict[str, str] | None = None) -> None:
-    """Write tensors to a file, completely or not at all."""
+    """Write `tensors` by name, with the metadata `notes`, to the file `path` atomically."""
     partial = path.with_suffix(".partial")
     partial.write_bytes(safetensors.save(tensors, notes))
     partial.replace(path)
