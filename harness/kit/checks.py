@@ -34,7 +34,10 @@ class Fault(AssertionError):
 
 @dataclass(frozen=True)
 class Check:
-    """One check of one plugin; calling it raises `Fault` if the plugin fails. about: what is checked."""
+    """One check of one plugin; calling it raises `Fault` if the plugin fails.
+
+    name: as in the command's output. about: what is checked, in one line. run: the function. examination: the plugin's.
+    """
 
     name: str
     about: str
