@@ -1,4 +1,4 @@
-# The two commands a newcomer needs: `make quick` and `make test`. Both make their own .venv first.
+# `make quick` runs a small suite, `make test` the tests. Both create .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
@@ -21,11 +21,11 @@ test-slow: .venv/test
 bench: .venv/test
 	$(BIN)/pytest tests/benchmarks --benchmark-only
 
-# The committed leaderboards, from the committed submissions: nothing is computed.
+# Makes the committed leaderboards from the committed submissions; computes no cell.
 boards: .venv/quick
 	$(BIN)/immunebench boards
 
-# The submissions and the leaderboards, from nothing: many hours.
+# Runs all suites and makes their submissions and leaderboards; takes many hours.
 runs: .venv/quick
 	for suite in digits house_prices relearning strength inner_steps styles objects personal; do \
 	  $(BIN)/immunebench run $$suite --out results/runs/$$suite || exit 1; \

@@ -27,7 +27,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def _nav(tree: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{name: _nav(of) if isinstance(of, dict) else of} for name, of in tree.items()]
+    return [{name: _nav(page) if isinstance(page, dict) else page} for name, page in tree.items()]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -106,7 +106,7 @@ def test_memory_that_is_freed_within_a_step_is_seen():
     assert 50 < pull(fleeting(), "it").peak_mb < 80
 
 
-def test_readings_are_kept(tmp_path):
+def test_costs_are_kept(tmp_path):
     cost = Cost(steps=3, seconds=1.5, peak_mb=2.0)
     cost.save(tmp_path)
     assert Cost.load(tmp_path) == cost

@@ -97,7 +97,7 @@ def release(
     *,
     selection: Selection,
 ) -> None:
-    """Save a released model in its ecosystem's format: a text-to-image model as a pipeline folder for diffusers."""
+    """Save a released model as files that its library loads, for example a pipeline folder for diffusers."""
     from harness import api
 
     api.release(suite, defense, out, task=task, seed=seed, **dict(selection))

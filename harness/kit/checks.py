@@ -36,7 +36,8 @@ class Fault(AssertionError):
 class Check:
     """One check of one plugin; calling it raises `Fault` if the plugin fails.
 
-    name: as in the command's output. about: what is checked, in one line. run: the function. examination: the plugin's.
+    name: name of the check. about: what is checked. run: the function that checks. examination: the plugin with the
+    results of running it.
     """
 
     name: str

@@ -23,7 +23,7 @@ from harness.track import Track
 
 SEED = 1
 COPIED_STEPS = 3
-"""After each of so many first steps the weights are copied, to see what a step changes."""
+"""Number of first steps after which the weights are copied, to see what a step changes."""
 
 Weights = Mapping[str, torch.Tensor]
 

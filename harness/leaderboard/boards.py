@@ -55,12 +55,12 @@ class Board:
 
     @property
     def standings(self) -> pd.DataFrame:
-        """A row a grid and defense; empty where nothing ranks."""
+        """A row for each grid and defense; empty if no grid has a ranking."""
         return _concatenated([grid.standings for grid in self.grids])
 
     @property
     def comparisons(self) -> pd.DataFrame:
-        """A row a grid and pair of defenses; empty where nothing ranks."""
+        """A row for each grid and pair of defenses; empty if no grid has a ranking."""
         return _concatenated([grid.comparisons for grid in self.grids])
 
     @property

@@ -1,4 +1,4 @@
-"""The committed boards: made anew from the committed submissions, and checked against them."""
+"""The committed boards: made again from the committed submissions, and checked against them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The long-form board: a row a number, with its intervals and what a paper published."""
+"""The long-form board: a row for each number, with its intervals and the published value."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def board(records: Records, published: pd.DataFrame | None = None) -> pd.DataFra
     Values are averaged over tasks within a seed, then over seeds, geometrically where the scale is log (see
     `stats.intervals`). Of grids with two attackers and more, a mean over the attackers is added (see
     `mean_over_attackers`). A row with failed cells says so in `n_failed` and `note`; one whose cells all failed keeps
-    a row without a value. published: see `published.PUBLISHED`; a value stands beside the row of the same grid,
+    a row without a value. published: see `published.PUBLISHED`; a value is in the row of the same grid,
     defense, attacker and quantity.
     """
     parts = [_grid_board(records, grid) for grid in records.suite.grids]
@@ -97,7 +97,7 @@ def _is_log(metrics: pd.Series, grid: Grid) -> pd.Series:
 
 
 def _averaged(measured: pd.DataFrame, grid: Grid) -> pd.DataFrame:
-    """A row a number, indexed by group, with its mean, intervals, counts and notes."""
+    """A row for each number, indexed by group, with its mean, intervals, counts and notes."""
     groups = measured.groupby([*CELL, *NUMBER], dropna=False, sort=False).ngroup().rename("group")
     by_group = measured.groupby(groups)
     log = _is_log(measured["metric"], grid)
@@ -173,7 +173,7 @@ def _in_grid_order(long: pd.DataFrame, grid: Grid) -> pd.DataFrame:
 
 def _with_published(long: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """The board with `published` and `published_note` beside each number at an attack's last step. A quantity that is
-    measured here, but only by another variant (an encoder that is not at hand), gets a row with nothing measured."""
+    measured here, but only by another variant (because an encoder is not available), gets a row without a value."""
     keys = ["grid", "defense", "attacker", "metric", "role", "variant", "split"]
     papers = _paper_values(published, keys)
     merged = long.drop(columns=["published", "published_note"]).merge(papers, on=keys, how="left")

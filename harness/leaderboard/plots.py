@@ -59,8 +59,8 @@ def profile(cells: Cells, out: Path) -> Path | None:
 
 def curves(frame: pd.DataFrame, grid: Grid, out: Path) -> Path | None:
     """Draw the default curves of a grid into the folder `out`: its ranking value, else each quantity that is measured
-    at several steps, against steps; a column an attacker, a line a defense, mean over tasks and seeds (geometric on a
-    log scale). frame: the grid's records. None where nothing is measured at several steps."""
+    at several steps, against steps; a column for each attacker, a line for each defense, mean over tasks and seeds
+    (geometric on a log scale). frame: the grid's records. None where nothing is measured at several steps."""
     measured = frame[(frame["status"] == "ok") & frame["step"].notna() & frame["concept"].isna()]
     measured = measured[measured["value"].notna() & measured["attacker"].notna()]
     by_quantity = measured.groupby(QUANTITY, dropna=False, sort=False)
@@ -89,7 +89,7 @@ def curves(frame: pd.DataFrame, grid: Grid, out: Path) -> Path | None:
 
 
 def _lines(axis: Axes, values: pd.DataFrame, grid: Grid, metric: str) -> None:
-    """A line a defense."""
+    """Draw a line for each defense."""
     log = quantity_of(grid, metric).scale == "log"
     colours = mpl.colormaps["tab20"](range(20))
     for i, defense in enumerate(grid.defenses):

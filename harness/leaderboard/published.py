@@ -1,4 +1,4 @@
-"""Values that papers published, in tidy files, and which suite they stand beside."""
+"""Values that papers published, in tidy files, and the suite to which they belong."""
 
 from __future__ import annotations
 

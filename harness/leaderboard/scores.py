@@ -31,9 +31,9 @@ class Cells:
 
     at: `suite`, `suite_version`, `grid` and `track`, as columns of tables. grid, ranking, quantity: what ranks and how
     it is read. coordinates: the ranking value's, by `QUANTITY`. rows: the records of the ranking value at each
-    attacker's last step, and the failed cells among them. scores: index defense × task × seed, complete, a column an
-    attacker (`RELEASED` where none attacks); NaN is missing. earlier: the same at the last step measured within half
-    the budget, NaN where there is none. exact: the defenses in which, attacks included, nothing is random.
+    attacker's last step, and the failed cells among them. scores: index defense × task × seed, complete, a column for
+    each attacker (`RELEASED` where none attacks); NaN is missing. earlier: the same at the last step measured within
+    half the budget, NaN where there is none. exact: the defenses in which, attacks included, nothing is random.
     """
 
     at: Mapping[str, Any]
@@ -109,13 +109,13 @@ class Cells:
 
     @cached_property
     def by_task(self) -> pd.DataFrame:
-        """The worst case of each task, mean over seeds, as values: a row a task, a column a defense."""
+        """The worst case of each task, mean over seeds, as values: a row for each task, a column for each defense."""
         means = self.worst.groupby(["task", "defense"], sort=False).mean().unstack()
         values: pd.DataFrame = self.value(means.reindex(columns=self.defenses))
         return values
 
     def summary(self, scores: pd.Series) -> pd.DataFrame:
-        """Means with intervals (`value` and `BOUNDS`) of scores by cell, a row a defense, as values."""
+        """Means with intervals (`value` and `BOUNDS`) of scores by cell, a row for each defense, as values."""
         flat = scores.rename("score").reset_index()
         seeds = flat["seed"].where(~flat["defense"].isin(self.exact))
         linear = pd.Series(False, flat.index)

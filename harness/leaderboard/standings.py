@@ -87,7 +87,7 @@ def _as_values(cells: Cells, means: pd.DataFrame) -> pd.DataFrame:
 
 
 def standings(cells: Cells, compared: pd.DataFrame) -> pd.DataFrame:
-    """A row a defense, the best worst case first (of equal ones the best mean).
+    """A row for each defense, the best worst case first (of equal ones the best mean).
 
     compared: see `comparisons`. Columns: the grid's place; `metric`, the ranking value, and which way it is `better`;
     `defense`; `rank_low` to `rank_high`, the ranks that the comparisons leave open; `worst`, with intervals; `by`, the

@@ -30,7 +30,7 @@ def intervals(
 ) -> pd.DataFrame:
     """Means over tasks and seeds with Student's t intervals, for many groups of values at once.
 
-    Five aligned columns, a row a measured value: groups (which mean it belongs to), tasks, seeds (empty where
+    Five aligned columns, a row for each measured value: groups (which mean it belongs to), tasks, seeds (empty where
     nothing is random), values, and log (whether it is averaged as its logarithm, i.e. geometrically, as a ratio
     should be; values ≤ 0 then count as undefined). Within a seed the tasks are averaged first. members: by task, its
     digits or concepts (see `task_variance`). resolution: smallest step of a value, on the scale of averaging; the

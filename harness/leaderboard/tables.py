@@ -60,9 +60,9 @@ def number(value: Any) -> str:
 
 
 def default_table(long: pd.DataFrame, grid: Grid) -> pd.DataFrame:
-    """The readable table of a grid whose track has none of its own: a row a defense and attacker (empty: the released
-    model, before any attack), a column a quantity at its last step, with intervals. long: the grid's long-form
-    board."""
+    """The readable table of a grid whose track has none of its own: a row for each defense and attacker (empty: the
+    released model, before any attack), a column for each quantity at its last step, with intervals. long: the grid's
+    long-form board."""
     whole = long[long["concept"].isna() & long["metric"].notna()]
     number_columns = ["attacker", *QUANTITY]
     last = whole["step"].fillna(-1).groupby([whole[name] for name in number_columns], dropna=False).transform("max")

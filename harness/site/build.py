@@ -152,7 +152,8 @@ class Site:
         return link
 
     def _standings(self, kind: str, name: str) -> list[dict[str, Any]]:
-        """How a plugin stands on every board, a row a grid and row of the suite (and, of an attacker, defense)."""
+        """The standing of a plugin on every board: a row for each grid and row of the suite, and for an attacker each
+        defense."""
         rows: list[dict[str, Any]] = []
         for board in self.boards:
             for grid in board.grids:

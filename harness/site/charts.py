@@ -220,7 +220,8 @@ def _curve_chart(
     defenses: list[str],
     broken: float | None,
 ) -> Chart:
-    """A line a defense. defenses: in the order of colours. broken: a line at this value, if any."""
+    """A line chart with a line for each defense. defenses: in the order of colours. broken: a line at this value, if
+    any."""
     metric = str(coordinates["metric"])
     further = (coordinates[name] for name in ("role", "variant", "split"))
     what = " ".join([quantity_of(grid, metric).title, *(part for part in further if part)])
@@ -234,7 +235,7 @@ def _curve_chart(
     figure.update_yaxes(type="log" if quantity_of(grid, metric).scale == "log" else "linear")
     texts = rows.assign(text=[interval(row) for _, row in rows.iterrows()])
     wide = texts.pivot(index="defense", columns="step", values="text").reindex(rows["defense"].unique())
-    about = f"Line chart of {what} against steps of {attacker}, a line a defense."
+    about = f"Line chart of {what} against steps of {attacker}, with a line for each defense."
     return Chart(f"{attacker}: {what}", about, figure, wide.fillna("").reset_index())
 
 

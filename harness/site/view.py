@@ -132,7 +132,7 @@ class Plugins:
         return iter(self._views.values())
 
     def view(self, spec: PluginSpec) -> PluginView | None:
-        """The view of a board's plugin; None for a name that can name no page, whoever wrote it."""
+        """The view of a board's plugin; None for a name that cannot be the name of a page."""
         if re.fullmatch(r"\w+", spec.name) is None:
             return None
         return self._views.setdefault((spec.kind, spec.name), PluginView(spec.kind, spec.name, None))
@@ -189,7 +189,8 @@ class GridView:
         return table.assign(separated=rows["separated"].map({True: "yes", False: "no"}))
 
     def standing(self, kind: str, label: str) -> Iterator[dict[str, Any]]:
-        """How a row stands: of a defense its line of the standings, of an attacker what it leaves of each defense."""
+        """The standing of a row: for a defense its line of the standings, for an attacker its result on each
+        defense."""
         return self._defense_standing(label) if kind == "defense" else self._attacker_standing(label)
 
     def _defense_standing(self, label: str) -> Iterator[dict[str, Any]]:

@@ -251,7 +251,8 @@ def specs(suite: Suite) -> Iterator[PluginSpec]:
 
 
 def _refuse_machine_fields(submission: Submission) -> None:
-    """Raise `ValueError` if a part has a field that only the reading machine may set: modules and files to import."""
+    """Raise `ValueError` if a part has a field that only the machine that reads it may set: modules and files to
+    import."""
     for part in (submission, submission.suite, *specs(submission.suite)):
         for name, field in type(part).model_fields.items():
             if field.exclude and name in part.model_fields_set:

@@ -59,7 +59,7 @@ def test_every_form_shows_the_calls(board):
     assert list(rows.loc[rows["kind"] == "attacker", "call"]) == ["LoRA(rank=8)", "SGD()"]
 
 
-def test_the_default_table_has_a_row_a_defense_and_attacker(board):
+def test_the_default_table_has_a_row_for_each_defense_and_attacker(board):
     """Values at the last step, with intervals, by the quantities' titles."""
     _, (table, below) = board.grids[0].section.tables
     assert "not installed" in below
@@ -70,7 +70,7 @@ def test_the_default_table_has_a_row_a_defense_and_attacker(board):
     assert next(iter(rows)) == ("mine", "lora")  # in the order of the standings
 
 
-def test_where_nothing_ranks_the_values_stand_alone():
+def test_without_a_ranking_there_are_only_values():
     rows = [asr("none", None, "a", 1, 0.9, metric="retention", measured_by="retention", role="benign", step=None)]
     made = boards.make(build(rows, calls=CALLS, ranking=None))
     (section,) = [grid.section for grid in made.grids]
@@ -171,7 +171,7 @@ def test_grids_with_names_that_begin_alike_have_their_own_pictures():
     }
 
 
-def test_what_all_grids_leave_out_is_said_once():
+def test_what_all_grids_leave_out_is_reported_once():
     rows = ranked_rows() + [row | {"grid": "h"} for row in ranked_rows()]
     own = {"g": {"changed": ["seeds 1 instead of 1, 2"]},
            "h": {"changed": ["seeds 1 instead of 1, 2", "1 of 2 attackers"]}}  # fmt: skip

@@ -119,7 +119,7 @@ def test_no_mean_of_one_attacker_nor_over_a_row_of_that_name():
     assert named.set_index("attacker")["value"].to_dict() == pytest.approx({"x": 10, "mean": 1000})
 
 
-def test_published_values_stand_beside():
+def test_published_values_are_in_the_rows_of_ours():
     papers = published.read(PUBLISHED / "condition_number_icml2025.csv")
     long = board(
         rir(),
@@ -160,7 +160,7 @@ def test_published_values_of_single_tasks_are_averaged():
     assert pd.isna(by_variant.loc["dino", "value"])
 
 
-def test_published_means_over_attackers_stand_beside_ours():
+def test_published_means_over_attackers_are_in_the_rows_of_ours():
     papers = published.read(PUBLISHED / "mima_aaai2025.csv")
     attacked = {"grid": "personal_two", "defense": "mima", "metric": "msgr", "variant": "clip", "split": None}
     long = board(*(rir(**attacked, attacker=name, step=60, key=name) for name in ("lora", "dreambooth")), papers=papers)

@@ -94,7 +94,7 @@ def test_a_destroyed_benign_task_fails_part_c():
     assert released(OptimumMetric(), features, UNDEFENDED)["best_loss", "benign", None, "train"]["value"] == 0.5
 
 
-def test_policies_and_bounds_are_settings():
+def test_kappa_policies_and_bounds_are_settings():
     rows = released(Definition(policies=("range",), much=10), (diagonal(1, 1), diagonal(6, 1)), UNDEFENDED)
     assert {variant for _, _, variant, _ in rows} == {"range"}
     assert rows["definition_a", None, "range", "train"]["value"] == 0  # 9-fold

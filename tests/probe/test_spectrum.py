@@ -18,7 +18,7 @@ def random(rows, dim, seed=0):
     return torch.randn(rows, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def test_hand_computed_policies():
+def test_hand_computed_kappa_policies():
     # H = FᵀF = diag(9, 4, 0): rank 2 of 3.
     features = torch.tensor([[3.0, 0, 0], [0, 2, 0], [0, 0, 0]], dtype=torch.float64)
     result = spectrum(features)

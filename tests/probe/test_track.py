@@ -98,7 +98,7 @@ def test_keys_depend_on_the_data(monkeypatch):
     assert TRACK.immunize(repetition(), spec("defense", "none")).key != before.key
 
 
-def test_data_that_cannot_be_had_fails_the_cells_that_need_it(fresh, tiny: Path, tmp_path: Path, monkeypatch):
+def test_data_that_cannot_be_loaded_fails_the_cells_that_need_it(fresh, tiny: Path, tmp_path: Path, monkeypatch):
     digits = "{data: mnist5k, framing: single-class, pairs: [[3, 8]]}"
     tiny.write_text(tiny.read_text().replace("{data: house_prices}]", f"{{data: house_prices}}, {digits}]"))
 
