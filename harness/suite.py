@@ -156,9 +156,10 @@ class Grid(BaseModel):
             return "undefended"
         return "control" if spec.control else None
 
-    def is_changed(self, kind: str, label: str) -> bool:
-        """Whether the row `label` of the kind `kind` has settings other than in the suite file, or is not in it."""
-        return any(change.startswith(f"{kind}s.{label}.") for change in self.changed)
+    def changes_of(self, kind: str, label: str) -> list[str]:
+        """How the row `label` of a kind differs from the suite file, e.g. `attackers.adam.lr=0.1`."""
+        row = f"{kind}s.{label}"
+        return [change for change in self.changed if change.partition("=")[0].rpartition(".")[0] == row]
 
 
 class Suite(BaseModel):

@@ -64,13 +64,13 @@ def test_an_edit_of_shared_code_changes_the_digests_of_its_users_alone(built_in:
 
 UNCOVERED = {
     "docstring": ("defenses/mima.py", '"""Multi-concept immunization by', '"""Immunization of several concepts by'),
-    "docstring of a variable": ("defenses/_merge.py", '"""Weights by name', '"""Weights by the names'),
+    "docstring of a variable": ("defenses/_merge.py", '"""Weights by name in', '"""Weights by names in'),
     "comment": ("defenses/_ascent.py", "# a separate backward pass", "# another remark"),
     "blank line": ("defenses/_merge.py", "        base = pretrained", "\n\n        base = pretrained"),
     "formatting": ("defenses/_merge.py", "(base + moved.sum(0))", "((base\n            + moved.sum(0)))"),
     "preset": ("defenses/mima.py", '"lr": 6e-4', '"lr": 7e-4'),
     "shared preset": ("defenses/_ascent.py", '"steps": 60', '"steps": 70'),
-    "description": ("defenses/mima.py", "number of unrolled steps of descent", "number of unrolled steps"),
+    "description": ("defenses/mima.py", "number of unrolled steps of descent", "how many steps"),
     "control": ("defenses/ascent.py", "control = True", "control = False"),
     "another file": ("defenses/_unused.py", "", "x = 1"),
 }

@@ -46,8 +46,8 @@ def test_rows_seeds_and_settings_can_be_selected(tiny):
         "1 of 2 attackers",
         "seeds 1, 2, 3, 4 instead of 1, 2",
     ]
-    assert grid.is_changed("attacker", "adam")
-    assert grid.is_changed("defense", "whitening")
+    assert grid.changes_of("attacker", "adam")
+    assert grid.changes_of("defense", "whitening")
     assert not select(tiny).changed
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 
 def _unknown(plugin: Any) -> None:
+    """The `plugin` does not say which weights it changes."""
     return None
 
 

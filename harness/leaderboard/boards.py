@@ -76,9 +76,32 @@ class Board:
         """The readable board's tables as LaTeX."""
         return latex(self._sections(), self.title)
 
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The rows of all grids. Columns: `grid`; `kind`, defense or attacker; `row`, its label; `call`, which makes
+        its plugin; `control`; `changed`, how its settings differ from the suite file's."""
+        return pd.DataFrame(
+            {
+                "grid": grid.name,
+                "kind": kind,
+                "row": label,
+                "call": spec.call,
+                "control": grid.control(label) if kind == "defense" else None,
+                "changed": "; ".join(grid.changes_of(kind, label)),
+            }
+            for grid in self.records.suite.grids
+            for kind, rows in (("defense", grid.defenses), ("attacker", grid.attackers))
+            for label, spec in rows.items()
+        )
+
     def csv(self) -> dict[str, str]:
         """The long forms as CSV, by file name; where nothing ranks there are no standings and comparisons."""
-        frames = {"leaderboard": self.long, "standings": self.standings, "comparisons": self.comparisons}
+        frames = {
+            "leaderboard": self.long,
+            "rows": self.rows,
+            "standings": self.standings,
+            "comparisons": self.comparisons,
+        }
         return {f"{name}.csv": frame.to_csv(index=False) for name, frame in frames.items() if len(frame.columns)}
 
     def _sections(self, pictures: Sequence[str] = ()) -> list[Section]:
@@ -133,8 +156,8 @@ def _narrowing(suite: Suite) -> list[str]:
 
 
 def write(board: Board, out: Path, sheets: Sequence[Path] = ()) -> None:
-    """Write `leaderboard.md`, `.csv` and `.tex`, `standings.csv`, `comparisons.csv` and the plots into the folder
-    `out`. sheets: contact sheets, which the Markdown links to where they lie."""
+    """Write the Markdown, LaTeX, CSV files and plots into the folder `out`. sheets: contact sheets, which the Markdown
+    links to where they lie."""
     out.mkdir(parents=True, exist_ok=True)
     drawn = [path.name for path in draw(board, out)]
     for name, text in texts(board, [*drawn, *links(sheets, out)]).items():

@@ -103,24 +103,19 @@ def _of_the_run(records: Records, grid: Grid) -> Iterator[Raised]:
     for defense in grid.defenses:
         if records.older:
             yield Raised(defense, None, "older")
-        for change in row_changes(grid, "defense", defense):
+        for change in grid.changes_of("defense", defense):
             yield Raised(defense, None, "changed", change)
         for attacker in grid.attackers:
-            for change in row_changes(grid, "attacker", attacker):
+            for change in grid.changes_of("attacker", attacker):
                 yield Raised(defense, attacker, "changed", change)
         if narrowed:
             yield Raised(defense, None, "narrowed", "; ".join(narrowed))
 
 
-def row_changes(grid: Grid, kind: str, label: str) -> list[str]:
-    """The changes of a row against the suite file (`attackers.adam.lr=0.1`); empty: it is the suite file's."""
-    return [change for change in grid.changed if change.startswith(f"{kind}s.{label}.")]
-
-
 def narrowing(grid: Grid) -> list[str]:
     """The changes of a grid that are not of a defense's or attacker's row: rows and seeds left out, other metrics."""
     rows = [("defense", label) for label in grid.defenses] + [("attacker", label) for label in grid.attackers]
-    of_rows = [change for kind, label in rows for change in row_changes(grid, kind, label)]
+    of_rows = [change for kind, label in rows for change in grid.changes_of(kind, label)]
     return [change for change in grid.changed if change not in of_rows]
 
 

@@ -1,4 +1,4 @@
-"""The long-form board: a row for each number, with its intervals, its plugins' calls and the published value."""
+"""The long-form board: a row for each number, with its intervals and the published value."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ MEAN = "mean"
 
 COLUMNS: dict[str, str] = {
     **{name: RECORD_COLUMNS[name] for name in CELL},
-    "defense_call": "string",
-    "attacker_call": "string",
     **{name: RECORD_COLUMNS[name] for name in NUMBER},
     "value": "Float64",  # mean over tasks within a seed, then over seeds
     **dict.fromkeys(BOUNDS, "Float64"),  # 95 %: of other seeds on these tasks, and of other tasks as well
@@ -61,8 +59,6 @@ def _grid_board(records: Records, grid: Grid) -> pd.DataFrame:
     measured = pd.concat([measured, mean_over_attackers(measured, grid)], ignore_index=True)
     long = _averaged(measured, grid) if len(measured) else pd.DataFrame(columns=[*CELL, *NUMBER])
     long = _with_failures(long, frame)
-    long["defense_call"] = [grid.defenses[defense].call for defense in long["defense"]]
-    long["attacker_call"] = [_attacker_call(grid, attacker) for attacker in long["attacker"]]
     return _in_grid_order(long, grid)
 
 
@@ -166,14 +162,6 @@ def _failures(frame: pd.DataFrame) -> pd.DataFrame:
     return counts.drop(columns=["n_cells", "reason"])
 
 
-def _attacker_call(grid: Grid, attacker: str | None) -> str | None:
-    if pd.isna(attacker):
-        return None
-    if attacker == MEAN and MEAN not in grid.attackers:
-        return f"mean of {', '.join(grid.attackers)}"
-    return grid.attackers[str(attacker)].call
-
-
 def _in_grid_order(long: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     """Rows by defense and attacker in the grid's order, the released model first and the mean last."""
     defenses = {label: i for i, label in enumerate(grid.defenses)}
@@ -194,8 +182,7 @@ def _with_published(long: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame
     whole = merged["concept"].isna()
     for name in ("published", "published_note"):
         merged[name] = merged[name].where(last & whole)
-    row = [*CELL[:-1], "defense_call", "attacker_call"]
-    measured_kinds = long[[*row, "metric"]].drop_duplicates()
+    measured_kinds = long[[*CELL[:-1], "metric"]].drop_duplicates()
     unmeasured = papers.merge(measured_kinds, on=["grid", "defense", "attacker", "metric"])
     unmeasured = unmeasured.merge(long[keys].drop_duplicates(), on=keys, how="left", indicator=True)
     unmeasured = unmeasured[unmeasured["_merge"] == "left_only"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from harness.leaderboard.flags import Raised, listing, row_changes
+from harness.leaderboard.flags import Raised, listing
 from harness.leaderboard.scores import Cells
 from harness.leaderboard.tables import default_table, row_name, standings_table, with_failures, with_row_names
 from harness.records import Records
@@ -68,7 +68,7 @@ def _changes(grid: Grid) -> Iterator[str]:
     """A line for each changed row."""
     for kind, rows in (("defense", grid.defenses), ("attacker", grid.attackers)):
         for label in rows:
-            if changes := row_changes(grid, kind, label):
+            if changes := grid.changes_of(kind, label):
                 yield f"{row_name(grid, kind, label)} is changed: {', '.join(changes)}"
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.leaderboard.flags import row_changes
 from harness.leaderboard.scores import QUANTITY, Cells, quantity_of
 from harness.records import Records
 from harness.suite import Grid
@@ -23,7 +22,7 @@ CHANGED = "*"
 
 def row_name(grid: Grid, kind: str, label: str) -> str:
     """A defense's or attacker's label as tables write it, marked if the row is changed."""
-    return f"{label}{CHANGED}" if row_changes(grid, kind, label) else label
+    return f"{label}{CHANGED}" if grid.changes_of(kind, label) else label
 
 
 def pick(cell: pd.DataFrame, metric: str, **coordinates: object) -> Mapping[str, Any]:

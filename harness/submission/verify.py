@@ -234,7 +234,7 @@ def _rows(identity: Identity) -> Iterator[Row]:
 def _changed_rows(suite: Suite) -> set[Row]:
     """The rows that the suite marks as changed or added."""
     rows = ((grid, kind, label) for grid in suite.grids for kind in KINDS for label in getattr(grid, f"{kind}s"))
-    return {(grid.name, kind, label) for grid, kind, label in rows if grid.is_changed(kind, label)}
+    return {(grid.name, kind, label) for grid, kind, label in rows if grid.changes_of(kind, label)}
 
 
 def _unmarked_changes(suite: Suite, whole: Suite) -> Iterator[str]:
@@ -247,7 +247,7 @@ def _unmarked_changes(suite: Suite, whole: Suite) -> Iterator[str]:
             for label, spec in getattr(grid, f"{kind}s").items():
                 own = known.get(label, spec if kind == "metric" else None)
                 same = own is not None and (own.name, own.params) == (spec.name, spec.params)
-                if not same and not grid.is_changed(kind, label):
+                if not same and not grid.changes_of(kind, label):
                     yield f"grid '{grid.name}': {kind} '{label}' differs from {whole.name} and is not marked as changed"
 
 

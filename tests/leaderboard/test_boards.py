@@ -32,7 +32,7 @@ def test_files_of_a_board(board, tmp_path):
     sheets = [tmp_path / "run" / f"g__a__{name}__sheet.png" for name in ("none", "mine")]
     boards.write(board, tmp_path / "board", sheets)
     names = {path.name for path in (tmp_path / "board").iterdir()}
-    tables = {"leaderboard.md", "leaderboard.csv", "leaderboard.tex", "standings.csv", "comparisons.csv"}
+    tables = {"leaderboard.md", "leaderboard.csv", "leaderboard.tex", "rows.csv", "standings.csv", "comparisons.csv"}
     assert names == tables | {"g_profile.png", "g_steps.png"}
     text = (tmp_path / "board" / "leaderboard.md").read_text()
     assert text.startswith("# s (version 1)\n\nTier: self-reported.\n\n## g (track elsewhere)\n")
@@ -54,9 +54,9 @@ def test_every_form_shows_the_calls(board):
     assert "- attacker lora: LoRA(rank=8)" in text
     assert "attacker sgd: SGD()" in latex
     assert "Mine(lr=0.1)" in latex
-    standings, long = (pd.read_csv(io.StringIO(csv[name])) for name in ("standings.csv", "leaderboard.csv"))
+    standings, rows = (pd.read_csv(io.StringIO(csv[name])) for name in ("standings.csv", "rows.csv"))
     assert list(standings["call"]) == ["Mine(lr=0.1)", "Undefended()"]
-    assert set(long["attacker_call"].dropna()) == {"LoRA(rank=8)", "SGD()", "mean of lora, sgd"}
+    assert list(rows.loc[rows["kind"] == "attacker", "call"]) == ["LoRA(rank=8)", "SGD()"]
 
 
 def test_the_default_table_has_a_row_for_each_defense_and_attacker(board):
@@ -78,7 +78,7 @@ def test_without_a_ranking_there_are_only_values():
         [{"defense": "none", "retention benign": "0.9"}]
     ]
     assert "defense none: Undefended()" in section.notes
-    assert set(made.csv()) == {"leaderboard.csv"}
+    assert set(made.csv()) == {"leaderboard.csv", "rows.csv"}
 
 
 def test_a_board_of_failed_cells_only_is_still_a_board(tmp_path):

@@ -62,7 +62,7 @@ def test_seeds_and_tasks_are_united(honest, tmp_path):
 def test_a_changed_row_stays_marked(content, honest, tmp_path):
     content["suite"]["grids"][0]["changed"] = ["attackers.full_descent.lr=0.1"]
     records = merge.load([honest, write_content(content, tmp_path / "changed.json")]).records
-    assert records.suite.grids[0].is_changed("attacker", "full_descent")
+    assert records.suite.grids[0].changes_of("attacker", "full_descent")
 
 
 def test_grids_stand_in_the_installed_suites_order(honest, tmp_path, monkeypatch):

@@ -109,7 +109,7 @@ def test_a_failed_cell_is_a_row_with_its_reason(tmp_path):
     assert set(failed["measured_by"]) == {"attacked_error", "cost"}
     assert failed["note"].str.fullmatch(r"ValueError at mine\.py:\d+: lost").all()
     assert failed["value"].isna().all()
-    assert records.suite.grids[0].is_changed("attacker", "my_attack")
+    assert records.suite.grids[0].changes_of("attacker", "my_attack")
 
 
 VALUES = st.none() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
