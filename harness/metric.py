@@ -40,6 +40,11 @@ class Quantity(BaseModel):
     variant: Text = Field("", description="meaning of the columns variant and split, where values use them")
     limits: Text = Field("", description="what the value does not show")
 
+    @property
+    def identity(self) -> tuple[str, str, str, str]:
+        """Name, unit, direction and scale: what decides how values are read and averaged. The rest is text."""
+        return self.name, self.unit, self.better, self.scale
+
 
 class Metric(Plugin):
     """Measures one or more quantities of a model.

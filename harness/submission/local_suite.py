@@ -16,9 +16,6 @@ from harness.submission.anonymise import placed
 from harness.submission.schema import InvalidSubmission, Submission
 from harness.suite import Grid, Suite, describe_grid, read
 
-DERIVED = ("ranking", "members", "quantities")
-"""Fields of a grid that follow from its track and its metrics."""
-
 
 @dataclass(frozen=True)
 class LocalSuite:
@@ -133,10 +130,13 @@ class _Reader:
 
 def _differences(grid: Grid, local: Grid) -> Iterator[str]:
     """The derived fields that differ from those here. Quantities of metrics that are missing here are not compared."""
-    unknown = any(not spec.module for spec in local.metrics.values())
-    for field in DERIVED:
-        given, expected = getattr(grid, field), getattr(local, field)
-        if field == "quantities" and unknown:
-            given = [quantity for quantity in given if quantity.name in {other.name for other in expected}]
-        if given != expected:
+    for field in ("ranking", "members"):
+        if getattr(grid, field) != getattr(local, field):
             yield field
+    expected = [quantity.identity for quantity in local.quantities]
+    given = [quantity.identity for quantity in grid.quantities]
+    if any(not spec.module for spec in local.metrics.values()):
+        names = {quantity.name for quantity in local.quantities}
+        given = [identity for identity in given if identity[0] in names]
+    if given != expected:
+        yield "quantities"

@@ -138,7 +138,8 @@ def _merge_grids(grid: Grid, other: Grid, path: Path) -> Grid:
         check(grid.members[task] == other.members[task], f"list of members of task '{task}'")
     quantities = {quantity.name: quantity for quantity in grid.quantities}
     for quantity in other.quantities:
-        check(quantities.setdefault(quantity.name, quantity) == quantity, f"definition of {quantity.name}")
+        known = quantities.setdefault(quantity.name, quantity)
+        check(known.identity == quantity.identity, f"definition of {quantity.name}")
     merged = grid.model_copy(
         update={
             **update,

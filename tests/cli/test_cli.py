@@ -120,7 +120,7 @@ def test_selected_rows_and_settings_reach_the_board(tmp_path):
     options = ["--defense", "none", "--attacker", "full_descent", "--set", "attackers.full_descent.lr=1e-3"]
     text = output("run", TWO_LAYER, "--out", out, "--workers", 1, *options)
     assert "FullDescent(lr=0.001)" in text
-    assert "FullDescent(lr=0.001)" in (out / "leaderboard.csv").read_text()
+    assert "FullDescent(lr=0.001)" in (out / "rows.csv").read_text()
 
 
 def test_results_go_to_the_documented_folder(tmp_path, monkeypatch):

@@ -32,8 +32,14 @@ def test_a_board_is_made_of_each_folder(submissions, tmp_path):
     assert list(committed.rebuild(submissions, out)) == [out / "tiny"]
     names = {path.name for path in (out / "tiny").iterdir()}
     assert names == {
-        "leaderboard.md", "leaderboard.csv", "leaderboard.tex", "standings.csv", "comparisons.csv", "g_profile.png",
-    }  # fmt: skip
+        "leaderboard.md",
+        "leaderboard.csv",
+        "leaderboard.tex",
+        "rows.csv",
+        "standings.csv",
+        "comparisons.csv",
+        "g_profile.png",
+    }
     assert "(../../submissions/tiny/g__a__none__sheet.png)" in (out / "tiny" / "leaderboard.md").read_text()
     assert list(committed.stale(submissions, out)) == []
 

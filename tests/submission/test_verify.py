@@ -516,10 +516,9 @@ def is_metered(content, path):
 
 def free(path):
     """Whether nothing can tell that it was changed: the suite is not installed."""
-    return bool(set(path) & set(FREE) and "quantities" not in path) or path[:2] in {
-        ("suite", "name"),
-        ("suite", "version"),
-    }
+    is_text = "quantities" in path and path[-1] in ("title", "description", "formula", "variant", "limits")
+    is_free = bool(set(path) & set(FREE)) and "quantities" not in path
+    return is_text or is_free or path[:2] in {("suite", "name"), ("suite", "version")}
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
