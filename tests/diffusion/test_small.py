@@ -93,7 +93,7 @@ def test_the_small_base_knows_no_subject_and_can_show_it(name: str, small: TextT
 def test_an_erasure_takes_its_targets_and_leaves_the_rest() -> None:
     model = TextToImage.load("small")
     targets = [STYLES["marvo"], STYLES["telune"]]
-    rest = [STYLES["sevra"], STYLES["wexley"], OBJECTS["boot"], OBJECTS["seven"]]
+    rest = [STYLES["sevra"], OBJECTS["boot"]]
     before = [_rate(model, concept) for concept in rest]
     edits = [
         (prompt.format(of.name), of.name, anchor)
@@ -118,7 +118,8 @@ grids:
   - name: styles
     track: diffusion
     tasks: [{{concepts: {LISTS / "small_styles.yaml"}, groups: two, first: 1}}]
-    protocol: {{steps: 1, measure_at: [1], images: 1, training_images: 1, erasure: {{strength: 1.0e+6, keep: 1.0e-6}}}}
+    protocol:
+      {{steps: 1, images: 1, training_images: 1, sampling: {{steps: 8}}, erasure: {{strength: 1.0e+6, keep: 1.0e-6}}}}
     defenses: {{none: }}
     attackers: {{lora: }}
 """)
