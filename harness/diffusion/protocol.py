@@ -39,11 +39,18 @@ class Sampling(BaseModel):
     guidance: float = Field(3.0, ge=0, description="weight of classifier-free guidance; 1: no guidance")
 
 
+def _few_steps(fields: dict[str, Any]) -> tuple[int, ...]:
+    """The steps 10, 25 and 50 below the budget, and the budget itself: few, because pictures are sampled after each."""
+    steps = fields.get("steps", 1)
+    return (*(step for step in (10, 25, 50) if step < steps), steps)
+
+
 class DiffusionProtocol(Protocol):
     """Budget, measured steps, pictures and encoders. The defaults fit the small base."""
 
     measure_at: tuple[int, ...] = Field(
-        (10, 25, 50, 100), description="steps after which pictures are sampled, ascending; tables show the last one"
+        default_factory=_few_steps,
+        description="steps after which pictures are sampled, ascending; by default 10, 25, 50 and the last",
     )
     training_images: int = Field(
         20, ge=1, description="number of training pictures of an attacker, for a concept that the base model draws"
