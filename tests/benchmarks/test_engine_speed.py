@@ -1,38 +1,61 @@
-"""What the engine costs over a bare loop of the same jobs; `make bench`. Not asserted: a timing is no test."""
+"""The cost of the engine over a bare loop of the same jobs; `make bench`. No time is asserted."""
 
 import time
-from dataclasses import replace
 
-import pandas as pd
 import pytest
 
-from harness import api, leaderboard, records
-from harness.execution import scheduler as runner
+from harness.execution import scheduler
 from harness.execution.executors import Serial
+from harness.leaderboard import boards
+from harness.metric import write_values
 from harness.plan import Cell, Plan, make
+from harness.selection import Selection
+from harness.stage import Folders, Stage, unique
 from harness.store import Store
+from harness.submission import pack
 from harness.suite import load
+from tests.helpers import EXAMPLES
+from tests.leaderboard.builders import build, cells
 
 JOBS, SECONDS = 10, 1.0
+VALUES = [{"metric": "seconds", "value": 1.0}]
 
 
-class Waiting:
-    """Carries out any job by computing for a second, and leaves one small figure."""
-
-    def carry_out(self, job, parents, out):
-        end = time.perf_counter() + SECONDS
-        while time.perf_counter() < end:
-            pass
-        (out / "records.json").write_text('[{"metric": "seconds", "value": 1.0}]')
+def compute(out):
+    """Compute for a second and leave one value."""
+    end = time.perf_counter() + SECONDS
+    while time.perf_counter() < end:
+        pass
+    write_values(VALUES, out)
 
 
-def jobs_of(tiny, count):
-    """A plan of `count` jobs that differ only in their seed."""
-    made = make(load(str(tiny)))
-    first = next(iter(made.jobs.values()))
-    jobs = [replace(first, seed=seed) for seed in range(count)]
-    cells = tuple(Cell({"task": str(job.seed)}, job) for job in jobs)
-    return Plan(made.suite, cells, {job.key: job for job in jobs})
+class Second(Stage, track="benchmark", version=1):
+    """A job of a second."""
+
+    def run(self, folders: Folders, out) -> None:
+        compute(out)
+
+
+class Millisecond(Stage, track="benchmark", version=1):
+    """A job of a millisecond with a parent."""
+
+    number: int
+    model: Stage | None = None
+
+    def run(self, folders: Folders, out) -> None:
+        time.sleep(0.001)
+        write_values(VALUES, out)
+
+
+def plan_of(suite, jobs):
+    """A plan in which each job is a cell."""
+    placed = tuple(Cell({"task": str(number)}, job) for number, job in enumerate(jobs))
+    return Plan(suite, placed, unique(jobs))
+
+
+@pytest.fixture
+def suite():
+    return load(str(EXAMPLES / "two_layer.yaml"))
 
 
 @pytest.mark.benchmark(group=f"{JOBS} jobs of {SECONDS:g} s")
@@ -41,83 +64,60 @@ def test_bare_loop(benchmark, tmp_path):
         for index in range(JOBS):
             out = tmp_path / str(index)
             out.mkdir(exist_ok=True)
-            Waiting().carry_out(None, {}, out)
+            compute(out)
 
     benchmark.pedantic(loop, rounds=2)
-    assert len(list(tmp_path.glob("*/records.json"))) == JOBS
+    assert len(list(tmp_path.glob("*/values.json"))) == JOBS
 
 
 @pytest.mark.benchmark(group=f"{JOBS} jobs of {SECONDS:g} s")
-def test_engine(benchmark, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_track", lambda name, plugins: Waiting())
-    plan = jobs_of(tiny, JOBS)
+def test_engine(benchmark, suite, tmp_path):
+    plan = plan_of(suite, [Second(seed=seed) for seed in range(JOBS)])
+    stores = [tmp_path / f"store{i}" for i in range(2)]
 
-    def fresh():
-        fresh.count += 1
-        return (plan, Store(tmp_path / f"store{fresh.count}"), Serial()), {}
+    def run(store):
+        return scheduler.run(plan, Store(store), Serial())
 
-    fresh.count = 0
-    failed = benchmark.pedantic(runner.run, setup=fresh, rounds=2)
-    assert failed == {}
+    assert benchmark.pedantic(run, setup=lambda: ((stores.pop(),), {}), rounds=2) == {}
     assert not plan.missing(Store(tmp_path / "store1"))
 
 
-class Small:
-    """Carries out any job in a millisecond, and leaves one small figure."""
-
-    def carry_out(self, job, parents, out):
-        time.sleep(0.001)
-        (out / "records.json").write_text('[{"metric": "seconds", "value": 1.0}]')
-
-
-SUITE = """
-format: 1
-name: large
-version: 1
-title: Many small jobs
-seeds: {seeds}
-grids:
-  - name: house_prices
-    track: probe
-    tasks: [{{data: house_prices}}]
-    protocol: {{steps: 5, measure_at: [5]}}
-    defenses: {{none: , random_init: }}
-    attackers: {{adam: }}
-"""
-"""A seed of it has a dozen jobs."""
-
-
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
-@pytest.mark.benchmark(group="a suite of so many jobs of a millisecond: planned, keyed, run, recorded; and again")
+@pytest.mark.benchmark(group="jobs of a millisecond: keyed, run and stored; and again")
 @pytest.mark.parametrize("again", [False, True])
-def test_many_jobs(benchmark, tmp_path, monkeypatch, count, again):
-    monkeypatch.setattr(runner, "_track", lambda name, plugins: Small())
-    suite = tmp_path / "large.yaml"
-    suite.write_text(SUITE.format(seeds=1))
-    each = len(make(load(str(suite), seeds=101)).jobs) - len(make(load(str(suite), seeds=100)).jobs)
-    suite.write_text(SUITE.format(seeds=-(-count // each // 100)))
-
+def test_many_jobs(benchmark, suite, tmp_path, count, again):
     def whole(store):
-        plan = make(load(str(suite), seeds=count // each))
-        assert len(plan.jobs) == pytest.approx(count, rel=0.01)
-        artifacts = Store(store)
-        assert not runner.run(plan, artifacts, Serial())
-        return records.collect(plan, artifacts, {})
+        models = [Millisecond(number=number) for number in range(count // 2)]
+        plan = plan_of(suite, [Millisecond(number=model.number, model=model) for model in models])
+        assert len(plan.jobs) == count
+        return scheduler.run(plan, Store(store), Serial())
 
-    first = whole(tmp_path / "there") if again else None
-    stores = [tmp_path / "there"] * 2 if again else [tmp_path / f"new{i}" for i in range(2)]
-    found = benchmark.pedantic(whole, setup=lambda: ((stores.pop(),), {}), rounds=2)
-    assert first is None or len(found) == len(first)
+    if again:
+        whole(tmp_path / "full")
+    stores = [tmp_path / "full"] * 2 if again else [tmp_path / f"new{i}" for i in range(2)]
+    assert benchmark.pedantic(whole, setup=lambda: ((stores.pop(),), {}), rounds=2) == {}
+
+
+@pytest.mark.benchmark(group="a suite: planned, and packed from a full store")
+@pytest.mark.parametrize("seeds", [2, 20])
+def test_plan_and_pack(benchmark, tmp_path, seeds):
+    selection = Selection(seeds=seeds)
+    store = Store(tmp_path)
+    assert scheduler.run(make(load(str(EXAMPLES / "two_layer.yaml"), selection)), store, Serial()) == {}
+
+    def plan_and_pack():
+        plan = make(load(str(EXAMPLES / "two_layer.yaml"), selection))
+        return pack.pack(plan, store, {}, pack.opening(plan, store))
+
+    assert len(benchmark(plan_and_pack).cells) == 12 + 4 * seeds  
 
 
 @pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
-@pytest.mark.benchmark(group="so many records to a leaderboard")
-def test_many_records(benchmark, tiny, tmp_path, count):
-    result = api.run(str(tiny), workers=1)
-    one = result.records
-    copies = -(-count // len(one))
-    # Ten seeds, and as many tasks as it takes.
-    parts = [one.assign(seed=one["seed"] + 2 * (i % 5), task=one["task"] + str(i // 5)) for i in range(copies)]
-    many = pd.concat(parts, ignore_index=True)
-    made = benchmark.pedantic(leaderboard.write, args=(many, tmp_path / "out"), rounds=1)
-    assert len(made.board) > 0
+@pytest.mark.benchmark(group="records to a board")
+def test_many_records(benchmark, count):
+    tasks = [str(number) for number in range(count // 50)]
+    attackers = dict.fromkeys(["a", "b"], lambda task, seed: (int(task) * seed % 97) / 97)
+    values = dict.fromkeys(("none", "ascent", "c", "d", "e"), attackers)
+    records = build(cells(values, tasks, seeds=(1, 2, 3, 4, 5)))
+    assert len(records.frame) == pytest.approx(count, rel=0.01)
+    assert len(benchmark.pedantic(boards.make, args=(records,), rounds=1).long) > 0
