@@ -73,12 +73,22 @@ def run(
     from harness.suite import load
 
     plan = make(load(suite, Selection.of(**selection)))
+    folder = None if out is None else _writable(Path(out))
     artifacts = Store(store)
     progress = progress or scheduler.Progress()
     executor = executors.choose(workers, cluster, gpu, progress.say)
     opening = pack.opening(plan, artifacts)
     failed = scheduler.run(plan, artifacts, executor, progress, keep, timeout)
-    return _report(plan, artifacts, failed, opening, None if out is None else Path(out))
+    return _report(plan, artifacts, failed, opening, folder)
+
+
+def _writable(folder: Path) -> Path:
+    """Create the folder `folder`; raises `UsageError` if that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to the folder {folder}: {error.strerror}") from None
+    return folder
 
 
 def _report(
@@ -92,8 +102,8 @@ def _report(
     records = submission.records()
     board = boards.make(records, published.of_suite(plan.suite), plan.suite.plugins)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         read_write.write(submission, out / pack.RUN)
+        records.export(out / "records.parquet")
         pack.copy_pictures(plan, store, failed, out)
         boards.write(board, out, [out / name for name, _ in submission.pictures()])
     return Result(records.frame, board.long, board.standings, board.tables, failed, board.markdown(), out)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
 
 
 class ImmuneBenchError(Exception):
@@ -31,13 +32,18 @@ class PluginError(RunError):
 
 def nearest(word: str, choices: list[str]) -> str:
     """A hint that names the choices closest to `word`, or all of them if none is close."""
+    choices = list(dict.fromkeys(choices))
     close = difflib.get_close_matches(word, choices, n=3, cutoff=0.4)
     return f"did you mean {', '.join(close)}?" if close else f"there are: {', '.join(sorted(choices)) or 'none'}"
 
 
 def describe(error: ValidationError) -> str:
-    """The message of a pydantic error as one line: each wrong field with its value."""
-    return "; ".join(
-        ".".join(str(part) for part in item["loc"]) + f": {item['msg']} (got {item['input']!r:.80})"
-        for item in error.errors()
-    )
+    """The message of a pydantic error as one line: each wrong field with its value, unless that is a whole mapping."""
+    return "; ".join(_describe_item(item) for item in error.errors())
+
+
+def _describe_item(item: ErrorDetails) -> str:
+    field = ".".join(str(part) for part in item["loc"])
+    message = item["msg"].removeprefix("Value error, ")
+    value = "" if isinstance(item["input"], dict) else f" (got {item['input']!r:.80})"
+    return f"{field}: {message}{value}" if field else f"{message}{value}"

@@ -7,7 +7,7 @@ a separate job, so a new metric changes no other key.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -63,7 +63,7 @@ class Metric(Plugin):
 
     def measure(self, model: Any, data: Any) -> Iterator[Value]:
         """Yield values (see `value`) of `model`, given the track's `data`; must change neither."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no method measure(self, model, data)")
 
     def value(
         self,
@@ -122,6 +122,8 @@ def write_values(values: Iterable[Value], out: Path) -> None:
     checked = list(values)
     try:
         for value in checked:
+            if not isinstance(value, Mapping):
+                raise PluginError(f"a metric yielded {type(value).__name__}: yield self.value(number, …)")
             check_value(value)
     except ValidationError as error:
         raise PluginError(f"a metric yielded an invalid value: {describe(error)}") from None

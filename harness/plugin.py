@@ -45,7 +45,7 @@ class Plugin:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        config = ConfigDict(extra="forbid", allow_inf_nan=False)
+        config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
         validated_dataclass(frozen=True, kw_only=True, config=config)(cls)
         validate = cls.__init__
 
@@ -94,7 +94,7 @@ class Defense(Plugin):
 
         Yield the loss after every step (once for a closed form), and return at the end.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no method immunize(self, model, targets)")
 
 
 class Attacker(Plugin):
@@ -106,7 +106,7 @@ class Attacker(Plugin):
     def adapt(self, model: Any, data: Any) -> Iterator[Any]:
         """Fine-tune `model` in place on the task in `data`. Yield the loss after every step, without end: the harness
         stops the attack."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no method adapt(self, model, data)")
 
 
 class PluginSpec(BaseModel):

@@ -72,7 +72,9 @@ def _version(path: Path) -> tuple[Path, int, int]:
 def _parse(path: Path, mtime_ns: int, size: int) -> ast.Module:
     try:
         return ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, ValueError) as error:
+    except SyntaxError as error:
+        raise UsageError(f"cannot read plugin file {path}, line {error.lineno}: {error.msg}") from None
+    except ValueError as error:
         raise UsageError(f"cannot read plugin file {path}: {error}") from None
 
 

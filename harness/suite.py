@@ -313,10 +313,18 @@ class _Reader:
     def check_all_used(self) -> None:
         """Raise `UsageError` if a selected row or a changed row is in no grid."""
         for kind in KINDS:
-            choices = self._labels[kind] | {entry.name for entry in self._registry.all(kind)}
+            plugins = {entry.name: entry.about["track"] for entry in self._registry.all(kind)}
+            choices = self._labels[kind] | set(plugins)
             for label in [*self._selection.rows(kind), *(label for k, label in self._changes if k == kind)]:
                 if (kind, label) not in self._used:
-                    hint = nearest(label, list(choices))
+                    if label in self._labels[kind]:
+                        hint = "the selection leaves this row out"
+                    elif label not in plugins:
+                        hint = nearest(label, list(choices))
+                    elif plugins[label] in (*(grid.track for grid in self._file.grids), "any"):
+                        hint = "no grid to run has it as a row"
+                    else:
+                        hint = f"it is of track '{plugins[label]}', which no grid of the suite has"
                     raise UsageError(f"suite '{self._file.name}' runs no {kind} '{label}'; {hint}")
 
 

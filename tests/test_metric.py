@@ -27,7 +27,7 @@ def test_values_come_back(tmp_path):
         ({"metric": "error", "value": 1.0, "step": "last"}, "step: .* valid integer"),
         ({"metric": "error", "value": 1.0, "role": "<b>"}, "role: String should match pattern"),
         ({"metric": "error", "value": 1.0, "note": "two\nlines"}, "note: String should match pattern"),
-        (1.0, "invalid value"),
+        (1.0, "yielded float: yield self.value"),
     ],
 )
 def test_an_invalid_value_fails_the_job(value, message, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.plugin import KINDS, Plugin
+from harness.plugin import KINDS, Defense, Plugin
 from harness.registry import Entry, Registry, installed, snake_case
 from tests.helpers import MINE
 
@@ -160,3 +160,22 @@ def test_the_source_digest_ignores_the_control_mark(tmp_path):
         digests.add(entry.load().source_digest())
         assert entry.spec({}, "test").control == ("control" in line)
     assert len(digests) == 1
+
+
+def test_an_invalid_default_is_one_clear_line(tmp_path):
+    path = tmp_path / "wrong.py"
+    path.write_text(
+        'from harness import Defense, Field\n\n\nclass Wrong(Defense):\n    """Wrong."""\n\n    track = "any"\n'
+        '    lr: float = Field("abc", gt=0, description="step size")\n'
+    )
+    entry = installed().with_files([path]).get("defense", "wrong")
+    with pytest.raises(UsageError, match="here: lr: Input should be a valid number"):
+        entry.spec({}, "here")
+
+
+def test_a_plugin_without_its_method_says_which_it_lacks():
+    class Bare(Defense):
+        track = "any"
+
+    with pytest.raises(NotImplementedError, match=r"Bare has no method immunize\(self, model, targets\)"):
+        Bare().generator(None, None)

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from harness.errors import UsageError, nearest
+from pydantic import ValidationError
+
+from harness.errors import UsageError, describe, nearest
 from harness.metric import Quantity
 from harness.plugin import Plugin
 from harness.registry import installed
@@ -61,13 +63,16 @@ def checks(
     """All checks of a plugin class.
 
     preset, settings: instead of the defaults. files: plugin files, one of which may hold the plugin's track. A plugin
-    for any track is run on each. Raises `UsageError` if there is no such preset or track.
+    for any track is run on each. Raises `UsageError` if there is no such preset or track, or for an invalid setting.
     """
     from harness.kit.examine import Examination
 
     if preset is not None and preset not in plugin.presets:
         raise UsageError(f"{plugin.__name__} has no preset '{preset}'; it has: {', '.join(plugin.presets) or 'none'}")
-    built = plugin(**{**(plugin.presets[preset] if preset else {}), **settings})
+    try:
+        built = plugin(**{**(plugin.presets[preset] if preset else {}), **settings})
+    except ValidationError as error:
+        raise UsageError(f"{plugin.__name__}: {describe(error)}") from None
     tracks = installed().with_files(files).all("track")
     own = [track for track in tracks if plugin.track in (track.name, "any")]
     if not own:

@@ -97,7 +97,7 @@ class Examination:
         try:
             self.first  # noqa: B018 (a cached property, which runs here)
         except Exception as error:
-            return f"{type(error).__name__}: {error}"
+            return f"{type(error).__name__}: {' '.join(str(error).split())}"
         return None
 
     def _run(self, global_seed: int) -> Run:

@@ -108,6 +108,7 @@ def test_plan_run_and_leaderboard(tmp_path):
     assert f"results are in {out}/" in text
     assert {path.name for path in out.iterdir()} >= {"leaderboard.csv", "leaderboard.md", "run.json.gz"}
     assert set(pd.read_csv(out / "leaderboard.csv")["defense"]) == {"none", "shrinking"}
+    assert "FullDescent(lr=0.1)" in set(pd.read_parquet(out / "records.parquet")["attacker_call"])
     assert "0 jobs to run; estimated time on 2 workers: 0 s" in output("plan", TWO_LAYER, "--seeds", 1, "--workers", 2)
     before = (out / "leaderboard.csv").read_text()
     file = Path(TWO_LAYER).with_suffix(".py")
@@ -144,6 +145,7 @@ def test_results_go_to_the_documented_folder(tmp_path, monkeypatch):
         (["release", "TINY", "none", "out", "--seed", "9"], "has no seed 9; there are: 1, 2"),
         (["new", "attacker", "mine", "--track", "audio"], "no template for a plugin of track 'audio'"),
         (["list", "cats"], "'cats' is not one of"),
+        (["run", "TINY", "--out", "TINY"], "cannot write to the folder"),
         (["run", "TINY", "--seeds", "0"], "Invalid value for '--seeds'"),
     ],
 )

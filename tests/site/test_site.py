@@ -364,7 +364,7 @@ def test_each_plugin_has_a_page_with_its_fields_and_its_ranks(made, site):
     assert ["rates", "g", "ascent", rank, "worst ASR", value] in [row[:6] for row in ascent]
     flags = made["rates"].standings.set_index("defense").loc["ascent", "flags"]
     assert flags.split() in [row[7].split() for row in ascent]
-    lora = Page(site / "attackers" / "lora.html").tables["Values it leaves of each defense, on every board"]
+    lora = Page(site / "attackers" / "lora.html").tables["Values after its attack, by defense, on every board"]
     assert [row[3] for row in lora[1:4]] == [HOSTILE, "ascent*", "none"]
     unheard = Page(site / "attackers" / "unheard.html")
     assert "not installed" in unheard.text
