@@ -34,6 +34,7 @@ from harness.submission.schema import InvalidSubmission, Submission
 from harness.submission.sources import importable
 from harness.submission.tier import Tier, Verification
 from harness.suite import Suite, load, read
+from harness.track import PICTURES
 
 MAX_LISTED = 20
 """Largest number of cells whose agreement is reported individually."""
@@ -264,8 +265,10 @@ def _can_run(cell: Cell) -> bool:
 
 
 def _measured(submission: Submission) -> set[str]:
-    """Keys of the cells that have values or failed, without those that have only pictures."""
-    return {cell.key for cell in submission.cells if cell.values or cell.failed is not None}
+    """Keys of the cells that a metric measures or that failed, without those of pictures."""
+    return {
+        cell.key for cell in submission.cells if cell.coordinates["measured_by"] != PICTURES or cell.failed is not None
+    }
 
 
 def _draw(plan: Plan, measured: set[str], count: int | None, seed: int | None) -> tuple[list[str], int]:

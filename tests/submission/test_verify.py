@@ -143,6 +143,14 @@ def hidden(content):
     content["cells"][content["cells"].index(bad)] = reason
 
 
+def emptied(content):
+    """Without values, under the digest of no values."""
+    bad = find(content, **BAD)
+    content["kinds"].append([])
+    bad["kind"], bad["values"] = len(content["kinds"]) - 1, []
+    reseal(content, bad)
+
+
 def shorter(content):
     content["suite"]["grids"][0]["protocol"] |= {"steps": 4, "measure_at": [4]}
 
@@ -209,6 +217,7 @@ def other_measure(content):
         (dropped_with_its_row, 0, "cells of the plan are missing: 10"),
         (all_but_one, 0, "grid 'teachers' lacks cells"),
         (hidden, None, f"{WHERE}: failed only in the submission: took longer than the 60 s allowed"),
+        (emptied, None, f"{WHERE}: 1 of 1 values do not agree"),
         (shorter, 0, "cells have other keys here (changed settings, another data set"),
         (weaker, 0, "cells have other keys here (changed settings, another data set"),
         (other_key, 0, "or another base model): 1, e.g."),
