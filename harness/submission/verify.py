@@ -33,7 +33,7 @@ from harness.submission.local_suite import installed_suite, localise, plugin_fil
 from harness.submission.schema import InvalidSubmission, Submission
 from harness.submission.sources import importable
 from harness.submission.tier import Tier, Verification
-from harness.suite import Suite, load, read
+from harness.suite import Grid, Suite, load, other_seeds, read, rows_left_out
 from harness.track import PICTURES
 
 MAX_LISTED = 20
@@ -239,8 +239,8 @@ def _changed_rows(suite: Suite) -> set[Row]:
 
 
 def _unmarked_changes(suite: Suite, whole: Suite) -> Iterator[str]:
-    """Messages about rows that differ from the installed suite `whole` but are not marked as changed. Additional
-    metrics are allowed."""
+    """Messages about rows that differ from the installed suite `whole`, and rows and seeds that the suite leaves out,
+    but are not marked as changed. Additional metrics are allowed."""
     grids = {grid.name: grid for grid in whole.grids}
     for grid in suite.grids:
         for kind in KINDS:
@@ -250,6 +250,21 @@ def _unmarked_changes(suite: Suite, whole: Suite) -> Iterator[str]:
                 same = own is not None and (own.name, own.params) == (spec.name, spec.params)
                 if not same and not grid.changes_of(kind, label):
                     yield f"grid '{grid.name}': {kind} '{label}' differs from {whole.name} and is not marked as changed"
+        if grid.name in grids:
+            for change in _narrowing(grid, grids[grid.name]):
+                if change not in grid.changed:
+                    yield f"grid '{grid.name}': {whole.name} is narrowed ({change}) and this is not marked"
+
+
+def _narrowing(grid: Grid, whole: Grid) -> Iterator[str]:
+    """The rows and seeds of the installed grid `whole` that `grid` leaves out, as changes of the grid."""
+    for kind in ("defense", "attacker"):
+        given = getattr(whole, f"{kind}s")
+        kept = sum(label in getattr(grid, f"{kind}s") for label in given)
+        if change := rows_left_out(kept, len(given), kind):
+            yield change
+    if change := other_seeds(grid.seeds, whole.seeds):
+        yield change
 
 
 def _keys(cells: Iterable[Cell]) -> dict[Identity, set[str]]:

@@ -318,6 +318,17 @@ def test_a_part_of_an_installed_suite_is_one(tmp_path, install):
     assert report.verification.summary == "schema-valid, 8 of the suite's 30 cells"
 
 
+def test_what_is_left_out_of_an_installed_suite_must_be_marked(tmp_path, install):
+    path = submitted(suite_file(tmp_path), tmp_path, defenses=["none"], seeds=1)
+    install()
+    content = content_of(path)
+    content["suite"]["grids"][0]["changed"] = []
+    assert check(write_content(content, path), 0).problems == [
+        "grid 'teachers': small is narrowed (1 of 3 defenses) and this is not marked",
+        "grid 'teachers': small is narrowed (seeds 1 instead of 1, 2) and this is not marked",
+    ]
+
+
 def test_another_version_of_the_suite_is_not_the_installed_one(honest, install):
     install(version=4, grids__0__protocol__steps=6)
     report = check(honest, 0)
