@@ -43,6 +43,8 @@ COSTS = (
     ),
 )
 """The quantities that the engine measures for every row."""
+COST = "cost"
+"""Coordinate `measured_by` of run costs."""
 COST_UNITS = ("s", "MiB")
 """Units of quantities that differ from machine to machine."""
 

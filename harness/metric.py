@@ -116,15 +116,27 @@ def check_value(value: Any) -> None:
     _Fields.model_validate(value)
 
 
-def write_values(values: Iterable[Value], out: Path) -> None:
+def write_values(values: Iterable[Value], out: Path, quantities: Iterable[Quantity] | None = None) -> None:
     """Write the `values` of a measuring job into its artifact folder `out`, which may also hold pictures (`*.png`).
-    Raises `PluginError` if one of them is no `Value`."""
-    checked = list(values)
+
+    quantities: those that the values may be of; None: any. Raises `PluginError` if one of the values is no `Value` or
+    of another quantity, or if two of them have the same coordinates.
+    """
+    checked: list[Value] = []
+    places: set[str] = set()
+    names = None if quantities is None else {quantity.name for quantity in quantities}
     try:
-        for value in checked:
+        for value in values:
             if not isinstance(value, Mapping):
                 raise PluginError(f"a metric yielded {type(value).__name__}: yield self.value(number, …)")
-            check_value(value)
+            fields = _Fields.model_validate(value)
+            place = fields.model_dump_json(exclude={"value", "flag", "note"}, exclude_none=True)
+            if names is not None and fields.metric not in names:
+                raise PluginError(f"a metric yielded a value of '{fields.metric}', which its quantities do not define")
+            if place in places:
+                raise PluginError(f"a metric yielded two values at the same coordinates: {place}")
+            places.add(place)
+            checked.append({**value, "value": fields.value})
     except ValidationError as error:
         raise PluginError(f"a metric yielded an invalid value: {describe(error)}") from None
     (out / VALUES).write_text(dump_values(checked))

@@ -13,19 +13,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.costs import RunCost
+from harness.costs import COST, RunCost
 from harness.errors import UsageError, describe
 from harness.plugin import PluginSpec
 from harness.registry import installed
 from harness.stage import Stage, unique
 from harness.store import Store
 from harness.suite import Grid, Suite
-from harness.track import Repetition, Track
-
-COST = "cost"
-"""Coordinate `measured_by` of run costs."""
-PICTURES = "pictures"
-"""Coordinate `measured_by` of pictures."""
+from harness.track import PICTURES, Repetition, Track
 
 
 @dataclass(frozen=True)

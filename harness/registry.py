@@ -74,15 +74,22 @@ class Entry:
         adapter: TypeAdapter[Any] = TypeAdapter(cls)
         try:
             plugin = adapter.validate_python(params)
+            written = adapter.dump_python(plugin, mode="json")
+            same = adapter.validate_python(written) == plugin
         except ValidationError as error:
             raise UsageError(f"{where}: {describe(error)}") from None
+        if not same:
+            raise UsageError(
+                f"{where}: {cls.__name__} built from its own settings {written} is another plugin; each field must be "
+                "in them, and __post_init__ must leave what it has set"
+            )
         settings = {name: getattr(plugin, name) for name in names}
         defaults = {name: info.get_default(call_default_factory=True) for name, info in cls.__pydantic_fields__.items()}
         changed = [f"{name}={value!r}" for name, value in settings.items() if value != defaults.get(name)]
         return PluginSpec(
             kind=self.kind,
             name=self.name,
-            params=adapter.dump_python(plugin, mode="json"),
+            params=written,
             source=plugin.source(),
             call=f"{cls.__name__}({', '.join(changed)})",
             deterministic=cls.deterministic,

@@ -10,7 +10,7 @@ another covered module, also where the import statement is inside a function. Th
 
 From a covered file the digest leaves out all that changes no result: comments, formatting, docstrings and other
 statements that are only a string, descriptions of fields and quantities, and the class attributes `presets` (the
-settings of a preset are in the key) and `control`. File names and folders do not count.
+settings of a preset are in the key) and `control` of plugins. File names and folders do not count.
 """
 
 from __future__ import annotations
@@ -151,23 +151,23 @@ def code_digest(path: Path) -> str:
 
 @functools.lru_cache(1024)
 def _code_digest(path: Path, mtime_ns: int, size: int) -> str:
-    return hashlib.sha256(ascii(_plain(_parse(path, mtime_ns, size))).encode()).hexdigest()
+    return hashlib.sha256(ascii(_plain(_parse(path, mtime_ns, size), path)).encode()).hexdigest()
 
 
-def _plain(node: object) -> object:
-    """A syntax tree as nested lists, without the parts that change no result. Empty fields are left out, because the
-    versions of Python differ in them."""
+def _plain(node: object, path: Path) -> object:
+    """A syntax tree of the file `path` as nested lists, without the parts that change no result. Empty fields are left
+    out, because the versions of Python differ in them."""
     match node:
         case list():
-            return [_plain(item) for item in node if not _uncovered(item)]
+            return [_plain(item, path) for item in node if not _uncovered(item)]
         case ast.AST():
             fields = {name: value for name, value in ast.iter_fields(node) if value is not None}
             if isinstance(node, ast.ClassDef):
-                fields["body"] = [statement for statement in node.body if not _is_uncovered_attribute(statement)]
+                fields["body"] = _covered_body(node, path)
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 uncovered = UNCOVERED_KEYWORDS.get(node.func.id, set())
                 fields["keywords"] = [keyword for keyword in node.keywords if keyword.arg not in uncovered]
-            plain = {name: _plain(value) for name, value in fields.items()}
+            plain = {name: _plain(value, path) for name, value in fields.items()}
             return [type(node).__name__, [[name, value] for name, value in plain.items() if value != []]]
     return node
 
@@ -175,6 +175,15 @@ def _plain(node: object) -> object:
 def _uncovered(node: object) -> bool:
     """Whether this is a statement that is only a string."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _covered_body(node: ast.ClassDef, path: Path) -> list[ast.stmt]:
+    """The statements of a class without the uncovered attributes of a plugin; other classes may use these names for
+    anything."""
+    covered = [statement for statement in node.body if not _is_uncovered_attribute(statement)]
+    if len(covered) < len(node.body) and "kind" in read_class(path, node.name):
+        return covered
+    return node.body
 
 
 def _is_uncovered_attribute(statement: ast.stmt) -> bool:

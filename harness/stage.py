@@ -160,10 +160,11 @@ class Stage:
     def measure(self, model: Any, data: Any, out: Path) -> None:
         """Run the metric that is the stage's plugin and write its values into the artifact folder `out`.
 
-        model, data: arguments of `Metric.measure`. Raises `PluginError` for an invalid value.
+        model, data: arguments of `Metric.measure`. Raises `PluginError` for an invalid value (see `write_values`).
         """
         assert self.plugin is not None
-        write_values(self.plugin.build().measure(model, data), out)
+        metric = self.plugin.build()
+        write_values(metric.measure(model, data), out, metric.quantities)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by module, file and fields, so that a worker finds the classes of plugin files."""

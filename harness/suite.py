@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from harness.costs import COSTS
+from harness.costs import COST, COSTS
 from harness.errors import UsageError, describe, nearest
 from harness.labels import Label, Name, Text
 from harness.metric import Metric, Quantity
@@ -21,7 +22,7 @@ from harness.plugin import KINDS, PluginSpec
 from harness.ranking import Ranking
 from harness.registry import Registry, installed
 from harness.selection import Selection
-from harness.track import Track
+from harness.track import PICTURES, Track
 
 FORMAT = 1
 """The newest suite file format that this harness reads."""
@@ -121,6 +122,13 @@ class SuiteFile(BaseModel):
     published: str | None = Field(None, description="a tidy CSV of published values, relative to the suite file")
     bases: dict[str, BaseModelFile] = Field({}, description="other base models, by their name in `--base`")
     grids: list[GridFile] = Field(min_length=1, description="one for each set of tasks, protocol and rows")
+
+    @field_validator("grids")
+    @classmethod
+    def _different_names(cls, grids: list[GridFile]) -> list[GridFile]:
+        if len({grid.name for grid in grids}) < len(grids):
+            raise ValueError("two grids have the same name")
+        return grids
 
 
 class Grid(BaseModel):
@@ -303,12 +311,10 @@ class _Reader:
         for kind in ("defense", "attacker"):
             given = getattr(file, f"{kind}s")
             yield from (f"{kind}s.{label}. added" for label in rows[kind] if label not in given)
-            kept = sum(label in rows[kind] for label in given)
-            if kept < len(given):
-                yield f"{kept} of {len(given)} {kind}s"
-        own = file.seeds or self._file.seeds
-        if list(seeds) != list(own):
-            yield f"seeds {', '.join(map(str, seeds))} instead of {', '.join(map(str, own))}"
+            if change := rows_left_out(sum(label in rows[kind] for label in given), len(given), kind):
+                yield change
+        if change := other_seeds(seeds, file.seeds or self._file.seeds):
+            yield change
 
     def check_all_used(self) -> None:
         """Raise `UsageError` if a selected row or a changed row is in no grid."""
@@ -326,6 +332,18 @@ class _Reader:
                     else:
                         hint = f"it is of track '{plugins[label]}', which no grid of the suite has"
                     raise UsageError(f"suite '{self._file.name}' runs no {kind} '{label}'; {hint}")
+
+
+def rows_left_out(kept: int, given: int, kind: str) -> str | None:
+    """The change that only `kept` of the `given` rows of a suite file's grid are left; None if all of them are."""
+    return f"{kept} of {given} {kind}s" if kept < given else None
+
+
+def other_seeds(seeds: Sequence[int], given: Sequence[int]) -> str | None:
+    """The change that a grid has other seeds than those `given` in the suite file; None if it has the same ones."""
+    if set(seeds) == set(given):
+        return None
+    return f"seeds {', '.join(map(str, seeds))} instead of {', '.join(map(str, given))}"
 
 
 def typed(
@@ -352,14 +370,25 @@ def typed(
 def describe_grid(registry: Registry, track: Track, tasks: Sequence[Any], protocol: Any, **fields: Any) -> Grid:
     """Make a grid, with its ranking, members and quantities from the track and the metrics.
 
-    tasks, protocol: models of the track. fields: the grid's other fields.
+    tasks, protocol: models of the track. fields: the grid's other fields. Raises `UsageError` if two tasks have the
+    same label, if a metric has the label of run costs or pictures, or if two metrics define a quantity differently.
     """
+    where = f"grid '{fields['name']}'"
     metrics: dict[str, PluginSpec] = fields["metrics"]
+    for label, count in Counter(task.label for task in tasks).items():
+        if count > 1:
+            raise UsageError(f"{where}: {count} tasks have the label '{label}'; put them into different grids")
+    for label in (COST, PICTURES):
+        if label in metrics:
+            raise UsageError(f"{where}: no metric can have the label '{label}'; choose another")
     quantities = [*COSTS]
     for spec in metrics.values():
         if spec.module:
             metric: type[Metric] = registry.get("metric", spec.name).load()
             quantities += metric.quantities
+    for name, count in Counter(name for name, *_ in {quantity.identity for quantity in quantities}).items():
+        if count > 1:
+            raise UsageError(f"{where}: two metrics define '{name}' with different units, directions or scales")
     return Grid(
         track=track.name,
         tasks=[task.model_dump(mode="json") for task in tasks],

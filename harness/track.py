@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from harness.kit.trial import Trial
 
 
+PICTURES = "pictures"
+"""Coordinate `measured_by` of pictures."""
+
+
 def _round_steps(fields: dict[str, Any]) -> tuple[int, ...]:
     """The steps 1, 2, 5, 10, 20, … below the budget, and the budget itself."""
     steps = fields.get("steps", 1)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from harness.errors import PluginError
-from harness.metric import VALUES, read_values, write_values
+from harness.metric import VALUES, Quantity, read_values, write_values
 
 
 def test_values_come_back(tmp_path):
@@ -35,3 +35,32 @@ def test_an_invalid_value_fails_the_job(value, message, tmp_path):
         write_values([{"metric": "error", "value": 1.0}, value], tmp_path)
     assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / VALUES).exists()
+
+
+QUANTITIES = (Quantity(name="error", title="error", description="an error"),)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([{"metric": "beauty", "value": 1.0}], "a value of 'beauty', which its quantities do not define"),
+        (
+            [
+                {"metric": "error", "value": 1.0, "step": 5},
+                {"metric": "error", "value": 2.0, "step": 5, "note": "again"},
+            ],
+            "two values at the same coordinates: .*error.*5",
+        ),
+    ],
+)
+def test_values_that_a_board_would_mix_fail_the_job(values, message, tmp_path):
+    with pytest.raises(PluginError, match=message):
+        write_values(values, tmp_path, QUANTITIES)
+    assert not (tmp_path / VALUES).exists()
+
+
+def test_an_integer_of_any_size_is_a_number(tmp_path):
+    write_values([{"metric": "error", "value": 2**64}], tmp_path)
+    (value,) = read_values(tmp_path)
+    assert isinstance(value["value"], float)
+    assert value["value"] == 2.0**64

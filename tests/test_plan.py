@@ -3,7 +3,8 @@
 import json
 from collections import Counter
 
-from harness.plan import COST, make
+from harness.costs import COST
+from harness.plan import make
 from harness.stage import unique
 from harness.store import Store
 from harness.suite import load

@@ -87,6 +87,21 @@ def test_bad_settings_say_where_and_what(mine, params, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        "strength: float = Field(1.0, exclude=True)",
+        "strength: float = 1.0\n    def __post_init__(self): object.__setattr__(self, 'strength', 2 * self.strength)",
+    ],
+)
+def test_settings_that_a_worker_would_not_get_are_refused(mine, field):
+    """A job runs the plugin that its key names: the one built from the written settings."""
+    file = mine.with_name("lossy.py")
+    file.write_text(f"from harness import Attacker, Field\n\nclass Lossy(Attacker):\n    track = 'any'\n    {field}\n")
+    with pytest.raises(UsageError, match=r"here: Lossy built from its own settings .* is another plugin"):
+        Registry([file]).get("attacker", "lossy").spec({"strength": 3.0}, "here")
+
+
 def test_unknown_names_hint_at_the_nearest():
     with pytest.raises(UsageError, match="unknown attacker 'adm'; did you mean adam"):
         installed().get("attacker", "adm")

@@ -103,6 +103,8 @@ def test_what_changes_no_result_changes_no_digest(built_in: Path, edit: str) -> 
         ("a - (b - c)", "a - b - c"),
         ("del x[:1]", "del x[1:]"),
         ("def f(presets=1): pass", "def f(presets=2): pass"),
+        ("class Helper:\n    presets = 1", "class Helper:\n    presets = 2"),
+        ("class Helper:\n    control: float = 1.0", "class Helper:\n    control: float = 2.0"),
     ],
 )
 def test_every_other_difference_of_the_code_counts(tmp_path: Path, code: str, edited: str) -> None:

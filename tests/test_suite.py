@@ -70,6 +70,9 @@ def test_a_plugin_file_is_added_to_the_rows(tiny, tmp_path):
     assert grid.attackers["my_attack"].params == {"lr": 0.5}
 
 
+GRID = {"name": "one", "track": "probe", "tasks": [{"data": "house_prices"}], "defenses": {"none": {}}}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -88,6 +91,13 @@ def test_a_plugin_file_is_added_to_the_rows(tiny, tmp_path):
         ({"grids__0__protocol": {"steps": 5, "measure_at": [3, 1]}}, "measure_at must be ascending"),
         ({"grids__0__tasks": [{"data": "houses"}]}, "house_prices"),
         ({"grids__0__tasks": [{"data": "mnist5k", "framing": "single-class", "pairs": []}]}, "it has no tasks"),
+        (
+            {"grids__0__tasks": [{"data": "mnist5k", "framing": "single-class", "pairs": [[3, 8], [3, 8]]}]},
+            "grid '.*': 2 tasks have the label 'P3-H8'",
+        ),
+        ({"grids__0__metrics": {"cost": {"plugin": "conditioning"}}}, "no metric can have the label 'cost'"),
+        ({"grids__0__metrics": {"pictures": {"plugin": "conditioning"}}}, "no metric can have the label 'pictures'"),
+        ({"grids": [GRID, GRID]}, "two grids have the same name"),
         ({"published": "absent.csv"}, "the published values .*absent.csv do not exist"),
         ({"plugins": ["absent.py"]}, "plugin file .*absent.py does not exist"),
     ],
@@ -97,6 +107,22 @@ def test_bad_suites_are_one_clear_line(tiny, changes, message):
     with pytest.raises(UsageError, match=message) as caught:
         load(path)
     assert "\n" not in str(caught.value)
+
+
+CLASH = """
+import harness
+
+class Clash(harness.Metric):
+    \"\"\"Another scale of RIR (nobody, 2026).\"\"\"
+    track = "probe"
+    quantities = (harness.Quantity(name="rir", title="RIR", scale="linear", description="another"),)
+"""
+
+
+def test_two_metrics_that_define_a_quantity_differently_are_refused(tiny, tmp_path):
+    (tmp_path / "clash.py").write_text(CLASH)
+    with pytest.raises(UsageError, match="two metrics define 'rir' with different units, directions or scales"):
+        select(str(tiny), plugins=[tmp_path / "clash.py"])
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ class MeasureAttacked(Stage, track="diffusion", version=1):
         assert self.plugin is not None
         targets, benign = ([arms.views(folders) for arms in side] for side in (self.targets, self.benign))
         pictures = AttackedPictures(self.measure_at, targets, benign)
-        write_values(self.plugin.build().measure(pictures, _encoders(self.encoders)), out)
+        self.measure(pictures, _encoders(self.encoders), out)
 
 
 class MeasureReleased(TargetsStage, version=1):
@@ -135,7 +135,7 @@ class MeasureReleased(TargetsStage, version=1):
             bystanders=bystanders,
             encoders=_encoders(self.encoders),
         )
-        write_values(self.plugin.build().measure(model, data), out)
+        self.measure(model, data, out)
 
 
 class SheetRow(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 
 from harness.errors import RunError
@@ -67,7 +67,7 @@ def run(
                 progress.finished(job, outcome)
 
             while queue.left or running:
-                while len(running) < queue.limit(executor) and (job := queue.next()) is not None:
+                while len(running) < queue.limit(executor, running.values()) and (job := queue.next()) is not None:
                     if (reason := queue.inherited_failure(job)) is not None:
                         end(job, Outcome(job.key, reason))
                         continue
@@ -143,9 +143,11 @@ class _Queue:
         """Whether a job is ready, or will be without another one finishing."""
         return bool(self._ready or self._suspects or self.postponed)
 
-    def limit(self, executor: Executor) -> int:
-        """How many jobs to submit at once: one while suspects run or with one worker, else two for each worker."""
-        return 1 if self._suspects or executor.workers == 1 else 2 * executor.workers
+    def limit(self, executor: Executor, running: Iterable[Stage]) -> int:
+        """How many jobs to submit at once: one while suspects wait or are among the `running` jobs, or with one worker;
+        else two for each worker."""
+        alone = self._suspects or any(job.key in self.suspected for job in running)
+        return 1 if alone or executor.workers == 1 else 2 * executor.workers
 
     def next(self) -> Stage | None:
         """The next job to start, if any."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from harness.leaderboard.long_form import MEAN
 from harness.leaderboard.scores import QUANTITY, Cells, retention_rows
 from harness.records import Records
 from harness.suite import Grid
@@ -213,7 +214,8 @@ def flags_of_rows(raised: Iterable[Raised], rows: pd.DataFrame) -> list[str | No
     """The names of the flags of each row of a table, joined by spaces.
 
     rows: with a column `defense` and, if each row is of one attacker, `attacker`. Without that column a row has all
-    flags of its defense, with it the defense's own and those under the row's attacker.
+    flags of its defense, with it the defense's own and those under the row's attacker; a mean over attackers has those
+    under all of them.
     """
     by_place: dict[tuple[str, str | None], set[str]] = {}
     by_defense: dict[str, set[str]] = {}
@@ -225,7 +227,11 @@ def flags_of_rows(raised: Iterable[Raised], rows: pd.DataFrame) -> list[str | No
     attackers = [None if pd.isna(attacker) else str(attacker) for attacker in rows["attacker"]]
     places = zip(rows["defense"], attackers, strict=True)
     return [
-        _joined(by_place.get((defense, None), set()) | by_place.get((defense, attacker), set()))
+        _joined(
+            by_defense.get(defense, set())
+            if attacker == MEAN
+            else by_place.get((defense, None), set()) | by_place.get((defense, attacker), set())
+        )
         for defense, attacker in places
     ]
 

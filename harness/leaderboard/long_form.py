@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from harness.costs import COST
 from harness.leaderboard.scores import QUANTITY, quantity_of
 from harness.leaderboard.stats import BOUNDS, intervals, limits, logarithms
-from harness.plan import COST
 from harness.records import COLUMNS as RECORD_COLUMNS
 from harness.records import Records
 from harness.suite import Grid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from harness.submission import read_write
 from harness.submission.local_suite import installed_suite, plugin_files
 from harness.submission.schema import Cell, Submission
 from harness.submission.tier import tier
-from harness.suite import Grid, Suite, read
+from harness.suite import Grid, Suite, other_seeds, read, rows_left_out
 
 
 @dataclass(frozen=True)
@@ -153,14 +154,21 @@ def _merge_grids(grid: Grid, other: Grid, path: Path) -> Grid:
 
 
 def _merge_changes(merged: Grid, parts: Sequence[Grid]) -> list[str]:
-    """The changed rows of all parts. A change of a whole grid (rows or seeds left out) is kept only if its part has as
-    many rows and seeds as the merged grid."""
-    rows = tuple(f"{kind}s." for kind in KINDS)
-    changes = [
-        change for grid in parts for change in grid.changed if change.startswith(rows) or _size(grid) == _size(merged)
-    ]
-    return list(dict.fromkeys(changes))
+    """The changed rows of all parts, and the rows and seeds of the suite file that the merged grid still leaves out."""
+    changes = dict.fromkeys(change for grid in parts for change in grid.changed)
+    rows = [change for change in changes if change.startswith(tuple(f"{kind}s." for kind in KINDS))]
+    wider = merged.model_copy(update={"changed": rows})
+    narrowed = (_renewed(change, wider) for change in changes if change not in rows)
+    return [*rows, *dict.fromkeys(change for change in narrowed if change is not None)]
 
 
-def _size(grid: Grid) -> tuple[int, ...]:
-    return (*(len(getattr(grid, f"{kind}s")) for kind in KINDS), len(grid.seeds))
+def _renewed(change: str, grid: Grid) -> str | None:
+    """The change of a part (see `harness.suite.rows_left_out` and `other_seeds`) as it is for the merged `grid`; None
+    if the grid has all rows or seeds of the suite file."""
+    if match := re.fullmatch(r"\d+ of (\d+) (defense|attacker)s", change):
+        given, kind = int(match[1]), match[2]
+        added = [f"{kind}s.{label}. added" in grid.changed for label in getattr(grid, f"{kind}s")]
+        return rows_left_out(added.count(False), given, kind)
+    if match := re.fullmatch(r"seeds .* instead of ([\d, ]+)", change):
+        return other_seeds(grid.seeds, [int(seed) for seed in match[1].split(", ")])
+    return change

@@ -16,9 +16,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
+from harness.costs import COST
 from harness.metric import VALUES, dump_values
-from harness.plan import COST, PICTURES
 from harness.stage import digest
+from harness.track import PICTURES
 
 FORMAT = 1
 EXPANDED = 512 * 2**20

@@ -33,7 +33,8 @@ from harness.submission.local_suite import installed_suite, localise, plugin_fil
 from harness.submission.schema import InvalidSubmission, Submission
 from harness.submission.sources import importable
 from harness.submission.tier import Tier, Verification
-from harness.suite import Suite, load, read
+from harness.suite import Grid, Suite, load, other_seeds, read, rows_left_out
+from harness.track import PICTURES
 
 MAX_LISTED = 20
 """Largest number of cells whose agreement is reported individually."""
@@ -238,8 +239,8 @@ def _changed_rows(suite: Suite) -> set[Row]:
 
 
 def _unmarked_changes(suite: Suite, whole: Suite) -> Iterator[str]:
-    """Messages about rows that differ from the installed suite `whole` but are not marked as changed. Additional
-    metrics are allowed."""
+    """Messages about rows that differ from the installed suite `whole`, and rows and seeds that the suite leaves out,
+    but are not marked as changed. Additional metrics are allowed."""
     grids = {grid.name: grid for grid in whole.grids}
     for grid in suite.grids:
         for kind in KINDS:
@@ -249,6 +250,21 @@ def _unmarked_changes(suite: Suite, whole: Suite) -> Iterator[str]:
                 same = own is not None and (own.name, own.params) == (spec.name, spec.params)
                 if not same and not grid.changes_of(kind, label):
                     yield f"grid '{grid.name}': {kind} '{label}' differs from {whole.name} and is not marked as changed"
+        if grid.name in grids:
+            for change in _narrowing(grid, grids[grid.name]):
+                if change not in grid.changed:
+                    yield f"grid '{grid.name}': {whole.name} is narrowed ({change}) and this is not marked"
+
+
+def _narrowing(grid: Grid, whole: Grid) -> Iterator[str]:
+    """The rows and seeds of the installed grid `whole` that `grid` leaves out, as changes of the grid."""
+    for kind in ("defense", "attacker"):
+        given = getattr(whole, f"{kind}s")
+        kept = sum(label in getattr(grid, f"{kind}s") for label in given)
+        if change := rows_left_out(kept, len(given), kind):
+            yield change
+    if change := other_seeds(grid.seeds, whole.seeds):
+        yield change
 
 
 def _keys(cells: Iterable[Cell]) -> dict[Identity, set[str]]:
@@ -264,8 +280,10 @@ def _can_run(cell: Cell) -> bool:
 
 
 def _measured(submission: Submission) -> set[str]:
-    """Keys of the cells that have values or failed, without those that have only pictures."""
-    return {cell.key for cell in submission.cells if cell.values or cell.failed is not None}
+    """Keys of the cells that a metric measures or that failed, without those of pictures."""
+    return {
+        cell.key for cell in submission.cells if cell.coordinates["measured_by"] != PICTURES or cell.failed is not None
+    }
 
 
 def _draw(plan: Plan, measured: set[str], count: int | None, seed: int | None) -> tuple[list[str], int]:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
 
 import pandas as pd
@@ -100,6 +101,37 @@ def test_what_depends_on_a_failed_job_fails_for_the_same_reason(faulty):
     assert set(broken["status"]) == {"failed"}
     assert set(broken["note"]) == {"a data package is not installed; pip install it"}
     assert set(result.values[result.values["defense"] == "none"]["status"]) == {"ok"}
+
+
+class Dying:
+    """An executor of two workers, one of which dies whenever it gets the job `deadly`."""
+
+    workers = 2
+    separate = True
+
+    def __init__(self, deadly: str) -> None:
+        self.deadly, self.submitted = deadly, []
+
+    def submit(self, function, job, *arguments, gpu=False):
+        self.submitted.append(job.key)
+        future = Future()
+        if job.key == self.deadly:
+            future.set_exception(BrokenExecutor())
+        else:
+            future.set_result(function(job, *arguments))
+        return future
+
+    def stop(self, at_once):
+        pass
+
+
+def test_a_job_whose_worker_died_runs_once_more_alone():
+    made = plan()
+    deadly = next(key for key, job in made.jobs.items() if job.plugin and job.plugin.kind == "attacker")
+    executor = Dying(deadly)
+    failed = scheduler.run(made, Store(), executor)
+    assert executor.submitted.count(deadly) == 2
+    assert "its worker process died twice" in failed[deadly]
 
 
 def test_editing_a_plugin_recomputes_what_depends_on_it(tmp_path):

@@ -191,3 +191,10 @@ def test_every_flag_says_what_it_means_and_what_to_do():
         assert flag.meaning
         assert flag.advice
         assert not flag.advice.endswith(".")
+
+
+def test_a_mean_over_attackers_has_the_flags_of_each():
+    rows = cells({"none": {"lora": 1.0, "other": 0.9}, "mine": {"lora": 0.3, "other": 0.4}}, seeds=FIVE)
+    long = boards.make(build(rows, changed=["attackers.other.lr=0.1"])).long
+    changed = long.groupby("attacker")["flags"].agg(lambda flags: "changed" in flags.iloc[0].split())
+    assert changed.to_dict() == {"lora": False, "other": True, "mean": True}

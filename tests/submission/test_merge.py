@@ -59,6 +59,29 @@ def test_seeds_and_tasks_are_united(honest, tmp_path):
     pd.testing.assert_frame_equal(frame(files), frame([honest]))
 
 
+def test_what_all_parts_leave_out_stays_marked(honest, tmp_path):
+    """Two rows of three, at one seed of two, in two submissions of one row each."""
+    files = []
+    for label in ("none", "strong"):
+        path = part(content_of(honest), tmp_path / f"{label}.json", [label])
+        content = json.loads(path.read_text())
+        content["suite"]["grids"][0]["seeds"] = [1]
+        content["suite"]["grids"][0]["changed"] += ["seeds 1 instead of 1, 2", "defenses.none.share=1"]
+        content["cells"] = [cell for cell in content["cells"] if cell["coordinates"]["seed"] in (1, None)]
+        files.append(write_content(content, path))
+    changed = merge.load(files).records.suite.grids[0].changed
+    assert changed == ["defenses.none.share=1", "2 of 3 defenses", "seeds 1 instead of 1, 2"]
+
+
+def test_an_added_row_stands_for_none_of_the_suite(content, honest, tmp_path):
+    file = part(content, tmp_path / "part.json", ["none", "strong"])
+    content["suite"]["grids"][0]["changed"] = ["defenses.strong. added", "1 of 2 defenses"]
+    assert merge.load([write_content(content, file)]).records.suite.grids[0].changed == [
+        "defenses.strong. added",
+        "1 of 2 defenses",
+    ]
+
+
 def test_a_changed_row_stays_marked(content, honest, tmp_path):
     content["suite"]["grids"][0]["changed"] = ["attackers.full_descent.lr=0.1"]
     records = merge.load([honest, write_content(content, tmp_path / "changed.json")]).records

@@ -143,6 +143,14 @@ def hidden(content):
     content["cells"][content["cells"].index(bad)] = reason
 
 
+def emptied(content):
+    """Without values, under the digest of no values."""
+    bad = find(content, **BAD)
+    content["kinds"].append([])
+    bad["kind"], bad["values"] = len(content["kinds"]) - 1, []
+    reseal(content, bad)
+
+
 def shorter(content):
     content["suite"]["grids"][0]["protocol"] |= {"steps": 4, "measure_at": [4]}
 
@@ -209,6 +217,7 @@ def other_measure(content):
         (dropped_with_its_row, 0, "cells of the plan are missing: 10"),
         (all_but_one, 0, "grid 'teachers' lacks cells"),
         (hidden, None, f"{WHERE}: failed only in the submission: took longer than the 60 s allowed"),
+        (emptied, None, f"{WHERE}: 1 of 1 values do not agree"),
         (shorter, 0, "cells have other keys here (changed settings, another data set"),
         (weaker, 0, "cells have other keys here (changed settings, another data set"),
         (other_key, 0, "or another base model): 1, e.g."),
@@ -307,6 +316,17 @@ def test_a_part_of_an_installed_suite_is_one(tmp_path, install):
     assert report.problems == []
     assert "it has 8 of the suite's 30 cells, and 0 others" in report.lines
     assert report.verification.summary == "schema-valid, 8 of the suite's 30 cells"
+
+
+def test_what_is_left_out_of_an_installed_suite_must_be_marked(tmp_path, install):
+    path = submitted(suite_file(tmp_path), tmp_path, defenses=["none"], seeds=1)
+    install()
+    content = content_of(path)
+    content["suite"]["grids"][0]["changed"] = []
+    assert check(write_content(content, path), 0).problems == [
+        "grid 'teachers': small is narrowed (1 of 3 defenses) and this is not marked",
+        "grid 'teachers': small is narrowed (seeds 1 instead of 1, 2) and this is not marked",
+    ]
 
 
 def test_another_version_of_the_suite_is_not_the_installed_one(honest, install):
