@@ -148,6 +148,12 @@ class Grid(BaseModel):
         [], description="differences from the suite file: rows changed or added, rows or seeds left out"
     )
 
+    def rows(self, *kinds: str) -> Iterator[tuple[str, str, PluginSpec]]:
+        """Kind, label and plugin of each row. kinds: `defense`, `attacker` or `metric`; by default those that boards
+        have as rows, defenses and attackers."""
+        for kind in kinds or ("defense", "attacker"):
+            yield from ((kind, label, spec) for label, spec in getattr(self, f"{kind}s").items())
+
     def control(self, defense: str) -> str | None:
         """Kind of control of the row `defense`: `undefended` for the reference, `control` for another control row, None
         for any other row."""

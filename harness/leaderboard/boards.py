@@ -90,8 +90,7 @@ class Board:
                 "changed": "; ".join(grid.changes_of(kind, label)),
             }
             for grid in self.records.suite.grids
-            for kind, rows in (("defense", grid.defenses), ("attacker", grid.attackers))
-            for label, spec in rows.items()
+            for kind, label, spec in grid.rows()
         )
 
     def csv(self) -> dict[str, str]:

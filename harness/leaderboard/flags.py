@@ -114,8 +114,7 @@ def _of_the_run(records: Records, grid: Grid) -> Iterator[Raised]:
 
 def narrowing(grid: Grid) -> list[str]:
     """The changes of a grid that are not of a defense's or attacker's row: rows and seeds left out, other metrics."""
-    rows = [("defense", label) for label in grid.defenses] + [("attacker", label) for label in grid.attackers]
-    of_rows = [change for kind, label in rows for change in grid.changes_of(kind, label)]
+    of_rows = [change for kind, label, _ in grid.rows() for change in grid.changes_of(kind, label)]
     return [change for change in grid.changed if change not in of_rows]
 
 

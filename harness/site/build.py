@@ -71,7 +71,7 @@ class Site:
             (board.source.name, grid.name, kind, label): self.plugins.view(spec)
             for board in self.boards
             for grid in board.grids
-            for kind, label, spec in grid.plugins()
+            for kind, label, spec in grid.board.grid.rows()
         }
         self._environment = jinja2.Environment(
             loader=jinja2.PackageLoader("harness.site"),
@@ -157,11 +157,7 @@ class Site:
         rows: list[dict[str, Any]] = []
         for board in self.boards:
             for grid in board.grids:
-                labels = [
-                    (label, spec.call)
-                    for row_kind, label, spec in grid.plugins()
-                    if (row_kind, spec.name) == (kind, name)
-                ]
+                labels = [(label, spec.call) for _, label, spec in grid.board.grid.rows(kind) if spec.name == name]
                 for label, call in labels:
                     place = {"board": board, "grid": grid, "row": label, "call": call}
                     rows += [place | standing for standing in grid.standing(kind, label)]

@@ -150,12 +150,6 @@ class GridView:
         """The grid's name."""
         return self.board.grid.name
 
-    def plugins(self) -> Iterator[tuple[str, str, PluginSpec]]:
-        """Kind, label and plugin of each row."""
-        grid = self.board.grid
-        yield from (("defense", label, spec) for label, spec in grid.defenses.items())
-        yield from (("attacker", label, spec) for label, spec in grid.attackers.items())
-
     @property
     def standings(self) -> pd.DataFrame:
         """The readable standings; where nothing ranks, the defenses alone."""
@@ -259,7 +253,7 @@ class BoardView:
         rows = [
             {"grid": grid.name, "kind": kind, "row": row_name(grid.board.grid, kind, label), "call": spec.call}
             for grid in self.grids
-            for kind, label, spec in grid.plugins()
+            for kind, label, spec in grid.board.grid.rows()
         ]
         return pd.DataFrame(rows)
 

@@ -21,7 +21,7 @@ from harness.costs import COST_UNITS
 from harness.errors import RunError
 from harness.labels import Digest, Label, Text
 from harness.metric import VALUES, Value, check_value, dump_values
-from harness.plugin import PluginSpec
+from harness.plugin import KINDS, PluginSpec
 from harness.records import Records, frame
 from harness.suite import Grid, Suite
 
@@ -247,7 +247,8 @@ def picture_name(coordinates: Mapping[str, Any], file: str) -> str:
 def specs(suite: Suite) -> Iterator[PluginSpec]:
     """The plugins of `suite`, grid by grid."""
     for grid in suite.grids:
-        yield from (*grid.defenses.values(), *grid.attackers.values(), *grid.metrics.values(), grid.reference)
+        yield from (spec for _, _, spec in grid.rows(*KINDS))
+        yield grid.reference
 
 
 def _refuse_machine_fields(submission: Submission) -> None:
