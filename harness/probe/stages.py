@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 
 from harness.errors import PluginError
-from harness.metric import write_values
 from harness.plugin import PluginSpec
 from harness.probe.data import load
 from harness.probe.model import Extractor, LinearProbe, Loss
@@ -137,7 +136,7 @@ class MeasureReleased(Stage, track="probe", version=1):
             optima=self.optima.optima(folders),
             undefended=self.undefended.optima(folders),
         )
-        write_values(self.plugin.build().generator(Extractor.load(folders[self.model]), data), out)
+        self.measure(Extractor.load(folders[self.model]), data, out)
 
 
 class Attacked(NamedTuple):
@@ -183,4 +182,4 @@ class MeasureAttacked(Stage, track="probe", version=1):
             undefended=self.undefended.trajectory(folders),
             seed=self.seed or 0,
         )
-        write_values(self.plugin.build().generator(self.attacked.trajectory(folders), data), out)
+        self.measure(self.attacked.trajectory(folders), data, out)

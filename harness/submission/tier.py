@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from harness.errors import UsageError, describe
 from harness.labels import Digest, Text
 from harness.store import file_digest
+from harness.submission.pack import RUN
 from harness.submission.read_write import SUFFIX
 
 
@@ -85,9 +86,9 @@ def verification_file(submission: Path) -> Path:
 
 
 def submission_files(folder: Path) -> list[Path]:
-    """The files of the submissions in `folder`, ordered by name."""
+    """The files of the submissions in `folder`, ordered by name, without the one that a run writes into its folder."""
     files = sorted([*folder.glob("*.json"), *folder.glob(f"*{SUFFIX}")])
-    return [path for path in files if not path.name.endswith(".verification.json")]
+    return [path for path in files if path.name != RUN and not path.name.endswith(".verification.json")]
 
 
 def tier(submission: Path) -> str:
