@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,8 +28,3 @@ class Ranking(BaseModel):
         0.0, ge=0, description="smallest difference that counts, on the scale on which the value is averaged"
     )
     retention: list[Selector] = Field([], description="values of retention, before any attack")
-
-
-def selects(selector: Selector, record: Mapping[str, Any]) -> bool:
-    """Whether `record` is of a whole task and has the coordinates in `selector`."""
-    return record.get("concept") is None and all(record.get(name) == wanted for name, wanted in selector.items())

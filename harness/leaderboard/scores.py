@@ -142,7 +142,7 @@ def quantity_of(grid: Grid, metric: str) -> Quantity:
 
 
 def selected(frame: pd.DataFrame, selector: Selector) -> pd.Series:
-    """Which records of whole tasks a selector means; see `harness.ranking.selects`."""
+    """Which records are of whole tasks and have the coordinates in a selector."""
     chosen = frame["concept"].isna()
     for column, wanted in selector.items():
         chosen &= frame[column].isna() if wanted is None else (frame[column] == wanted).fillna(False)
