@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from harness.labels import Label
+from harness.labels import FrozenModel, Label
 
 Selector = dict[Literal["metric", "role", "variant", "split"], Label | None]
 """Selects values by coordinates of records. None: the coordinate must be empty; a coordinate that is left out may have
 any value."""
 
 
-class Ranking(BaseModel):
+class Ranking(FrozenModel):
     """The value by which the defenses of a grid are ranked: it measures how well a model withstands an attack, at the
     last measured step. In a grid without attackers it is a value of the released model."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     value: Selector = Field(description="the value that ranks")
     better: Literal["higher", "lower"] = Field(description="direction that a defender wants")

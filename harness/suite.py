@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from harness.costs import COSTS
 from harness.errors import UsageError, describe, nearest
-from harness.labels import Label, Name, Text
+from harness.labels import FrozenModel, Label, Name, Text
 from harness.metric import Metric, Quantity
 from harness.plugin import KINDS, PluginSpec
 from harness.ranking import Ranking
@@ -35,10 +35,8 @@ def _counted(seeds: Any) -> Any:
 Seeds = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=1000), BeforeValidator(_counted)]
 
 
-class Tuning(BaseModel):
+class Tuning(FrozenModel):
     """The seeds and tasks on which a suite's settings were chosen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     seeds: list[int] = Field(description="empty: no seed, the settings are the papers' or the plugins' defaults")
     tasks: list[Label] = Field([], description="labels of tasks; empty: all tasks of the suite")
@@ -51,10 +49,10 @@ class Tuning(BaseModel):
         return seed in self.seeds and (not self.tasks or task in self.tasks)
 
 
-class Row(BaseModel):
+class Row(FrozenModel):
     """One defense, attacker or metric of a grid: a plugin and its settings. All other keys are hyper-parameters."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     plugin: str | None = Field(None, description="the plugin's name; by default the row's label")
     preset: str | None = Field(
@@ -67,10 +65,8 @@ class Row(BaseModel):
         return dict(self.model_extra or {})
 
 
-class GridFile(BaseModel):
+class GridFile(FrozenModel):
     """One grid of a suite file."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Name = Field(description="name in records; published values refer to it")
     track: str = Field(description="track that defines the tasks, the protocol and the plugins")
@@ -88,10 +84,8 @@ class GridFile(BaseModel):
         return {label: row or {} for label, row in rows.items()} if isinstance(rows, dict) else rows
 
 
-class BaseModelFile(BaseModel):
+class BaseModelFile(FrozenModel):
     """Another base model for a whole suite, with its changes in every grid."""
-
-    model_config = ConfigDict(extra="forbid")
 
     tasks: dict[str, Any] = Field({}, description="fields that replace those of every block of tasks")
     protocol: dict[str, Any] = Field({}, description="fields that replace those of every protocol")
@@ -100,10 +94,8 @@ class BaseModelFile(BaseModel):
     )
 
 
-class SuiteFile(BaseModel):
+class SuiteFile(FrozenModel):
     """The content of a suite file."""
-
-    model_config = ConfigDict(extra="forbid")
 
     format: int = Field(description=f"format of the file; this harness reads up to {FORMAT}")
     name: Name = Field(description="name of the suite on the command line")
@@ -123,10 +115,8 @@ class SuiteFile(BaseModel):
     grids: list[GridFile] = Field(min_length=1, description="one for each set of tasks, protocol and rows")
 
 
-class Grid(BaseModel):
+class Grid(FrozenModel):
     """A grid to run: every task, row and seed is written out, with the fields that a board needs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
     track: Label
@@ -168,10 +158,8 @@ class Grid(BaseModel):
         return [change for change in self.changed if change.partition("=")[0].rpartition(".")[0] == row]
 
 
-class Suite(BaseModel):
+class Suite(FrozenModel):
     """A suite to run."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
     version: int = Field(ge=1)

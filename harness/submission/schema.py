@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from harness.costs import COST_UNITS
 from harness.errors import RunError
-from harness.labels import Digest, Label, Text
+from harness.labels import Digest, FrozenModel, Label, Text
 from harness.metric import VALUES, Value, check_value, dump_values
 from harness.plugin import KINDS, PluginSpec
 from harness.records import Records, frame
@@ -42,8 +42,8 @@ class InvalidSubmission(RunError):
     """The file is not a submission, is damaged or contradicts itself. Exit code 1."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+class _Part(FrozenModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class PluginFile(_Part):

@@ -7,10 +7,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from harness.errors import UsageError, describe
-from harness.labels import Digest, Text
+from harness.labels import Digest, FrozenModel, Text
 from harness.store import file_digest
 from harness.submission.pack import RUN
 from harness.submission.read_write import SUFFIX
@@ -34,7 +34,7 @@ class Tier(StrEnum):
         return cls.schema_valid if not rerun else cls.spot_checked if rerun < cells else cls.reproduced
 
 
-class Verification(BaseModel):
+class Verification(FrozenModel):
     """A verification that found no problems.
 
     submission: SHA-256 of the submission's file. cells: number of measured cells. rerun: number of cells that were run
@@ -42,8 +42,6 @@ class Verification(BaseModel):
     share, and number of cells of the suite; None if the suite is not installed. exact, tolerance, interval: number of
     values that agree exactly, within rounding, and within the spread over seeds.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
     submission: Digest
