@@ -95,12 +95,12 @@ def _report(
     plan: Plan, store: Store, failed: Mapping[str, str], opening: Mapping[str, Any], out: Path | None
 ) -> Result:
     """Pack the run's submission and derive its records and board; write all three into `out`, if it is given."""
-    from harness.leaderboard import boards, published
+    from harness.leaderboard import boards
     from harness.submission import pack, read_write
 
     submission = pack.pack(plan, store, failed, opening)
-    records = submission.records()
-    board = boards.make(records, published.of_suite(plan.suite), plan.suite.plugins)
+    records = submission.records(plan.suite)
+    board = boards.make(records)
     if out is not None:
         read_write.write(submission, out / pack.RUN)
         records.export(out / "records.parquet")

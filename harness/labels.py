@@ -1,10 +1,10 @@
-"""Types of texts that appear in tables, file names and terminals, with the characters that they may contain."""
+"""Base of models of plain data, and types of texts in tables, file names and terminals, with their characters."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 LABEL = r"^\w[\w .,:;+=()@'°/-]*$"
 
@@ -17,3 +17,9 @@ Text = Annotated[
 ]
 """One line without control characters."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, in hexadecimal")]
+
+
+class FrozenModel(BaseModel):
+    """A pydantic model that refuses unknown fields and cannot be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from harness.errors import PluginError, describe
-from harness.labels import Label, Text
+from harness.labels import FrozenModel, Label, Text
 from harness.plugin import Plugin
 
 VALUES = "values.json"
@@ -25,10 +25,8 @@ Value = dict[str, Any]
 `split`, `step`, `flag` and `note`."""
 
 
-class Quantity(BaseModel):
+class Quantity(FrozenModel):
     """Definition of one quantity that a metric measures, with its unit and its limits."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Label = Field(description="as in records")
     title: Text = Field(description="heading in tables: the papers' spelling")
@@ -95,10 +93,10 @@ class Metric(Plugin):
         return {"metric": name, "value": number, **given}
 
 
-class _Fields(BaseModel):
+class _Fields(FrozenModel):
     """The fields of a value and their types."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     metric: Label
     value: float | None

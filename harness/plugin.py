@@ -14,12 +14,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, dataclass_transform
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated_dataclass
 
 from harness import source
 from harness.importing import import_plugin
-from harness.labels import Digest, Label, Text
+from harness.labels import Digest, FrozenModel, Label, Text
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -109,10 +109,8 @@ class Attacker(Plugin):
         raise NotImplementedError(f"{type(self).__name__} has no method adapt(self, model, data)")
 
 
-class PluginSpec(BaseModel):
+class PluginSpec(FrozenModel):
     """A plugin with its settings as plain data: hashed into keys, sent to workers, written into submissions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["defense", "attacker", "metric"] = Field(description="defense, attacker or metric")
     name: Label = Field(description="name under which the plugin is registered")

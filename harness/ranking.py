@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from harness.labels import Label
+from harness.labels import FrozenModel, Label
 
 Selector = dict[Literal["metric", "role", "variant", "split"], Label | None]
 """Selects values by coordinates of records. None: the coordinate must be empty; a coordinate that is left out may have
 any value."""
 
 
-class Ranking(BaseModel):
+class Ranking(FrozenModel):
     """The value by which the defenses of a grid are ranked: it measures how well a model withstands an attack, at the
     last measured step. In a grid without attackers it is a value of the released model."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     value: Selector = Field(description="the value that ranks")
     better: Literal["higher", "lower"] = Field(description="direction that a defender wants")
@@ -29,8 +28,3 @@ class Ranking(BaseModel):
         0.0, ge=0, description="smallest difference that counts, on the scale on which the value is averaged"
     )
     retention: list[Selector] = Field([], description="values of retention, before any attack")
-
-
-def selects(selector: Selector, record: Mapping[str, Any]) -> bool:
-    """Whether `record` is of a whole task and has the coordinates in `selector`."""
-    return record.get("concept") is None and all(record.get(name) == wanted for name, wanted in selector.items())

@@ -57,12 +57,7 @@ class Records:
         """Write the values to the Parquet file `path`, with the unit and the calls of the plugins in each row."""
         frame = self.frame.copy()
         grids = {grid.name: grid for grid in self.suite.grids}
-        calls = {
-            (kind, name, label): spec.call
-            for name, grid in grids.items()
-            for kind, rows in (("defense", grid.defenses), ("attacker", grid.attackers))
-            for label, spec in rows.items()
-        }
+        calls = {(kind, name, label): spec.call for name, grid in grids.items() for kind, label, spec in grid.rows()}
         units = {(name, quantity.name): quantity.unit for name, grid in grids.items() for quantity in grid.quantities}
         for kind in ("defense", "attacker"):
             pairs = zip(frame["grid"], frame[kind], strict=True)

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from harness.errors import UsageError, describe
+from harness.labels import FrozenModel
 from harness.plugin import KINDS
 
 
-class Selection(BaseModel):
+class Selection(FrozenModel):
     """The part of a suite to run, with changed settings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     grids: tuple[str, ...] = Field((), description="Run this grid only.")
     defenses: tuple[str, ...] = Field((), description="Run this defense row only; another plugin's name adds a row.")

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from harness.costs import COST, COSTS
 from harness.errors import UsageError, describe, nearest
-from harness.labels import Label, Name, Text
+from harness.labels import FrozenModel, Label, Name, Text
 from harness.metric import Metric, Quantity
 from harness.plugin import KINDS, PluginSpec
 from harness.ranking import Ranking
@@ -36,10 +36,8 @@ def _counted(seeds: Any) -> Any:
 Seeds = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=1000), BeforeValidator(_counted)]
 
 
-class Tuning(BaseModel):
+class Tuning(FrozenModel):
     """The seeds and tasks on which a suite's settings were chosen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     seeds: list[int] = Field(description="empty: no seed, the settings are the papers' or the plugins' defaults")
     tasks: list[Label] = Field([], description="labels of tasks; empty: all tasks of the suite")
@@ -52,10 +50,10 @@ class Tuning(BaseModel):
         return seed in self.seeds and (not self.tasks or task in self.tasks)
 
 
-class Row(BaseModel):
+class Row(FrozenModel):
     """One defense, attacker or metric of a grid: a plugin and its settings. All other keys are hyper-parameters."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     plugin: str | None = Field(None, description="the plugin's name; by default the row's label")
     preset: str | None = Field(
@@ -68,10 +66,8 @@ class Row(BaseModel):
         return dict(self.model_extra or {})
 
 
-class GridFile(BaseModel):
+class GridFile(FrozenModel):
     """One grid of a suite file."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Name = Field(description="name in records; published values refer to it")
     track: str = Field(description="track that defines the tasks, the protocol and the plugins")
@@ -89,10 +85,8 @@ class GridFile(BaseModel):
         return {label: row or {} for label, row in rows.items()} if isinstance(rows, dict) else rows
 
 
-class BaseModelFile(BaseModel):
+class BaseModelFile(FrozenModel):
     """Another base model for a whole suite, with its changes in every grid."""
-
-    model_config = ConfigDict(extra="forbid")
 
     tasks: dict[str, Any] = Field({}, description="fields that replace those of every block of tasks")
     protocol: dict[str, Any] = Field({}, description="fields that replace those of every protocol")
@@ -101,10 +95,8 @@ class BaseModelFile(BaseModel):
     )
 
 
-class SuiteFile(BaseModel):
+class SuiteFile(FrozenModel):
     """The content of a suite file."""
-
-    model_config = ConfigDict(extra="forbid")
 
     format: int = Field(description=f"format of the file; this harness reads up to {FORMAT}")
     name: Name = Field(description="name of the suite on the command line")
@@ -131,10 +123,8 @@ class SuiteFile(BaseModel):
         return grids
 
 
-class Grid(BaseModel):
+class Grid(FrozenModel):
     """A grid to run: every task, row and seed is written out, with the fields that a board needs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
     track: Label
@@ -156,6 +146,12 @@ class Grid(BaseModel):
         [], description="differences from the suite file: rows changed or added, rows or seeds left out"
     )
 
+    def rows(self, *kinds: str) -> Iterator[tuple[str, str, PluginSpec]]:
+        """Kind, label and plugin of each row. kinds: `defense`, `attacker` or `metric`; by default those that boards
+        have as rows, defenses and attackers."""
+        for kind in kinds or ("defense", "attacker"):
+            yield from ((kind, label, spec) for label, spec in getattr(self, f"{kind}s").items())
+
     def control(self, defense: str) -> str | None:
         """Kind of control of the row `defense`: `undefended` for the reference, `control` for another control row, None
         for any other row."""
@@ -170,10 +166,8 @@ class Grid(BaseModel):
         return [change for change in self.changed if change.partition("=")[0].rpartition(".")[0] == row]
 
 
-class Suite(BaseModel):
+class Suite(FrozenModel):
     """A suite to run."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
     version: int = Field(ge=1)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from harness.errors import UsageError
+from harness.labels import FrozenModel
 from harness.plugin import PluginSpec
 from harness.ranking import Ranking
 from harness.stage import Stage, seed_of
@@ -36,10 +37,8 @@ def _round_steps(fields: dict[str, Any]) -> tuple[int, ...]:
     return (*(step for step in rounded if step < steps), steps)
 
 
-class Protocol(BaseModel):
+class Protocol(FrozenModel):
     """Budget and measured steps of a grid; a track adds its own fields."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     reference: str = Field("none", description="name of the defense that leaves the model undefended")
     steps: int = Field(100, ge=1, description="budget of every attacker, in optimisation steps of the attacker")
@@ -57,10 +56,8 @@ class Protocol(BaseModel):
         return self
 
 
-class Task(BaseModel):
+class Task(FrozenModel):
     """A single task, written out as one entry of `tasks` in a suite file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     @property
     def label(self) -> str:

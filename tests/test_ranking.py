@@ -3,7 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from harness.ranking import Ranking, selects
+from harness.leaderboard.scores import selected
+from harness.ranking import Ranking
+from harness.records import frame
 
 ASR = Ranking(
     value={"metric": "asr", "role": "harmful"},
@@ -13,8 +15,10 @@ ASR = Ranking(
 )
 
 
-def record(**changes):
-    return {"metric": "asr", "role": "harmful", "variant": "classifier", "split": None, "concept": None, **changes}
+def selects(selector, **changes):
+    """Whether a selector means a record."""
+    record = {"metric": "asr", "role": "harmful", "variant": "classifier", "split": None, "concept": None, **changes}
+    return bool(selected(frame([record]), selector).item())
 
 
 @pytest.mark.parametrize(
@@ -31,14 +35,13 @@ def record(**changes):
     ids=str,
 )
 def test_a_selector_means_records_of_whole_tasks_with_its_coordinates(changes, meant):
-    assert selects(ASR.value, record(**changes)) is meant
+    assert selects(ASR.value, **changes) is meant
 
 
 def test_none_means_an_empty_coordinate():
     _, score = ASR.retention
-    assert selects(score, {"metric": "score"})
-    assert selects(score, record(metric="score"))
-    assert not selects(score, record(metric="score", split="heldout"))
+    assert selects(score, metric="score")
+    assert not selects(score, metric="score", split="heldout")
 
 
 def test_a_ranking_round_trips_and_refuses_other_coordinates():

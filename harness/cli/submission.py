@@ -50,7 +50,8 @@ def leaderboard(
     plugin: Plugins = [],
 ) -> None:
     """Make the board of a run again, or one of several submissions."""
-    from harness.leaderboard import boards, published, submitted
+    from harness.leaderboard import boards
+    from harness.submission import merge
     from harness.submission.pack import RUN
 
     files = source
@@ -63,9 +64,9 @@ def leaderboard(
             raise UsageError(f"{out} holds no {RUN}; `immunebench run` writes it")
     elif out is None:
         raise UsageError("name the folder for the board of these submissions: --out DIR")
-    loaded = submitted.load(files, plugin)
-    board = boards.make(loaded.records, published.of_suite(loaded.records.suite), plugin)
-    boards.write(board, out, loaded.sheets)
+    loaded = merge.load(files, plugin)
+    board = boards.make(loaded.records)
+    boards.write(board, out, loaded.pictures)
     print(board.markdown())
 
 

@@ -17,18 +17,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, model_validator
 
 from harness.errors import RunError, UsageError, describe, nearest
+from harness.labels import FrozenModel
 
 FORMAT = 2
 """The concept file format that this harness reads."""
 
 
-class Concept(BaseModel):
+class Concept(FrozenModel):
     """One concept: its words and prompts, and a folder of its pictures if the base model cannot draw it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="name of the concept in groups and records")
     kind: Literal["style", "object", "subject"] = Field(
@@ -69,10 +68,8 @@ class Concept(BaseModel):
         return self.prompt.format(self.words if word is None else word)
 
 
-class ConceptFile(BaseModel):
+class ConceptFile(FrozenModel):
     """A concept file; every field of every concept is written out."""
-
-    model_config = ConfigDict(extra="forbid")
 
     format: int
     title: str = ""
@@ -159,10 +156,8 @@ def read_captions(path: str | None) -> tuple[str, ...]:
     return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
 
 
-class Group(BaseModel):
+class Group(FrozenModel):
     """One task: concepts that are immunized together, and benign concepts whose fine-tuning must still work."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     base: str = Field(description="the base model")
     precision: Literal["fp32", "fp16"]
@@ -192,10 +187,8 @@ class Group(BaseModel):
         return {"train": [concept for concept in rest if concept not in heldout], "heldout": heldout}
 
 
-class GroupBlock(BaseModel):
+class GroupBlock(FrozenModel):
     """One entry of a grid's tasks: groups of a concept file on one base model."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     base: str = Field(
         "small", description="base model: small, a folder in Stable Diffusion's layout, or a name on the hub"

@@ -101,10 +101,8 @@ class MeasureAttacked(Stage, track="diffusion", version=1):
 
     def run(self, folders: Folders, out: Path) -> None:
         """Write the metric's values."""
-        assert self.plugin is not None
         targets, benign = ([arms.views(folders) for arms in side] for side in (self.targets, self.benign))
-        pictures = AttackedPictures(self.measure_at, targets, benign)
-        self.measure(pictures, _encoders(self.encoders), out)
+        self.measure(AttackedPictures(self.measure_at, targets, benign), _encoders(self.encoders), out)
 
 
 class MeasureReleased(TargetsStage, version=1):
@@ -121,7 +119,6 @@ class MeasureReleased(TargetsStage, version=1):
 
     def run(self, folders: Folders, out: Path) -> None:
         """Write the metric's values."""
-        assert self.plugin is not None
         model = self.load(folders[self.model])
         named = {name: getattr(self, name) for name in ("drawn", "erased", "benign")}
         bystanders = {

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from harness.labels import FrozenModel
 from harness.track import Protocol
 
 ENCODER_TITLES = {"clip": "C", "dino": "D", "lpips": "L"}
 """The papers' names of these encoders; other encoders keep their own names in tables."""
 
 
-class Erasure(BaseModel):
+class Erasure(FrozenModel):
     """Settings of the erasure of concepts (see `harness.diffusion.erase`). The defaults are those of UCE."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     strength: float = Field(1.0, gt=0, description="e: weight of the rows to erase")
     keep: float = Field(1.0, gt=0, description="p: weight of the rows to keep")
@@ -29,10 +28,8 @@ class Erasure(BaseModel):
     )
 
 
-class Sampling(BaseModel):
+class Sampling(FrozenModel):
     """Settings of the sampler of pictures."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     sampler: Literal["ddim", "dpm"] = Field("ddim", description="DDIM or DPM-Solver++")
     steps: int = Field(20, ge=1, description="denoising steps of a picture")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.leaderboard import flags, long_form, plots, scores, section
+from harness.leaderboard import flags, long_form, plots, published, scores, section
 from harness.leaderboard.flags import Raised, flags_of_rows
 from harness.leaderboard.latex import latex
 from harness.leaderboard.markdown import markdown
@@ -90,8 +90,7 @@ class Board:
                 "changed": "; ".join(grid.changes_of(kind, label)),
             }
             for grid in self.records.suite.grids
-            for kind, rows in (("defense", grid.defenses), ("attacker", grid.attackers))
-            for label, spec in rows.items()
+            for kind, label, spec in grid.rows()
         )
 
     def csv(self) -> dict[str, str]:
@@ -109,15 +108,16 @@ class Board:
         return [replace(grid.section, pictures=by_grid[grid.grid.name]) for grid in self.grids]
 
 
-def make(records: Records, published: pd.DataFrame | None = None, plugins: Sequence[Path] = ()) -> Board:
-    """The board of records, without a file written. published: see `published.read`. plugins: files that may hold a
-    track."""
-    registry = installed().with_files(plugins)
-    long = long_form.board(records, published)
+def make(records: Records) -> Board:
+    """The board of records, without a file written. The published values and the plugin files, one of which may hold a
+    track, are those of the records' suite."""
+    suite = records.suite
+    registry = installed().with_files(suite.plugins)
+    long = long_form.board(records, published.read(suite.published) if suite.published else None)
     ranked = scores.read(records)
     grids = [
         _grid_board(records, grid, long[long["grid"] == grid.name], ranked.get(grid.name), registry)
-        for grid in records.suite.grids
+        for grid in suite.grids
     ]
     return Board(records, grids, title(records), f"Tier: {records.tier}." if records.tier else "")
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from harness.leaderboard import boards, published, submitted
-from harness.leaderboard.boards import Board
-from harness.leaderboard.submitted import Submitted
+from harness.leaderboard import boards
+from harness.submission import merge
+from harness.submission.tier import submission_files
 
 MADE = (".md", ".tex", ".csv", ".png")
 """Suffixes of a board's files."""
@@ -22,10 +22,10 @@ def rebuild(submissions: Path, out: Path) -> Iterator[Path]:
     """Write a board into `out` for each folder below `submissions` that holds submissions, in place of what lies
     there. Yields the boards' folders."""
     for folder, files in _folders(submissions):
-        board, loaded = _made(files)
+        loaded = merge.load(files)
         for path in _files(out / folder.name):
             path.unlink()
-        boards.write(board, out / folder.name, loaded.sheets)
+        boards.write(boards.make(loaded.records), out / folder.name, loaded.pictures)
         yield out / folder.name
 
 
@@ -34,10 +34,11 @@ def stale(submissions: Path, out: Path) -> Iterator[str]:
     rounding, files that are missing or left over. No picture is drawn: one that is missing or left over changes the
     board's Markdown, which links to it."""
     for folder, files in _folders(submissions):
-        board, loaded = _made(files)
+        loaded = merge.load(files)
         there = _files(out / folder.name)
         pictures = [path.name for path in there if path.suffix == ".png"]
-        expected = boards.texts(board, [*pictures, *boards.links(loaded.sheets, out / folder.name)])
+        links = [*pictures, *boards.links(loaded.pictures, out / folder.name)]
+        expected = boards.texts(boards.make(loaded.records), links)
         names = {path.name for path in there if path.suffix != ".png"}
         for name in sorted(names | set(expected)):
             path = out / folder.name / name
@@ -47,14 +48,8 @@ def stale(submissions: Path, out: Path) -> Iterator[str]:
 
 def _folders(submissions: Path) -> Iterator[tuple[Path, list[Path]]]:
     for folder in sorted(path for path in submissions.glob("*") if path.is_dir()):
-        if files := submitted.files(folder):
+        if files := submission_files(folder):
             yield folder, files
-
-
-def _made(files: Sequence[Path]) -> tuple[Board, Submitted]:
-    loaded = submitted.load(files)
-    suite = loaded.records.suite
-    return boards.make(loaded.records, published.of_suite(suite), suite.plugins), loaded
 
 
 def _files(folder: Path) -> list[Path]:

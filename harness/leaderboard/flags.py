@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -115,8 +116,7 @@ def _of_the_run(records: Records, grid: Grid) -> Iterator[Raised]:
 
 def narrowing(grid: Grid) -> list[str]:
     """The changes of a grid that are not of a defense's or attacker's row: rows and seeds left out, other metrics."""
-    rows = [("defense", label) for label in grid.defenses] + [("attacker", label) for label in grid.attackers]
-    of_rows = [change for kind, label in rows for change in grid.changes_of(kind, label)]
+    of_rows = [change for kind, label, _ in grid.rows() for change in grid.changes_of(kind, label)]
     return [change for change in grid.changed if change not in of_rows]
 
 
@@ -217,28 +217,28 @@ def flags_of_rows(raised: Iterable[Raised], rows: pd.DataFrame) -> list[str | No
     flags of its defense, with it the defense's own and those under the row's attacker; a mean over attackers has those
     under all of them.
     """
-    by_place: dict[tuple[str, str | None], set[str]] = {}
-    by_defense: dict[str, set[str]] = {}
+    by_place: dict[tuple[str, str | None], set[str]] = defaultdict(set)
+    by_defense: dict[str, set[str]] = defaultdict(set)
     for defense, attacker, name, _ in raised:
-        by_place.setdefault((defense, attacker), set()).add(name)
-        by_defense.setdefault(defense, set()).add(name)
+        by_place[defense, attacker].add(name)
+        by_defense[defense].add(name)
     if "attacker" not in rows:
-        return [_joined(by_defense.get(defense, set())) for defense in rows["defense"]]
+        return [_joined(by_defense[defense]) for defense in rows["defense"]]
     attackers = [None if pd.isna(attacker) else str(attacker) for attacker in rows["attacker"]]
     places = zip(rows["defense"], attackers, strict=True)
     return [
-        _joined(
-            by_defense.get(defense, set())
-            if attacker == MEAN
-            else by_place.get((defense, None), set()) | by_place.get((defense, attacker), set())
-        )
+        _joined(by_defense[defense] if attacker == MEAN else by_place[defense, None] | by_place[defense, attacker])
         for defense, attacker in places
     ]
 
 
 def _joined(names: set[str]) -> str | None:
-    known = [name for name in FLAGS if name in names]
-    return " ".join([*known, *sorted(names - set(known))]) or None
+    return " ".join(_in_order(names)) or None
+
+
+def _in_order(names: set[str]) -> list[str]:
+    """Names of flags in the order of `FLAGS`, others behind them by name."""
+    return [*(name for name in FLAGS if name in names), *sorted(names - set(FLAGS))]
 
 
 def listing(raised: Sequence[Raised], defenses: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -246,9 +246,12 @@ def listing(raised: Sequence[Raised], defenses: Sequence[str]) -> tuple[dict[str
     where, why, its meaning and advice. A flag that two thirds of the rows have is named in its line alone."""
     short: dict[str, list[str]] = {defense: [] for defense in defenses}
     lines = []
-    names = {one.flag for one in raised}
-    for name in [*(known for known in FLAGS if known in names), *sorted(names - set(FLAGS))]:
-        details = _details([one for one in raised if one.flag == name])
+    for name in _in_order({one.flag for one in raised}):
+        details: dict[str, list[str]] = {}
+        for one in raised:
+            if one.flag == name:
+                text = ": ".join(part for part in (one.attacker, one.detail) if part)
+                details.setdefault(one.defense, []).extend([text] if text else [])
         others = [defense for defense in defenses if defense not in details]
         widespread = 3 * len(others) <= len(defenses)
         if not widespread:
@@ -263,17 +266,9 @@ def listing(raised: Sequence[Raised], defenses: Sequence[str]) -> tuple[dict[str
     return {defense: " ".join(flags) for defense, flags in short.items()}, lines
 
 
-def _details(raised: Iterable[Raised]) -> dict[str, tuple[str, ...]]:
-    """By defense, where and why one flag was raised."""
-    details: dict[str, list[str]] = {}
-    for one in raised:
-        text = ": ".join(part for part in (one.attacker, one.detail) if part)
-        details.setdefault(one.defense, []).append(text)
-    return {defense: tuple(text for text in texts if text) for defense, texts in details.items()}
-
-
-def _explained(details: Mapping[str, tuple[str, ...]]) -> str:
-    """The details of one flag: once if they are the same on all its rows, else by row."""
-    if len(set(details.values())) == 1:
-        return ", ".join(next(iter(details.values())))
+def _explained(details: Mapping[str, Sequence[str]]) -> str:
+    """The details of one flag by defense: once if they are the same on all its rows, else by row."""
+    first, *others = details.values()
+    if all(texts == first for texts in others):
+        return ", ".join(first)
     return "; ".join(f"{row} ({', '.join(texts)})" if texts else row for row, texts in details.items())

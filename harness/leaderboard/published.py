@@ -7,7 +7,6 @@ from pathlib import Path
 import pandas as pd
 
 from harness.errors import UsageError
-from harness.suite import Suite
 
 PUBLISHED: dict[str, str] = {
     "paper": "venue and year",
@@ -33,8 +32,3 @@ def read(path: Path) -> pd.DataFrame:
     if list(published.columns) != list(PUBLISHED):
         raise UsageError(f"{path} is no file of published values: its columns must be {', '.join(PUBLISHED)}")
     return published
-
-
-def of_suite(suite: Suite) -> pd.DataFrame | None:
-    """The published values beside a suite; None if its file names none."""
-    return None if suite.published is None else read(suite.published)

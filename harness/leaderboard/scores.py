@@ -135,12 +135,6 @@ class Cells:
         return values[names].clip(*limits(self.quantity.unit))
 
 
-def place(records: Records, grid: Grid) -> dict[str, Any]:
-    """A grid's place: `suite`, `suite_version`, `grid` and `track`."""
-    suite = records.suite
-    return {"suite": suite.name, "suite_version": suite.version, "grid": grid.name, "track": grid.track}
-
-
 def quantity_of(grid: Grid, metric: str) -> Quantity:
     """What is known of a metric's number; of one that the grid does not describe, its name."""
     known = (quantity for quantity in grid.quantities if quantity.name == metric)
@@ -148,7 +142,7 @@ def quantity_of(grid: Grid, metric: str) -> Quantity:
 
 
 def selected(frame: pd.DataFrame, selector: Selector) -> pd.Series:
-    """Which records of whole tasks a selector means; see `harness.ranking.selects`."""
+    """Which records are of whole tasks and have the coordinates in a selector."""
     chosen = frame["concept"].isna()
     for column, wanted in selector.items():
         chosen &= frame[column].isna() if wanted is None else (frame[column] == wanted).fillna(False)
@@ -166,9 +160,8 @@ def retention_rows(records: Records, grid: Grid) -> pd.DataFrame:
 
 def read(records: Records) -> dict[str, Cells]:
     """The ranking values of each grid that has any, by the grid's name."""
-    grids = (grid for grid in records.suite.grids if grid.ranking is not None)
-    cells = ((grid.name, _cells(records, grid, grid.ranking)) for grid in grids if grid.ranking)
-    return {name: ranked for name, ranked in cells if ranked is not None}
+    cells = {grid.name: _cells(records, grid, grid.ranking) for grid in records.suite.grids if grid.ranking}
+    return {name: ranked for name, ranked in cells.items() if ranked is not None}
 
 
 def _cells(records: Records, grid: Grid, ranking: Ranking) -> Cells | None:
@@ -190,8 +183,9 @@ def _cells(records: Records, grid: Grid, ranking: Ranking) -> Cells | None:
     rows = pd.concat([final, failed]).sort_index()
     quantity = quantity_of(grid, str(coordinates["metric"]))
     whole = _whole(grid, rows)
+    suite = records.suite
     return Cells(
-        at=place(records, grid),
+        at={"suite": suite.name, "suite_version": suite.version, "grid": grid.name, "track": grid.track},
         grid=grid,
         ranking=ranking,
         quantity=quantity,

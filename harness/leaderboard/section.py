@@ -66,13 +66,11 @@ def _value_tables(long: pd.DataFrame, grid: Grid, track: Track | None) -> Iterat
 
 def _changes(grid: Grid) -> Iterator[str]:
     """A line for each changed row."""
-    for kind, rows in (("defense", grid.defenses), ("attacker", grid.attackers)):
-        for label in rows:
-            if changes := grid.changes_of(kind, label):
-                yield f"{row_name(grid, kind, label)} is changed: {', '.join(changes)}"
+    for kind, label, _ in grid.rows():
+        if changes := grid.changes_of(kind, label):
+            yield f"{row_name(grid, kind, label)} is changed: {', '.join(changes)}"
 
 
 def _calls(grid: Grid) -> Iterator[str]:
     """A line for each row with the call that makes its plugin."""
-    for kind, rows in (("defense", grid.defenses), ("attacker", grid.attackers)):
-        yield from (f"{kind} {row_name(grid, kind, label)}: {spec.call}" for label, spec in rows.items())
+    yield from (f"{kind} {row_name(grid, kind, label)}: {spec.call}" for kind, label, spec in grid.rows())

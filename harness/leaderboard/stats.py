@@ -42,8 +42,7 @@ def intervals(
     kind; the two variances are added, and the degrees of freedom are Satterthwaite's (Biometrics Bulletin 2, 1946).
     `se`, `df`: the standard error over seeds, on the scale of averaging, and its degrees of freedom.
     """
-    scaled = values.astype(float).mask(log & (values <= 0).fillna(False))
-    scaled[log] = np.log(scaled[log])
+    scaled = values.astype(float).where(~log, logarithms(values))
     by_seed = scaled.groupby([groups, seeds.fillna(0)]).mean().groupby(level=0).agg(["mean", "std", "count"])
     mean, count, df = by_seed["mean"], by_seed["count"], by_seed["count"] - 1
     spread = np.sqrt(by_seed["std"] ** 2 + resolution**2 / 12)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from harness.labels import FrozenModel
 
 Role = Literal["benign", "harmful"]
 ROLES: tuple[Role, ...] = ("benign", "harmful")
@@ -13,13 +15,11 @@ Data = Literal["mnist5k", "mnist", "house_prices", "house_prices_openml"]
 Framing = Literal["single-class", "one-vs-rest"]
 
 
-class Task(BaseModel):
+class Task(FrozenModel):
     """One pair of a benign and a harmful task.
 
     benign, harmful: digits; None where the data set defines the two tasks.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Data
     framing: Framing | None = None
@@ -32,10 +32,8 @@ class Task(BaseModel):
         return self.data if self.benign is None else f"P{self.benign}-H{self.harmful}"
 
 
-class TaskBlock(BaseModel):
+class TaskBlock(FrozenModel):
     """An entry of a probe grid's `tasks`: a data set, and for digits the pairs and their framing."""
-
-    model_config = ConfigDict(extra="forbid")
 
     data: Data
     framing: Framing | None = Field(

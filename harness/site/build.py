@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from harness.leaderboard.scores import Cells
 from harness.leaderboard.tables import CHANGED, CI, WEAK
 from harness.registry import installed
 from harness.site import charts
-from harness.site.view import CELL_COLUMNS, KINDS, RANKING, BoardView, Plugins, Source, raised_flags
+from harness.site.view import CELL_COLUMNS, KINDS, RANKING, BoardView, Plugins, raised_flags
+from harness.submission.merge import Merged
 
 ROW_COLUMNS = {"defense": "defense", "other": "defense", "attacker": "attacker", "by": "attacker", "row": ""}
 """Columns that name a row of the suite, with its kind; empty: the column `kind` names it."""
@@ -34,7 +35,7 @@ Links = list[tuple[str, str | None]]
 """The texts in a field of a table, each with what it links to."""
 
 
-def write(out: Path, sources: Sequence[Source], plugins: tuple[Path, ...] = ()) -> None:
+def write(out: Path, sources: Mapping[str, Merged], plugins: tuple[Path, ...] = ()) -> None:
     """Write the site of these boards into the folder `out`, in place of a site that is there. plugins: files with
     further plugins and tracks. Raises `UsageError` if `out` holds anything else."""
     if out.is_dir() and any(out.iterdir()):
@@ -63,15 +64,15 @@ def _write_assets(folder: Path) -> None:
 class Site:
     """Writes the pages of some boards into the folder `out`."""
 
-    def __init__(self, out: Path, sources: Sequence[Source], plugins: tuple[Path, ...]) -> None:
+    def __init__(self, out: Path, sources: Mapping[str, Merged], plugins: tuple[Path, ...]) -> None:
         self.out = out
         self.plugins = Plugins(installed().with_files(plugins))
-        self.boards = [BoardView(source, plugins) for source in sources]
+        self.boards = [BoardView(name, loaded) for name, loaded in sources.items()]
         self._rows = {
-            (board.source.name, grid.name, kind, label): self.plugins.view(spec)
+            (board.name, grid.name, kind, label): self.plugins.view(spec)
             for board in self.boards
             for grid in board.grids
-            for kind, label, spec in grid.plugins()
+            for kind, label, spec in grid.board.grid.rows()
         }
         self._environment = jinja2.Environment(
             loader=jinja2.PackageLoader("harness.site"),
@@ -87,11 +88,11 @@ class Site:
     def write(self) -> None:
         """Write all pages."""
         for board in self.boards:
-            folder = self.out / "boards" / board.source.name
+            folder = self.out / "boards" / board.name
             folder.mkdir(parents=True)
             profiles = self._write_pictures(board, folder)
             downloads = self._write_downloads(board, folder)
-            page = f"boards/{board.source.name}"
+            page = f"boards/{board.name}"
             self._write_page(f"{page}/index.html", "board.html", board=board, downloads=downloads, profiles=profiles)
             self._write_page(f"{page}/cells.html", "cells.html", board=board, rows=_plain_rows(board.cells))
         for plugin in self.plugins:
@@ -111,7 +112,7 @@ class Site:
     @staticmethod
     def _write_pictures(board: BoardView, folder: Path) -> dict[str, str]:
         """Draw the performance profiles and copy the contact sheets; the profiles' file names by grid."""
-        for sheet in board.source.loaded.sheets:
+        for sheet in board.loaded.pictures:
             shutil.copyfile(sheet, folder / sheet.name)
         drawn = {
             grid.name: plots.profile(grid.board.cells, folder) for grid in board.grids if grid.board.cells is not None
@@ -123,9 +124,9 @@ class Site:
         """Write the files that can be downloaded; their names with digests."""
         for name, text in board.made.csv().items():
             (folder / name).write_text(text, encoding="utf-8")
-        for path in board.source.loaded.files:
+        for path in board.loaded.files:
             shutil.copyfile(path, folder / path.name)
-        names = [*board.made.csv(), *(path.name for path in board.source.loaded.files)]
+        names = [*board.made.csv(), *(path.name for path in board.loaded.files)]
         return [(name, hashlib.sha256((folder / name).read_bytes()).hexdigest()) for name in names]
 
     def _linker(
@@ -157,11 +158,7 @@ class Site:
         rows: list[dict[str, Any]] = []
         for board in self.boards:
             for grid in board.grids:
-                labels = [
-                    (label, spec.call)
-                    for row_kind, label, spec in grid.plugins()
-                    if (row_kind, spec.name) == (kind, name)
-                ]
+                labels = [(label, spec.call) for _, label, spec in grid.board.grid.rows(kind) if spec.name == name]
                 for label, call in labels:
                     place = {"board": board, "grid": grid, "row": label, "call": call}
                     rows += [place | standing for standing in grid.standing(kind, label)]

@@ -59,7 +59,7 @@ def of_grid(board: BoardView, grid: GridView) -> dict[str, list[Chart]]:
     if cells is None or standings is None:
         return {FURTHER: list(curves(long, made.grid, None))}
     standings = standings.assign(**unrounded(cells, standings))
-    retention = retention_rows(board.source.records, made.grid)[QUANTITY].drop_duplicates()
+    retention = retention_rows(board.loaded.records, made.grid)[QUANTITY].drop_duplicates()
     ranks = long["metric"] == cells.coordinates["metric"]
     charts = {
         "Intervals": [intervals(cells, standings)],

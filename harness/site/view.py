@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,18 @@ import pandas as pd
 
 from harness.errors import UsageError
 from harness.fields import fields
-from harness.leaderboard import boards, published, submitted
+from harness.leaderboard import boards
 from harness.leaderboard.boards import GridBoard
 from harness.leaderboard.flags import FLAGS
 from harness.leaderboard.scores import QUANTITY, retention_rows
-from harness.leaderboard.submitted import Submitted
 from harness.leaderboard.tables import CI, WEAK, interval, number, row_name
 from harness.plugin import PluginSpec
 from harness.records import Records
 from harness.registry import Entry, Registry
+from harness.submission import merge
+from harness.submission.merge import Merged
 from harness.submission.pack import RUN
+from harness.submission.tier import submission_files
 
 KINDS = ("defense", "attacker")
 """Kinds of plugins that have pages."""
@@ -46,48 +48,35 @@ RANKING, RETENTION = "ranking", "retention"
 """What a cell measures, in the column `measures`."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """One board of the site. name: its folder. loaded: its submissions. files: what can be downloaded as it is."""
-
-    name: str
-    loaded: Submitted = field(repr=False)
-
-    @property
-    def records(self) -> Records:
-        """The records of its submissions."""
-        return self.loaded.records
-
-
-def of_submissions(folder: Path, plugins: Sequence[Path] = ()) -> list[Source]:
-    """A board for each folder, `folder` or below it, that holds submissions (not those that runs leave). plugins:
-    files that may hold a track. Raises what `submitted.load` raises, and `UsageError` if two folders have the same
-    name."""
+def of_submissions(folder: Path, plugins: Sequence[Path] = ()) -> dict[str, Merged]:
+    """By folder name, the submissions of each folder, `folder` or below it, that holds some (not those that runs
+    leave). plugins: files that may hold a track. Raises what `merge.load` raises, and `UsageError` if two folders have
+    the same name."""
     folders = sorted(path for path in [folder, *folder.rglob("*")] if path.is_dir())
-    sources: dict[str, Source] = {}
+    sources: dict[str, Merged] = {}
     for inner in folders:
-        if files := submitted.files(inner):
+        if files := submission_files(inner):
             if inner.name in sources:
                 raise UsageError(
                     f"two folders of submissions below {folder} are called '{inner.name}', and a board "
                     "has its folder's name"
                 )
-            sources[inner.name] = Source(inner.name, submitted.load(files, plugins))
-    return list(sources.values())
+            sources[inner.name] = merge.load(files, plugins)
+    return sources
 
 
-def of_runs(folder: Path, plugins: Sequence[Path] = ()) -> list[Source]:
-    """A board for each run folder below `folder`. plugins: files that may hold a track. Raises `UsageError` if there is
-    no run or two have the same name."""
-    sources: dict[str, Source] = {}
+def of_runs(folder: Path, plugins: Sequence[Path] = ()) -> dict[str, Merged]:
+    """By folder name, the submission of each run folder below `folder`. plugins: files that may hold a track. Raises
+    `UsageError` if there is no run or two have the same name."""
+    sources: dict[str, Merged] = {}
     for path in sorted(folder.rglob(RUN)):
         name = path.parent.name
         if name in sources:
             raise UsageError(f"two runs below {folder} are called '{name}', and a board has its run's name")
-        sources[name] = Source(name, submitted.load([path], plugins))
+        sources[name] = merge.load([path], plugins)
     if not sources:
         raise UsageError(f"no {RUN} lies below {folder}; `immunebench run` writes one")
-    return list(sources.values())
+    return sources
 
 
 @dataclass(frozen=True)
@@ -149,12 +138,6 @@ class GridView:
     def name(self) -> str:
         """The grid's name."""
         return self.board.grid.name
-
-    def plugins(self) -> Iterator[tuple[str, str, PluginSpec]]:
-        """Kind, label and plugin of each row."""
-        grid = self.board.grid
-        yield from (("defense", label, spec) for label, spec in grid.defenses.items())
-        yield from (("attacker", label, spec) for label, spec in grid.attackers.items())
 
     @property
     def standings(self) -> pd.DataFrame:
@@ -232,11 +215,11 @@ class GridView:
 
 
 class BoardView:
-    """All of one board that pages show."""
+    """All of one board that pages show. name: of its folder. loaded: its submissions."""
 
-    def __init__(self, source: Source, plugins: tuple[Path, ...]) -> None:
-        self.source = source
-        self.made = boards.make(source.records, published.of_suite(source.records.suite), plugins)
+    def __init__(self, name: str, loaded: Merged) -> None:
+        self.name, self.loaded = name, loaded
+        self.made = boards.make(loaded.records)
         self.grids = [GridView(grid, list(self._sheets(grid))) for grid in self.made.grids]
 
     def _sheets(self, grid: GridBoard) -> Iterator[tuple[str, str, str]]:
@@ -244,14 +227,14 @@ class BoardView:
         for task in grid.grid.members:
             for defense in grid.grid.defenses:
                 prefix = f"{grid.grid.name}__{task}__{defense}__".replace("/", "_")
-                for path in sorted(self.source.loaded.sheets):
+                for path in sorted(self.loaded.pictures):
                     if path.name.startswith(prefix):
                         yield path.name, task, defense
 
     @cached_property
     def cells(self) -> pd.DataFrame:
         """The cells of all grids, see `GridView.cells`."""
-        return pd.concat([grid.cells(self.source.records) for grid in self.grids], ignore_index=True)
+        return pd.concat([grid.cells(self.loaded.records) for grid in self.grids], ignore_index=True)
 
     @cached_property
     def calls(self) -> pd.DataFrame:
@@ -259,7 +242,7 @@ class BoardView:
         rows = [
             {"grid": grid.name, "kind": kind, "row": row_name(grid.board.grid, kind, label), "call": spec.call}
             for grid in self.grids
-            for kind, label, spec in grid.plugins()
+            for kind, label, spec in grid.board.grid.rows()
         ]
         return pd.DataFrame(rows)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,17 @@ from harness.suite import Grid, Suite, other_seeds, read, rows_left_out
 
 @dataclass(frozen=True)
 class Merged:
-    """Submissions of one suite and version. records: the records of all their cells. submissions: the submissions by
-    file."""
+    """Submissions of one suite and version.
 
-    records: Records
-    submissions: Mapping[Path, Submission]
+    records: the records of all their cells. provenance: by file name, where, when and by what the values were computed.
+    pictures: the pictures in the folders of the submissions; of two pictures with one name the first submission's.
+    files: the files of the submissions.
+    """
 
-    @property
-    def pictures(self) -> dict[str, Path]:
-        """The pictures in the folders of the submissions, by name; of two pictures with one name the first
-        submission's."""
-        pictures: dict[str, Path] = {}
-        for path, submission in self.submissions.items():
-            for name, _ in submission.pictures():
-                pictures.setdefault(name, path.parent / name)
-        return pictures
+    records: Records = field(repr=False)
+    provenance: Mapping[str, str]
+    pictures: Sequence[Path]
+    files: Sequence[Path]
 
 
 def load(files: Sequence[Path], plugins: Sequence[Path] = ()) -> Merged:
@@ -50,17 +46,23 @@ def load(files: Sequence[Path], plugins: Sequence[Path] = ()) -> Merged:
     tiers = {path: tier(path) for path in submissions}
     texts = [f"{path.name}: {text}" for path, text in tiers.items()]
     text = next(iter(tiers.values())) if len({*tiers.values()}) == 1 else "; ".join(texts)
-    suite, path = records.suite, installed_suite(records.suite.name)
+    suite, installed = records.suite, installed_suite(records.suite.name)
     local: dict[str, Any] = {"plugins": tuple(plugin_files(suite.name, plugins))}
-    if path is not None:
-        file = read(path)
-        local["published"] = path.parent / file.published if file.published else None
+    if installed is not None:
+        file = read(installed)
+        local["published"] = installed.parent / file.published if file.published else None
         order = {grid.name: place for place, grid in enumerate(file.grids)}
         local["grids"] = sorted(suite.grids, key=lambda grid: order.get(grid.name, len(order)))
     suite = suite.model_copy(update=local)
     places = {grid.name: place for place, grid in enumerate(suite.grids)}
     rows = records.frame.sort_values("grid", key=lambda names: names.map(places), kind="stable", ignore_index=True)
-    return Merged(replace(records, suite=suite, frame=rows, tier=text), submissions)
+    pictures: dict[str, Path] = {}
+    for path, submission in submissions.items():
+        for name, _ in submission.pictures():
+            pictures.setdefault(name, path.parent / name)
+    provenance = {path.name: submission.provenance.summary for path, submission in submissions.items()}
+    records = replace(records, suite=suite, frame=rows, tier=text)
+    return Merged(records, provenance, list(pictures.values()), files)
 
 
 def merge(submissions: Mapping[Path, Submission]) -> Records:

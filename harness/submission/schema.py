@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from harness.costs import COST_UNITS
 from harness.errors import RunError
-from harness.labels import Digest, Label, Text
+from harness.labels import Digest, FrozenModel, Label, Text
 from harness.metric import VALUES, Value, check_value, dump_values
-from harness.plugin import PluginSpec
+from harness.plugin import KINDS, PluginSpec
 from harness.records import Records, frame
 from harness.suite import Grid, Suite
 
@@ -42,8 +42,8 @@ class InvalidSubmission(RunError):
     """The file is not a submission, is damaged or contradicts itself. Exit code 1."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+class _Part(FrozenModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class PluginFile(_Part):
@@ -247,7 +247,8 @@ def picture_name(coordinates: Mapping[str, Any], file: str) -> str:
 def specs(suite: Suite) -> Iterator[PluginSpec]:
     """The plugins of `suite`, grid by grid."""
     for grid in suite.grids:
-        yield from (*grid.defenses.values(), *grid.attackers.values(), *grid.metrics.values(), grid.reference)
+        yield from (spec for _, _, spec in grid.rows(*KINDS))
+        yield grid.reference
 
 
 def _refuse_machine_fields(submission: Submission) -> None:

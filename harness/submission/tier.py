@@ -7,11 +7,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from harness.errors import UsageError, describe
-from harness.labels import Digest, Text
+from harness.labels import Digest, FrozenModel, Text
 from harness.store import file_digest
+from harness.submission.pack import RUN
 from harness.submission.read_write import SUFFIX
 
 
@@ -33,7 +34,7 @@ class Tier(StrEnum):
         return cls.schema_valid if not rerun else cls.spot_checked if rerun < cells else cls.reproduced
 
 
-class Verification(BaseModel):
+class Verification(FrozenModel):
     """A verification that found no problems.
 
     submission: SHA-256 of the submission's file. cells: number of measured cells. rerun: number of cells that were run
@@ -41,8 +42,6 @@ class Verification(BaseModel):
     share, and number of cells of the suite; None if the suite is not installed. exact, tolerance, interval: number of
     values that agree exactly, within rounding, and within the spread over seeds.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
     submission: Digest
@@ -85,9 +84,9 @@ def verification_file(submission: Path) -> Path:
 
 
 def submission_files(folder: Path) -> list[Path]:
-    """The files of the submissions in `folder`, ordered by name."""
+    """The files of the submissions in `folder`, ordered by name, without the one that a run writes into its folder."""
     files = sorted([*folder.glob("*.json"), *folder.glob(f"*{SUFFIX}")])
-    return [path for path in files if not path.name.endswith(".verification.json")]
+    return [path for path in files if path.name != RUN and not path.name.endswith(".verification.json")]
 
 
 def tier(submission: Path) -> str:

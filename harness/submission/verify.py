@@ -234,22 +234,25 @@ def _rows(identity: Identity) -> Iterator[Row]:
 
 def _changed_rows(suite: Suite) -> set[Row]:
     """The rows that the suite marks as changed or added."""
-    rows = ((grid, kind, label) for grid in suite.grids for kind in KINDS for label in getattr(grid, f"{kind}s"))
-    return {(grid.name, kind, label) for grid, kind, label in rows if grid.changes_of(kind, label)}
+    return {
+        (grid.name, kind, label)
+        for grid in suite.grids
+        for kind, label, _ in grid.rows(*KINDS)
+        if grid.changes_of(kind, label)
+    }
 
 
 def _unmarked_changes(suite: Suite, whole: Suite) -> Iterator[str]:
     """Messages about rows that differ from the installed suite `whole`, and rows and seeds that the suite leaves out,
     but are not marked as changed. Additional metrics are allowed."""
+    known = {(grid.name, kind, label): spec for grid in whole.grids for kind, label, spec in grid.rows(*KINDS)}
     grids = {grid.name: grid for grid in whole.grids}
     for grid in suite.grids:
-        for kind in KINDS:
-            known = getattr(grids[grid.name], f"{kind}s") if grid.name in grids else {}
-            for label, spec in getattr(grid, f"{kind}s").items():
-                own = known.get(label, spec if kind == "metric" else None)
-                same = own is not None and (own.name, own.params) == (spec.name, spec.params)
-                if not same and not grid.changes_of(kind, label):
-                    yield f"grid '{grid.name}': {kind} '{label}' differs from {whole.name} and is not marked as changed"
+        for kind, label, spec in grid.rows(*KINDS):
+            own = known.get((grid.name, kind, label), spec if kind == "metric" else None)
+            same = own is not None and (own.name, own.params) == (spec.name, spec.params)
+            if not same and not grid.changes_of(kind, label):
+                yield f"grid '{grid.name}': {kind} '{label}' differs from {whole.name} and is not marked as changed"
         if grid.name in grids:
             for change in _narrowing(grid, grids[grid.name]):
                 if change not in grid.changed:

@@ -109,7 +109,7 @@ def test_plan_and_pack(benchmark, tmp_path, seeds):
         plan = make(load(str(EXAMPLES / "two_layer.yaml"), selection))
         return pack.pack(plan, store, {}, pack.opening(plan, store))
 
-    assert len(benchmark(plan_and_pack).cells) == 12 + 4 * seeds  
+    assert len(benchmark(plan_and_pack).cells) == 12 + 4 * seeds
 
 
 @pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])

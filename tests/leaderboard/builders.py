@@ -2,12 +2,12 @@
 
 import pickle
 
-from harness.leaderboard.submitted import Submitted
 from harness.metric import Quantity
 from harness.plugin import PluginSpec
 from harness.ranking import Ranking
 from harness.records import Records
 from harness.records import frame as frame_of
+from harness.submission.merge import Merged
 from harness.suite import Grid, Suite
 
 ASR = Ranking(
@@ -60,22 +60,21 @@ def cells(values, tasks=("a", "b"), seeds=(1, 2, 3)):
     ]
 
 
-def build(rows, calls=None, members=None, older=False, tier="", tuning=None, grids=None, **fields):
+def build(rows, calls=None, members=None, older=False, tier="", grids=None, suite=None, **fields):
     """Records of rows, with a suite that has what they name; labels are not checked, so that they may be hostile.
 
     calls: by defense or attacker, the call of its row. members: by task, what it is made of. fields: of every grid
-    (`ranking`, `quantities`, `changed`, …). grids: by name, fields of one grid alone.
+    (`ranking`, `quantities`, `changed`, …). grids: by name, fields of one grid alone. suite: further fields of the
+    suite.
     """
     frame = frame_of(rows)
     made = []
     for name in frame["grid"].unique():
         part = frame[frame["grid"] == name]
         made.append(_grid(name, part, calls or {}, members or {}, {**fields, **(grids or {}).get(name, {})}))
-    suite = Suite(
-        name=frame["suite"].iloc[0], version=int(frame["suite_version"].iloc[0]), title="A suite", description="",
-        grids=made, tuning=tuning,
-    )  # fmt: skip
-    return Records(suite, frame, tier, older)
+    name, version = frame["suite"].iloc[0], int(frame["suite_version"].iloc[0])
+    whole = Suite(name=name, version=version, title="A suite", description="", grids=made, **(suite or {}))
+    return Records(whole, frame, tier, older)
 
 
 def _grid(name, part, calls, members, fields):
@@ -100,7 +99,7 @@ def save(records, path, published=None):
 
 
 def load(paths, plugins=()):
-    """In place of `submitted.load`: the records of one file that `save` wrote, with the pictures beside it."""
+    """In place of `merge.load`: the records of one file that `save` wrote, with the pictures beside it."""
     (path,) = paths
     records = pickle.loads(path.read_bytes())
-    return Submitted(records, {path.name: "computed somewhere"}, sorted(path.parent.glob("*.png")), [path])
+    return Merged(records, {path.name: "computed somewhere"}, sorted(path.parent.glob("*.png")), [path])

@@ -144,7 +144,7 @@ def track(tmp_path):
 
 def test_a_tracks_own_table_and_plots_stand_in_place_of_the_default_ones(track, tmp_path):
     rows = [row | {"track": "small_track"} for row in ranked_rows()]
-    made = boards.make(build(rows), plugins=[track])
+    made = boards.make(build(rows, suite={"plugins": [track]}))
     (_, (table, below)) = made.grids[0].section.tables
     assert table.to_dict("records") == [{"defense": "mine", "best": "0.2"}, {"defense": "none", "best": "1.0"}]
     assert below == "best: the highest value."
@@ -157,7 +157,7 @@ def test_further_metrics_have_a_table_beside_the_tracks_own(track):
     further = {"track": "small_track", "metric": "rank", "measured_by": "effective_rank", "step": None}
     rows += [asr("mine", None, "a", 1, 7.0) | further]
     quantities = [Quantity(name="rank", title="effective rank", description="of the features")]
-    made = boards.make(build(rows, quantities=quantities), plugins=[track])
+    made = boards.make(build(rows, quantities=quantities, suite={"plugins": [track]}))
     *_, (table, below) = made.grids[0].section.tables
     assert table.to_dict("records") == [{"defense": "mine", "effective rank harmful": "7"}]
     assert below == "Values of metric plugins beside the track's own."

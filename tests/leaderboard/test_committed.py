@@ -6,8 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.leaderboard import committed, submitted
-from harness.leaderboard.submitted import Submitted
+from harness.leaderboard import committed
+from harness.submission import merge
+from harness.submission.merge import Merged
 from tests.leaderboard.builders import build, cells
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,7 @@ def submissions(tmp_path, monkeypatch):
     sheet = folder / "tiny" / "g__a__none__sheet.png"
     sheet.write_bytes(b"picture")
     records = build(cells({"none": {"lora": 1.0}, "mine": {"lora": lambda task, seed: 0.1 * seed}}), tier="reproduced")
-    monkeypatch.setattr(submitted, "load", lambda paths: Submitted(records, {}, [sheet], paths))
+    monkeypatch.setattr(merge, "load", lambda paths: Merged(records, {}, [sheet], paths))
     return folder
 
 

@@ -12,9 +12,9 @@ from tests.leaderboard.builders import asr, build, cells
 FIVE = (1, 2, 3, 4, 5)
 
 
-def flags(rows, published=None, **fields):
+def flags(rows, **fields):
     """By defense, the flags of its row in the standings; `tuning-unknown` is on all of these."""
-    made = boards.make(build(rows, **fields), published)
+    made = boards.make(build(rows, **fields))
     raised = made.standings.set_index("defense")["flags"].fillna("").str.split().map(set)
     return {defense: names - {"tuning-unknown"} for defense, names in raised.items()}
 
@@ -116,9 +116,9 @@ def test_a_metrics_own_flag(flag):
 
 
 def test_settings_chosen_on_what_is_reported():
-    tuned = boards.make(build(clean(), tuning=Tuning(seeds=[1], tasks=["a"]))).standings
+    tuned = boards.make(build(clean(), suite={"tuning": Tuning(seeds=[1], tasks=["a"])})).standings
     assert (tuned["flags"].str.split().map(lambda names: "tuned-here" in names)).all()
-    elsewhere = boards.make(build(clean(), tuning=Tuning(seeds=[101]))).standings
+    elsewhere = boards.make(build(clean(), suite={"tuning": Tuning(seeds=[101])})).standings
     assert elsewhere["flags"].isna().all()
     unknown = boards.make(build(clean())).standings["flags"]
     assert (unknown == "tuning-unknown").all()
@@ -159,14 +159,15 @@ def test_older_submissions():
     assert "of an older submission format" in made.title
 
 
-def test_our_interval_excludes_the_published_figure():
+def test_our_interval_excludes_the_published_figure(tmp_path):
     where = {"paper": "P", "table": "1", "setting": "g", "metric": "asr", "role": "harmful", "attacker": "lora"}
     values = [{"defense": "mine", "value": 0.9, "note": "of another model"}, {"defense": "ascent", "value": 0.89}]
-    published = pd.DataFrame([where | row for row in values]).reindex(columns=list(PUBLISHED))
-    raised = flags(clean(), published)
+    papers = {"published": tmp_path / "papers.csv"}
+    pd.DataFrame([where | row for row in values]).reindex(columns=list(PUBLISHED)).to_csv(*papers.values(), index=False)
+    raised = flags(clean(), suite=papers)
     assert "unlike-published" in raised["mine"]
     assert "unlike-published" not in raised["ascent"]
-    assert "published: P, 1: of another model" in boards.make(build(clean()), published).markdown()
+    assert "published: P, 1: of another model" in boards.make(build(clean(), suite=papers)).markdown()
 
 
 def test_flags_stand_in_the_table_below_it_and_in_the_long_form():

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from harness.errors import UsageError
-from harness.leaderboard import long_form, published
+from harness.leaderboard import boards, long_form, published
 from tests.leaderboard.builders import asr, build, cells
 
 PUBLISHED = Path(__file__).parents[2] / "suites" / "published"
@@ -196,7 +196,7 @@ def test_other_files_are_no_published_values(tmp_path):
 
 
 def test_a_suite_may_name_published_values():
-    suite = build([rir()]).suite
-    assert published.of_suite(suite) is None
-    named = suite.model_copy(update={"published": PUBLISHED / "mima_aaai2025.csv"})
-    assert (published.of_suite(named)["paper"] == "AAAI 2025").any()
+    rows = [rir(grid="styles_two", defense="joint", attacker="lora", metric="msgr", variant="clip", split=None)]
+    assert boards.make(build(rows)).long["published"].isna().all()
+    papers = {"published": PUBLISHED / "mima_aaai2025.csv"}
+    assert boards.make(build(rows, suite=papers)).long["published_note"].str.startswith("AAAI 2025").any()

@@ -21,7 +21,7 @@ from selenium.webdriver.support.ui import Select
 
 from harness.errors import UsageError
 from harness.fields import fields
-from harness.leaderboard import boards, published, submitted
+from harness.leaderboard import boards
 from harness.leaderboard.flags import FLAGS
 from harness.leaderboard.published import PUBLISHED
 from harness.leaderboard.scores import read as read_scores
@@ -29,6 +29,7 @@ from harness.leaderboard.tables import interval
 from harness.ranking import Ranking
 from harness.registry import installed
 from harness.site import build as build_site
+from harness.submission import merge
 from tests.leaderboard import builders
 from tests.leaderboard.builders import asr, build, cells
 
@@ -91,7 +92,7 @@ PAPER = {"paper": "P 2025", "table": "Table 1", "setting": "g", "defense": "asce
 def hand_made():
     """Submissions are hand-made records."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(submitted, "load", builders.load)
+        patch.setattr(merge, "load", builders.load)
         yield
 
 
@@ -111,7 +112,7 @@ def runs(tmp_path_factory):
 def made(runs):
     """The boards of the runs."""
     loaded = {run: builders.load([runs / run / "run.json.gz"]).records for run in ("rates", "all pairs")}
-    return {run: boards.make(records, published.of_suite(records.suite)) for run, records in loaded.items()}
+    return {run: boards.make(records) for run, records in loaded.items()}
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def site(runs):
     return runs.parent / "site"
 
 
-LOAD = submitted.load
+LOAD = merge.load
 """The true reader of submissions."""
 
 
@@ -382,9 +383,9 @@ def test_a_board_of_submissions_shows_what_is_known_of_them(tmp_path):
     """Its tier, where and by what it was computed, and the very file to download."""
     file = Path(__file__).parents[1] / "submission" / "submissions" / "tiny" / "tiny.json.gz"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(submitted, "load", LOAD)
+        patch.setattr(merge, "load", LOAD)
         build_site(tmp_path / "site", file.parents[1])
-        loaded = submitted.load([file])
+        loaded = merge.load([file])
     (page,) = (tmp_path / "site").rglob("tiny/index.html")
     text = page.read_text()
     assert "self-reported" in text

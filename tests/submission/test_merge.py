@@ -208,8 +208,7 @@ def test_formats_are_not_mixed(content, tmp_path):
 def test_pictures_come_along(content, honest, tmp_path):
     first = add_picture(content, tmp_path / "one")
     second = shutil.copytree(first.parent, tmp_path / "two") / first.name
-    name = "teachers__1__none__sheet.png"
-    assert merge.load([honest, first, second]).pictures == {name: tmp_path / "one" / name}
+    assert merge.load([honest, first, second]).pictures == [tmp_path / "one" / "teachers__1__none__sheet.png"]
 
 
 def verification(**changes):
