@@ -61,7 +61,7 @@ class Task(FrozenModel):
 
     @property
     def label(self) -> str:
-        """Name of the task in tables; by default the values of its fields."""
+        """Name of the task in tables, which no other task of a grid has; by default the values of its fields."""
         return " ".join(str(value) for value in self.model_dump().values())
 
     def expand(self) -> Sequence[Any]:

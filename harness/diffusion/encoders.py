@@ -41,13 +41,14 @@ class Encoder:
     paired: Similarity
 
 
-def encoder(name: str, path: str | None = None) -> Encoder:
+def encoder(name: str, path: str | None = None, digest: str | None = None) -> Encoder:
     """Load the encoder `name`.
 
-    path: local file of weights; None: the weights on the hub or those that come with the harness. Raises `RunError` if
-    the weights cannot be loaded, and `UsageError` for an unknown name.
+    path: local file of weights; None: the weights on the hub or those that come with the harness. digest: SHA-256 of
+    the file, so that a process loads an edited file again. Raises `RunError` if the weights cannot be loaded, and
+    `UsageError` for an unknown name.
     """
-    network = load(name, path)
+    network = load(name, path, digest)
     if name == "lpips":
         alike = partial(one_minus_lpips, network)
         return Encoder(partial(_batched, lambda pixels: pixels), alike, alike)
@@ -71,8 +72,9 @@ def _batched(network: Callable[[torch.Tensor], torch.Tensor], images: Images) ->
 
 
 @cache
-def load(name: str, path: str | None = None) -> Any:
-    """The network of the encoder `name`, for pixels in [−1, 1]; a process loads it once. path: as for `encoder`."""
+def load(name: str, path: str | None = None, digest: str | None = None) -> Any:
+    """The network of the encoder `name`, for pixels in [−1, 1]; a process loads it once. path, digest: as for
+    `encoder`."""
     if name not in _LOADERS:
         raise UsageError(f"unknown encoder '{name}'; {nearest(name, list(_LOADERS))}")
     if path is not None and not Path(path).exists():

@@ -23,7 +23,7 @@ from harness.diffusion import encoders
 from harness.diffusion.concepts import Concept
 from harness.diffusion.data import ConceptData, Targets
 from harness.diffusion.erase import erase
-from harness.diffusion.image_folder import read_images
+from harness.diffusion.image_folder import folder_digest, read_images
 from harness.diffusion.model import Images, TextToImage
 from harness.diffusion.protocol import Erasure, Sampling
 from harness.diffusion.views import IMAGES
@@ -97,10 +97,12 @@ class ReadPictures(PipelineStage, version=1):
     folder: Located
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Save the pictures, resized to the base model's size."""
+        """Save the pictures, resized to the base model's size; raises `RunError` if they are not those in the key."""
         model = self.untouched()
         side = int(model.unet.config.sample_size * model.pipeline.vae_scale_factor)
         images = read_images(self.folder.path, side)
+        if folder_digest(self.folder.path) != self.folder.digest:
+            raise RunError(f"the pictures in {self.folder.path} have changed since the run began: run it again")
         save_images(out, images, training=images.copy())
 
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import torch
 
-from harness.errors import PluginError
+from harness.errors import PluginError, RunError
 from harness.plugin import PluginSpec
-from harness.probe.data import load
+from harness.probe.data import ProbeData, digest, load
 from harness.probe.model import Extractor, LinearProbe, Loss
 from harness.probe.optimum import Optimum, optimum
 from harness.probe.plugin import AttackData, ReleasedData, Trajectory
@@ -35,8 +35,7 @@ def _warm_up() -> None:
 class Immunize(Stage, track="probe", version=2):
     """Run a defense on an identity extractor and save the weights.
 
-    rows: SHA-256 of the data set's values; None if the data set cannot be loaded, in which case `run` raises
-    `RunError`.
+    rows: SHA-256 of the data set's values; None if the data set could not be loaded when the run was planned.
     """
 
     transient = True
@@ -45,10 +44,20 @@ class Immunize(Stage, track="probe", version=2):
     task: Task
     rows: str | None
 
+    def data(self) -> ProbeData:
+        """The rows of the task; raises `RunError` if the data set cannot be loaded, or is not the one in the key."""
+        data = load(self.task)
+        if digest(self.task.data) != self.rows:
+            raise RunError(
+                f"the data set {self.task.data} has other values here than in the plan, or could not be loaded there: "
+                "use the same files on all workers and run the same command again"
+            )
+        return data
+
     def run(self, folders: Folders, out: Path) -> None:
         """Save the released extractor and the run cost; raises `PluginError` if its weights are not finite."""
         _warm_up()
-        targets = replace(load(self.task).train, seed=self.seed or 0)
+        targets = replace(self.data().train, seed=self.seed or 0)
         model = Extractor(targets.benign.x.shape[1])
         self.pull(self.plugin.build().generator(model, targets), out)
         if not all(parameter.isfinite().all() for parameter in model.parameters()):
@@ -64,7 +73,7 @@ class FindOptima(Stage, track="probe", version=1):
 
     def run(self, folders: Folders, out: Path) -> None:
         """Save the optimum of each role in a file of its own."""
-        data, model = load(self.model.task), Extractor.load(folders[self.model])
+        data, model = self.model.data(), Extractor.load(folders[self.model])
         for role in ROLES:
             train, heldout = (model.features(getattr(split, role)) for split in (data.train, data.heldout))
             best = optimum(train, heldout, self.loss, data.score)
@@ -98,7 +107,7 @@ class Attack(Stage, track="probe", version=2):
         """Save the loss after every step, the probe after the measured steps, and the run cost; raises `PluginError` if
         the probe's weights are not finite."""
         _warm_up()
-        data = Extractor.load(folders[self.model]).features(getattr(load(self.model.task).train, self.role))
+        data = Extractor.load(folders[self.model]).features(getattr(self.model.data().train, self.role))
         probe = LinearProbe(data.x.shape[1], self.loss)
         losses: list[float] = []
         heads: list[torch.Tensor] = []
@@ -126,7 +135,7 @@ class MeasureReleased(Stage, track="probe", version=1):
 
     def run(self, folders: Folders, out: Path) -> None:
         """Save the metric's values."""
-        rows = load(self.model.task)
+        rows = self.model.data()
         data = ReleasedData(
             benign=rows.train.benign,
             harmful=rows.train.harmful,
@@ -148,7 +157,7 @@ class Attacked(NamedTuple):
 
     def trajectory(self, folders: Folders) -> Trajectory:
         """The attack in the form that a metric receives."""
-        data, role = load(self.model.task), self.attack.role
+        data, role = self.model.data(), self.attack.role
         tensors = load_tensors(folders[self.attack] / ATTACK)
         return Trajectory(
             steps=self.attack.measure_at,
@@ -178,7 +187,7 @@ class MeasureAttacked(Stage, track="probe", version=1):
             role=attack.role,
             loss=attack.loss,
             success=self.success,
-            score=load(self.attacked.model.task).score,
+            score=self.attacked.model.data().score,
             undefended=self.undefended.trajectory(folders),
             seed=self.seed or 0,
         )

@@ -9,7 +9,10 @@ from PIL import Image
 
 from harness.diffusion import Concept, TextToImage
 from harness.diffusion.image_folder import read_images
+from harness.diffusion.located import Files
+from harness.diffusion.stages import ReadPictures
 from harness.errors import RunError
+from harness.stage import Folders
 from tests.diffusion.helpers import SIDE, noise, subject, write_pictures
 
 
@@ -114,3 +117,15 @@ def test_prior_preservation_adds_the_classes_pictures(model: TextToImage, style:
     with torch.no_grad():
         own, prior = (float(model.denoising_loss(half)) for half in halves)
         assert float(model.denoising_loss(batch)) == pytest.approx(own + 0.5 * prior, rel=1e-5)
+
+
+def test_pictures_that_changed_during_a_run_fail_their_job(thing: Concept, base: Path, tmp_path: Path) -> None:
+    """Else they would be kept under the key of the former ones."""
+    files, pictures = Files(), str(thing.images)
+    (tmp_path / "out").mkdir()
+    fields = {"base": files.base(str(base)), "precision": "fp32", "concept": thing}
+    job = ReadPictures(**fields, folder=files.pictures(pictures))
+    job.run(Folders({}), tmp_path / "out")
+    write_pictures(Path(pictures), 4)
+    with pytest.raises(RunError, match="have changed since the run began"):
+        job.run(Folders({}), tmp_path / "out")

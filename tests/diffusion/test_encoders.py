@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from harness.diffusion import encoders
+from harness.diffusion.located import Files
+from harness.diffusion.measuring import _encoders
 from harness.errors import RunError, UsageError
 from tests.diffusion.helpers import noise
 
@@ -115,3 +117,16 @@ def test_dino_from_a_local_file(tmp_path: Path) -> None:
         expected = made((torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std)
     torch.testing.assert_close(embed(images), expected, atol=1e-4, rtol=1e-4)
     assert embed(noise(1)).shape == (1, 384)  # any size of picture
+
+
+def test_an_edited_file_of_weights_is_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys have the digest of the file, so one process must not measure two contents with one network."""
+    path = tmp_path / "weights.pth"
+    monkeypatch.setitem(encoders._LOADERS, "own", lambda path: [Path(path).read_text()])
+    monkeypatch.setattr(encoders, "_batched", lambda network, images: network)
+    seen = []
+    for content in ("one", "two"):
+        path.write_text(content)
+        used = _encoders({"own": Files().weights(str(path))})["own"]
+        seen.append(used.embed(None))
+    assert seen == [["one"], ["two"]]

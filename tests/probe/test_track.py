@@ -16,6 +16,7 @@ from harness.probe.stages import Attack, MeasureReleased
 from harness.probe.tasks import Task
 from harness.probe.track import ProbeTrack, Protocol
 from harness.registry import installed
+from harness.stage import Folders
 from harness.store import Store
 from harness.suite import load
 from harness.track import Repetition
@@ -112,6 +113,16 @@ def test_data_that_cannot_be_loaded_fails_the_cells_that_need_it(fresh, tiny: Pa
     failed = run(plan, Store(tmp_path / "store"), local(1))
     by_task = {cell.coordinates["task"]: failed.get(cell.job.key) for cell in plan.cells}
     assert by_task == {"house_prices": "data package is not installed; pip install it", "P3-H8": None}
+
+
+@pytest.mark.parametrize("rows", [None, "0" * 64])
+def test_a_job_reads_the_data_of_its_key_or_none(rows, tmp_path):
+    """Data that appeared or changed after the plan was made would be kept under the key of others."""
+    job = TRACK.immunize(Repetition(HOUSES, Protocol(), 1), spec("defense", "none"))
+    other = type(job)(task=job.task, plugin=job.plugin, rows=rows)
+    with pytest.raises(RunError, match="the data set house_prices has other values here than in the plan"):
+        other.run(Folders({}), tmp_path)
+    job.run(Folders({}), tmp_path)
 
 
 def test_known_values_of_closed_forms(tiny: Path, tmp_path: Path):
