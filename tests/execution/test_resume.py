@@ -64,7 +64,7 @@ def test_after_a_kill_at_any_moment_the_next_run_does_the_rest(tmp_path, forked,
     while killed < kills or not finished:
         store = tmp_path / f"store{finished}"
         running = forked(store)
-        running.join(draw.uniform(0, whole))
+        running.join(draw.uniform(0, whole) if killed < kills else None)
         if running.exitcode is None:
             running.kill()
             running.join()
