@@ -1,7 +1,7 @@
 """Suites: versioned grids of tasks × defenses × attackers × seeds, each with a protocol.
 
-`SuiteFile` is the content of a suite's YAML file. `Suite` is a suite to run: every task, row and seed is written out. A
-`Suite` is a pydantic model of plain data, and a submission contains it unchanged.
+A `Suite` is a suite to run: every task, row and seed of its file (see `harness.suite_file`) is written out. It is a
+pydantic model of plain data, and a submission contains it unchanged.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError
 
 from harness.costs import COST, COSTS
 from harness.errors import UsageError, describe, nearest
@@ -22,105 +21,8 @@ from harness.plugin import KINDS, PluginSpec
 from harness.ranking import Ranking
 from harness.registry import Registry, installed
 from harness.selection import Selection
+from harness.suite_file import GridFile, Row, SuiteFile, Tuning, counted, find, on_base, read
 from harness.track import PICTURES, Track
-
-FORMAT = 1
-"""The newest suite file format that this harness reads."""
-
-
-def _counted(seeds: Any) -> Any:
-    """A number of seeds n as the seeds 1 … n."""
-    return list(range(1, seeds + 1)) or [seeds] if isinstance(seeds, int) else seeds
-
-
-Seeds = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=1000), BeforeValidator(_counted)]
-
-
-class Tuning(FrozenModel):
-    """The seeds and tasks on which a suite's settings were chosen."""
-
-    seeds: list[int] = Field(description="empty: no seed, the settings are the papers' or the plugins' defaults")
-    tasks: list[Label] = Field([], description="labels of tasks; empty: all tasks of the suite")
-
-    def covers(self, task: str, seed: int | None) -> bool:
-        """Whether settings were chosen on this task and seed. seed: None for a value without random draws, for which
-        the task alone decides."""
-        if seed is None:
-            return task in self.tasks
-        return seed in self.seeds and (not self.tasks or task in self.tasks)
-
-
-class Row(FrozenModel):
-    """One defense, attacker or metric of a grid: a plugin and its settings. All other keys are hyper-parameters."""
-
-    model_config = ConfigDict(extra="allow")
-
-    plugin: str | None = Field(None, description="the plugin's name; by default the row's label")
-    preset: str | None = Field(
-        None, description="one of the plugin's named settings; the row's own settings override it"
-    )
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """The hyper-parameters that the row sets."""
-        return dict(self.model_extra or {})
-
-
-class GridFile(FrozenModel):
-    """One grid of a suite file."""
-
-    name: Name = Field(description="name in records; published values refer to it")
-    track: str = Field(description="track that defines the tasks, the protocol and the plugins")
-    tasks: list[dict[str, Any]] = Field(min_length=1, description="blocks of tasks, as the track defines them")
-    protocol: dict[str, Any] = Field({}, description="budget and measured steps, as the track defines them")
-    defenses: dict[Label, Row] = Field(min_length=1, description="rows by label")
-    attackers: dict[Label, Row] = Field({}, description="rows by label; empty: only released models are measured")
-    metrics: dict[Label, Row] = Field({}, description="metrics beyond the track's own, or other settings of the latter")
-    seeds: Seeds | None = Field(None, description="seeds of this grid instead of the suite's")
-
-    @field_validator("defenses", "attackers", "metrics", mode="before")
-    @classmethod
-    def _empty_rows(cls, rows: Any) -> Any:
-        """A row without settings may be left empty: `none:`."""
-        return {label: row or {} for label, row in rows.items()} if isinstance(rows, dict) else rows
-
-
-class BaseModelFile(FrozenModel):
-    """Another base model for a whole suite, with its changes in every grid."""
-
-    tasks: dict[str, Any] = Field({}, description="fields that replace those of every block of tasks")
-    protocol: dict[str, Any] = Field({}, description="fields that replace those of every protocol")
-    preset: str | None = Field(
-        None, description="preset of every row instead of the row's own; null: the plugins' defaults"
-    )
-
-
-class SuiteFile(FrozenModel):
-    """The content of a suite file."""
-
-    format: int = Field(description=f"format of the file; this harness reads up to {FORMAT}")
-    name: Name = Field(description="name of the suite on the command line")
-    version: int = Field(
-        ge=1, description="increased with every change that changes a value; values of two versions are never mixed"
-    )
-    title: Text = Field(description="one line")
-    description: str = Field("", description="purpose of the suite, and how its settings were chosen")
-    seeds: Seeds = Field(_counted(5), description="seeds of every cell: a list, or a number n for the seeds 1 … n")
-    tuning: Tuning | None = Field(
-        None,
-        description="seeds and tasks on which settings were chosen; values on the same seeds and tasks are optimistic",
-    )
-    plugins: list[str] = Field([], description="plugin files, relative to the suite file")
-    published: str | None = Field(None, description="a tidy CSV of published values, relative to the suite file")
-    bases: dict[str, BaseModelFile] = Field({}, description="other base models, by their name in `--base`")
-    grids: list[GridFile] = Field(min_length=1, description="one for each set of tasks, protocol and rows")
-
-    @field_validator("grids")
-    @classmethod
-    def _different_names(cls, grids: list[GridFile]) -> list[GridFile]:
-        if len({grid.name for grid in grids}) < len(grids):
-            raise ValueError("two grids have the same name")
-        return grids
 
 
 class Grid(FrozenModel):
@@ -201,7 +103,7 @@ def load(suite: str, selection: Selection | None = None) -> Suite:
     path, selection = find(suite), selection or Selection()
     file = read(path)
     if selection.base is not None:
-        file = _on_base(file, selection.base)
+        file = on_base(file, selection.base)
     for name in selection.grids:
         names = [grid.name for grid in file.grids]
         if name not in names:
@@ -254,7 +156,7 @@ class _Reader:
         if not rows["defense"] or (file.attackers and not rows["attacker"]):
             return None
         tasks, protocol = typed(track, file.tasks, file.protocol, where, self._path.parent)
-        seeds = list(dict.fromkeys(_counted(self._selection.seeds) or file.seeds or self._file.seeds))
+        seeds = list(dict.fromkeys(counted(self._selection.seeds) or file.seeds or self._file.seeds))
         return describe_grid(
             self._registry,
             track,
@@ -392,53 +294,3 @@ def describe_grid(registry: Registry, track: Track, tasks: Sequence[Any], protoc
         quantities=list(dict.fromkeys(quantities)),
         **fields,
     )
-
-
-def _on_base(file: SuiteFile, base: str) -> SuiteFile:
-    """The suite with the changes of its other base model `base`; raises `UsageError` if it has no such base model."""
-    if base not in file.bases:
-        raise UsageError(f"suite '{file.name}' has no base '{base}'; {nearest(base, list(file.bases))}")
-    changes = file.bases[base]
-
-    def rows(given: Mapping[str, Row]) -> dict[str, Row]:
-        return {label: row.model_copy(update={"preset": changes.preset}) for label, row in given.items()}
-
-    grids = [
-        grid.model_copy(
-            update={
-                "tasks": [task | changes.tasks for task in grid.tasks],
-                "protocol": grid.protocol | changes.protocol,
-                "defenses": rows(grid.defenses),
-                "attackers": rows(grid.attackers),
-                "metrics": rows(grid.metrics),
-            }
-        )
-        for grid in file.grids
-    ]
-    return file.model_copy(update={"name": f"{file.name}@{base}", "grids": grids})
-
-
-def find(suite: str) -> Path:
-    """The file of `suite`, a name or a path; raises `UsageError` if there is none."""
-    if suite.endswith((".yaml", ".yml")):
-        if not Path(suite).is_file():
-            raise UsageError(f"suite file {suite} does not exist")
-        return Path(suite).resolve()
-    return Path(str(installed().get("suite", suite).file))
-
-
-def read(path: Path) -> SuiteFile:
-    """Read the suite file `path` and check its form only; raises `UsageError` for an invalid file."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} is no suite: it must be a mapping with format, name, version, title and grids")
-    newest = content.get("format")
-    if isinstance(newest, int) and newest > FORMAT:
-        raise UsageError(f"{path} has suite format {newest}; this harness reads up to {FORMAT}: upgrade immunebench")
-    try:
-        return SuiteFile.model_validate(content)
-    except ValidationError as error:
-        raise UsageError(f"{path}: {describe(error)}") from None

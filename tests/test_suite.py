@@ -6,7 +6,8 @@ import yaml
 from harness.errors import UsageError
 from harness.registry import installed
 from harness.selection import Options, Selection
-from harness.suite import Suite, Tuning, load
+from harness.suite import Suite, load
+from harness.suite_file import Tuning
 from tests.helpers import MINE, change
 from tests.runs import TWO_LAYER
 

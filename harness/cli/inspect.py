@@ -53,7 +53,7 @@ def _rows(what: Listing) -> Iterator[tuple[str, str, str]]:
 
         yield from ((flag.name, "", flag.meaning) for flag in FLAGS.values())
     elif what is Listing.suites:
-        from harness.suite import read
+        from harness.suite_file import read
 
         for entry in installed().all("suite"):
             suite = read(Path(str(entry.file)))

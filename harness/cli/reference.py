@@ -14,7 +14,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from tabulate import tabulate
 
-from harness import suite as suites
+from harness import suite_file as suites
 from harness.costs import COSTS
 from harness.errors import RunError, UsageError
 from harness.fields import fields

@@ -14,7 +14,8 @@ from harness.plugin import PluginSpec
 from harness.registry import Registry, installed
 from harness.submission.anonymise import placed
 from harness.submission.schema import InvalidSubmission, Submission
-from harness.suite import Grid, Suite, describe_grid, read
+from harness.suite import Grid, Suite, describe_grid
+from harness.suite_file import read
 
 
 @dataclass(frozen=True)

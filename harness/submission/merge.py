@@ -16,7 +16,8 @@ from harness.submission import read_write
 from harness.submission.local_suite import installed_suite, plugin_files
 from harness.submission.schema import Cell, Submission
 from harness.submission.tier import tier
-from harness.suite import Grid, Suite, other_seeds, read, rows_left_out
+from harness.suite import Grid, Suite, other_seeds, rows_left_out
+from harness.suite_file import read
 
 
 @dataclass(frozen=True)

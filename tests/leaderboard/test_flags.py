@@ -6,7 +6,7 @@ import pytest
 from harness.leaderboard import boards
 from harness.leaderboard.flags import FLAGS
 from harness.leaderboard.published import PUBLISHED
-from harness.suite import Tuning
+from harness.suite_file import Tuning
 from tests.leaderboard.builders import asr, build, cells
 
 FIVE = (1, 2, 3, 4, 5)
