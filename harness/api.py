@@ -42,7 +42,7 @@ class Result:
 
 
 def run(
-    suite: str,
+    suite: str | Path,
     *,
     out: str | Path | None = None,
     store: str | Path | None = None,
@@ -110,7 +110,7 @@ def _report(
 
 
 def release(
-    suite: str,
+    suite: str | Path,
     defense: str,
     out: str | Path,
     *,

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PICTURES = "pictures"
 """Coordinate `measured_by` of pictures."""
+MOST_SEEDS = 1000
+"""Largest number of seeds of a grid."""
 
 
 def _round_steps(fields: dict[str, Any]) -> tuple[int, ...]:

@@ -59,7 +59,9 @@ def _option(name: str) -> inspect.Parameter:
     """The option for a field of `Selection`, as a parameter that typer reads."""
     info = Selection.model_fields[name]
     repeatable = get_origin(info.annotation) is tuple
-    kind = list[get_args(info.annotation)[0]] if repeatable else info.annotation  # type: ignore[misc]
+    kind: Any = info.annotation
+    if repeatable:
+        kind = list[Path] if Path in get_args(kind) else list[str]
     lowest = next((limit.ge for limit in info.metadata if hasattr(limit, "ge")), None)
     text = f"{info.description}{' Repeatable.' if repeatable else ''}"
     option = typer.Option(FLAGS[name], min=lowest, help=text)

@@ -14,26 +14,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import Field, ValidationError, ValidationInfo, model_validator
+from pydantic import Field, StringConstraints, ValidationError, ValidationInfo, model_validator
 
+from harness import strict_yaml
 from harness.errors import RunError, UsageError, describe, nearest
-from harness.labels import FrozenModel
+from harness.labels import FrozenModel, Label, Says
 
 FORMAT = 2
 """The concept file format that this harness reads."""
+Pattern = Annotated[
+    str,
+    StringConstraints(pattern=r"^[^{}]*\{\}[^{}]*$"),
+    Says("must hold {} once, and no other brace, for the concept"),
+]
+"""Text with one {} (see `fill`)."""
+
+
+def fill(pattern: str, words: str) -> str:
+    """The text `pattern` with `words` in the place of {}."""
+    return pattern.replace("{}", words)
 
 
 class Concept(FrozenModel):
     """One concept: its words and prompts, and a folder of its pictures if the base model cannot draw it."""
 
-    name: str = Field(description="name of the concept in groups and records")
+    name: Label = Field(description="name of the concept in groups and records")
     kind: Literal["style", "object", "subject"] = Field(
         description="style, object or subject: one particular thing that no base model knows, so it is not erased"
     )
-    prompt: str = Field(pattern=r"^[^{}]*\{\}[^{}]*$", description="a prompt; {} stands for the concept's words")
+    prompt: Pattern = Field(description="a prompt; {} stands for the concept's words")
     words: str = Field("", description="the base model's words for the concept; by default its name")
     class_word: str = Field("", description="the class of a subject, e.g. dog")
     class_prompt: str = Field("", description="a prompt of the whole class, for prior preservation")
@@ -43,7 +54,7 @@ class Concept(FrozenModel):
     classifier: str | None = Field(
         None, description="head of the concept classifier that knows the concept: object, style or subject; null: none"
     )
-    erase: dict[str, str] = Field(
+    erase: dict[Pattern, str] = Field(
         {}, description="further prompts with {} to erase, each with the prompt that replaces its meaning"
     )
 
@@ -65,13 +76,13 @@ class Concept(FrozenModel):
                 f"{self.name} is a subject, which no base model knows by name: attack it with an attacker that trains "
                 "a word"
             )
-        return self.prompt.format(self.words if word is None else word)
+        return fill(self.prompt, self.words if word is None else word)
 
 
 class ConceptFile(FrozenModel):
     """A concept file; every field of every concept is written out."""
 
-    format: int
+    format: int = Field(ge=FORMAT, le=FORMAT)
     title: str = ""
     concepts: dict[str, Concept]
     groups: dict[str, list[list[str]]] = Field(
@@ -88,12 +99,20 @@ class ConceptFile(FrozenModel):
             raise ValueError("a concept file is a mapping with format, kind, prompt and concepts")
         own = {name: value for name, value in content.items() if name in cls.model_fields}
         shared = {name: value for name, value in content.items() if name not in cls.model_fields}
-        concepts = {name: {"name": name, **shared, **(fields or {})} for name, fields in content["concepts"].items()}
+        for name in set(shared) - set(Concept.model_fields):
+            raise ValueError(f"unknown key '{name}'; {nearest(name, [*cls.model_fields, *Concept.model_fields])}")
+        concepts = {}
+        for name, fields in content["concepts"].items():
+            if not isinstance(fields, dict | None):
+                raise ValueError(f"concepts.{name}: must be a mapping or empty (got {fields!r:.80})")
+            concepts[name] = {"name": name, **shared, **(fields or {})}
         return {**own, "concepts": concepts}
 
     @model_validator(mode="after")
     def _complete(self) -> ConceptFile:
         for concept in self.concepts.values():
+            if concept.images and set("{}") & set(fill(concept.images, "")):
+                raise ValueError(f"{concept.name}: images may hold {{}}, for the concept's name, but no other brace")
             if concept.kind == "subject" and not (concept.class_word and concept.images):
                 raise ValueError(f"{concept.name}: a subject needs a class_word and a folder of images")
         for name, groups in self.groups.items():
@@ -102,11 +121,13 @@ class ConceptFile(FrozenModel):
         return self
 
     def pick(self, names: Sequence[str], where: str) -> list[Concept]:
-        """The concepts called `names`; raises `ValueError` with the nearest names for an unknown one. where: place to
-        name in the error."""
+        """The concepts called `names`; raises `ValueError` for a name given twice, and with the nearest names
+        for an unknown one. where: place to name in the error."""
         for name in names:
             if name not in self.concepts:
                 raise ValueError(f"{where} has the unknown concept '{name}'; {nearest(name, list(self.concepts))}")
+            if names.count(name) > 1:
+                raise ValueError(f"{where} has the concept '{name}' twice")
         return [self.concepts[name] for name in names]
 
 
@@ -114,11 +135,8 @@ def read(path: Path) -> ConceptFile:
     """Read the concept file `path`; its paths become absolute. Raises `UsageError` for a missing or invalid file."""
     if not path.is_file():
         raise UsageError(f"concept file {path} does not exist")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    version = content.get("format") if isinstance(content, dict) else None
+    content = strict_yaml.read(path)
+    version = content.value.get("format") if isinstance(content.value, dict) else None
     if isinstance(version, int) and version > FORMAT:
         raise UsageError(f"{path} has concept format {version}; this harness reads {FORMAT}: upgrade immunebench")
     if version == 1:
@@ -127,11 +145,11 @@ def read(path: Path) -> ConceptFile:
             "`subject`, `classifier` for `judge`, and `subject` for `persona`"
         )
     try:
-        file = ConceptFile.model_validate(content)
+        file = ConceptFile.model_validate(content.value)
     except ValidationError as error:
-        raise UsageError(f"{path}: {describe(error)}") from None
+        raise UsageError(f"{path}: {describe(error, content.line)}") from None
     concepts = {
-        name: concept.model_copy(update={"images": str(path.parent / concept.images.format(name))})
+        name: concept.model_copy(update={"images": str(path.parent / fill(concept.images, name))})
         if concept.images
         else concept
         for name, concept in file.concepts.items()

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.errors import UsageError
+from harness.errors import UsageError, describe
 from harness.store import file_digest
 from harness.submission import old_forms
 from harness.submission.schema import FORMAT, InvalidSubmission, Submission
@@ -56,10 +56,7 @@ def parse(content: Any, where: str) -> Submission:
             return submission.model_copy(update={"older": True})
         return Submission.model_validate(content, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        at = ".".join(str(part) for part in first["loc"])
-        text = f"{at}: {first['msg']} (got {first['input']!r:.80})" if at else first["msg"]
-        text = text.removeprefix("Value error, ")
+        text = describe(error)
     except old_forms.Malformed as error:
         text = str(error)
     printable = "".join(letter if letter.isprintable() else "?" for letter in text[:500])

@@ -134,7 +134,7 @@ def test_results_go_to_the_documented_folder(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["run", "TINY", "--defense", "whitning"], "did you mean whitening"),
-        (["run", "TINY", "--set", "attackers.adam.lr=-1"], "lr: Input should be greater than 0"),
+        (["run", "TINY", "--set", "attackers.adam.lr=-1"], "lr: must be greater than 0"),
         (["run", "TINY", "--plugin", "absent.py"], "absent.py does not exist"),
         (["plan", "TINY", "--set", "adam.lr=1"], "write defenses.LABEL.FIELD=VALUE"),
         (["show", "attacker", "adm"], "unknown attacker 'adm'; did you mean adam"),

@@ -63,7 +63,7 @@ def test_groups_and_their_benign_concepts(file: Path) -> None:
         ),
         (FILE.replace("kind: style", "kind: subject"), "a subject needs a class_word and a folder of images"),
         (FILE.replace("class_word", "klass_word"), "klass_word"),
-        ("[1, 2", "is no YAML"),
+        ("[1, 2", "line 1: no YAML"),
         ("- 1", "a concept file is a mapping"),
     ],
 )
