@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from pydantic import Field
+
 from harness.errors import UsageError, nearest
-from harness.selection import Options, Selection
+from harness.labels import FrozenModel
+from harness.selection import Integer, Options, Selection, checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +42,14 @@ class Result:
     def _repr_html_(self) -> str:
         """The readable tables, for a notebook."""
         return "".join(f"<h3>{name}</h3>{table.to_html(index=False)}" for name, table in self.tables.items())
+
+
+class _Limits(FrozenModel):
+    """Numbers that a call takes."""
+
+    workers: Integer | None = Field(None, ge=1)
+    timeout: float | None = Field(None, gt=0)
+    seed: Integer | None = Field(None, ge=1)
 
 
 def run(
@@ -72,13 +83,14 @@ def run(
     from harness.submission import pack
     from harness.suite import load
 
+    limits = checked(_Limits, {"workers": workers, "timeout": timeout})
     plan = make(load(suite, Selection.of(**selection)))
     folder = None if out is None else _writable(Path(out))
     artifacts = Store(store)
     progress = progress or scheduler.Progress()
-    executor = executors.choose(workers, cluster, gpu, progress.say)
+    executor = executors.choose(limits.workers, cluster, gpu, progress.say)
     opening = pack.opening(plan, artifacts)
-    failed = scheduler.run(plan, artifacts, executor, progress, keep, timeout)
+    failed = scheduler.run(plan, artifacts, executor, progress, keep, limits.timeout)
     return _report(plan, artifacts, failed, opening, folder)
 
 
@@ -124,7 +136,8 @@ def release(
 
     suite: as for `run`. defense: label of the suite's row, or name of another plugin. out: the folder to write. task:
     label of the task (default: the suite's first task). seed: one of the suite's seeds (default: the smallest). store,
-    selection: as for `run`. Raises `UsageError` if the suite has no such task or seed, or if the track saves no models.
+    selection: as for `run`. Raises `UsageError` if the suite has no such task or seed, if two of its grids have
+    different models of it, or if the track saves no models.
     """
     from harness.execution.worker import ensure
     from harness.plan import repetitions
@@ -137,15 +150,20 @@ def release(
     tracks = {grid.name: registry.track(grid.track) for grid in asked.grids}
     models = [(grid, repetition) for grid in asked.grids for repetition in repetitions(grid, tracks[grid.name])]
     tasks = list(dict.fromkeys(repetition.task.label for _, repetition in models))
-    task = task or tasks[0]
+    task = tasks[0] if task is None else task
     if task not in tasks:
         raise UsageError(f"suite '{asked.name}' has no task '{task}'; {nearest(task, tasks)}")
-    seeds = {
-        repetition.seed: (grid, repetition) for grid, repetition in reversed(models) if repetition.task.label == task
-    }
-    seed = seed or min(seeds)
+    models = [(grid, repetition) for grid, repetition in models if repetition.task.label == task]
+    seeds = sorted({repetition.seed for _, repetition in models})
+    seed = checked(_Limits, {"seed": seed}).seed or seeds[0]
     if seed not in seeds:
-        raise UsageError(f"suite '{asked.name}' has no seed {seed}; there are: {', '.join(map(str, sorted(seeds)))}")
-    grid, repetition = seeds[seed]
-    model = tracks[grid.name].immunize(repetition, grid.defenses[defense])
-    tracks[grid.name].save_model(model, ensure(model, Store(store)), Path(out))
+        raise UsageError(f"suite '{asked.name}' has no seed {seed}; there are: {', '.join(map(str, seeds))}")
+    jobs = {
+        grid.name: tracks[grid.name].immunize(repetition, grid.defenses[defense])
+        for grid, repetition in models
+        if repetition.seed == seed
+    }
+    if len({job.key for job in jobs.values()}) > 1:
+        raise UsageError(f"the grids {', '.join(jobs)} have different models of task '{task}': select one by --grid")
+    grid, model = next(iter(jobs.items()))
+    tracks[grid].save_model(model, ensure(model, Store(store)), Path(out))

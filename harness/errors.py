@@ -64,7 +64,9 @@ _MESSAGES = {
 
 
 def _describe_item(item: ErrorDetails, line: int | None) -> str:
-    field = ".".join(part if part.isprintable() else repr(part) for part in map(str, item["loc"]))
+    parts = [str(part) for part in item["loc"]]  # among them pydantic's names of types in unions
+    names = [part for part in parts if "[" not in part and not part.startswith(("constrained-", "function-"))]
+    field = ".".join(name if name.isprintable() else repr(name) for name in names)
     message = _MESSAGES.get(item["type"], item["msg"].removeprefix("Value error, "))
     message = message.replace("Input should be", "must be")
     value = "" if isinstance(item["input"], dict) or item["type"] == "missing" else f"got {item['input']!r:.80}"

@@ -33,9 +33,9 @@ class Says:
 def file_name(name: str) -> str:
     """`name` if every system takes it as the beginning of a file name; raises `ValueError` for another one."""
     if name[-1] in " ." or re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name, re.IGNORECASE):
-        raise ValueError("some systems take no file of this name: choose another")
+        raise ValueError(f"some systems take no file called '{name}': choose another name")
     if len(name.encode()) > 100:
-        raise ValueError("it is longer than 100 bytes: choose a shorter one")
+        raise ValueError(f"'{name}' is longer than 100 bytes: choose a shorter name")
     return name
 
 

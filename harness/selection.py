@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, SupportsIndex, TypedDict
+from typing import Annotated, Any, SupportsIndex, TypedDict, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError
 
@@ -24,7 +24,19 @@ def _integer(given: Any) -> Any:
     return given if isinstance(given, bool) or not isinstance(given, SupportsIndex) else given.__index__()
 
 
+Integer = Annotated[int, BeforeValidator(_integer)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_several)]
+
+
+Model = TypeVar("Model", bound=FrozenModel)
+
+
+def checked(model: type[Model], options: Mapping[str, Any]) -> Model:
+    """The `model` of the keyword arguments `options`; raises `UsageError` for an unknown option or a wrong value."""
+    try:
+        return model(**options)
+    except ValidationError as error:
+        raise UsageError(describe(error)) from None
 
 
 class Selection(FrozenModel):
@@ -33,9 +45,7 @@ class Selection(FrozenModel):
     grids: Names = Field((), description="Run this grid only.")
     defenses: Names = Field((), description="Run this defense row only; another plugin's name adds a row.")
     attackers: Names = Field((), description="Run this attacker row only; another plugin's name adds a row.")
-    seeds: Annotated[int | None, BeforeValidator(_integer)] = Field(
-        None, ge=1, le=MOST_SEEDS, description="Use seeds 1 … N instead of the suite's."
-    )
+    seeds: Integer | None = Field(None, ge=1, le=MOST_SEEDS, description="Use seeds 1 … N instead of the suite's.")
     settings: Names = Field((), description="Change a row: defenses.LABEL.FIELD=VALUE, attackers.… or metrics.…")
     plugins: Annotated[tuple[Path, ...], BeforeValidator(_several)] = Field(
         (), description="Add the plugins of a Python file."
@@ -48,10 +58,7 @@ class Selection(FrozenModel):
 
         options: the fields of this class. Raises `UsageError` for an unknown option or a wrong value.
         """
-        try:
-            return cls(**options)
-        except ValidationError as error:
-            raise UsageError(describe(error)) from None
+        return checked(cls, options)
 
     def rows(self, kind: str) -> tuple[str, ...]:
         """Labels of the rows of the kind `kind` to run; empty: all rows."""

@@ -50,30 +50,34 @@ class _Loader(yaml.SafeLoader):
         self._open: list[str | None] = []
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
+        event = self.peek_event()
         tag, anchor = getattr(event, "tag", None), event.anchor
         if tag not in (None, "!", self.DEFAULT_SCALAR_TAG):
-            raise yaml.MarkedYAMLError(problem=f"the tag {tag} is not read here", problem_mark=event.start_mark)
+            raise _refusal(f"the tag {tag} is not read here", event)
         if isinstance(event, yaml.AliasEvent) and anchor in self._open:
-            raise yaml.MarkedYAMLError(problem=f"'{anchor}' contains itself", problem_mark=event.start_mark)
+            raise _refusal(f"'{anchor}' contains itself", event)
         self._open.append(anchor)
-        node: yaml.Node | None = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        node: yaml.Node | None = super().compose_node(parent, index)
         self._open.pop()
         return node
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="a key must be text", problem_mark=key.start_mark)
+                raise _refusal("a key must be text", key)
             if key.value in lines and key.tag != _MERGE:
-                problem = f"the key '{key.value}' is given twice, first in line {lines[key.value]}"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                raise _refusal(f"the key '{key.value}' is given twice, first in line {lines[key.value]}", key)
             lines[key.value] = key.start_mark.line + 1
             if key.tag != _MERGE:
                 key.tag = self.DEFAULT_SCALAR_TAG
         return node
+
+
+def _refusal(problem: str, place: Any) -> yaml.MarkedYAMLError:
+    """The error of valid YAML that is refused. place: an event or a node."""
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
 
 
 for _name, (_pattern, _first) in _SCALARS.items():
@@ -100,7 +104,7 @@ def parse(text: str, where: str) -> Content:
         raise UsageError(f"{where}: no YAML: {' '.join(str(error).split())}") from None
     finally:
         if loader is not None:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
     return Content(value, dict(_lines(node, ())))
 
 

@@ -161,7 +161,8 @@ class _Reader:
         tasks = []
         for place, task in enumerate(file.tasks):
             tasks += single_tasks(track, task, self._where(file, "tasks", place), self._path.parent)
-        seeds = list(dict.fromkeys(counted(self._selection.seeds) or file.seeds or self._file.seeds))
+        number = self._selection.seeds
+        seeds = list(dict.fromkeys(counted(number) if number else file.seeds or self._file.seeds))
         return describe_grid(
             self._registry,
             track,
@@ -286,8 +287,8 @@ def describe_grid(registry: Registry, track: Track, tasks: Sequence[Any], protoc
     """Make a grid, with its ranking, members and quantities from the track and the metrics.
 
     tasks, protocol: models of the track. fields: the grid's other fields. Raises `UsageError` if two tasks have the
-    same label, if a metric has the label of run costs or pictures, if two metrics define a quantity differently, or if
-    labels are no labels or make no names of files.
+    same label, if a metric has the label of run costs or pictures, if two metrics are the same one of the track's own
+    or define a quantity differently, or if labels are no labels or make no names of files.
     """
     where = f"grid '{fields['name']}'"
     metrics: dict[str, PluginSpec] = fields["metrics"]
@@ -297,6 +298,9 @@ def describe_grid(registry: Registry, track: Track, tasks: Sequence[Any], protoc
     for label in (COST, PICTURES):
         if label in metrics:
             raise UsageError(f"{where}: no metric can have the label '{label}'; choose another")
+    for name, count in Counter(spec.name for spec in metrics.values()).items():
+        if count > 1 and name in track.metrics:
+            raise UsageError(f"{where}: {count} metrics are '{name}', which the track's tables show once; keep one")
     quantities = [*COSTS]
     for spec in metrics.values():
         if spec.module:

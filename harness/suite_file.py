@@ -19,9 +19,12 @@ FORMAT = 1
 
 
 def counted(seeds: Any) -> Any:
-    """A number of seeds n as the seeds 1 … n, of which at most one is too many; anything else as it is."""
-    number = isinstance(seeds, int) and not isinstance(seeds, bool)
-    return list(range(1, min(seeds, MOST_SEEDS + 1) + 1)) or [seeds] if number else seeds
+    """A number of seeds n as the seeds 1 … n; a list as it is. Raises `ValueError` for anything else."""
+    if isinstance(seeds, list):
+        return seeds
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or not 1 <= seeds <= MOST_SEEDS:
+        raise ValueError(f"must be a list of seeds, or their number, from 1 to {MOST_SEEDS}")
+    return list(range(1, seeds + 1))
 
 
 Seeds = Annotated[

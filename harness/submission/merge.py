@@ -140,6 +140,8 @@ def _merge_grids(grid: Grid, other: Grid, path: Path) -> Grid:
         update[f"{kind}s"] = ours | theirs
     for task in grid.members.keys() & other.members.keys():
         check(grid.members[task] == other.members[task], f"list of members of task '{task}'")
+    tasks = grid.tasks + [task for task in other.tasks if task not in grid.tasks]
+    check(len(tasks) == len(grid.members | other.members), "content of a task")
     quantities = {quantity.name: quantity for quantity in grid.quantities}
     for quantity in other.quantities:
         known = quantities.setdefault(quantity.name, quantity)
@@ -147,7 +149,7 @@ def _merge_grids(grid: Grid, other: Grid, path: Path) -> Grid:
     merged = grid.model_copy(
         update={
             **update,
-            "tasks": grid.tasks + [task for task in other.tasks if task not in grid.tasks],
+            "tasks": tasks,
             "seeds": sorted({*grid.seeds, *other.seeds}),
             "members": grid.members | other.members,
             "quantities": list(quantities.values()),

@@ -63,6 +63,18 @@ def test_groups_and_their_benign_concepts(file: Path) -> None:
         ),
         (FILE.replace("kind: style", "kind: subject"), "a subject needs a class_word and a folder of images"),
         (FILE.replace("class_word", "klass_word"), "klass_word"),
+        (FILE.replace("  marvo:\n", "  marvo: false\n"), r"concepts.marvo: must be a mapping or empty \(got False"),
+        (FILE.replace("  marvo:\n", "  marvo: Marvo\n"), "concepts.marvo: must be a mapping or empty"),
+        (FILE.replace("  marvo:\n", "  marvo:\n  marvo:\n"), "line 8: the key 'marvo' is given twice"),
+        (FILE.replace("by {}\n", "by {name}\n"), "concepts.marvo.prompt: must hold {} once"),
+        (FILE + "images: photos/{name}", "marvo: images may hold {}, .* but no other brace"),
+        (FILE + "images: photos/{1}", "marvo: images may hold {}"),
+        (FILE + "erase: {a bag: a bag}", "erase.*: must hold {} once"),
+        (FILE + "images: yes\ntitle: 3", r"title: must be text \(got 3, line 1\d\)"),
+        (FILE.replace("format: 2", "format: '2'"), "format: must be an integer"),
+        (FILE.replace("format: 2", "format: 2.0"), "format: must be an integer"),
+        (FILE.replace("format: 2", "format: 0"), "format: must be greater than or equal to 2"),
+        (FILE.replace("[[marvo, van_gogh]]", "[[marvo, marvo]]"), "group 'two' has the concept 'marvo' twice"),
         ("[1, 2", "line 1: no YAML"),
         ("- 1", "a concept file is a mapping"),
     ],
@@ -72,6 +84,18 @@ def test_a_wrong_file_is_one_clear_line(file: Path, text: str, message: str) -> 
     with pytest.raises(UsageError, match=message) as error:
         concepts.read(file)
     assert "\n" not in str(error.value)
+
+
+def test_braces_of_folders_above_and_of_words_are_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "{0}{x}"
+    folder.mkdir()
+    path = folder / "c.yaml"
+    path.write_text(FILE.replace("Van Gogh", '"{x} {}"') + "images: photos/{}\n")
+    read = concepts.read(path).concepts
+    assert read["marvo"].images == str(folder / "photos" / "marvo")
+    assert read["van_gogh"].prompted() == "an artwork by {x} {}"
+    (group, *_) = _block(concepts=str(path), groups="two").expand()
+    assert concepts.Group.model_validate(group.model_dump(mode="json")) == group
 
 
 def test_a_wrong_group_is_refused_when_the_suite_loads(file: Path) -> None:
