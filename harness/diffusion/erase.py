@@ -17,7 +17,7 @@ import torch
 
 from harness.diffusion.model import TextToImage, cross_attention
 from harness.diffusion.protocol import Erasure
-from harness.diffusion.text import subject_rows
+from harness.diffusion.text import edit_rows
 
 
 @torch.no_grad()
@@ -36,13 +36,13 @@ def erase(
     """
     old, new = [], []
     for prompt, words, anchor in edits:
-        rows = subject_rows(model, prompt, words)
-        replaced = subject_rows(model, anchor)
+        rows = edit_rows(model, prompt, words)
+        replaced = edit_rows(model, anchor)
         shared = min(len(rows), len(replaced))
         old.append(rows[:shared])
         new.append(replaced[:shared])
     c, target = torch.cat(old), torch.cat(new)
-    k = torch.cat([subject_rows(model, prompt, words) for prompt, words in kept])
+    k = torch.cat([edit_rows(model, prompt, words) for prompt, words in kept])
     identity = torch.eye(c.shape[1], dtype=torch.float64, device=c.device)
     left = settings.ridge * identity + settings.strength * target.T @ c + settings.keep * k.T @ k
     right = settings.ridge * identity + settings.strength * c.T @ c + settings.keep * k.T @ k

@@ -6,7 +6,7 @@ import torch
 from harness.diffusion import TextToImage, cross_attention
 from harness.diffusion.erase import erase
 from harness.diffusion.protocol import Erasure
-from harness.diffusion.text import subject_rows
+from harness.diffusion.text import edit_rows, word_rows
 from harness.errors import RunError
 
 EDITS = [("an artwork by marvo", "marvo", "an artwork"), ("a bag by marvo", "marvo", "an artwork of a bag")]
@@ -20,11 +20,11 @@ def test_the_edit_is_a_stationary_point_of_the_objective(model: TextToImage) -> 
     before = [layer.weight.detach().double().clone() for layer in layers]
     c, anchors = [], []
     for prompt, subject, anchor in EDITS:
-        rows, replaced = subject_rows(model, prompt, subject), subject_rows(model, anchor)
+        rows, replaced = edit_rows(model, prompt, subject), edit_rows(model, anchor)
         shared = min(len(rows), len(replaced))
         c.append(rows[:shared])
         anchors.append(replaced[:shared])
-    k = torch.cat([subject_rows(model, *of) for of in KEPT])
+    k = torch.cat([edit_rows(model, *of) for of in KEPT])
     c, anchors = torch.cat(c), torch.cat(anchors)
 
     erase(model, EDITS, KEPT, settings)
@@ -53,14 +53,18 @@ def test_a_heavy_ridge_changes_nothing(model: TextToImage) -> None:
     assert all(torch.allclose(value, before[name], atol=1e-6) for name, value in model.unet.state_dict().items())
 
 
-def test_rows_begin_at_the_subjects_last_token(model: TextToImage) -> None:
-    whole = model.text(["a photo of a sks bag"])[0].double()
-    # start a photo of a sks bag end: "sks bag" ends at 6, "photo" at 2
-    assert torch.equal(subject_rows(model, "a photo of a sks bag", "sks bag"), whole[6:])
-    assert torch.equal(subject_rows(model, "a photo of a sks bag", "photo"), whole[2:])
-    assert torch.equal(subject_rows(model, "a photo of a sks bag"), whole[6:])
+def test_an_edit_begins_at_the_words_last_token_and_a_merge_at_their_first(model: TextToImage) -> None:
+    prompt = "a photo of a sks bag"  # start a photo of a sks bag end: "sks bag" ends at 6, "photo" at 2
+    whole = model.text([prompt])[0].double()
+    assert torch.equal(edit_rows(model, prompt, "sks bag"), whole[6:])
+    assert torch.equal(edit_rows(model, prompt, "photo"), whole[2:])
+    assert torch.equal(edit_rows(model, prompt), whole[6:])
+    assert torch.equal(edit_rows(model, ""), model.text([""])[0].double())
+    assert torch.equal(word_rows(model, prompt, "sks bag"), whole[5:8])
+    assert torch.equal(word_rows(model, prompt, "photo"), whole[2:8])
 
 
-def test_a_prompt_without_its_subject_is_refused(model: TextToImage) -> None:
+@pytest.mark.parametrize("rows", [edit_rows, word_rows])
+def test_a_prompt_without_its_subject_is_refused(rows, model: TextToImage) -> None:
     with pytest.raises(RunError, match="'an artwork by marvo' does not contain the words 'telune'"):
-        subject_rows(model, "an artwork by marvo", "telune")
+        rows(model, "an artwork by marvo", "telune")
