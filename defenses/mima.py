@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from defenses._ascent import SMALL, AscentDefense
 from defenses._merge import Merge, Weights, assign
 from defenses._unroll import descend
-from harness.diffusion import Batch, Targets, TextToImage, WeightSet
+from harness.diffusion import Batch, Concept, Targets, TextToImage, WeightSet
 
 
 class Mima(AscentDefense):
@@ -91,7 +91,7 @@ class Mima(AscentDefense):
     def _descents(self, model: TextToImage, targets: Targets, batches: Iterator[list[Batch]]) -> Iterator[None]:
         """Descend on the concepts as the released code does, changing the weights of `model`; yields after every
         `inner_steps` steps, without end."""
-        classes = [(subject.concept.class_prompt, subject.concept.class_word) for subject in targets]
+        classes = [_class_words(subject.concept) for subject in targets]
         prompts = classes if len(set(classes)) == len(classes) else self.prompts(targets)
         each = (replace(targets.only(n), seed=targets.seed + 1 + n) for n in range(len(targets)))
         retained = [self._retained(one) for one in each]  # other draws than those of the ascent
@@ -103,19 +103,18 @@ class Mima(AscentDefense):
         for step in count(1):
             captions = draw.sample(targets.captions, min(self.captions, len(targets.captions)))
             merge = self._merge(model, targets, prompts, captions)
-            adapted = []
-            for weight in trained:
-                weight.grad = None  # the ascent leaves its own
+            adapted, means = [], [torch.zeros_like(weight) for weight in others]
             for batch, kept in zip(next(batches), retained, strict=True):
                 loss = model.denoising_loss(batch)
                 if kept is not None:
                     loss = loss + self.prior_weight * model.denoising_loss(next(kept))
-                loss.backward(inputs=trained)
-                adapted.append([weight.detach() - self.inner_lr * weight.grad for weight in merged.values()])
-                for weight in merged.values():
-                    weight.grad = None
-            for weight in others:
-                weight.grad /= len(targets)
+                gradients = torch.autograd.grad(loss, trained)
+                pairs = zip(merged.values(), gradients, strict=False)
+                adapted.append([weight.detach() - self.inner_lr * gradient for weight, gradient in pairs])
+                for mean, gradient in zip(means, gradients[len(merged) :], strict=True):
+                    mean += gradient / len(targets)
+            for weight, mean in zip(others, means, strict=True):
+                weight.grad = mean
             optimiser.step()
             by_weight = (torch.stack(parts) for parts in zip(*adapted, strict=True))
             with torch.no_grad():
@@ -140,3 +139,9 @@ def combined(merge: Merge, pretrained: Weights, adapted: Weights) -> Weights:
     """
     means = {name: weight.mean(0) for name, weight in adapted.items() if name not in pretrained}
     return means | merge.merged(pretrained, adapted)
+
+
+def _class_words(concept: Concept) -> tuple[str, str]:
+    """The class prompt, and the words for the class in it: all of it if they are not known."""
+    prompt, words = concept.class_prompt, concept.class_word
+    return prompt, words if f" {words} " in f" {prompt} " else prompt

@@ -156,6 +156,21 @@ def test_released_is_the_authors_alternation(build, monkeypatch: pytest.MonkeyPa
         assert (weight - theirs[name]).abs().max() < 1e-5 * (theirs[name] - start[name]).abs().max(), name
 
 
+def test_released_merges_by_class_where_each_concept_has_its_own(
+    model: TextToImage, thing: Concept, build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = thing.model_copy(update={"name": "yours", "class_word": "boot", "class_prompt": "a photo of a boot"})
+    of = Targets(model, (subject(model, thing), subject(model, other)), ("mine", "yours"), CAPTIONS, noise(5), 5)
+    asked = []
+    layer = Merge.layer
+    monkeypatch.setattr(
+        Merge, "layer", lambda model, prompts, *rest: asked.append(prompts) or layer(model, prompts, *rest)
+    )
+    settings = {"mode": "released", "prior": "class", "prior_images": 2, "inner_steps": 2, "steps": 1}
+    meter.pull(_build(build, "mima", **settings).immunize(model, of), "mima")
+    assert asked == [[("a photo of a bag", "bag"), ("a photo of a boot", "boot")]] * 2  # one for each descent
+
+
 def test_released_unrolls_nothing(build) -> None:
     with pytest.raises(UsageError, match="the mode released unrolls no step"):
         build("defense", "mima", mode="released", first_order=True)
