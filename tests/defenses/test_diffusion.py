@@ -37,7 +37,7 @@ def _weights(model: TextToImage) -> dict[str, torch.Tensor]:
 def test_only_its_own_weights_change(name: str, model: TextToImage, build) -> None:
     before, text = _weights(model), {n: v.clone() for n, v in model.text_encoder.state_dict().items()}
     cost = meter.pull(_build(build, name).immunize(model, _of(model, name)), name)
-    assert cost.steps == (6 if name == "compose" else 3)  # CP: three for each concept
+    assert cost.steps == 3
     sets = {"ascent": "cross_attention", "mima": "cross_attention", "joint": "attention", "imma": "attention"}
     assert set(model.changed(before)) == set(model.weights(sets.get(name, "keys_values")))
     assert all(torch.equal(value, text[key]) for key, value in model.text_encoder.state_dict().items())
@@ -190,24 +190,37 @@ def test_with_the_weights_before_it_a_merge_leaves_free_directions(model: TextTo
     assert ranks["paper-current"] > ranks["paper"]
 
 
-def test_cp_merges_models_that_were_immunized_alone(base: Path, build) -> None:
+def test_cp_is_mima_on_keys_and_values(base: Path, build) -> None:
+    """Whose gradient is that of a plain unroll (`test_unroll`)."""
+    found = []
+    for name, settings in (("compose", {}), ("mima", {"weights": "keys_values"})):
+        model = TextToImage.load(str(base))
+        meter.pull(_build(build, name, inner_steps=2, **settings).immunize(model, targets(model)), name)
+        found.append(_weights(model))
+    assert all(torch.equal(weight, found[1][name]) for name, weight in found[0].items())
+
+
+def test_cp_separate_merges_models_that_were_immunized_alone(base: Path, build) -> None:
     model = TextToImage.load(str(base))
     of = targets(model)
     before = {n: w.detach().clone() for n, w in model.weights("keys_values").items()}
-    meter.pull(_build(build, "compose").immunize(model, of), "compose")
+    cost = meter.pull(_build(build, "compose", mode="separate").immunize(model, of), "compose")
+    assert cost.steps == 3  # of all concepts
 
     alone = []
-    for place in range(2):
+    for place, steps in enumerate((2, 1)):
         single = TextToImage.load(str(base))
         given = targets(single)
         # JT of one concept, keys and values only, is what CP does with it.
-        defense = _build(build, "joint", weights="keys_values", inner_weights="keys_values", inner_lr=0.1)
-        meter.pull(defense.immunize(single, given.only(place)), "alone")
+        settings = {"weights": "keys_values", "inner_weights": "keys_values", "inner_lr": 0.1, "steps": steps}
+        meter.pull(_build(build, "joint", **settings).immunize(single, given.only(place)), "alone")
         alone.append({n: w.detach() for n, w in single.weights("keys_values").items()})
     prompts = [(given.concept.prompted(), given.concept.name) for given in of]
     layer = Merge.layer(model, prompts, CAPTIONS, 1e-4)
     for name, weight in model.weights("keys_values").items():
         assert torch.allclose(weight, layer(before[name], torch.stack([of[name] for of in alone])), atol=1e-5)
+    with pytest.raises(RunError, match="1 steps cannot be shared out among 2 concepts"):
+        meter.pull(_build(build, "compose", mode="separate", steps=1).immunize(model, of), "compose")
 
 
 def test_ascent_stops_at_a_loss(model: TextToImage, base: Path, build) -> None:
