@@ -16,9 +16,10 @@ def token_rows(model: TextToImage, prompt: str) -> torch.Tensor:
 
 
 def word_rows(model: TextToImage, prompt: str, words: str) -> torch.Tensor:
-    """Text embeddings (rows, width), float64, of `prompt` from the first token of its words `words` to the end token.
+    """Text embeddings (rows, width), float64, of `prompt` from the first token of some of its words to the end token.
 
-    Raises `RunError` if the prompt does not contain the words.
+    model: its text encoder computes the embeddings. prompt: the prompt. words: the words; empty: the prompt's last
+    token. Raises `RunError` if the prompt does not contain the words.
     """
     first, _ = _place(model, prompt, words)
     return token_rows(model, prompt)[first - 1 :]
