@@ -151,7 +151,7 @@ class Captions(SamplingStage, version=1):
         save_images(out, images)
 
 
-class Erase(SamplingStage, version=1):
+class Erase(SamplingStage, version=2):
     """Erase concepts from the base model (see `harness.diffusion.erase`) and check that it still draws the others."""
 
     targets: tuple[Concept, ...]

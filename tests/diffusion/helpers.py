@@ -71,13 +71,13 @@ def noise(count: int, seed: int = 0, side: int = SIDE) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
-def subject(model: TextToImage, concept: Concept, seed: int = 7, count: int = 5) -> ConceptData:
+def subject(model: TextToImage, concept: Concept, seed: int = 7, count: int = 5, side: int = SIDE) -> ConceptData:
     """What an attacker gets."""
 
     def sampled(prompt: str, number: int) -> np.ndarray:
         return model.sample([prompt] * number, range(number), **SAMPLING)[0]
 
-    return ConceptData(concept, noise(count), model, seed, sampled)
+    return ConceptData(concept, noise(count, side=side), model, seed, sampled)
 
 
 class Measured(NamedTuple):
