@@ -10,6 +10,7 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from harness.errors import UsageError, describe, nearest
+from harness.files import user_path
 from harness.labels import FrozenModel, Label, Name, Text
 from harness.registry import installed
 
@@ -136,13 +137,14 @@ def on_base(file: SuiteFile, base: str) -> SuiteFile:
     return file.model_copy(update={"name": f"{file.name}@{base}", "grids": grids})
 
 
-def find(suite: str) -> Path:
+def find(suite: str | Path) -> Path:
     """The file of `suite`, a name or a path; raises `UsageError` if there is none."""
-    if suite.endswith((".yaml", ".yml")):
-        if not Path(suite).is_file():
+    path = user_path(suite)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
             raise UsageError(f"suite file {suite} does not exist")
-        return Path(suite).resolve()
-    return Path(str(installed().get("suite", suite).file))
+        return path.resolve()
+    return Path(str(installed().get("suite", str(suite)).file))
 
 
 def read(path: Path) -> SuiteFile:

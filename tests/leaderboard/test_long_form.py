@@ -6,8 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from harness import published
 from harness.errors import UsageError
-from harness.leaderboard import boards, long_form, published
+from harness.leaderboard import boards, long_form
 from tests.leaderboard.builders import asr, build, cells
 
 PUBLISHED = Path(__file__).parents[2] / "suites" / "published"
@@ -191,7 +192,7 @@ def test_the_papers_map_is_whole_and_its_mean_is_its_table():
 
 def test_other_files_are_no_published_values(tmp_path):
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UsageError, match="its columns must be paper, table"):
+    with pytest.raises(UsageError, match="each row must have the columns paper, table"):
         published.read(tmp_path / "x.csv")
 
 

@@ -10,7 +10,7 @@ import pytest
 from harness.errors import UsageError
 from harness.store import Store
 from harness.store import archive as archives
-from tests.helpers import put
+from tests.helpers import ABOUT, put
 from tests.runs import plan, run
 
 KEYS = ["ab" * 32, "cd" * 32]
@@ -20,7 +20,7 @@ KEYS = ["ab" * 32, "cd" * 32]
 def archive(tmp_path):
     store = Store(tmp_path / "from")
     put(store, b"one", KEYS[0])
-    with store.write(KEYS[1], {"stage": "s"}) as out:
+    with store.write(KEYS[1], ABOUT | {"stage": "s"}) as out:
         (out / "attacked").mkdir()
         (out / "attacked" / "adapter.safetensors").write_bytes(b"two")
         (out / "values.json").write_text("[]")
