@@ -1,6 +1,7 @@
 """Paths that people give, and files and folders that are written whole or not at all."""
 
 import errno
+import threading
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,21 @@ def test_an_error_in_the_block_leaves_the_older_files(tmp_path):
     with pytest.raises(ValueError, match="wrong"):
         write_half()
     assert written(tmp_path) == {"a": "1"}
+
+
+def test_two_processes_do_not_mix_their_files(tmp_path):
+    def second() -> None:
+        put(tmp_path, "suite s", a="second", c="second")
+
+    with files.replacing(tmp_path, "suite s") as new:
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        for name in ("a", "b"):
+            files.write_text(new / name, "first")
+    waiting.join(10)
+    assert written(tmp_path) == {"a": "second", "c": "second"}
 
 
 def test_what_a_killed_process_left_is_cleaned_up(tmp_path):

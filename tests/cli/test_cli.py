@@ -11,6 +11,7 @@ from typing import get_args
 import pandas as pd
 import pytest
 
+from harness import files
 from harness.cli import app, main
 from harness.cli.options import FLAGS
 from harness.published import PUBLISHED
@@ -174,13 +175,18 @@ def test_results_go_to_the_documented_folder(tmp_path, monkeypatch):
         (["store", "export", "/proc/x.tar"], "cannot write to the folder /proc"),
         (["site", "TINY", "--from", "RUN"], "cannot write to the folder"),
         (["docs", "TINY"], "cannot write to the folder"),
+        (["docs", "RUN"], "has a file run.json.gz of another origin"),
+        (["release", "quick", "ascent", "RUN", "--grid", "styles"], "has a file run.json.gz of another origin"),
+        (["leaderboard", "HONEST", "--out", "OTHER"], "holds the files of suite other"),
         (["boards", "--submissions", "RUN"], "has no folders of submissions"),
         (["verify", "HONEST", "--store", "TINY", "--trust"], "cannot write to the store"),
         (["run", "TINY", "--seeds", "0"], "Invalid value for '--seeds'"),
     ],
 )
-def test_wrong_use_is_one_line_and_exit_code_2(tiny, honest, arguments, message):
-    places = {"TINY": tiny, "HONEST": honest, "RUN": honest.parent / "run"}
+def test_wrong_use_is_one_line_and_exit_code_2(tiny, honest, tmp_path, arguments, message):
+    places = {"TINY": tiny, "HONEST": honest, "RUN": honest.parent / "run", "OTHER": tmp_path / "other"}
+    with files.replacing(places["OTHER"], "suite other"):
+        pass
     for name, path in places.items():
         arguments = [argument.replace(name, str(path)) for argument in arguments]
     done = immunebench(*arguments)

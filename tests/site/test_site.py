@@ -407,8 +407,10 @@ def test_a_site_replaces_a_site_and_no_other_folder(runs, tmp_path):
     shutil.copytree(runs / "rates", tmp_path / "runs" / "rates")
     build_site(tmp_path / "site", tmp_path / "runs")
     (tmp_path / "runs" / "rates").rename(tmp_path / "runs" / "renamed")
+    (tmp_path / "site" / "CNAME").write_text("boards.example")
     build_site(tmp_path / "site", tmp_path / "runs")
     assert [path.name for path in (tmp_path / "site" / "boards").iterdir()] == ["renamed"]
+    assert (tmp_path / "site" / "CNAME").exists()
     with pytest.raises(UsageError, match="of another origin"):
         build_site(tmp_path / "runs" / "renamed", tmp_path / "site")
     with pytest.raises(UsageError, match="the next site would be made of this one"):

@@ -1,18 +1,19 @@
 """The folder of a run belongs to one suite: the files of its earlier run are replaced, others are not touched."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
-from harness import files
+from harness import api, files
 from harness.errors import UsageError
 from harness.files import CONTENTS
 from harness.store import Store
-from harness.submission import run_folder
+from harness.submission import pack, run_folder
 from tests.helpers import immunebench
-from tests.runs import plan, write_suite
+from tests.runs import TWO_LAYER, plan, write_suite
 
 
 def suite(folder: Path, name: str, **changes: object) -> Path:
@@ -116,3 +117,24 @@ def test_a_submission_that_is_given_twice_counts_once(honest, tmp_path):
     done = immunebench("leaderboard", honest, honest, link, "--out", tmp_path / "board")
     assert done.returncode == 0, done.stderr
     assert done.stdout == immunebench("leaderboard", honest, "--out", tmp_path / "board").stdout
+
+
+def test_artifacts_are_kept_until_they_are_packed(monkeypatch):
+    """Another process cleans the store after the last job."""
+    packed = pack.pack
+
+    def clean_first(made, store, *arguments):
+        Store().collect(unused=0)
+        assert {cell.job.key for cell in made.cells} <= set(store.keys())
+        return packed(made, store, *arguments)
+
+    monkeypatch.setattr(pack, "pack", clean_first)
+    result = api.run(TWO_LAYER, workers=1, seeds=1, defenses=["none"])
+    assert not result.failed
+
+
+def test_a_folder_whose_name_is_not_utf_8(tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    assert run(TWO_LAYER, "--out", folder / "out", "--seeds", 1, "--defense", "none") == ""
+    assert (folder / "out" / "records.parquet").is_file()
