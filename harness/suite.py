@@ -14,9 +14,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from harness import published
 from harness.costs import COST, COSTS
 from harness.errors import UsageError, describe, nearest
 from harness.fields import parse
+from harness.files import user_path
 from harness.labels import LONGEST_STEM, FrozenModel, Label, Name, Text, file_stem
 from harness.metric import Metric, Quantity
 from harness.plugin import KINDS, PluginSpec
@@ -111,16 +113,17 @@ def load(suite: str | Path, selection: Selection | None = None) -> Suite:
         if name not in names:
             raise UsageError(f"suite '{file.name}' has no grid '{name}'; {nearest(name, names)}")
     files = tuple(
-        Path(file).resolve() for file in [*(path.parent / plugin for plugin in file.plugins), *selection.plugins]
+        file.resolve()
+        for file in [*(user_path(plugin, path.parent) for plugin in file.plugins), *map(user_path, selection.plugins)]
     )
     reader = _Reader(file, path, selection, installed().with_files(files))
     grids = [grid for grid in map(reader.grid, file.grids) if grid is not None]
     reader.check_all_used()
     if not grids:
         raise UsageError(f"nothing is left to run of suite '{file.name}': every grid is empty after this choice")
-    published = path.parent / file.published if file.published else None
-    if published and not published.is_file():
-        raise UsageError(f"{path.name}: the published values {published} do not exist")
+    values = user_path(file.published, path.parent) if file.published else None
+    if values:
+        published.read(values)
     return Suite(
         name=file.name,
         version=file.version,
@@ -128,7 +131,7 @@ def load(suite: str | Path, selection: Selection | None = None) -> Suite:
         description=file.description,
         grids=grids,
         tuning=file.tuning,
-        published=published,
+        published=values,
         plugins=files,
         folder=path.parent,
     )
@@ -141,7 +144,7 @@ class _Reader:
         self._file, self._path, self._selection, self._registry = file, path, selection, registry
         self._changes = selection.changes
         self._labels = {kind: {label for grid in file.grids for label in getattr(grid, f"{kind}s")} for kind in KINDS}
-        added = {Path(plugin).resolve() for plugin in selection.plugins}
+        added = {user_path(plugin).resolve() for plugin in selection.plugins}
         self._added = {
             kind: [entry.name for entry in registry.all(kind) if entry.file and Path(entry.file) in added]
             for kind in KINDS

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, Validation
 
 from harness import strict_yaml
 from harness.errors import UsageError, describe, nearest
+from harness.files import user_path
 from harness.labels import FrozenModel, Label, Name, Text, file_name
 from harness.registry import installed
 from harness.track import MOST_SEEDS
@@ -153,12 +154,13 @@ def on_base(file: SuiteFile, base: str) -> SuiteFile:
 
 def find(suite: str | Path) -> Path:
     """The file of `suite`, a name or a path; raises `UsageError` if there is none."""
-    if isinstance(suite, Path) or str(suite).endswith((".yaml", ".yml")):
-        if not Path(suite).is_file():
-            raise UsageError(f"suite file {suite} does not exist")
-        return Path(suite).resolve()
-    if not isinstance(suite, str):
+    if not isinstance(suite, str | Path):
         raise UsageError(f"a suite is a name or a path, not {suite!r:.80}")
+    path = user_path(suite)
+    if isinstance(suite, Path) or path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise UsageError(f"suite file {suite} does not exist")
+        return path.resolve()
     return Path(str(installed().get("suite", suite).file))
 
 

@@ -11,13 +11,17 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import SuiteName, Timeout, Workers, selection_options
+from harness.files import user_path
 from harness.selection import Selection
 
 
 @selection_options()
 def run(
     suite: SuiteName,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results (default: results/runs/SUITE).")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=user_path, metavar="DIR", help="Folder for the results (default: results/runs/SUITE)."),
+    ] = None,
     workers: Workers = None,
     cluster: Annotated[
         str | None, typer.Option(help="Address of a Dask scheduler, or local:N for N processes.")
@@ -34,9 +38,10 @@ def run(
     """
     from harness import api
     from harness.execution.progress import Display
+    from harness.suite_file import find, read
 
     base = f"@{selection.base}" if selection.base else ""
-    folder = out or Path("results/runs") / f"{Path(suite).stem}{base}"
+    folder = out or Path("results/runs") / f"{read(find(suite)).name}{base}"
     start = time.perf_counter()
     try:
         with Display() as display:
@@ -91,7 +96,7 @@ def plan(suite: SuiteName, workers: Workers = None, *, selection: Selection) -> 
 def release(
     suite: SuiteName,
     defense: Annotated[str, typer.Argument(help="A defense row of the suite, or another plugin's name.")],
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
+    out: Annotated[Path, typer.Argument(parser=user_path, metavar="DIR", help="Folder to write.")],
     task: Annotated[str | None, typer.Option(help="A task of the suite (default: the first).")] = None,
     seed: Annotated[int | None, typer.Option(min=1, help="A seed of the suite (default: the first).")] = None,
     *,

@@ -20,6 +20,7 @@ from pydantic import Field, StringConstraints, ValidationError, ValidationInfo, 
 
 from harness import strict_yaml
 from harness.errors import RunError, UsageError, describe, nearest
+from harness.files import expanded, user_path
 from harness.labels import FrozenModel, Label, Says
 
 FORMAT = 2
@@ -149,15 +150,15 @@ def read(path: Path) -> ConceptFile:
     except ValidationError as error:
         raise UsageError(f"{path}: {describe(error, content.line)}") from None
     concepts = {
-        name: concept.model_copy(update={"images": str(path.parent / fill(concept.images, name))})
+        name: concept.model_copy(update={"images": str(user_path(fill(concept.images, name), path.parent))})
         if concept.images
         else concept
         for name, concept in file.concepts.items()
     }
     absolute = {
         "concepts": concepts,
-        "keep": [str(path.parent / other) for other in file.keep],
-        "captions": str(path.parent / file.captions) if file.captions else None,
+        "keep": [str(user_path(other, path.parent)) for other in file.keep],
+        "captions": str(user_path(file.captions, path.parent)) if file.captions else None,
     }
     return file.model_copy(update=absolute)
 
@@ -222,7 +223,8 @@ class GroupBlock(FrozenModel):
     @model_validator(mode="after")
     def _readable(self, info: ValidationInfo) -> GroupBlock:
         folder = (info.context or {}).get("folder", Path())
-        object.__setattr__(self, "concepts", str((folder / self.concepts).resolve()))
+        object.__setattr__(self, "base", expanded(self.base))
+        object.__setattr__(self, "concepts", str(user_path(self.concepts, folder).resolve()))
         try:
             self.expand()
         except UsageError as error:

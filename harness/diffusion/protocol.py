@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from harness.files import expanded
 from harness.labels import FrozenModel
 from harness.track import Protocol
 
@@ -67,6 +68,11 @@ class DiffusionProtocol(Protocol):
     @classmethod
     def _without_paths(cls, encoders: Any) -> Any:
         return dict.fromkeys(encoders) if isinstance(encoders, list) else encoders
+
+    @field_validator("encoders")
+    @classmethod
+    def _expanded(cls, encoders: dict[str, str | None]) -> dict[str, str | None]:
+        return {name: path and expanded(path) for name, path in encoders.items()}
 
     @model_validator(mode="after")
     def _something_to_measure(self) -> DiffusionProtocol:

@@ -26,7 +26,7 @@ from harness.records import Records
 from harness.registry import Entry, Registry
 from harness.submission import merge
 from harness.submission.merge import Merged
-from harness.submission.pack import RUN
+from harness.submission.run_folder import RUN
 from harness.submission.tier import submission_files
 
 KINDS = ("defense", "attacker")

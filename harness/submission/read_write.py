@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.errors import UsageError, describe
+from harness.files import write_bytes
 from harness.store import file_digest
 from harness.submission import old_forms
 from harness.submission.schema import FORMAT, InvalidSubmission, Submission
@@ -114,4 +115,4 @@ def write(submission: Submission, path: Path) -> None:
     """Write `submission` to the file `path`, compressed if the name ends with .gz; equal content gives equal bytes."""
     content = submission.model_dump(mode="json", exclude_unset=True)
     data = json.dumps(content, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
-    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    write_bytes(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)

@@ -7,6 +7,7 @@ import pytest
 from harness.diffusion import concepts
 from harness.diffusion.concepts import GroupBlock
 from harness.diffusion.image_folder import folder_digest, picture_files
+from harness.diffusion.protocol import DiffusionProtocol
 from harness.errors import RunError, UsageError
 from tests.diffusion.helpers import write_pictures
 
@@ -107,6 +108,21 @@ def test_a_wrong_group_is_refused_when_the_suite_loads(file: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             _block(**given)
+
+
+def test_a_tilde_in_a_path_is_the_home_folder(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = file.parent / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    (home / "words.txt").write_text("a photo\n")
+    (home / "more.yaml").write_text(f"{FILE}\ncaptions: ~/words.txt\nimages: ~/{{}}\nkeep: [~/c.yaml]\n")
+    (home / "c.yaml").write_text(FILE)
+    read = concepts.read(home / "more.yaml")
+    assert read.concepts["marvo"].images == str(home / "marvo")
+    block = concepts.GroupBlock.model_validate({"concepts": "~/more.yaml", "groups": "two", "base": "~/base"})
+    assert (block.concepts, block.base) == (str(home / "more.yaml"), str(home / "base"))
+    encoders = DiffusionProtocol(steps=1, encoders={"lpips": "~/alex.pth", "dino": None}).encoders
+    assert encoders == {"lpips": str(home / "alex.pth"), "dino": None}
 
 
 def test_a_folder_of_own_photos(file: Path) -> None:
