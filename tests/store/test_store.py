@@ -215,7 +215,7 @@ def test_a_ledger_that_cannot_be_used_costs_no_artifact():
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", '{"format": 2}', '{"identity": "x"}', '{"format": "2", "identity": "x"}', "\x80"]
 )
-def test_a_damaged_store_json_is_made_anew(text):
+def test_a_damaged_store_json_is_replaced(text):
     store = Store()
     put(store)
     (store.root / "store.json").write_bytes(text.encode("latin-1"))
