@@ -47,6 +47,7 @@ class Grid(FrozenModel):
     changed: list[Text] = Field(
         [], description="differences from the suite file: rows changed or added, rows or seeds left out"
     )
+    notes: list[Text] = Field([], description="lines about the data of the tasks, from the track")
 
     def rows(self, *kinds: str) -> Iterator[tuple[str, str, PluginSpec]]:
         """Kind, label and plugin of each row. kinds: `defense`, `attacker` or `metric`; by default those that boards
@@ -267,7 +268,8 @@ def describe_grid(registry: Registry, track: Track, tasks: Sequence[Any], protoc
     """Make a grid, with its ranking, members and quantities from the track and the metrics.
 
     tasks, protocol: models of the track. fields: the grid's other fields. Raises `UsageError` if two tasks have the
-    same label, if a metric has the label of run costs or pictures, or if two metrics define a quantity differently.
+    same label, if a metric has the label of run costs or pictures, if two metrics define a quantity differently, or if
+    the track finds that the tasks, the protocol and the plugins do not fit together.
     """
     where = f"grid '{fields['name']}'"
     metrics: dict[str, PluginSpec] = fields["metrics"]
@@ -285,6 +287,13 @@ def describe_grid(registry: Registry, track: Track, tasks: Sequence[Any], protoc
     for name, count in Counter(name for name, *_ in {quantity.identity for quantity in quantities}).items():
         if count > 1:
             raise UsageError(f"{where}: two metrics define '{name}' with different units, directions or scales")
+    rows = {
+        f"{kind} '{label}'": spec.build() for kind in KINDS for label, spec in fields[f"{kind}s"].items() if spec.module
+    }
+    try:
+        notes = list(track.check(tasks, protocol, rows))
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
     return Grid(
         track=track.name,
         tasks=[task.model_dump(mode="json") for task in tasks],
@@ -292,5 +301,6 @@ def describe_grid(registry: Registry, track: Track, tasks: Sequence[Any], protoc
         ranking=track.ranking(protocol, attacked=bool(fields["attackers"])),
         members={task.label: list(track.members(task)) for task in tasks},
         quantities=list(dict.fromkeys(quantities)),
+        notes=notes,
         **fields,
     )
