@@ -254,7 +254,7 @@ def typed(
     """
     try:
         blocks = [track.task_model.model_validate(task, context={"folder": folder}) for task in tasks]
-        checked = track.protocol_model.model_validate(protocol)
+        checked = track.protocol_model.model_validate(protocol, context={"folder": folder})
     except ValidationError as error:
         raise UsageError(f"{where}: {describe(error)}") from None
     # `Track.task_model` requires expand(), which its type, pydantic's BaseModel, does not have
