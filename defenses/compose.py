@@ -33,6 +33,11 @@ class Compose(Joint):
     ridge: float = Field(1e-4, ge=0, description="ρ, on the captions' Gram matrix, in units of its mean eigenvalue")
     captions: int = Field(200, ge=1, description="number of captions for C_reg: the first ones of the concept file")
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the prior needs, and captions for the merge."""
+        return (*super().needs, "captions")
+
     def immunize(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
         """Immunize against one concept after the other, each time from the base model's weights, and merge at the end;
         yields the ascended loss after every step."""

@@ -50,6 +50,11 @@ class Mima(AscentDefense):
         description="number of captions for C_reg: the first ones of the concept file, or drawn ones (released)",
     )
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the prior needs, and captions for the merge."""
+        return (*super().needs, "captions")
+
     def harmful_losses(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
         """Yield the concepts' mean loss on new batches, computed with the merged weights."""
         batches = self.batches(targets)

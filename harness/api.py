@@ -76,6 +76,9 @@ def run(
     folder = None if out is None else _writable(Path(out))
     artifacts = Store(store)
     progress = progress or scheduler.Progress()
+    for grid in plan.suite.grids:
+        for note in grid.notes:
+            progress.say(f"{grid.name}: {note}")
     executor = executors.choose(workers, cluster, gpu, progress.say)
     opening = pack.opening(plan, artifacts)
     failed = scheduler.run(plan, artifacts, executor, progress, keep, timeout)
