@@ -26,6 +26,11 @@ class CustomDiffusion(DiffusionAttacker):
     prior_weight: float = Field(1.0, ge=0, description="weight of the loss on the class's pictures")
     flip: bool = Field(True, description="mirror half of the pictures")
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The class, from which the new word starts, and the class prompt for a prior."""
+        return ("class_word", "class_prompt") if self.prior else ("class_word",)
+
     def prompt(self, concept: Concept) -> str:
         """The concept's prompt with the new word; for a subject the word is followed by its class."""
         return concept.prompted(f"{self.token} {concept.class_word}" if concept.kind == "subject" else self.token)

@@ -25,6 +25,11 @@ class TextualInversion(DiffusionAttacker):
     token: str = Field("<v>", pattern=r"^<.+>$", description="the new word, in angle brackets")
     begin: str = Field("", description="word whose embedding the new word starts from; empty: the concept's class")
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The class, from which the new word starts if `begin` names no other."""
+        return () if self.begin else ("class_word",)
+
     def prompt(self, concept: Concept) -> str:
         """The concept's prompt with the new word."""
         return concept.prompted(self.token)

@@ -43,6 +43,11 @@ class Compose(Joint):
     ridge: float = Field(1e-4, ge=0, description="ρ, on the captions' Gram matrix, in units of its mean eigenvalue")
     captions: int = Field(200, ge=1, description="number of captions for C_reg: the first ones of the concept file")
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the prior needs, and captions for the merge."""
+        return (*super().needs, "captions")
+
     def harmful_losses(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
         """Yield the concepts' mean loss on new batches: computed with MIMA's merged weights, or in the mode separate
         with the weights adapted to the only concept."""

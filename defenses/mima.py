@@ -69,6 +69,11 @@ class Mima(AscentDefense):
             raise ValueError("the mode released unrolls no step, so normalised and first_order must be false")
         return self
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the prior needs, and captions for the merge."""
+        return (*super().needs, "captions")
+
     def harmful_losses(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
         """Yield the concepts' mean loss on new batches, computed with the merged weights."""
         batches = self.batches(targets)

@@ -94,6 +94,9 @@ def run(
     folder = None if out is None else run_folder.claim_for(plan, user_path(out).absolute())
     artifacts = Store(store)
     progress = progress or scheduler.Progress()
+    for grid in plan.suite.grids:
+        for note in grid.notes:
+            progress.say(f"{grid.name}: {note}")
     executor = executors.choose(limits.workers, cluster, gpu, progress.say)
     opening = pack.opening(plan, artifacts)
     with artifacts.pin({cell.job.key for cell in plan.cells}):  # until they are packed

@@ -51,6 +51,7 @@ class Grid(FrozenModel):
     changed: list[Text] = Field(
         [], description="differences from the suite file: rows changed or added, rows or seeds left out"
     )
+    notes: list[Text] = Field([], description="lines about the data of the tasks, from the track")
 
     def rows(self, *kinds: str) -> Iterator[tuple[str, str, PluginSpec]]:
         """Kind, label and plugin of each row. kinds: `defense`, `attacker` or `metric`; by default those that boards
@@ -160,7 +161,7 @@ class _Reader:
         if not rows["defense"] or (file.attackers and not rows["attacker"]):
             return None
         where = self._where(file, "protocol")
-        protocol = parsed(track.protocol_model, file.protocol, where)
+        protocol = parsed(track.protocol_model, file.protocol, where, self._path.parent)
         tasks = []
         for place, task in enumerate(file.tasks):
             tasks += single_tasks(track, task, self._where(file, "tasks", place), self._path.parent)
@@ -261,14 +262,14 @@ def other_seeds(seeds: Sequence[int], given: Sequence[int]) -> str | None:
     return f"seeds {', '.join(map(str, seeds))} instead of {', '.join(map(str, given))}"
 
 
-def parsed(model: type[BaseModel], content: Mapping[str, Any], where: str, folder: Path | None = None) -> Any:
+def parsed(model: type[BaseModel], content: Mapping[str, Any], where: str, folder: Path) -> Any:
     """The model of a part of a suite file; raises `UsageError` if it refuses the content.
 
     model: a track's model of a block of tasks or of the protocol. where: place to name in the error. folder: folder to
-    which paths in tasks are relative.
+    which paths are relative.
     """
     try:
-        return model.model_validate(content, context={"folder": folder} if folder else None)
+        return model.model_validate(content, context={"folder": folder})
     except ValidationError as error:
         raise UsageError(f"{where}: {describe(error)}") from None
 
@@ -291,7 +292,8 @@ def describe_grid(registry: Registry, track: Track, tasks: Sequence[Any], protoc
 
     tasks, protocol: models of the track. fields: the grid's other fields. Raises `UsageError` if two tasks have the
     same label, if a metric has the label of run costs or pictures, if two metrics are the same one of the track's own
-    or define a quantity differently, or if labels are no labels or make no names of files.
+    or define a quantity differently, if labels are no labels or make no names of files, or if the track finds that the
+    tasks, the protocol and the plugins do not fit together.
     """
     where = f"grid '{fields['name']}'"
     metrics: dict[str, PluginSpec] = fields["metrics"]
@@ -312,6 +314,13 @@ def describe_grid(registry: Registry, track: Track, tasks: Sequence[Any], protoc
     for name, count in Counter(name for name, *_ in {quantity.identity for quantity in quantities}).items():
         if count > 1:
             raise UsageError(f"{where}: two metrics define '{name}' with different units, directions or scales")
+    rows = {
+        f"{kind} '{label}'": spec.build() for kind in KINDS for label, spec in fields[f"{kind}s"].items() if spec.module
+    }
+    try:
+        notes = list(track.check(tasks, protocol, rows))
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
     try:
         grid = Grid(
             track=track.name,
@@ -320,6 +329,7 @@ def describe_grid(registry: Registry, track: Track, tasks: Sequence[Any], protoc
             ranking=track.ranking(protocol, attacked=bool(fields["attackers"])),
             members={task.label: list(track.members(task)) for task in tasks},
             quantities=list(dict.fromkeys(quantities)),
+            notes=notes,
             **fields,
         )
     except ValidationError as error:

@@ -1,17 +1,20 @@
 """Suite files: how they are read, selected from and refused."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 import harness
+from harness.diffusion.concepts import read
 from harness.errors import UsageError
 from harness.registry import installed
 from harness.selection import Options, Selection
 from harness.suite import Suite, load
-from harness.suite_file import Tuning
+from harness.suite_file import Tuning, find
 from tests.helpers import MINE, change
 from tests.runs import TWO_LAYER
 
@@ -315,8 +318,17 @@ def test_files_that_are_no_suites_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["styles", "objects", "personal"])
-def test_the_papers_suites_run_on_the_papers_base_too(name):
-    small, paper = load(name), select(name, base="v1-4")
+def test_the_papers_suites_run_on_the_papers_base_too(name, tmp_path):
+    """The pictures of subjects are not included: without them the suite is refused, by the name of their folder."""
+    suites = shutil.copytree(find(name).parent, tmp_path / "suites")
+    if name == "personal":
+        with pytest.raises(UsageError, match=r"actionfigure_1: no pictures in .*/customconcept101/actionfigure_1; put"):
+            select(name, base="v1-4")
+        for place, subject in enumerate(read(suites / "concepts" / "stable_diffusion_subjects.yaml").concepts):
+            folder = suites / "concepts" / "customconcept101" / subject
+            folder.mkdir(parents=True)
+            Image.new("L", (8, 8), place).save(folder / "0.png")
+    small, paper = load(name), select(suites / f"{name}.yaml", base="v1-4")
     assert [grid.name for grid in small.grids][:2] == [grid.name for grid in paper.grids][:2]
     assert small.grids[0].tasks[0]["base"] == "small"
     assert paper.grids[0].tasks[0]["base"] == "CompVis/stable-diffusion-v1-4"

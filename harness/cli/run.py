@@ -86,6 +86,9 @@ def plan(suite: SuiteName, workers: Workers = None, *, selection: Selection) -> 
     print(f"{plan.suite.name} version {plan.suite.version}: {len(plan.cells)} cells, {len(plan.jobs)} jobs")
     for stage, count in Counter(job.name for job in plan.jobs.values()).items():
         print(f"  {stage:16} {count:6} jobs, {to_run[stage]:6} to run")
+    for grid in plan.suite.grids:
+        for note in grid.notes:
+            print(f"{grid.name}: {note}")
     workers = workers or default_workers()
     seconds = Estimates(store.ledger()).total(missing.values())
     estimate = "unknown, since a stage has never run here" if seconds is None else duration(seconds / workers)

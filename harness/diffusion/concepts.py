@@ -12,13 +12,17 @@ A concept file lists concepts of one kind. A field above `concepts` is the defau
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, ValidationInfo, model_validator
 
 from harness import strict_yaml
+from harness.diffusion import captions
+from harness.diffusion.image_folder import folder_digest, no_pictures, picture_files
 from harness.errors import RunError, UsageError, describe, nearest
 from harness.files import expanded, user_path
 from harness.labels import FrozenModel, Label, Says
@@ -66,6 +70,39 @@ class Concept(FrozenModel):
             return {**fields, "words": fields.get("name", "")}
         return fields
 
+    @model_validator(mode="after")
+    def _complete(self) -> Concept:
+        if not re.search(r"[^\W_]", self.words):
+            raise ValueError(f"{self.name}: the words '{self.words}' have no letter or digit")
+        for prompt in (self.prompt, *self.erase):
+            if not re.search(r"(?<!\w)\{\}(?!\w)", prompt):
+                raise ValueError(f"{self.name}: the prompt '{prompt}' must have {{}} as a word of its own")
+        if self.classifier is not None:
+            from harness.diffusion.small.networks import CLASSES
+
+            if self.classifier not in CLASSES:
+                hint = nearest(self.classifier, [*CLASSES])
+                raise ValueError(f"{self.name}: the concept classifier has no head '{self.classifier}'; {hint}")
+            if self.name not in CLASSES[self.classifier]:
+                hint = nearest(self.name, [*CLASSES[self.classifier]])
+                raise ValueError(
+                    f"the concept classifier's head '{self.classifier}' does not know '{self.name}'; {hint} (leave "
+                    "`classifier` out for a concept of your own)"
+                )
+        return self
+
+    def named_in(self, text: str) -> bool:
+        """Whether `text` names the concept, by its words (see `harness.diffusion.captions.names`)."""
+        return captions.names(text, self.words)
+
+    def is_one_of(self, concepts: Iterable[Concept]) -> bool:
+        """Whether the concept is one of `concepts`: unless one is a subject, concepts with the same words are one (see
+        `harness.diffusion.captions.same`)."""
+        return any(
+            self == other or ("subject" not in (self.kind, other.kind) and captions.same(self.words, other.words))
+            for other in concepts
+        )
+
     def prompted(self, word: str | None = None) -> str:
         """The prompt of the concept.
 
@@ -89,8 +126,15 @@ class ConceptFile(FrozenModel):
     groups: dict[str, list[list[str]]] = Field(
         {}, description="named lists of groups; suites use fixed groups so that their results can be compared"
     )
-    keep: list[str] = Field([], description="further concept files, whose concepts an erasure must keep")
-    captions: str | None = Field(None, description="text file of captions that a defense retains, one per line")
+    keep: list[str] = Field(
+        [],
+        description="further files, whose concepts an erasure must keep, but for concepts with a target's words",
+    )
+    captions: str | None = Field(
+        None,
+        description="file of captions that a defense retains: a text file with one a line, or a table (.csv, .tsv, "
+        ".jsonl) with a column caption, text or prompt",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -160,19 +204,13 @@ def read(path: Path) -> ConceptFile:
         "keep": [str(user_path(other, path.parent)) for other in file.keep],
         "captions": str(user_path(file.captions, path.parent)) if file.captions else None,
     }
+    for one, other in combinations([concept for concept in concepts.values() if concept.images], 2):
+        if Path(str(one.images)).resolve() == Path(str(other.images)).resolve():
+            raise UsageError(
+                f"{path}: {one.name} and {other.name} have one folder of pictures, {one.images}: give each its own, "
+                "for example by {}, which stands for the concept's name"
+            )
     return file.model_copy(update=absolute)
-
-
-def read_captions(path: str | None) -> tuple[str, ...]:
-    """The captions in the text file `path`, without empty lines and comments (#); none if `path` is None. Raises
-    `UsageError` if the file cannot be read."""
-    if path is None:
-        return ()
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the captions {path}: {error}") from None
-    return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
 
 
 class Group(FrozenModel):
@@ -182,7 +220,9 @@ class Group(FrozenModel):
     precision: Literal["fp32", "fp16"]
     targets: tuple[Concept, ...]
     others: tuple[Concept, ...] = Field(description="benign concepts, which are attacked too")
-    kept: tuple[Concept, ...] = Field(description="all other concepts of the files, which an erasure must keep")
+    kept: tuple[Concept, ...] = Field(
+        description="all other concepts of the files, which an erasure must keep; none has a target's words"
+    )
     captions: tuple[str, ...] = Field((), description="all captions of the concept file")
 
     @property
@@ -194,8 +234,8 @@ class Group(FrozenModel):
     def known_captions(self) -> list[int]:
         """Indices of the captions that a defense receives: those that name no target, no benign concept and no held-out
         concept."""
-        hidden = [concept.words.lower() for concept in (*self.targets, *self.others, *self.bystanders["heldout"])]
-        return [i for i, caption in enumerate(self.captions) if not any(words in caption.lower() for words in hidden)]
+        hidden = [*self.targets, *self.others, *self.bystanders["heldout"]]
+        return [i for i, caption in enumerate(self.captions) if not any(other.named_in(caption) for other in hidden)]
 
     @property
     def bystanders(self) -> dict[str, list[Concept]]:
@@ -226,9 +266,11 @@ class GroupBlock(FrozenModel):
         object.__setattr__(self, "base", expanded(self.base))
         object.__setattr__(self, "concepts", str(user_path(self.concepts, folder).resolve()))
         try:
-            self.expand()
+            groups = self.expand()
         except UsageError as error:
             raise ValueError(str(error)) from None
+        for group in groups:
+            _check_pictures(group)
         return self
 
     def expand(self) -> list[Group]:
@@ -244,14 +286,37 @@ class GroupBlock(FrozenModel):
         targets = file.pick(names, f"group {'+'.join(names)}")
         order = list(file.concepts.values())
         after = order.index(targets[-1]) + 1
-        rest = [concept for concept in order[after:] + order[:after] if concept not in targets]
+        rest = [concept for concept in order[after:] + order[:after] if not concept.is_one_of(targets)]
         if len(rest) < self.others:
             raise ValueError(f"group {'+'.join(names)} leaves {len(rest)} benign concepts of {self.others}")
+        for concept in targets:
+            if concept.kind != "subject" and not concept.class_prompt:
+                raise ValueError(f"{concept.name}: a target needs a class_prompt, whose meaning replaces it")
+        kept = list(rest)
+        for concept in further:
+            known = [*targets, *kept]
+            if not concept.is_one_of(known):
+                if concept.name in [other.name for other in known]:
+                    raise ValueError(f"two concepts of its files are called '{concept.name}': rename one")
+                kept.append(concept)
         return Group(
             base=self.base,
             precision=self.precision,
             targets=tuple(targets),
             others=tuple(rest[: self.others]),
-            kept=(*rest, *further),
-            captions=read_captions(file.captions),
+            kept=tuple(kept),
+            captions=captions.read(file.captions),
         )
+
+
+def _check_pictures(group: Group) -> None:
+    """Raise `ValueError` if a folder has no pictures, or if two concepts have the same pictures."""
+    owners: dict[str | None, str] = {}
+    for concept in (*group.targets, *group.others):
+        if concept.images is None:
+            continue
+        if not picture_files(concept.images):
+            raise ValueError(f"{concept.name}: {no_pictures(concept.images)}")
+        other = owners.setdefault(folder_digest(concept.images), concept.name)
+        if other != concept.name:
+            raise ValueError(f"the folders of {other} and {concept.name} have the same pictures")

@@ -166,8 +166,12 @@ class Erase(SamplingStage, version=2):
             for concept in self.targets
             for prompt, anchor in {concept.prompt: concept.class_prompt, **concept.erase}.items()
         ]
-        prompts = [(fill(prompt, c.words), c.words) for c in self.kept for prompt in (c.prompt, *c.erase)]
-        keep = [(prompt, words) for prompt, words in prompts if not any(c.words in prompt for c in self.targets)]
+        prompts = [(prompt, concept.words) for concept in self.kept for prompt in (concept.prompt, *concept.erase)]
+        keep = [
+            (fill(prompt, words), words)
+            for prompt, words in prompts
+            if not any(target.named_in(prompt) for target in self.targets)
+        ]
         model = self.load()
         known = [concept for concept in self.kept if concept.classifier]
         before = self._success(model, known)

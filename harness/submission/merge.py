@@ -155,6 +155,7 @@ def _merge_grids(grid: Grid, other: Grid, path: Path) -> Grid:
             "seeds": sorted({*grid.seeds, *other.seeds}),
             "members": grid.members | other.members,
             "quantities": list(quantities.values()),
+            "notes": list(dict.fromkeys([*grid.notes, *other.notes])),
         }
     )
     return merged.model_copy(update={"changed": _merge_changes(merged, (grid, other))})

@@ -255,7 +255,7 @@ def test_a_prior_limits_the_rise_of_its_loss(prior: str, base: Path, build) -> N
 def test_missing_captions_are_refused(model: TextToImage, build) -> None:
     of = targets(model)
     bare = Targets(model, of.concepts, of.group, (), noise(0), 5)
-    with pytest.raises(RunError, match="has no captions to retain; add `captions: FILE`"):
+    with pytest.raises(RunError, match="no captions are left to retain; add `captions: FILE`"):
         next(_build(build, "ascent").immunize(model, bare))
     with pytest.raises(RunError, match="a merge needs captions; add `captions: FILE`"):
         next(_build(build, "mima", prior="class", prior_images=2).immunize(model, bare))

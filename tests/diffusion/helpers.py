@@ -59,11 +59,11 @@ def _vocabulary() -> dict:
     return {"vocab": state["vocab"], "merges": [tuple(pair) for pair in state["merges"]]}
 
 
-def write_pictures(folder: Path, count: int, side: int = SIDE) -> None:
+def write_pictures(folder: Path, count: int, side: int = SIDE, seed: int = 0) -> None:
     """Pictures of noise, as PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
-        Image.fromarray(noise(1, i, side)[0]).save(folder / f"{i}.png")
+        Image.fromarray(noise(1, seed + i, side)[0]).save(folder / f"{i}.png")
 
 
 def noise(count: int, seed: int = 0, side: int = SIDE) -> np.ndarray:

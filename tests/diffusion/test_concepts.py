@@ -1,5 +1,6 @@
 """Concept files."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ FILE = """
 format: 2
 kind: style
 prompt: an artwork by {}
+class_prompt: an artwork
 class_word: artwork
 concepts:
   marvo:
@@ -56,7 +58,7 @@ def test_groups_and_their_benign_concepts(file: Path) -> None:
     ("text", "message"),
     [
         (FILE.replace("[[marvo,", "[[marvu,"), "unknown concept 'marvu'; did you mean marvo"),
-        (FILE.replace("by {}\nclass", "by\nclass"), "prompt"),
+        (FILE.replace("by {}\nclass_p", "by\nclass_p"), "prompt"),
         (FILE.replace("format: 2", "format: 9"), "concept format 9; this harness reads 2: upgrade immunebench"),
         (
             FILE.replace("format: 2", "format: 1"),
@@ -77,6 +79,18 @@ def test_groups_and_their_benign_concepts(file: Path) -> None:
         (FILE.replace("format: 2", "format: 0"), "format: must be greater than or equal to 2"),
         (FILE.replace("[[marvo, van_gogh]]", "[[marvo, marvo]]"), "group 'two' has the concept 'marvo' twice"),
         ("[1, 2", "line 1: no YAML"),
+        (
+            FILE.replace("by {}\nclass_p", "by {}s\nclass_p"),
+            "marvo: the prompt 'an artwork by {}s' must have {} as a word",
+        ),
+        (FILE + "erase: {a bag by: a bag}", "marvo: the prompt 'a bag by' must have {}"),
+        (FILE.replace("Van Gogh", "'?!'"), "van_gogh: the words '.!' have no letter or digit"),
+        (FILE + "classifier: styles", "the concept classifier has no head 'styles'; did you mean style"),
+        (FILE + "classifier: style", r"head 'style' does not know 'van_gogh'; .* \(leave `classifier` out"),
+        (
+            FILE + "images: photos/one",
+            "marvo and van_gogh have one folder of pictures, .*photos/one: give each its own",
+        ),
         ("- 1", "a concept file is a mapping"),
     ],
 )
@@ -123,6 +137,70 @@ def test_a_tilde_in_a_path_is_the_home_folder(file: Path, monkeypatch: pytest.Mo
     assert (block.concepts, block.base) == (str(home / "more.yaml"), str(home / "base"))
     encoders = DiffusionProtocol(steps=1, encoders={"lpips": "~/alex.pth", "dino": None}).encoders
     assert encoders == {"lpips": str(home / "alex.pth"), "dino": None}
+
+
+def test_a_style_without_a_class_prompt_is_no_target(file: Path) -> None:
+    """The erasure replaces its meaning by that of the class prompt; a kept one needs none."""
+    file.write_text(FILE.replace("marvo:", "marvo: {class_prompt: ''}"))
+    with pytest.raises(ValueError, match="marvo: a target needs a class_prompt"):
+        _block(groups="two")
+    assert [concept.name for concept in _block(groups=[["telune"]]).expand()[0].kept] == ["marvo", "van_gogh"]
+
+
+def test_a_target_is_not_among_what_is_kept(file: Path) -> None:
+    """Nor is a concept twice: concepts with the same words are one, in whatever file and by whatever name."""
+    file.write_text(FILE + "keep: [d.yaml, e.yaml]")
+    (file.parent / "d.yaml").write_text(FILE)
+    text = "format: 2\nkind: style\nprompt: art of {}\nconcepts: {vincent: {words: van gogh}, obrick: , obrickson: }"
+    (file.parent / "e.yaml").write_text(text)
+    (group,) = _block(groups="two").expand()
+    assert [concept.name for concept in group.kept] == ["telune", "obrick", "obrickson"]
+    (file.parent / "e.yaml").write_text(text.replace("obrick:", "telune: {words: another}"))
+    with pytest.raises(ValueError, match="two concepts of its files are called 'telune': rename one"):
+        _block(groups="two")
+
+
+def test_captions_that_name_a_concept_by_a_whole_word_are_hidden(file: Path) -> None:
+    """And prompts to keep that name a target are left out; a carpet and a scarf are no car."""
+    file.write_text(
+        "format: 2\nkind: object\nprompt: a photo of a {}\nclass_prompt: a photo\ncaptions: c.txt\n"
+        "concepts: {car: , bag: , carpet: , scarf: , boot: }"
+    )
+    seen = ["a photo of a carpet", "a cart in a yard", "a wooden table"]
+    hidden = ["two Cars", "a handbag, a bag", "Scarves, a scarf"]
+    (file.parent / "c.txt").write_text("\n".join(seen + hidden))
+    (group,) = _block(groups=[["car"]]).expand()
+    assert [concept.name for concept in group.bystanders["heldout"]] == ["scarf"]
+    assert [group.captions[i] for i in group.known_captions] == seen
+    assert [concept.name for concept in group.kept if not group.targets[0].named_in(concept.prompted())] == [
+        "bag", "carpet", "scarf", "boot",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("empty", "my_dog: no pictures in .*/my_dog; put some there"),
+        ("phone", r"my_dog: no pictures in .*/my_dog, only 2 \.heic, 1 folder, 1 hidden; put some there"),
+        ("same", "the folders of my_dog and my_cat have the same pictures"),
+    ],
+)
+def test_folders_are_checked_when_the_suite_loads(file: Path, change: str, message: str) -> None:
+    photos = file.parent / "photos"
+    write_pictures(photos / "my_cat", 1)
+    (photos / "my_dog").mkdir()
+    if change == "phone":
+        for name in ("a.HEIC", "b.heic", "._c.png"):
+            (photos / "my_dog" / name).write_bytes(b"picture")
+        write_pictures(photos / "my_dog" / "best.png", 1)
+    elif change == "same":
+        shutil.copy(photos / "my_cat" / "0.png", photos / "my_dog" / "other.png")
+    file.write_text(
+        "format: 2\nkind: subject\nprompt: a photo of a {}\nimages: photos/{}\nclass_word: pet\n"
+        "concepts: {my_dog: , my_cat: , lost: }"
+    )
+    with pytest.raises(ValueError, match=message):
+        _block(groups=[["my_dog"]])
 
 
 def test_a_folder_of_own_photos(file: Path) -> None:

@@ -85,6 +85,16 @@ def test_what_all_parts_leave_out_stays_marked(honest, tmp_path):
     assert changed == ["defenses.none.share=1", "2 of 3 defenses", "seeds 1 instead of 1, 2"]
 
 
+def test_the_notes_of_all_parts_are_kept(honest, tmp_path):
+    files = []
+    for label, notes in (("none", ["pictures: mine 3"]), ("strong", ["pictures: mine 3", "pictures: yours 4"])):
+        path = part(content_of(honest), tmp_path / f"{label}.json", [label])
+        content = json.loads(path.read_text())
+        content["suite"]["grids"][0]["notes"] = notes
+        files.append(write_content(content, path))
+    assert merge.load(files).records.suite.grids[0].notes == ["pictures: mine 3", "pictures: yours 4"]
+
+
 def test_an_added_row_stands_for_none_of_the_suite(content, honest, tmp_path):
     file = part(content, tmp_path / "part.json", ["none", "strong"])
     content["suite"]["grids"][0]["changed"] = ["defenses.strong. added", "1 of 2 defenses"]
