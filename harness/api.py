@@ -52,9 +52,9 @@ class Result:
 class _Limits(FrozenModel):
     """Numbers that a call takes."""
 
-    workers: Integer | None = Field(None, ge=1)
+    workers: Integer = Field(None, ge=1)
     timeout: float | None = Field(None, gt=0)
-    seed: Integer | None = Field(None, ge=1)
+    seed: Integer = Field(None, ge=1)
 
 
 def run(

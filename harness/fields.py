@@ -33,8 +33,11 @@ def fields(model: type[Plugin] | type[BaseModel]) -> list[FieldText]:
 
 
 def parse(text: str, field: FieldInfo, where: str) -> Any:
-    """The value of a plugin's field from its text, for `--set`: the text itself for a field of text, else what it says
-    as YAML. where: place to name in the error. Raises `UsageError` for text that is no YAML."""
+    """The value of a plugin's field from its text, for `--set`: the text itself for a field of text, else the value of
+    the text as YAML.
+
+    text: the text. field: the field. where: place to name in the error. Raises `UsageError` for text that is no YAML.
+    """
     kinds = [get_origin(kind) or kind for kind in _alternatives(field.annotation)]
     if str in kinds and set(kinds) <= {str, NoneType} and not (NoneType in kinds and text == "null"):
         return text

@@ -24,10 +24,8 @@ def _integer(given: Any) -> Any:
     return given if isinstance(given, bool) or not isinstance(given, SupportsIndex) else given.__index__()
 
 
-Integer = Annotated[int, BeforeValidator(_integer)]
+Integer = Annotated[int | None, BeforeValidator(_integer)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_several)]
-
-
 Model = TypeVar("Model", bound=FrozenModel)
 
 
@@ -45,7 +43,7 @@ class Selection(FrozenModel):
     grids: Names = Field((), description="Run this grid only.")
     defenses: Names = Field((), description="Run this defense row only; another plugin's name adds a row.")
     attackers: Names = Field((), description="Run this attacker row only; another plugin's name adds a row.")
-    seeds: Integer | None = Field(None, ge=1, le=MOST_SEEDS, description="Use seeds 1 … N instead of the suite's.")
+    seeds: Integer = Field(None, ge=1, le=MOST_SEEDS, description="Use seeds 1 … N instead of the suite's.")
     settings: Names = Field((), description="Change a row: defenses.LABEL.FIELD=VALUE, attackers.… or metrics.…")
     plugins: Annotated[tuple[Path, ...], BeforeValidator(_several)] = Field(
         (), description="Add the plugins of a Python file."

@@ -263,7 +263,7 @@ def test_a_release_of_two_models_of_one_task_is_refused(tiny):
     change(tiny, grids=[first, again | {"name": "again"}])
     with pytest.raises(UsageError, match="track 'probe' saves no models"):
         harness.release(tiny, "condition_number", "out")
-    change(tiny, grids__1__defenses__condition_number={"epochs": 2})
+    change(tiny, grids__1__defenses__condition_number={"preset": "house_prices", "epochs": 2})
     with pytest.raises(UsageError, match="the grids house_prices, again have different models of task 'house_prices'"):
         harness.release(tiny, "condition_number", "out")
 
