@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from harness.errors import UsageError, nearest
+from harness.interrupts import contained
 from harness.selection import Options, Selection
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Result:
         return "".join(f"<h3>{name}</h3>{table.to_html(index=False)}" for name, table in self.tables.items())
 
 
+@contained()
 def run(
     suite: str,
     *,
@@ -58,10 +60,10 @@ def run(
 
     suite: a suite's name or the path of a YAML file. out: folder for the submission and the board. store: folder of
     artifacts (default: `$IMMUNEBENCH_STORE`, else the user's cache). workers: local processes (default: one for each
-    GPU, else one for each core; 1 runs the jobs in this process). cluster: instead of local workers the address of a
-    Dask scheduler, or `local:N`. gpu: require a GPU for GPU jobs. timeout: seconds for each job. keep: keep released
-    models in the store. progress: gets callbacks. selection: which part of the suite to run, and with which changes;
-    the fields of `Selection`.
+    GPU, else one for each core; 1 runs the jobs in this process, unless there is a `timeout`). cluster: instead of
+    local workers the address of a Dask scheduler, or `local:N`. gpu: require a GPU for GPU jobs. timeout: seconds for
+    each job. keep: keep released models in the store. progress: gets callbacks. selection: which part of the suite to
+    run, and with which changes; the fields of `Selection`.
 
     Returns the run's `Result`. Raises `UsageError` before anything is computed, and `RunError` if the store or the
     cluster fails. A failed cell raises nothing: it is in the records with its reason.
@@ -76,7 +78,7 @@ def run(
     folder = None if out is None else _writable(Path(out))
     artifacts = Store(store)
     progress = progress or scheduler.Progress()
-    executor = executors.choose(workers, cluster, gpu, progress.say)
+    executor = executors.choose(workers, cluster, gpu, progress.say, separate=timeout is not None)
     opening = pack.opening(plan, artifacts)
     failed = scheduler.run(plan, artifacts, executor, progress, keep, timeout)
     return _report(plan, artifacts, failed, opening, folder)
@@ -109,6 +111,7 @@ def _report(
     return Result(records.frame, board.long, board.standings, board.tables, failed, board.markdown(), out)
 
 
+@contained()
 def release(
     suite: str,
     defense: str,

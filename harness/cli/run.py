@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import SuiteName, Timeout, Workers, selection_options
+from harness.interrupts import Stopped
 from harness.selection import Selection
 
 
@@ -51,9 +52,9 @@ def run(
                 progress=display,
                 **dict(selection),
             )
-    except KeyboardInterrupt:
+    except Stopped as stop:
         print("stopped; finished jobs are kept: run the same command to continue", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(stop.exit_code) from None
     print(f"\n{result.text}")
     print(f"\n{len(result.records)} records in {time.perf_counter() - start:.0f} s; results are in {folder}/")
     if result.failed:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.importing import file_spec
-from harness.source import closure, plugin_packages
+from harness.source import closure, encoded, plugin_packages, read_text
 from harness.submission.schema import PluginFile
 
 
@@ -17,8 +17,8 @@ def gather(files: Sequence[Path]) -> list[PluginFile]:
     return [
         PluginFile(
             name=file.name,
-            text=file.read_text(encoding="utf-8"),
-            modules={name: path.read_text(encoding="utf-8") for name, path in helper_modules(file).items()},
+            text=read_text(file),
+            modules={name: read_text(path) for name, path in helper_modules(file).items()},
         )
         for file in files
     ]
@@ -46,7 +46,7 @@ def importable(sources: Sequence[PluginFile], folder: Path) -> Iterator[list[Pat
         for name, text in {**source.modules, source.name: source.text}.items():
             path = inner / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(encoded(text))
         files.append(inner / source.name)
         sys.path.insert(0, str(inner))
     try:

@@ -61,7 +61,7 @@ class Sleeps(Defense):
         yield
 '''
 TIMEOUT = 6
-"""Seconds; a job that does not sleep takes milliseconds, and its worker has imported torch before."""
+"""Seconds; a job that does not sleep takes milliseconds, and its worker has imported torch before it starts."""
 
 
 @pytest.fixture
@@ -78,11 +78,12 @@ def serial(tmp_path_factory) -> pd.DataFrame:
 
 @pytest.fixture
 def unruly(tmp_path: Path) -> dict:
-    """What to run: one task and one seed, with the unruly defenses."""
+    """What to run: one task and one seed, with the unruly defenses. No attacker, since the first optimiser of a process
+    imports for seconds."""
 
     def one_cell(suite):
         suite["seeds"] = 1
-        suite["grids"][0]["tasks"] = [{"teacher": 1}]
+        suite["grids"][0] |= {"tasks": [{"teacher": 1}], "attackers": {}}
 
     (tmp_path / "unruly.py").write_text(UNRULY)
     return {"suite": write_suite(tmp_path, one_cell), "plugins": [tmp_path / "unruly.py"]}
