@@ -65,9 +65,9 @@ def contained() -> Iterator[None]:
         if isinstance(error, KeyboardInterrupt) and _user_may_interrupt():
             raise
         at = traceback.extract_tb(error.__traceback__)[-1]
-        said = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {error!r:.200}"
+        action = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {error!r:.200}"
         where = f"{Path(at.filename).name}:{at.lineno}"
-        raise PluginError(f"plugin code {said} at {where}, which would end the process: raise an error") from error
+        raise PluginError(f"plugin code {action} at {where}, which would end the process: raise an error") from error
 
 
 def _user_may_interrupt() -> bool:

@@ -61,7 +61,7 @@ def run(
             progress.began(plan, missing, Estimates(store.ledger()), executor.workers)
             queue = _Queue(missing)
             dropped: set[str] = set()
-            said = False
+            announced = False
 
             def end(job: Stage, outcome: Outcome) -> None:
                 read = [parent.key for parent in queue.done(job, outcome.reason) if parent.transient and not keep]
@@ -80,8 +80,8 @@ def run(
                     running[executor.submit(perform, *arguments, gpu=job.gpu)] = job
                 alone = len(running) == 1
                 if not running and queue.postponed:
-                    if not said:
-                        said = True
+                    if not announced:
+                        announced = True
                         progress.say(f"waiting for {len(queue.postponed)} jobs that another run computes")
                     time.sleep(POLL_SECONDS)
                 for future in wait(running, POLL_SECONDS, FIRST_COMPLETED).done if running else ():
