@@ -38,6 +38,11 @@ class AscentDefense(DiffusionDefense):
         description="rare words for subjects, one for each; they differ from the attackers' words",
     )
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The class prompts or the captions, for a prior of their pictures."""
+        return {"class": ("class_prompt",), "captions": ("captions",), "none": ()}[self.prior]
+
     def harmful_losses(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
         """Yield the loss to ascend once per step, without end: a scalar that depends on the current weights of `model`.
 

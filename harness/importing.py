@@ -20,8 +20,8 @@ from typing import Any
 
 from harness import source
 from harness.errors import ImmuneBenchError, UsageError
-from harness.files import Version, version
 from harness.interrupts import contained
+from harness.versions import Version, version
 
 _ran: dict[str, Version] = {}
 """By name of a module that a digest covers: the version of its file that this process ran."""

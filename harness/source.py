@@ -29,7 +29,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.files import Version, version
+from harness.versions import Version, version
 
 UNCOVERED_ATTRIBUTES = {"presets", "control"}
 UNCOVERED_KEYWORDS = {

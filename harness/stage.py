@@ -23,10 +23,10 @@ from pydantic import BaseModel
 
 from harness import meter, source
 from harness.errors import RunError
-from harness.files import Version, version
 from harness.importing import import_plugin
 from harness.metric import write_values
 from harness.plugin import PluginSpec
+from harness.versions import Version, version
 
 T = TypeVar("T")
 

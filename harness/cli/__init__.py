@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -52,6 +53,9 @@ app.add_typer(store.app, name="store")
 def main() -> None:
     """Run the command. An error is one line; exit code 2 for wrong use, 1 for failed cells, 128 and its number after a
     signal: 130 after Ctrl-C, 143 after SIGTERM."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # the terminal's encoding may lack letters such as κ
     try:
         with stoppable("SIGINT", "SIGTERM", "SIGHUP"):
             app(standalone_mode=True)

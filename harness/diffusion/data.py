@@ -16,6 +16,8 @@ from harness.diffusion.model import Batch, Images, TextToImage
 from harness.errors import RunError
 from harness.stage import seed_of
 
+_NO_CLASS = "prior preservation needs the class_prompt of {}: add it to the concept file"
+
 
 @dataclass(frozen=True)
 class ConceptData:
@@ -48,8 +50,10 @@ class ConceptData:
 
         flip: mirror half of the pictures. prior: number of pictures that the released model draws of the class prompt
         for prior preservation (Ruiz et al., 2023, Eq. 2); each batch then also has `rows` of these. 0: none.
-        prior_weight: weight of their loss.
+        prior_weight: weight of their loss. Raises `RunError` for a prior of a concept without a class prompt.
         """
+        if prior and not self.concept.class_prompt:
+            raise RunError(_NO_CLASS.format(self.concept.name))
         pool = [self.model.encode(self.images)]
         if flip:
             pool.append(self.model.encode(self.images[:, :, ::-1]))
@@ -100,15 +104,21 @@ class Targets(Sequence[ConceptData]):
         """Yield batches of `rows` captions with their pictures, without end; raises `RunError` if there are no
         captions."""
         if not self.captions:
-            raise RunError("this concept file has no captions to retain; add `captions: FILE`, one caption per line")
+            raise RunError(
+                "no captions are left to retain; add `captions: FILE` to the concept file, with some that name no "
+                "target, no benign and no held-out concept"
+            )
         return self._batches(self.captions, self.pictures, rows)
 
     def classes(self, pictures: int, rows: int) -> Iterator[Batch]:
         """Yield batches of the targets' class prompts for prior preservation (Ruiz et al., 2023), without end.
 
         pictures: number of pictures, of all class prompts together, that the model draws now. rows: pictures of a
-        batch.
+        batch. Raises `RunError` if a target has no class prompt.
         """
+        for data in self.concepts:
+            if not data.concept.class_prompt:
+                raise RunError(_NO_CLASS.format(data.concept.name))
         prompts = list(dict.fromkeys(data.concept.class_prompt for data in self.concepts))
         each = -(-pictures // len(prompts))
         drawn = np.concatenate([self.concepts[0].sampled(prompt, each) for prompt in prompts])

@@ -109,7 +109,7 @@ class TextToImage:
             raise RunError(
                 f"cannot load the base model '{base}' as a Stable Diffusion pipeline ({first:.200}); give a folder "
                 "with model_index.json, or download one on a machine with network access by "
-                f"`huggingface-cli download {base} --local-dir DIR` and give DIR"
+                f"`hf download {base} --local-dir DIR` and give DIR"
             ) from None
         return cls(pipeline.to("cuda" if torch.cuda.is_available() else "cpu"))
 

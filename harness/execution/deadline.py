@@ -16,7 +16,7 @@ GRACE = 30.0
 """Seconds between the time limit and the end of a process that ignores it."""
 
 
-_NOWHERE = open(os.devnull, "w")  # noqa: SIM115 (open as long as the process lives)
+_NOWHERE = open(os.devnull, "wb")  # noqa: SIM115 (open as long as the process lives)
 
 
 class Passed(Interrupt):

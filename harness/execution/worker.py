@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 from harness import meter, source
 from harness.errors import ImmuneBenchError, RunError
 from harness.execution import deadline, determinism
-from harness.files import version
 from harness.interrupts import contained
 from harness.stage import Folders, Stage
 from harness.store import Busy, Store, StoreError
+from harness.versions import version
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from harness.errors import UsageError, nearest
+from harness.files import check_file, write_text
 from harness.registry import installed
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -21,7 +22,7 @@ def write(kind: str, name: str, track: str, folder: Path, *, package: bool = Fal
 
     kind: attacker, defense or metric. attacked: of a metric, measure the attacked model. Raises `UsageError` for a name
     that is no identifier in small letters or that a plugin or a module has, for a track without a template, and if the
-    path exists.
+    path exists or cannot be written.
     """
     if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise UsageError(f"'{name}' cannot be a plugin's name: use small letters, digits and _, with a letter first")
@@ -43,8 +44,7 @@ def write(kind: str, name: str, track: str, folder: Path, *, package: bool = Fal
     if package:
         files |= {path / "pyproject.toml": "pyproject.txt", path / "tests" / f"test_{name}.py": "test.txt"}
     for file, source in files.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(_fill((TEMPLATES / source).read_text(encoding="utf-8"), name, kind), encoding="utf-8")
+        write_text(check_file(file), _fill((TEMPLATES / source).read_text(encoding="utf-8"), name, kind))
     return path
 
 

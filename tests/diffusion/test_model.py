@@ -44,7 +44,7 @@ def test_what_is_trained_is_single_precision(base: Path) -> None:
 
 @pytest.mark.parametrize("name", ["no/such-model", "nowhere"])
 def test_no_hub_in_reach(name: str) -> None:
-    with pytest.raises(RunError, match=f"cannot load the base model '{name}'.*huggingface-cli download") as error:
+    with pytest.raises(RunError, match=f"cannot load the base model '{name}'.*hf download") as error:
         TextToImage.load(name)
     assert "\n" not in str(error.value)
 

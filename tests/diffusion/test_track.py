@@ -8,19 +8,22 @@ import torch
 
 import harness
 from harness import plan
-from harness.diffusion import AttackedPictures, ConceptAttack, Encoder, View
-from harness.diffusion.concepts import GroupBlock
+from harness.diffusion import AttackedPictures, Concept, ConceptAttack, Encoder, View
+from harness.diffusion.concepts import Group, GroupBlock
 from harness.diffusion.metrics.attack_success import AttackSuccess
 from harness.diffusion.metrics.kept_similarity import KeptSimilarity
 from harness.diffusion.metrics.msgr import Msgr
 from harness.diffusion.metrics.released_success import ReleasedSuccess
+from harness.diffusion.protocol import DiffusionProtocol
 from harness.diffusion.stages import Attack, Draw, Immunize
 from harness.diffusion.track import DiffusionTrack
 from harness.execution.worker import ensure
+from harness.registry import installed
 from harness.selection import Selection
 from harness.store import Store
 from harness.suite import load
 from tests.diffusion.helpers import load_suite, noise, run_suite, write_pictures
+from tests.helpers import immunebench
 
 CONCEPTS = """
 format: 2
@@ -119,8 +122,8 @@ class Breaker(DiffusionAttacker):
 
 @pytest.fixture
 def suite(tmp_path: Path, base: Path) -> Path:
-    for name in ("mine", "yours"):
-        write_pictures(tmp_path / "photos" / name, 3)
+    for seed, name in enumerate(("mine", "yours")):
+        write_pictures(tmp_path / "photos" / name, 3, seed=10 * seed)
     (tmp_path / "styles.yaml").write_text(CONCEPTS)
     (tmp_path / "subjects.yaml").write_text(SUBJECTS)
     (tmp_path / "plugins.py").write_text(PLUGINS)
@@ -228,6 +231,68 @@ def test_pictures_that_are_not_finite_are_noted_not_averaged(suite: Path) -> Non
     assert pd.isna(by_step.loc[3, "value"])
     assert by_step.loc[3, "note"] == "marvo: 2 of 2 pictures are not finite"
     assert _values(records, "msgr", attacker="lora")
+
+
+@pytest.mark.parametrize(
+    ("row", "without", "message"),
+    [
+        ("attacker", "class_prompt", "attacker 'mine' needs the class_prompt of marvo"),
+        ("attacker", "class_word", "attacker 'mine' needs the class_word of marvo"),
+        ("defense", "class_prompt", "defense 'mine' needs the class_prompt of marvo"),
+        ("imma", "class_prompt", "defense 'mine' needs the class_prompt of marvo"),
+        ("compose", "captions", "defense 'mine' needs captions: add"),
+        ("compose", "other captions", "defense 'mine' needs captions, but all of them name a target"),
+    ],
+)
+def test_a_plugin_without_what_it_needs_is_refused(row: str, without: str, message: str) -> None:
+    """When the suite is read, whatever the plugin; one that needs nothing is not."""
+    plugins = {
+        "attacker": ("attacker", "custom_diffusion", {"prior": 2}),
+        "defense": ("defense", "ascent", {}),
+        "imma": ("defense", "imma", {"attacker": "dreambooth", "settings": {"prior": 2}}),
+        "compose": ("defense", "compose", {"prior": "none"}),
+    }
+    marvo, telune = (
+        Concept(name=name, kind="style", prompt="an artwork by {}", class_prompt="an artwork", class_word="artwork")
+        for name in ("marvo", "telune")
+    )
+    group = Group(
+        base="small", precision="fp32", targets=(marvo,), others=(telune,), kept=(telune,), captions=("a photo",)
+    )
+    kind, name, settings = plugins[row]
+    rows = {
+        f"{kind} 'mine'": installed().get(kind, name).spec(settings, "test").build(),
+        "defense 'none'": installed().get("defense", "none").spec({}, "test").build(),
+    }
+    notes = DiffusionTrack().check([group], DiffusionProtocol(training_images=7), rows)
+    assert notes == ["training pictures: each concept 7, drawn by the base model"]
+    lack = {
+        "captions": {"captions": ()},
+        "other captions": {"captions": ("a Marvo",)},
+    }.get(without, {"targets": (marvo.model_copy(update={without: ""}),)})
+    with pytest.raises(harness.UsageError, match=message):
+        DiffusionTrack().check([group.model_copy(update=lack)], DiffusionProtocol(), rows)
+
+
+def test_the_number_of_pictures_and_what_a_folder_holds_besides_are_reported(suite: Path, tmp_path: Path) -> None:
+    """By plan and run, and on the board, which is made of the submission alone."""
+    (tmp_path / "photos" / "mine" / "0.HEIC").touch()
+    (tmp_path / "photos" / "mine" / "._0.png").touch()
+    write_pictures(tmp_path / "photos" / "yours", 4, seed=10)
+    notes = [
+        "training pictures: mine 3, yours 4",
+        "the folder of mine holds more than the pictures that are used: 1 .heic, 1 hidden",
+    ]
+    styles, subjects = load_suite(suite, defenses=["none"]).grids
+    assert subjects.notes == notes
+    assert styles.notes == ["training pictures: each concept 3, drawn by the base model"]
+    chosen = ["--grid", "subjects", "--attacker", "dreambooth", "--workers", "1"]
+    lines = immunebench("plan", suite, *chosen).stdout.splitlines()
+    assert all(f"subjects: {note}" in lines for note in notes)
+    done = immunebench("run", suite, *chosen, "--out", tmp_path / "out")
+    assert all(f"subjects: {note}" in done.stdout + done.stderr for note in notes)
+    board = (tmp_path / "out" / "leaderboard.md").read_text()
+    assert all(f"- {note}" in board for note in notes)
 
 
 def test_contact_sheets_and_curves(suite: Path, tmp_path: Path) -> None:
@@ -384,7 +449,7 @@ def test_a_released_model_is_a_plain_pipeline(suite: Path, tmp_path: Path, base:
     ("asked", "error"),
     [
         ({"task": "marvo"}, r"has no task 'marvo'; did you mean marvo\+telune"),
-        ({"seed": 7, "defense": "mima"}, "has no seed 7; there are: 1"),
+        ({"seed": 7, "defense": "joint"}, "has no seed 7; there are: 1"),
     ],
 )
 def test_a_release_that_is_not_there(suite: Path, tmp_path: Path, asked, error) -> None:
