@@ -70,7 +70,7 @@ UNCOVERED = {
     "formatting": ("defenses/_merge.py", "(base + moved.sum(0))", "((base\n            + moved.sum(0)))"),
     "preset": ("defenses/mima.py", '"lr": 6e-4', '"lr": 7e-4'),
     "shared preset": ("defenses/_ascent.py", '"steps": 60', '"steps": 70'),
-    "description": ("defenses/mima.py", "number of unrolled steps of descent", "how many steps"),
+    "description": ("defenses/mima.py", "number of steps of descent before each ascent", "how many steps"),
     "control": ("defenses/ascent.py", "control = True", "control = False"),
     "another file": ("defenses/_unused.py", "", "x = 1"),
 }

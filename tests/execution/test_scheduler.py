@@ -112,13 +112,13 @@ class Dying:
     def __init__(self, deadly: str) -> None:
         self.deadly, self.submitted = deadly, []
 
-    def submit(self, function, job, *arguments, gpu=False):
-        self.submitted.append(job.key)
+    def submit(self, function, key, *arguments, gpu=False):
+        self.submitted.append(key)
         future = Future()
-        if job.key == self.deadly:
+        if key == self.deadly:
             future.set_exception(BrokenExecutor())
         else:
-            future.set_result(function(job, *arguments))
+            future.set_result(function(key, *arguments))
         return future
 
     def stop(self, at_once):
