@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -64,6 +64,9 @@ class Batch:
 
 
 _ROWS = ("latents", "noise", "times")
+PIXELS_AT_ONCE = 4 * 512 * 512
+"""Pixels that the autoencoder encodes or decodes at once: its memory grows with them (about 0.6 GB for
+each 512×512 in float32, by arithmetic)."""
 
 
 class TextToImage:
@@ -180,15 +183,20 @@ class TextToImage:
     @torch.no_grad()
     def encode(self, images: Images) -> torch.Tensor:
         """Scaled latents (n, channels, height, width) of `images` (n, height, width, 3): the mode of the posterior."""
-        parts = torch.from_numpy(np.ascontiguousarray(images)).split(64)
+        parts = torch.from_numpy(np.ascontiguousarray(images)).split(_rows_at_once(*images.shape[1:3]))
         modes = [self.vae.encode(as_pixels(part).to(self.device, self.dtype)).latent_dist.mode() for part in parts]
         return (torch.cat(modes) * self.vae.config.scaling_factor).float()
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> Images:
         """Images (n, height, width, 3) of the scaled `latents` (n, channels, height, width)."""
+        return np.concatenate([as_images(pixels) for pixels in self._decoded(latents)])
+
+    def _decoded(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the pixels (rows, 3, height, width) of the scaled `latents`, a few pictures at a time."""
         scaled = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype)
-        return np.concatenate([as_images(self.vae.decode(part).sample) for part in scaled.split(64)])
+        height, width = (side * self.pipeline.vae_scale_factor for side in latents.shape[2:])
+        return (self.vae.decode(part).sample for part in scaled.split(_rows_at_once(height, width)))
 
     def denoising_losses(self, batch: Batch, weights: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
         """The denoising losses (n,) of the rows of `batch`, times the batch's weights: mean squared errors of the
@@ -241,10 +249,11 @@ class TextToImage:
                         num_inference_steps=steps,
                         guidance_scale=guidance,
                         generator=draws,
-                        output_type="pt",
+                        output_type="latent",
                     ).images
-                finite.append(drawn.isfinite().flatten(1).all(1).cpu().numpy())
-                images.append(as_images(drawn.nan_to_num(0) * 2 - 1))
+                for pixels in self._decoded(drawn):
+                    finite.append(pixels.isfinite().flatten(1).all(1).cpu().numpy())
+                    images.append(as_images(pixels.nan_to_num(-1)))
         finally:
             self.pipeline.scheduler = trained_with
         return np.concatenate(images), np.concatenate(finite)
@@ -256,6 +265,11 @@ class TextToImage:
             for name, value in self.unet.state_dict().items()
             if not torch.equal(value, base[name])
         }
+
+
+def _rows_at_once(height: int, width: int) -> int:
+    """Number of pictures that the autoencoder takes at once."""
+    return max(1, PIXELS_AT_ONCE // (height * width))
 
 
 def _is_half(dtype: torch.dtype) -> bool:

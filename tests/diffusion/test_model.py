@@ -9,6 +9,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch.nn import functional
 
 from harness.diffusion import Batch, TextToImage
+from harness.diffusion import model as diffusion_model
 from harness.diffusion.model import as_images, as_pixels, denoising_target
 from harness.errors import RunError
 from tests.diffusion.helpers import SAMPLING, noise, pipeline
@@ -145,6 +146,30 @@ def test_latents_round_trip_scales(model: TextToImage) -> None:
         decoded = model.vae.decode(raw).sample
     torch.testing.assert_close(latents, 0.5 * raw)
     assert np.array_equal(model.decode(latents), as_images(decoded))
+
+
+def test_the_autoencoder_takes_few_large_pictures_and_many_small_ones(
+    model: TextToImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In parts of at most PIXELS_AT_ONCE pixels, and at least one picture; with the values of one by one."""
+    rows: list[int] = []
+    for name in ("encode", "decode"):
+        plain = getattr(model.vae, name)
+        monkeypatch.setattr(model.vae, name, lambda part, plain=plain: (rows.append(len(part)), plain(part))[1])
+    images = noise(5)
+    whole = model.encode(images)
+    decoded, (drawn, _) = model.decode(whole), model.sample(["a photo"] * 3, [1, 2, 3], **SAMPLING)
+    assert rows == [5, 5, 3]
+    for pixels, parts in ((2 * 16 * 16, [2, 2, 1]), (1, [1] * 5)):
+        monkeypatch.setattr(diffusion_model, "PIXELS_AT_ONCE", pixels)
+        rows.clear()
+        latents = model.encode(images)
+        assert rows == parts
+        torch.testing.assert_close(latents, whole)
+        assert np.abs(model.decode(whole).astype(int) - decoded).max() <= 1
+        assert rows == parts * 2
+        assert np.abs(model.sample(["a photo"] * 3, [1, 2, 3], **SAMPLING)[0].astype(int) - drawn).max() <= 1
+    torch.testing.assert_close(whole, torch.cat([model.encode(images[i : i + 1]) for i in range(5)]))
 
 
 def test_pixels_round_trip() -> None:
