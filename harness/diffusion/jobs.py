@@ -15,8 +15,20 @@ from typing import Any
 from harness.diffusion.concepts import Concept, Group
 from harness.diffusion.located import Files
 from harness.diffusion.measuring import Arms, Decode, Look, MeasureAttacked, MeasureReleased, Seen, Sheet, SheetRow
+from harness.diffusion.plugin import DiffusionAttacker, DiffusionDefense
 from harness.diffusion.protocol import DiffusionProtocol
-from harness.diffusion.stages import Attack, Captions, Draw, DrawPictures, Erase, Immunize, Pictures, ReadPictures
+from harness.diffusion.stages import (
+    Attack,
+    Captions,
+    ClassPictures,
+    Draw,
+    DrawPictures,
+    Erase,
+    Immunize,
+    Pictures,
+    ReadPictures,
+)
+from harness.errors import UsageError
 from harness.plugin import PluginSpec
 from harness.stage import Stage, digest
 from harness.track import Repetition
@@ -84,9 +96,33 @@ class Jobs:
 
     def immunize(self, defense: PluginSpec) -> Immunize:
         """The job of the released model of `defense`; the reference defense receives no targets."""
-        given = {} if defense.name == self.protocol.reference else self._targets
+        given = {}
+        if defense.name != self.protocol.reference:
+            given = {**self._targets, "class_pictures": self._class_pictures(defense, self.group.targets)}
         seed = self.repetition.seed_for(defense)
         return Immunize(**self._sampling, **given, plugin=defense, seed=seed, erased=self.erased)
+
+    def _class_pictures(
+        self, plugin: PluginSpec, concepts: Sequence[Concept], *budget: int
+    ) -> tuple[ClassPictures, ...]:
+        """The jobs of the class pictures that `plugin` asks for, one for each class prompt of `concepts`; none if its
+        code is not available here. budget: an attacker's number of steps. Raises `UsageError` for a concept without a
+        class prompt."""
+        built = plugin.build() if plugin.module else None
+        count = built.class_images(*budget) if isinstance(built, DiffusionDefense | DiffusionAttacker) else 0
+        if not count:
+            return ()
+        for concept in concepts:
+            if not concept.class_prompt:
+                raise UsageError(
+                    f"{plugin.kind} '{plugin.name}' trains on pictures of the class of {concept.name}, which has no "
+                    "class_prompt: add one to its concept file, e.g. a photo of a dog, or switch them off"
+                )
+        prompts = dict.fromkeys(concept.class_prompt for concept in concepts)
+        each = -(-count // len(prompts))
+        return tuple(
+            ClassPictures(**self._sampling, prompt=prompt, count=each, erased=self.erased) for prompt in prompts
+        )
 
     def attack(self, model: Immunize, attacker: PluginSpec, concept: Concept, other: bool = False) -> Attack:
         """The job of an attack on one concept. other: whether the attacker has other random draws, for the noise
@@ -104,6 +140,7 @@ class Jobs:
                 concept=_plain(concept),
                 model=model,
                 pictures=self.pictures[concept.name],
+                class_pictures=self._class_pictures(attacker, [concept], self.protocol.steps),
             )
         return self._attacks[place]
 

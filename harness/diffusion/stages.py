@@ -1,12 +1,12 @@
 """The jobs that make this track's models and pictures; the measuring jobs are in `harness.diffusion.measuring`.
 
-Jobs of a cell: pictures (of each concept) and captions, erase -> immunize -> attack -> look -> measure, where the last
-one also gets the attacked undefended model; and before any attack immunize -> draw -> look -> measure. A look runs the
-encoders and the concept classifier on pictures.
+Jobs of a cell: pictures (of each concept) and captions, erase -> class pictures -> immunize -> attack -> look ->
+measure, where the last one also gets the attacked undefended model; and before any attack immunize -> draw -> look ->
+measure. A look runs the encoders and the concept classifier on pictures.
 
-The base model's own pictures (training and reference pictures, pictures of captions, and the pictures that check an
-erasure) are data: their noise depends on the concept or caption only, and all cells share them. All other noise comes
-from a job's seed; see `harness.diffusion.jobs`.
+The pictures of models that nobody has defended (training and reference pictures, pictures of captions and of class
+prompts, and the pictures that check an erasure) are data: their noise depends on the concept, caption or prompt only,
+and all cells share them. All other noise comes from a job's seed; see `harness.diffusion.jobs`.
 """
 
 from __future__ import annotations
@@ -191,7 +191,63 @@ class Erase(SamplingStage, version=1):
         return [float(encoders.recognised(part, str(c.classifier), c.name).mean()) for part, c in pairs]
 
 
-class TargetsStage(SamplingStage):
+class ClassPictures(SamplingStage, version=1):
+    """Pictures of a class prompt for prior preservation, by the undefended model: the erased base model or, where
+    nothing is erased, the base model. They are data, so their noise depends on the prompt and the picture's index
+    only; all defenses, attackers and seeds share them.
+
+    prompt: the class prompt. count: number of pictures. erased: the job of the erased base model; None: the base model.
+    """
+
+    prompt: str
+    count: int
+    erased: Erase | None = None
+
+    @property
+    def work(self) -> float:
+        """Denoising steps."""
+        return float(self.count * self.sampling.steps)
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Sample and save the pictures; raises `RunError` if one is not finite."""
+        model = self.load(folders[self.erased]) if self.erased else self.untouched()
+        seeds = [seed_of("class", self.prompt, i) for i in range(self.count)]
+        images, finite = self.sample(model, [self.prompt] * self.count, seeds)
+        if not finite.all():
+            raise RunError(f"the undefended model's pictures of '{self.prompt}' are not finite")
+        save_images(out, images)
+
+
+class PriorStage(SamplingStage):
+    """A job whose plugin may read class pictures.
+
+    class_pictures: the jobs of the pictures that the plugin asks for. They are not in the key, because the other fields
+    determine them, and a plan needs the keys of plugins whose code is not installed. So increase the version of the
+    subclasses with that of `ClassPictures`.
+    """
+
+    class_pictures: tuple[ClassPictures, ...] = ()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything the artifact depends on, without the class pictures."""
+        return {name: value for name, value in super().identity.items() if name != "class_pictures"}
+
+    def concept_data(
+        self, model: TextToImage, concept: Concept, images: Images, seed: int, folders: Folders
+    ) -> ConceptData:
+        """The data of a concept for the plugin.
+
+        model: the model to train. concept: the concept. images: pictures to train on. seed: seed of the draws. folders:
+        artifact folders of the parents.
+        """
+        drawn = {job.prompt: job for job in self.class_pictures}
+        job = drawn.get(concept.class_prompt)
+        known = load_tensors(folders[job] / IMAGES)["images"].numpy() if job else images[:0]
+        return ConceptData(concept, images, model, seed, known)
+
+
+class TargetsStage(PriorStage):
     """A job whose plugin receives the data of a defense.
 
     targets: the jobs of the targets' pictures. captions: the job of the captions' pictures. kept: indices of the
@@ -207,7 +263,9 @@ class TargetsStage(SamplingStage):
         depend on the job's seed and the concept."""
         seed = self.seed or 0
         concepts = tuple(
-            _concept_data(self, model, job.concept, folders[job], seed_of(self.name, job.concept.name, seed))
+            self.concept_data(
+                model, job.concept, _training(folders[job]), seed_of(self.name, job.concept.name, seed), folders
+            )
             for job in self.targets
         )
         captions: tuple[str, ...] = ()
@@ -261,7 +319,7 @@ class Draw(SamplingStage, version=1):
         save_images(out, *self.sample_each(model, self.concepts, self.images, self.seed))
 
 
-class Attack(SamplingStage, version=1):
+class Attack(PriorStage, version=1):
     """Fine-tune a released model on a concept, and draw pictures (steps, images, …) of it after the measured steps.
 
     seed: seed of the attacker's draws. noise: seed of the pictures' noise, which all rows of a repetition share.
@@ -285,7 +343,7 @@ class Attack(SamplingStage, version=1):
         """Save the pictures, the run cost and, with `save_attacked`, the attacked model."""
         assert self.plugin is not None
         model, attacker = self.load(folders[self.model]), self.plugin.build()
-        data = _concept_data(self, model, self.concept, folders[self.pictures], self.seed or 0)
+        data = self.concept_data(model, self.concept, _training(folders[self.pictures]), self.seed or 0, folders)
         seeds = [seed_of(self.noise, self.concept.name, i) for i in range(self.images)]
         drawn = []
 
@@ -299,14 +357,10 @@ class Attack(SamplingStage, version=1):
             attacker.save(model, out / "attacked")
 
 
-def _concept_data(stage: SamplingStage, model: TextToImage, concept: Concept, pictures: Path, seed: int) -> ConceptData:
-    """A concept with the training pictures in the artifact folder `pictures`."""
-
-    def sampled(prompt: str, count: int) -> Images:
-        images: Images = stage.sample(model, [prompt] * count, [seed_of("prior", seed, i) for i in range(count)])[0]
-        return images
-
-    return ConceptData(concept, load_tensors(pictures / IMAGES)["training"].numpy(), model, seed, sampled)
+def _training(pictures: Path) -> Images:
+    """The training pictures in the artifact folder `pictures`."""
+    images: Images = load_tensors(pictures / IMAGES)["training"].numpy()
+    return images
 
 
 def save_images(out: Path, images: Images, finite: np.ndarray[Any, Any] | None = None, **more: Images) -> None:

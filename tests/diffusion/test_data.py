@@ -1,5 +1,6 @@
 """Pictures from folders, and batches."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from harness.diffusion import Concept, TextToImage
 from harness.diffusion.image_folder import read_images
 from harness.diffusion.located import Files
 from harness.diffusion.stages import ReadPictures
-from harness.errors import RunError
+from harness.errors import PluginError, RunError
 from harness.stage import Folders
 from tests.diffusion.helpers import SIDE, noise, subject, write_pictures
 
@@ -107,8 +108,6 @@ def test_prior_preservation_adds_the_classes_pictures(model: TextToImage, style:
     """The loss is the concept's mean plus the weight times the class's mean (DreamBooth, Eq. 2)."""
     batch = _first(model, style, 7, prior=4, prior_weight=0.5)[0]
     assert list(batch.prompts) == ["an artwork by marvo"] * 3 + ["an artwork"] * 3
-    from dataclasses import replace
-
     halves = [
         replace(batch, latents=batch.latents[of], prompts=batch.prompts[of], noise=batch.noise[of],
                 times=batch.times[of], weights=None)
@@ -117,6 +116,15 @@ def test_prior_preservation_adds_the_classes_pictures(model: TextToImage, style:
     with torch.no_grad():
         own, prior = (float(model.denoising_loss(half)) for half in halves)
         assert float(model.denoising_loss(batch)) == pytest.approx(own + 0.5 * prior, rel=1e-5)
+
+
+def test_a_plugin_gets_no_more_class_pictures_than_it_asked_for(model: TextToImage, style: Concept) -> None:
+    data = subject(model, style)
+    assert len(data.first_class_pictures(3)) == 3
+    assert len(data.first_class_pictures(99)) == len(data.class_pictures) == 4
+    without = replace(data, class_pictures=data.class_pictures[:0])
+    with pytest.raises(PluginError, match="asked for none: return their number from its method class_images"):
+        next(without.batches("an artwork by marvo", 2, prior=1))
 
 
 def test_pictures_that_changed_during_a_run_fail_their_job(thing: Concept, base: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -14,11 +15,13 @@ from harness.diffusion.metrics.attack_success import AttackSuccess
 from harness.diffusion.metrics.kept_similarity import KeptSimilarity
 from harness.diffusion.metrics.msgr import Msgr
 from harness.diffusion.metrics.released_success import ReleasedSuccess
-from harness.diffusion.stages import Attack, Draw, Immunize
+from harness.diffusion.stages import Attack, ClassPictures, Draw, Erase, Immunize
 from harness.diffusion.track import DiffusionTrack
 from harness.execution.worker import ensure
 from harness.selection import Selection
+from harness.stage import seed_of
 from harness.store import Store
+from harness.store.tensors import load_tensors
 from harness.suite import load
 from tests.diffusion.helpers import load_suite, noise, run_suite, write_pictures
 
@@ -80,6 +83,22 @@ class Reddest(AttackedMetric):
         reds = [attack.attacked.images[-1][..., 0].mean() for attack in model.targets]
         yield self.value(float(sum(reds) / len(reds)), step=model.steps[-1])
 '''
+RETAINING = '''
+from harness.diffusion import DiffusionDefense
+
+
+class Retaining(DiffusionDefense):
+    """Notes what it is given of the class."""
+
+    def class_images(self):
+        return 2
+
+    def immunize(self, model, targets):
+        pictures = targets[0].class_pictures
+        targets.notes.update(mean=float(pictures.mean()), count=len(pictures))
+        assert next(targets.classes(2, 3)).prompts == ["an artwork"] * 3
+        yield 0.0
+'''
 PLUGINS = '''
 import torch
 
@@ -91,7 +110,6 @@ class Idle(DiffusionDefense):
 
     def immunize(self, model, targets):
         assert [target.concept.name for target in targets] == ["marvo", "telune"]
-        assert targets[0].sampled("an artwork", 2).shape == (2, 16, 16, 3)
         yield 0.0
 
 
@@ -180,6 +198,69 @@ def test_all_rows_of_a_repetition_share_draws_and_repetitions_share_none(suite: 
     defenses = {job.seed for job in made.jobs.values() if isinstance(job, Immunize) and job.plugin.name == "louder"}
     assert len(defenses) == 4
     assert len({job.pictures.key for job in attacks}) == 1
+
+
+def _class_prompts(job: Attack | Immunize) -> list[tuple[str, int]]:
+    return [(pictures.prompt, pictures.count) for pictures in job.class_pictures]
+
+
+def test_class_pictures_are_drawn_once_for_all_rows_and_seeds(suite: Path) -> None:
+    """Two defenses, two seeds, and attackers share the class pictures of an undefended model; each plugin gets no more
+    than its steps can use, and one that asks for none gets none."""
+    settings = ["defenses.ascent.steps=4", "attackers.custom_diffusion.prior=12", "attackers.custom_diffusion.lr=0.1"]
+    chosen = {"defenses": ["none", "ascent", "compose"], "attackers": ["custom_diffusion", "lora"], "grids": ["styles"]}
+    settings += ["defenses.compose.steps=500", "defenses.compose.prior_images=3"]
+    made = plan.make(load_suite(suite, settings=settings, seeds=2, **chosen))
+    drawn = [job for job in made.jobs.values() if type(job) is ClassPictures]
+    assert sorted((job.prompt, job.count) for job in drawn) == [("an artwork", 3), ("an artwork", 4)]
+    assert {job.erased.key for job in drawn} == {job.key for job in made.jobs.values() if type(job) is Erase}
+    asked = {"none": [], "ascent": [("an artwork", 4)], "compose": [("an artwork", 3)]}
+    models = [job for job in made.jobs.values() if type(job) is Immunize]
+    assert len(models) == 1 + 2 * 2  # the undefended model draws nothing at random
+    assert all(_class_prompts(job) == asked[job.plugin.name] for job in models)
+    attacks = [job for job in made.jobs.values() if type(job) is Attack]
+    for job in attacks:
+        assert _class_prompts(job) == ([("an artwork", 3)] if job.plugin.name == "custom_diffusion" else [])
+    assert len({job.seed for job in attacks}) > 2
+
+
+def test_class_pictures_are_the_undefended_models(suite: Path, tmp_path: Path) -> None:
+    """The erased base model's pictures of the class prompt, which the plugin gets as they are."""
+    file = tmp_path / "retaining.py"
+    file.write_text(RETAINING)
+    chosen = {"defenses": ["louder", "retaining"], "attackers": ["lora"], "grids": ["styles"]}
+    measured = run_suite(suite, plugins=[tmp_path / "plugins.py", file], **chosen)
+    assert not measured.failed
+    (job,) = [job for job in measured.plan.jobs.values() if type(job) is ClassPictures]
+    store = measured.store
+    pictures = load_tensors(store.folder(job.key) / "images.safetensors")["images"].numpy()
+    model = job.load(store.folder(job.erased.key))
+    seeds = [seed_of("class", "an artwork", i) for i in range(2)]
+    assert np.array_equal(pictures, job.sample(model, ["an artwork"] * 2, seeds)[0])
+    noted = [_values(measured.records, "noted", defense="retaining", variant=name) for name in ("mean", "count")]
+    assert noted == [[pytest.approx(pictures.mean())], [2]]
+
+
+def test_a_plan_needs_no_plugins_code_for_its_keys(suite: Path) -> None:
+    """Verifying a submission compares the keys of plugins that are not installed."""
+    loaded = load_suite(suite, defenses=["none", "ascent"], attackers=["custom_diffusion"], grids=["styles"])
+    (grid,) = loaded.grids
+    absent = {
+        f"{kind}s": {label: spec.model_copy(update={"module": ""}) for label, spec in getattr(grid, f"{kind}s").items()}
+        for kind in ("defense", "attacker")
+    }
+    without = loaded.model_copy(update={"grids": [grid.model_copy(update=absent)]})
+    here, there = (plan.make(suite).cells for suite in (loaded, without))
+    assert [cell.job.key for cell in here] == [cell.job.key for cell in there]
+
+
+def test_class_pictures_need_a_class_prompt(suite: Path, tmp_path: Path) -> None:
+    path = tmp_path / "styles.yaml"
+    path.write_text(path.read_text().replace("class_prompt: an artwork\n", ""))
+    chosen = {"defenses": ["none", "ascent"], "attackers": ["lora"], "grids": ["styles"]}
+    assert plan.make(load_suite(suite, settings=["defenses.ascent.prior=none"], **chosen)).cells
+    with pytest.raises(harness.UsageError, match=r"'ascent' trains on .* class of marvo, which has no class_prompt"):
+        plan.make(load_suite(suite, **chosen))
 
 
 def test_a_third_partys_metric_changes_no_other_key(suite: Path) -> None:
