@@ -70,9 +70,14 @@ class Jobs:
     def _pictures(self, concept: Concept) -> Pictures:
         if concept.images is not None:
             folder = self.files.pictures(concept.images)
-            return ReadPictures(**self._on_base, concept=_plain(concept), folder=folder)
-        training, images = self.protocol.training_images, self.protocol.images
-        return DrawPictures(**self._sampling, concept=concept, training=training, images=images)
+            return ReadPictures(**self._on_base, concept=_plain(concept), folder=folder, shared=self.protocol.shared)
+        return DrawPictures(
+            **self._sampling,
+            concept=concept,
+            training=self.protocol.training_images,
+            images=self.protocol.images,
+            shared=self.protocol.shared,
+        )
 
     @cached_property
     def captions(self) -> Captions | None:

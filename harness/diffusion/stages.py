@@ -91,41 +91,64 @@ class SamplingStage(PipelineStage):
 
 
 class ReadPictures(PipelineStage, version=1):
-    """A concept's pictures from a folder, used both as training pictures of an attacker and as reference pictures."""
+    """A concept's pictures from a folder, ordered by name: the first, third, … for attackers, which are also the
+    reference pictures, and the second, fourth, … for defenses.
+
+    shared: all pictures for both, because a folder may hold few.
+    """
 
     concept: Concept
     folder: Located
+    shared: bool
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Save the pictures, resized to the base model's size; raises `RunError` if they are not those in the key."""
+        """Save the pictures, resized to the base model's size; raises `RunError` if they are not those in the key, or
+        if there is only one and it is not shared."""
         model = self.untouched()
         side = int(model.unet.config.sample_size * model.pipeline.vae_scale_factor)
         images = read_images(self.folder.path, side)
         if folder_digest(self.folder.path) != self.folder.digest:
             raise RunError(f"the pictures in {self.folder.path} have changed since the run began: run it again")
-        save_images(out, images, training=images.copy())
+        if self.shared:
+            save_images(out, images, training=images.copy())
+        elif len(images) == 1:
+            raise RunError(
+                f"{self.folder.path} holds one picture, and a defense and an attacker learn from different ones: add "
+                "pictures, or give both the same ones with `protocol: {shared: true}`"
+            )
+        else:
+            save_images(out, images[::2], training=images[::2].copy(), defender=images[1::2])
 
 
 class DrawPictures(SamplingStage, version=1):
-    """A concept's pictures by the base model before any erasure: `training` pictures for attackers and `images` other
-    pictures as reference. They are data, so their noise depends on the concept only."""
+    """A concept's pictures by the base model before any erasure: `training` pictures for attackers, `images` other
+    pictures as reference, and again `training` other pictures for defenses. They are data, so their noise depends on
+    the concept only.
+
+    shared: the attackers' pictures for defenses too.
+    """
 
     concept: Concept
     training: int
     images: int
+    shared: bool
 
     @property
     def work(self) -> float:
         """Denoising steps."""
-        return float((self.training + self.images) * self.sampling.steps)
+        return float(self._count * self.sampling.steps)
+
+    @property
+    def _count(self) -> int:
+        return self.images + (1 if self.shared else 2) * self.training
 
     def run(self, folders: Folders, out: Path) -> None:
         """Sample and save the pictures; raises `RunError` if one is not finite."""
-        count = self.training + self.images
-        (images,), finite = self.sample_each(self.untouched(), [self.concept], count, "pictures")
+        (images,), finite = self.sample_each(self.untouched(), [self.concept], self._count, "pictures")
         if not finite.all():
             raise RunError(f"the base model's pictures of '{self.concept.prompted()}' are not finite")
-        save_images(out, images[self.training :], training=images[: self.training])
+        training, reference, defender = np.split(images, [self.training, self.training + self.images])
+        save_images(out, reference, training=training, **({} if self.shared else {"defender": defender}))
 
 
 Pictures = ReadPictures | DrawPictures
@@ -264,7 +287,11 @@ class TargetsStage(PriorStage):
         seed = self.seed or 0
         concepts = tuple(
             self.concept_data(
-                model, job.concept, _training(folders[job]), seed_of(self.name, job.concept.name, seed), folders
+                model,
+                job.concept,
+                _given(folders[job], "training" if job.shared else "defender"),
+                seed_of(self.name, job.concept.name, seed),
+                folders,
             )
             for job in self.targets
         )
@@ -343,7 +370,9 @@ class Attack(PriorStage, version=1):
         """Save the pictures, the run cost and, with `save_attacked`, the attacked model."""
         assert self.plugin is not None
         model, attacker = self.load(folders[self.model]), self.plugin.build()
-        data = self.concept_data(model, self.concept, _training(folders[self.pictures]), self.seed or 0, folders)
+        data = self.concept_data(
+            model, self.concept, _given(folders[self.pictures], "training"), self.seed or 0, folders
+        )
         seeds = [seed_of(self.noise, self.concept.name, i) for i in range(self.images)]
         drawn = []
 
@@ -357,9 +386,9 @@ class Attack(PriorStage, version=1):
             attacker.save(model, out / "attacked")
 
 
-def _training(pictures: Path) -> Images:
-    """The training pictures in the artifact folder `pictures`."""
-    images: Images = load_tensors(pictures / IMAGES)["training"].numpy()
+def _given(pictures: Path, to: str) -> Images:
+    """The pictures in the artifact folder `pictures` for attackers (`training`) or defenses (`defender`)."""
+    images: Images = load_tensors(pictures / IMAGES)[to].numpy()
     return images
 
 

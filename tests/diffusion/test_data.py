@@ -11,9 +11,11 @@ from PIL import Image
 from harness.diffusion import Concept, TextToImage
 from harness.diffusion.image_folder import read_images
 from harness.diffusion.located import Files
-from harness.diffusion.stages import ReadPictures
+from harness.diffusion.protocol import Sampling
+from harness.diffusion.stages import DrawPictures, ReadPictures
 from harness.errors import PluginError, RunError
-from harness.stage import Folders
+from harness.stage import Folders, Stage, seed_of
+from harness.store.tensors import load_tensors
 from tests.diffusion.helpers import SIDE, noise, subject, write_pictures
 
 
@@ -127,11 +129,57 @@ def test_a_plugin_gets_no_more_class_pictures_than_it_asked_for(model: TextToIma
         next(without.batches("an artwork by marvo", 2, prior=1))
 
 
+def _run(job: Stage, out: Path) -> dict[str, np.ndarray]:
+    out.mkdir()
+    job.run(Folders({}), out)
+    return {name: value.numpy() for name, value in load_tensors(out / "images.safetensors").items()}
+
+
+def test_a_folder_is_divided_between_attackers_and_defenses(thing: Concept, base: Path, tmp_path: Path) -> None:
+    """Alternately by name; the attackers' pictures are also the reference pictures."""
+    files, folder = Files(), str(thing.images)
+    write_pictures(Path(folder), 5)
+    fields = {"base": files.base(str(base)), "precision": "fp32", "concept": thing, "folder": files.pictures(folder)}
+    whole = read_images(folder, SIDE)
+    apart, same = (_run(ReadPictures(**fields, shared=on), tmp_path / str(on)) for on in (False, True))
+    for name in ("images", "training"):
+        assert np.array_equal(apart[name], whole[[0, 2, 4]])
+        assert np.array_equal(same[name], whole)
+    assert np.array_equal(apart["defender"], whole[[1, 3]])
+    assert "defender" not in same
+
+
+def test_one_picture_cannot_be_divided(thing: Concept, base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "single"
+    write_pictures(folder, 1)
+    files = Files()
+    fields = {"base": files.base(str(base)), "precision": "fp32", "concept": thing}
+    fields["folder"] = files.pictures(str(folder))
+    with pytest.raises(RunError, match=r"single holds one picture.*`protocol: \{shared: true\}`"):
+        _run(ReadPictures(**fields, shared=False), tmp_path / "out")
+    assert len(_run(ReadPictures(**fields, shared=True), tmp_path / "other")["training"]) == 1
+
+
+def test_drawn_pictures_are_disjoint(base: Path, style: Concept, model: TextToImage, tmp_path: Path) -> None:
+    """By index: the attackers', the reference, the defenses'; the first two do not depend on `shared`."""
+    fields = {"base": Files().base(str(base)), "precision": "fp32", "concept": style, "sampling": Sampling(steps=2)}
+    apart, same = (
+        _run(DrawPictures(**fields, training=2, images=1, shared=on), tmp_path / str(on)) for on in (False, True)
+    )
+    seeds = [seed_of("pictures", "marvo", i) for i in range(5)]
+    drawn = model.sample([style.prompted()] * 5, seeds, sampler="ddim", steps=2, guidance=3.0)[0]
+    parts = {"training": drawn[:2], "images": drawn[2:3], "defender": drawn[3:]}
+    assert all(np.array_equal(apart[name], images) for name, images in parts.items())
+    assert len(np.unique(drawn.reshape(5, -1), axis=0)) == 5
+    assert np.abs(same["training"].astype(int) - drawn[:2]).max() <= 1
+    assert "defender" not in same
+
+
 def test_pictures_that_changed_during_a_run_fail_their_job(thing: Concept, base: Path, tmp_path: Path) -> None:
     """Else they would be kept under the key of the former ones."""
     files, pictures = Files(), str(thing.images)
     (tmp_path / "out").mkdir()
-    fields = {"base": files.base(str(base)), "precision": "fp32", "concept": thing}
+    fields = {"base": files.base(str(base)), "precision": "fp32", "concept": thing, "shared": False}
     job = ReadPictures(**fields, folder=files.pictures(pictures))
     job.run(Folders({}), tmp_path / "out")
     write_pictures(Path(pictures), 4)

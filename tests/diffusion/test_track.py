@@ -15,7 +15,7 @@ from harness.diffusion.metrics.attack_success import AttackSuccess
 from harness.diffusion.metrics.kept_similarity import KeptSimilarity
 from harness.diffusion.metrics.msgr import Msgr
 from harness.diffusion.metrics.released_success import ReleasedSuccess
-from harness.diffusion.stages import Attack, ClassPictures, Draw, Erase, Immunize
+from harness.diffusion.stages import Attack, ClassPictures, Draw, DrawPictures, Erase, Immunize
 from harness.diffusion.track import DiffusionTrack
 from harness.execution.worker import ensure
 from harness.selection import Selection
@@ -95,7 +95,7 @@ class Retaining(DiffusionDefense):
 
     def immunize(self, model, targets):
         pictures = targets[0].class_pictures
-        targets.notes.update(mean=float(pictures.mean()), count=len(pictures))
+        targets.notes.update(mean=float(pictures.mean()), count=len(pictures), given=float(targets[0].images.mean()))
         assert next(targets.classes(2, 3)).prompts == ["an artwork"] * 3
         yield 0.0
 '''
@@ -144,6 +144,19 @@ def suite(tmp_path: Path, base: Path) -> Path:
     (tmp_path / "plugins.py").write_text(PLUGINS)
     (tmp_path / "suite.yaml").write_text(SUITE % (base, base))
     return tmp_path / "suite.yaml"
+
+
+def test_shared_pictures_are_given_to_both(suite: Path, tmp_path: Path) -> None:
+    file = tmp_path / "retaining.py"
+    file.write_text(RETAINING)
+    suite.write_text(suite.read_text().replace("images: 2", "images: 2\n      shared: true"))
+    chosen = {"defenses": ["retaining"], "attackers": ["lora"], "grids": ["styles"]}
+    measured = run_suite(suite, plugins=[tmp_path / "plugins.py", file], **chosen)
+    (own,) = [job for job in measured.plan.jobs.values() if type(job) is DrawPictures and job.concept.name == "marvo"]
+    sides = load_tensors(measured.store.folder(own.key) / "images.safetensors")
+    assert _values(measured.records, "noted", defense="retaining", variant="given") == [
+        pytest.approx(sides["training"].double().mean())
+    ]
 
 
 def _values(records: pd.DataFrame, metric: str, **place: object) -> list[float]:
@@ -239,6 +252,11 @@ def test_class_pictures_are_the_undefended_models(suite: Path, tmp_path: Path) -
     assert np.array_equal(pictures, job.sample(model, ["an artwork"] * 2, seeds)[0])
     noted = [_values(measured.records, "noted", defense="retaining", variant=name) for name in ("mean", "count")]
     assert noted == [[pytest.approx(pictures.mean())], [2]]
+    (own,) = [job for job in measured.plan.jobs.values() if type(job) is DrawPictures and job.concept.name == "marvo"]
+    sides = load_tensors(store.folder(own.key) / "images.safetensors")
+    assert _values(measured.records, "noted", defense="retaining", variant="given") == [
+        pytest.approx(sides["defender"].double().mean())  # and not the attackers'
+    ]
 
 
 def test_a_plan_needs_no_plugins_code_for_its_keys(suite: Path) -> None:
