@@ -22,10 +22,16 @@ class Selection(FrozenModel):
     attackers: tuple[str, ...] = Field((), description="Run this attacker row only; another plugin's name adds a row.")
     seeds: int | None = Field(None, ge=1, description="Use seeds 1 … N instead of the suite's.")
     settings: tuple[str, ...] = Field(
-        (), description="Change a row: defenses.LABEL.FIELD=VALUE, attackers.… or metrics.…"
+        (),
+        description="Change a row: defenses.LABEL.FIELD=VALUE, attackers.… or metrics.…; or all tasks: "
+        "tasks.FIELD=VALUE, e.g. tasks.precision=bf16.",
     )
     plugins: tuple[Path, ...] = Field((), description="Add the plugins of a Python file.")
-    base: str | None = Field(None, description="Use another of the suite's base models, e.g. v1-4.")
+    base: str | None = Field(
+        None,
+        description="Use another of the suite's base models, e.g. v1-4; v1-4=DIR: with the weights in the folder DIR; "
+        "DIR alone: the same, if the suite has one other base model.",
+    )
 
     @classmethod
     def of(cls, **options: Any) -> Selection:
@@ -46,10 +52,15 @@ class Selection(FrozenModel):
     def changes(self) -> dict[tuple[str, str], dict[str, Any]]:
         """`settings` as values by field name, for each kind and label; raises `UsageError` for a malformed setting."""
         changes: dict[tuple[str, str], dict[str, Any]] = {}
-        for text in self.settings:
-            kind, label, field, value = _setting(text)
-            changes.setdefault((kind, label), {})[field] = value
+        for kind, label, field, value in map(_setting, self.settings):
+            if kind in KINDS:
+                changes.setdefault((kind, label), {})[field] = value
         return changes
+
+    @property
+    def tasks(self) -> dict[str, Any]:
+        """The `settings` of all tasks as values by field name; raises `UsageError` for a malformed setting."""
+        return {field: value for kind, _, field, value in map(_setting, self.settings) if kind == "task"}
 
 
 class Options(TypedDict, total=False):
@@ -68,8 +79,9 @@ def _setting(text: str) -> tuple[str, str, str, Any]:
     path, equals, value = text.partition("=")
     parts = path.split(".")
     kind = parts[0].removesuffix("s")
-    if not equals or len(parts) < 3 or kind not in KINDS:
-        raise UsageError(f"--set {text}: write defenses.LABEL.FIELD=VALUE, attackers.… or metrics.…")
+    is_task = kind == "task" and len(parts) == 2
+    if not equals or not (is_task or (kind in KINDS and len(parts) >= 3)):
+        raise UsageError(f"--set {text}: write defenses.LABEL.FIELD=VALUE, attackers.…, metrics.… or tasks.FIELD=VALUE")
     try:
         return kind, ".".join(parts[1:-1]), parts[-1], yaml.safe_load(value)
     except yaml.YAMLError:

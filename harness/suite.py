@@ -21,7 +21,7 @@ from harness.plugin import KINDS, PluginSpec
 from harness.ranking import Ranking
 from harness.registry import Registry, installed
 from harness.selection import Selection
-from harness.suite_file import GridFile, Row, SuiteFile, Tuning, counted, find, on_base, read
+from harness.suite_file import GridFile, Row, SuiteFile, Tuning, counted, find, on_base, read, with_tasks
 from harness.track import PICTURES, Track
 
 
@@ -45,7 +45,7 @@ class Grid(FrozenModel):
     )
     quantities: list[Quantity] = Field(description="quantities that the metrics and run costs measure")
     changed: list[Text] = Field(
-        [], description="differences from the suite file: rows changed or added, rows or seeds left out"
+        [], description="differences from the suite file: tasks and rows changed, rows added, rows or seeds left out"
     )
 
     def rows(self, *kinds: str) -> Iterator[tuple[str, str, PluginSpec]]:
@@ -101,9 +101,11 @@ def load(suite: str, selection: Selection | None = None) -> Suite:
     row, setting or file.
     """
     path, selection = find(suite), selection or Selection()
-    file = read(path)
+    file, fields = read(path), selection.tasks
     if selection.base is not None:
-        file = on_base(file, selection.base)
+        file, folder = on_base(file, selection.base)
+        fields = folder | fields
+    file = with_tasks(file, fields)
     for name in selection.grids:
         names = [grid.name for grid in file.grids]
         if name not in names:
@@ -111,7 +113,7 @@ def load(suite: str, selection: Selection | None = None) -> Suite:
     files = tuple(
         Path(file).resolve() for file in [*(path.parent / plugin for plugin in file.plugins), *selection.plugins]
     )
-    reader = _Reader(file, path, selection, installed().with_files(files))
+    reader = _Reader(file, path, selection, fields, installed().with_files(files))
     grids = [grid for grid in map(reader.grid, file.grids) if grid is not None]
     reader.check_all_used()
     if not grids:
@@ -133,10 +135,13 @@ def load(suite: str, selection: Selection | None = None) -> Suite:
 
 
 class _Reader:
-    """Makes the grids to run from those of a suite file and a selection."""
+    """Makes the grids to run from those of a suite file and a selection. fields: changed fields of all tasks."""
 
-    def __init__(self, file: SuiteFile, path: Path, selection: Selection, registry: Registry) -> None:
+    def __init__(
+        self, file: SuiteFile, path: Path, selection: Selection, fields: Mapping[str, Any], registry: Registry
+    ) -> None:
         self._file, self._path, self._selection, self._registry = file, path, selection, registry
+        self._fields = fields
         self._changes = selection.changes
         self._labels = {kind: {label for grid in file.grids for label in getattr(grid, f"{kind}s")} for kind in KINDS}
         added = {Path(plugin).resolve() for plugin in selection.plugins}
@@ -201,6 +206,8 @@ class _Reader:
     def _changed(
         self, file: GridFile, rows: Mapping[str, Mapping[str, PluginSpec]], seeds: Sequence[int]
     ) -> Iterator[str]:
+        for field, value in self._fields.items():
+            yield f"tasks.{field}={Path(value).name if field == 'base' else value}"
         for (kind, label), fields in self._changes.items():
             if label in rows[kind]:
                 yield from (f"{kind}s.{label}.{field}={value}" for field, value in fields.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusio
 from diffusers.utils import logging as diffusers_logging
 from torch.func import functional_call
 from torch.nn import functional
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from harness.diffusion.small import PIPELINE
@@ -89,9 +91,11 @@ class TextToImage:
     def load(cls, base: str, precision: str = "fp32") -> TextToImage:
         """Load a pipeline onto the first GPU, or the CPU if there is none.
 
-        base: see `locate`. precision: fp32 or fp16. Raises `RunError` if the folder has no such pipeline, or if it
-        cannot be downloaded from the hub.
+        base: see `locate`. precision: fp32 or fp16. Raises `RunError` if the folder has no such pipeline, if it has
+        another layout (see `layout_fault`), or if it cannot be downloaded from the hub.
         """
+        if fault := layout_fault(base):
+            raise RunError(fault)
         where = locate(base)
         dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
         settings: dict[str, Any] = {
@@ -109,11 +113,17 @@ class TextToImage:
                 pipeline = StableDiffusionPipeline.from_pretrained(where, **settings)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             first = str(error).strip().split("\n")[0]
+            advice = "give a folder with model_index.json"
+            if not Path(where).is_dir():
+                advice += (
+                    f", or download one on a machine with network access by `hf download {base} --local-dir DIR` and "
+                    "run the suite with `--base DIR`"
+                )
             raise RunError(
-                f"cannot load the base model '{base}' as a Stable Diffusion pipeline ({first:.200}); give a folder "
-                "with model_index.json, or download one on a machine with network access by "
-                f"`huggingface-cli download {base} --local-dir DIR` and give DIR"
+                f"cannot load the base model '{base}' as a Stable Diffusion pipeline ({first:.200}); {advice}"
             ) from None
+        if fault := layout_fault(base):  # the files of a model on a hub are here now
+            raise RunError(fault)
         return cls(pipeline.to("cuda" if torch.cuda.is_available() else "cpu"))
 
     def copy(self) -> TextToImage:
@@ -279,6 +289,49 @@ def _is_half(dtype: torch.dtype) -> bool:
 def locate(base: str) -> str:
     """Folder, or name on the hub, of the base model `base`; `small` is the one that ships with the harness."""
     return str(PIPELINE) if base == "small" else base
+
+
+LAYOUT = "StableDiffusionPipeline"
+"""The class of the pipelines that this track runs: Stable Diffusion 1 and 2."""
+_OTHER_INPUTS = (
+    "addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "only_cross_attention",
+    "dual_cross_attention",
+)  # fmt: skip
+
+
+def layout_fault(base: str) -> str | None:
+    """Why the base model `base` (see `locate`) has a layout that this track cannot run, from its configuration files.
+    None if it can, or if there are no such files on this machine."""
+    kind = (_config(base, "model_index.json") or {}).get("_class_name", LAYOUT)
+    if kind != LAYOUT:
+        return f"the base model '{base}' is a {kind}; this track runs a {LAYOUT} (Stable Diffusion 1 or 2)"
+    unet = _config(base, "unet/config.json")
+    if unet is None:
+        return None
+    inputs, outputs = unet.get("in_channels", 4), unet.get("out_channels", 4)
+    if inputs != outputs:
+        return (
+            f"the U-Net of the base model '{base}' has {inputs} input and {outputs} output channels, as for "
+            "inpainting; this track runs models whose only inputs are latents and text"
+        )
+    if other := [name for name in _OTHER_INPUTS if unet.get(name)]:
+        return (
+            f"the U-Net of the base model '{base}' has {other[0]} = {unet[other[0]]}, so it is conditioned on more "
+            "than cross-attention to one text, which this track does not know"
+        )
+    blocks = [*unet.get("down_block_types", ["CrossAttn"]), *unet.get("up_block_types", []), unet.get("mid_block_type")]
+    if not any("CrossAttn" in block for block in blocks if block):
+        return f"the U-Net of the base model '{base}' has no cross-attention, so it reads no text to erase or attack"
+    return None
+
+
+def _config(base: str, name: str) -> dict[str, Any] | None:
+    """The content of a JSON file of a base model; None if it cannot be read on this machine."""
+    try:
+        content = json.loads(Path(str(cached_file(locate(base), name, local_files_only=True))).read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def cross_attention(unet: torch.nn.Module) -> list[tuple[str, Any]]:

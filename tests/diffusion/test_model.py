@@ -1,5 +1,6 @@
 """Loading pipelines of any size, prompts, latents, the loss, sampling."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from torch.nn import functional
 
 from harness.diffusion import Batch, TextToImage
 from harness.diffusion import model as diffusion_model
-from harness.diffusion.model import as_images, as_pixels, denoising_target
-from harness.errors import RunError
+from harness.diffusion.located import Files
+from harness.diffusion.model import as_images, as_pixels, denoising_target, layout_fault
+from harness.errors import RunError, UsageError
 from tests.diffusion.helpers import SAMPLING, noise, pipeline
 
 
@@ -45,7 +47,8 @@ def test_what_is_trained_is_single_precision(base: Path) -> None:
 
 @pytest.mark.parametrize("name", ["no/such-model", "nowhere"])
 def test_no_hub_in_reach(name: str) -> None:
-    with pytest.raises(RunError, match=f"cannot load the base model '{name}'.*huggingface-cli download") as error:
+    advice = f"hf download {name} --local-dir DIR` and run the suite with `--base DIR`"
+    with pytest.raises(RunError, match=f"cannot load the base model '{name}'.*{advice}") as error:
         TextToImage.load(name)
     assert "\n" not in str(error.value)
 
@@ -53,6 +56,39 @@ def test_no_hub_in_reach(name: str) -> None:
 def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot load the base"):
         TextToImage.load(str(tmp_path))
+
+
+def _rewrite(file: Path, **fields: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+@pytest.mark.parametrize(
+    ("file", "fields", "message"),
+    [
+        ("model_index.json", {"_class_name": "StableDiffusionXLPipeline"}, "is a StableDiffusionXLPipeline; this"),
+        ("model_index.json", {"_class_name": "StableDiffusion3Pipeline"}, "is a StableDiffusion3Pipeline; this"),
+        ("unet/config.json", {"in_channels": 9}, "has 9 input and 4 output channels, as for inpainting"),
+        ("unet/config.json", {"addition_embed_type": "text_time"}, "has addition_embed_type = text_time, so"),
+    ],
+    ids=["sdxl", "sd3", "inpainting", "time_ids"],
+)
+def test_other_layouts_are_refused_in_one_line(base: Path, tmp_path: Path, file: str, fields: dict, message: str):
+    """In the plan already, from the configuration files alone, and for the hub's models when they are loaded."""
+    for part in ("model_index.json", "unet/config.json"):
+        (tmp_path / part).parent.mkdir(exist_ok=True)
+        (tmp_path / part).write_text((base / part).read_text())
+    Files().base(str(tmp_path))
+    _rewrite(tmp_path / file, **fields)
+    for refused, read in ((UsageError, Files().base), (RunError, TextToImage.load)):
+        with pytest.raises(refused, match=message) as error:
+            read(str(tmp_path))
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["small", "no/such-model", "nowhere"])
+def test_layouts_that_are_not_refused(name: str) -> None:
+    """The small base model's, and those that are not on this machine yet."""
+    assert layout_fault(name) is None
 
 
 def test_a_pipeline_without_cross_attention(tmp_path: Path) -> None:

@@ -552,3 +552,32 @@ bases:
     assert styles.attackers["lora"].params["lr"] == 1e-4  # the plugin's own, not the preset's
     with pytest.raises(harness.UsageError, match="has no base 'othr'; did you mean other"):
         load(str(suite), Selection(base="othr"))
+
+
+def test_another_base_from_a_folder(suite: Path, tmp_path: Path) -> None:
+    """NAME=FOLDER, and FOLDER where only one other base model could be meant: that base model's form, the folder's
+    weights."""
+    suite.write_text(suite.read_text() + "bases: {other: {tasks: {base: no/such, others: 1}, protocol: {steps: 9}}}\n")
+    folder = tmp_path / "mine=1"
+    folder.mkdir()
+    for text in (f"other={folder}", str(folder)):
+        loaded = load(str(suite), Selection(base=text, grids=("styles",), defenses=("none",)))
+        (styles,) = loaded.grids
+        assert loaded.name == "small@other"
+        assert [(task["base"], len(task["others"])) for task in styles.tasks] == [(str(folder), 1)]
+        assert styles.protocol["steps"] == 9
+        assert "tasks.base=mine=1" in styles.changed
+    with pytest.raises(harness.UsageError, match="--base other=nowhere: there is no folder 'nowhere'"):
+        load(str(suite), Selection(base="other=nowhere"))
+    suite.write_text(suite.read_text().replace("bases: {", "bases: {third: {}, "))
+    with pytest.raises(harness.UsageError, match=r"in several forms; write --base third=.*mine=1 or other=.*mine=1"):
+        load(str(suite), Selection(base=str(folder)))
+
+
+def test_the_tasks_precision_by_an_option(suite: Path) -> None:
+    loaded = load(str(suite), Selection(settings=("tasks.precision=fp16",), defenses=("none",)))
+    assert {task["precision"] for grid in loaded.grids for task in grid.tasks} == {"fp16"}
+    assert all("tasks.precision=fp16" in grid.changed for grid in loaded.grids)
+    for wrong, message in (("tasks.precision=fp8", "precision.*fp8"), ("tasks.precisoin=fp16", "precisoin")):
+        with pytest.raises(harness.UsageError, match=message):
+            load(str(suite), Selection(settings=(wrong,)))
