@@ -22,6 +22,12 @@ from pydantic import Field, ValidationError, ValidationInfo, model_validator
 from harness.errors import RunError, UsageError, describe, nearest
 from harness.labels import FrozenModel
 
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+PRECISIONS = (
+    "fp32; tf32: fp32 weights with TensorFloat-32 matrix products on a GPU; bf16 or fp16: frozen weights in half "
+    "precision, trained ones in fp32, and mixed precision (Micikevicius et al., 2018), with loss scaling in fp16"
+)
+
 FORMAT = 2
 """The concept file format that this harness reads."""
 
@@ -160,7 +166,7 @@ class Group(FrozenModel):
     """One task: concepts that are immunized together, and benign concepts whose fine-tuning must still work."""
 
     base: str = Field(description="the base model")
-    precision: Literal["fp32", "fp16"]
+    precision: Precision
     targets: tuple[Concept, ...]
     others: tuple[Concept, ...] = Field(description="benign concepts, which are attacked too")
     kept: tuple[Concept, ...] = Field(description="all other concepts of the files, which an erasure must keep")
@@ -193,7 +199,7 @@ class GroupBlock(FrozenModel):
     base: str = Field(
         "small", description="base model: small, a folder in Stable Diffusion's layout, or a name on the hub"
     )
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precision: Precision = Field("fp32", description=PRECISIONS)
     concepts: str = Field(description="a concept file, relative to the suite file")
     groups: str | list[list[str]] = Field(description="a named list of the concept file, or groups written out")
     first: int | None = Field(None, ge=1, description="only the first groups of the list")

@@ -20,6 +20,7 @@ from torch.nn import functional
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from harness.diffusion.loss_scaling import LossScaling
 from harness.diffusion.small import PIPELINE
 from harness.errors import RunError
 
@@ -91,13 +92,14 @@ class TextToImage:
     def load(cls, base: str, precision: str = "fp32") -> TextToImage:
         """Load a pipeline onto the first GPU, or the CPU if there is none.
 
-        base: see `locate`. precision: fp32 or fp16. Raises `RunError` if the folder has no such pipeline, if it has
-        another layout (see `layout_fault`), or if it cannot be downloaded from the hub.
+        base: see `locate`. precision: fp32, tf32, bf16 or fp16; tf32 is fp32 here, because the switch of
+        TensorFloat-32 belongs to the process (see `harness.diffusion.stages`). Raises `RunError` if the folder has no
+        such pipeline, if it has another layout (see `layout_fault`), or if it cannot be downloaded from the hub.
         """
         if fault := layout_fault(base):
             raise RunError(fault)
         where = locate(base)
-        dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
         settings: dict[str, Any] = {
             "dtype": dtype,
             "use_safetensors": True,
@@ -182,8 +184,12 @@ class TextToImage:
 
     def text(self, prompts: Sequence[str]) -> torch.Tensor:
         """Text embeddings (n, length, width) of `prompts`; cached while the text encoder is frozen."""
+        return self._text(prompts)
+
+    def _text(self, prompts: Sequence[str], scaling: LossScaling | None = None) -> torch.Tensor:
         if any(parameter.requires_grad for parameter in self.text_encoder.parameters()):
-            return self.text_encoder(self.tokens(prompts)).last_hidden_state
+            self.text_encoder.float()  # on a CPU its layers refuse inputs of another precision
+            return _call(self.text_encoder, (self.tokens(prompts),), {}, scaling).last_hidden_state
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embeddings]
         if new:
             with torch.no_grad():
@@ -216,13 +222,16 @@ class TextToImage:
         respect to them.
         """
         latents, noise, times = (x.to(self.device) for x in (batch.latents, batch.noise, batch.times))
+        scaling = LossScaling.of(latents.numel()) if self.dtype == torch.float16 else None
         with self.computing():
-            text = self.text(batch.prompts)
+            text = self._text(batch.prompts, scaling)
             noisy = self.scheduler.add_noise(latents, noise, times)
+            if scaling:
+                noisy = scaling.entering(noisy)
             inputs = (noisy.to(self.dtype), times, text.to(self.dtype))
-            # Without weights to replace, a plain call gives the same result and is faster.
-            output = functional_call(self.unet, dict(weights), inputs) if weights else self.unet(*inputs)
-            predicted = output.sample.to(latents.dtype)
+            predicted = _call(self.unet, inputs, weights or {}, scaling).sample.to(latents.dtype)
+        if scaling:
+            predicted = scaling.leaving(predicted)
         target = denoising_target(self.scheduler, latents, noise, times)
         losses = functional.mse_loss(predicted, target, reduction="none").mean((1, 2, 3))
         return losses if batch.weights is None else losses * batch.weights.to(self.device)
@@ -275,6 +284,21 @@ class TextToImage:
             for name, value in self.unet.state_dict().items()
             if not torch.equal(value, base[name])
         }
+
+
+def _call(
+    module: torch.nn.Module,
+    inputs: Sequence[torch.Tensor],
+    weights: Mapping[str, torch.Tensor],
+    scaling: LossScaling | None,
+) -> Any:
+    """Call `module` with `weights` in place of its own, and with scaled gradients within it if `scaling` is given."""
+    weights = dict(weights)
+    if scaling:
+        trained = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+        weights = {name: scaling.entering(weight) for name, weight in {**trained, **weights}.items()}
+    # Without weights to replace, a plain call gives the same result and is faster.
+    return functional_call(module, weights, tuple(inputs)) if weights else module(*inputs)
 
 
 def _rows_at_once(height: int, width: int) -> int:

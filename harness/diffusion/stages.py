@@ -37,14 +37,16 @@ WEIGHTS = "unet.safetensors"
 
 
 class PipelineStage(Stage, track="diffusion"):
-    """A job on a base model. base: the base model. precision: fp32 or fp16."""
+    """A job on a base model. base: the base model. precision: see `harness.diffusion.concepts.PRECISIONS`."""
 
     gpu: ClassVar[bool] = True
     base: Located
     precision: str
 
     def untouched(self) -> TextToImage:
-        """The base model, which callers must not change; consecutive jobs read it from disk once."""
+        """The base model, which callers must not change; consecutive jobs read it from disk once. Sets the switch
+        of TensorFloat-32 for the rest of the job (see `harness.execution.determinism.isolated`)."""
+        torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
         return _read_base(self.base.path, self.precision, self.base.digest)
 
     def load(self, *artifacts: Path) -> TextToImage:
