@@ -141,6 +141,8 @@ def _view(thing: str, rows: int) -> View:
     """Pictures (rows, 2, …) of a thing, with their embeddings."""
     images = _pictures(f"a photo of a {thing}", 2 * rows)
     finite = torch.ones(rows, 2, dtype=torch.bool)
-    embeddings = {ENCODER: encoders.encoder(ENCODER).embed(images).unflatten(0, (rows, 2))}
+    embed = encoders.encoder(ENCODER).embed
+    assert embed is not None
+    embeddings = {ENCODER: embed(images).unflatten(0, (rows, 2))}
     recognised = torch.from_numpy(encoders.recognised(images, "object", thing)).unflatten(0, (rows, 2))
     return View(images.reshape(rows, 2, *images.shape[1:]), finite, embeddings, recognised)
