@@ -28,6 +28,10 @@ PRECISIONS = (
     "precision, trained ones in fp32, and mixed precision (Micikevicius et al., 2018), with loss scaling in fp16"
 )
 
+CHECKPOINTING = (
+    "whether training computes activations again in the backward pass: less memory, more time, the same values"
+)
+
 FORMAT = 2
 """The concept file format that this harness reads."""
 
@@ -167,6 +171,7 @@ class Group(FrozenModel):
 
     base: str = Field(description="the base model")
     precision: Precision
+    checkpointing: bool = Field(False, description=CHECKPOINTING)
     targets: tuple[Concept, ...]
     others: tuple[Concept, ...] = Field(description="benign concepts, which are attacked too")
     kept: tuple[Concept, ...] = Field(description="all other concepts of the files, which an erasure must keep")
@@ -200,6 +205,7 @@ class GroupBlock(FrozenModel):
         "small", description="base model: small, a folder in Stable Diffusion's layout, or a name on the hub"
     )
     precision: Precision = Field("fp32", description=PRECISIONS)
+    checkpointing: bool = Field(False, description=CHECKPOINTING)
     concepts: str = Field(description="a concept file, relative to the suite file")
     groups: str | list[list[str]] = Field(description="a named list of the concept file, or groups written out")
     first: int | None = Field(None, ge=1, description="only the first groups of the list")
@@ -236,6 +242,7 @@ class GroupBlock(FrozenModel):
         return Group(
             base=self.base,
             precision=self.precision,
+            checkpointing=self.checkpointing,
             targets=tuple(targets),
             others=tuple(rest[: self.others]),
             kept=(*rest, *further),

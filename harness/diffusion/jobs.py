@@ -54,6 +54,10 @@ class Jobs:
         return {**self._on_base, "sampling": self.protocol.sampling}
 
     @cached_property
+    def _training(self) -> dict[str, Any]:
+        return {**self._sampling, "checkpointing": self.group.checkpointing}
+
+    @cached_property
     def _encoders(self) -> dict[str, Any]:
         return {name: self.files.weights(path) for name, path in self.protocol.encoders.items()}
 
@@ -105,7 +109,7 @@ class Jobs:
         if defense.name != self.protocol.reference:
             given = {**self._targets, "class_pictures": self._class_pictures(defense, self.group.targets)}
         seed = self.repetition.seed_for(defense)
-        return Immunize(**self._sampling, **given, plugin=defense, seed=seed, erased=self.erased)
+        return Immunize(**self._training, **given, plugin=defense, seed=seed, erased=self.erased)
 
     def _class_pictures(
         self, plugin: PluginSpec, concepts: Sequence[Concept], *budget: int
@@ -137,7 +141,7 @@ class Jobs:
             settings = self.protocol.model_dump(include={"steps", "measure_at", "images", "save_attacked"})
             seed = self.repetition.seed_for(attacker, concept.name, *(["other"] if other else []))
             self._attacks[place] = Attack(
-                **self._sampling,
+                **self._training,
                 **settings,
                 plugin=attacker,
                 seed=seed,
@@ -186,7 +190,7 @@ class Jobs:
         if place not in self._released:
             self._released[place] = self._released_views(model, undefended)
         return MeasureReleased(
-            **self._sampling,
+            **self._training,
             **self._targets,
             **self._released[place],
             plugin=metric,

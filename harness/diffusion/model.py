@@ -20,6 +20,7 @@ from torch.nn import functional
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from harness.diffusion.checkpointing import checkpointed
 from harness.diffusion.loss_scaling import LossScaling
 from harness.diffusion.small import PIPELINE
 from harness.errors import RunError
@@ -132,6 +133,11 @@ class TextToImage:
         """A copy with its own weights."""
         parts = {name: copy.deepcopy(part) for name, part in self.pipeline.components.items()}
         return TextToImage(StableDiffusionPipeline(**parts, requires_safety_checker=False))
+
+    def checkpoint(self) -> None:
+        """Let the U-Net's blocks compute their activations again in the backward pass (see
+        `harness.diffusion.checkpointing`): less memory, more time, the same gradients."""
+        self.unet.enable_gradient_checkpointing(gradient_checkpointing_func=checkpointed)
 
     @property
     def device(self) -> torch.device:

@@ -243,20 +243,30 @@ class ClassPictures(SamplingStage, version=1):
         save_images(out, images)
 
 
-class PriorStage(SamplingStage):
-    """A job whose plugin may read class pictures.
+class TrainingStage(SamplingStage):
+    """A job whose plugin trains a model and may read class pictures.
 
     class_pictures: the jobs of the pictures that the plugin asks for. They are not in the key, because the other fields
     determine them, and a plan needs the keys of plugins whose code is not installed. So increase the version of the
-    subclasses with that of `ClassPictures`.
+    subclasses with that of `ClassPictures`. checkpointing: whether the backward pass computes activations again, which
+    changes no value and is not in the key.
     """
 
     class_pictures: tuple[ClassPictures, ...] = ()
+    checkpointing: bool = False
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything the artifact depends on, without the class pictures."""
-        return {name: value for name, value in super().identity.items() if name != "class_pictures"}
+        """Everything the artifact depends on."""
+        left_out = ("class_pictures", "checkpointing")
+        return {name: value for name, value in super().identity.items() if name not in left_out}
+
+    def load(self, *artifacts: Path) -> TextToImage:
+        """A copy of the base model that may be changed, with the U-Net weights in the folders `artifacts`."""
+        model = super().load(*artifacts)
+        if self.checkpointing:
+            model.checkpoint()
+        return model
 
     def concept_data(
         self, model: TextToImage, concept: Concept, images: Images, seed: int, folders: Folders
@@ -272,7 +282,7 @@ class PriorStage(SamplingStage):
         return ConceptData(concept, images, model, seed, known)
 
 
-class TargetsStage(PriorStage):
+class TargetsStage(TrainingStage):
     """A job whose plugin receives the data of a defense.
 
     targets: the jobs of the targets' pictures. captions: the job of the captions' pictures. kept: indices of the
@@ -348,7 +358,7 @@ class Draw(SamplingStage, version=1):
         save_images(out, *self.sample_each(model, self.concepts, self.images, self.seed))
 
 
-class Attack(PriorStage, version=1):
+class Attack(TrainingStage, version=1):
     """Fine-tune a released model on a concept, and draw pictures (steps, images, …) of it after the measured steps.
 
     seed: seed of the attacker's draws. noise: seed of the pictures' noise, which all rows of a repetition share.

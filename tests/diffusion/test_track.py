@@ -15,7 +15,7 @@ from harness.diffusion.metrics.attack_success import AttackSuccess
 from harness.diffusion.metrics.kept_similarity import KeptSimilarity
 from harness.diffusion.metrics.msgr import Msgr
 from harness.diffusion.metrics.released_success import ReleasedSuccess
-from harness.diffusion.stages import Attack, ClassPictures, Draw, DrawPictures, Erase, Immunize
+from harness.diffusion.stages import Attack, ClassPictures, Draw, DrawPictures, Erase, Immunize, TrainingStage
 from harness.diffusion.track import DiffusionTrack
 from harness.execution.worker import ensure
 from harness.selection import Selection
@@ -572,6 +572,20 @@ def test_another_base_from_a_folder(suite: Path, tmp_path: Path) -> None:
     suite.write_text(suite.read_text().replace("bases: {", "bases: {third: {}, "))
     with pytest.raises(harness.UsageError, match=r"in several forms; write --base third=.*mine=1 or other=.*mine=1"):
         load(str(suite), Selection(base=str(folder)))
+
+
+def test_checkpointing_changes_no_key(suite: Path) -> None:
+    """It is set where a plugin trains, and values do not depend on it."""
+    chosen = {"defenses": ["none", "louder"], "attackers": ["textual_inversion"], "grids": ["styles"]}
+    plain, saving = (
+        plan.make(load_suite(suite, settings=settings, **chosen)) for settings in ([], ["tasks.checkpointing=true"])
+    )
+    assert set(plain.jobs) == set(saving.jobs)
+    trained = [job for job in saving.jobs.values() if isinstance(job, TrainingStage)]
+    assert {type(job) for job in trained} >= {Immunize, Attack}
+    assert all(job.checkpointing for job in trained)
+    assert trained[0].load().unet.is_gradient_checkpointing
+    assert not trained[0].untouched().unet.is_gradient_checkpointing
 
 
 def test_the_tasks_precision_by_an_option(suite: Path) -> None:
