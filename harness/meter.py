@@ -107,8 +107,10 @@ class PeakMemory:
 
     def risen(self) -> float:
         """The rise up to the highest memory so far, in MiB."""
-        if (cuda := _cuda()) and cuda.max_memory_allocated() > self._gpu_start:
-            return (cuda.max_memory_allocated() - self._gpu_start) / 2**20
+        cuda = _cuda()
+        on_gpu: int = cuda.max_memory_allocated() - self._gpu_start if cuda else 0
+        if on_gpu > 0:
+            return on_gpu / 2**20
         now = _highest() if self._has_peak else self._process.memory_info().rss
         return (now - self._start) / 2**20
 
