@@ -26,6 +26,11 @@ class CustomDiffusion(DiffusionAttacker):
     prior_weight: float = Field(1.0, ge=0, description="weight of the loss on the class's pictures")
     flip: bool = Field(True, description="mirror half of the pictures")
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The class, from which the new word starts, and the class prompt for a prior."""
+        return ("class_word", "class_prompt") if self.prior else ("class_word",)
+
     def prompt(self, concept: Concept) -> str:
         """The concept's prompt with the new word; for a subject the word is followed by its class."""
         return concept.prompted(f"{self.token} {concept.class_word}" if concept.kind == "subject" else self.token)
@@ -35,8 +40,11 @@ class CustomDiffusion(DiffusionAttacker):
         return min(self.prior, steps * self.batch_size)
 
     def adapt(self, model: TextToImage, data: ConceptData) -> Iterator[torch.Tensor]:
-        """Take AdamW steps; yields the loss before each step. The start token's keys and values get no gradient, as in
-        the authors' code."""
+        """Take AdamW steps; yields the loss before each step.
+
+        As in the authors' code, the start token's keys and values get no gradient, and the loss on the concept is a sum
+        over the latents' channels, that on the class a mean. There are no resized pictures here.
+        """
         word = NewWord(model, self.token, data.concept.class_word)
         projections = [
             projection for _, layer in cross_attention(model.unet) for projection in (layer.to_k, layer.to_v)
@@ -46,13 +54,13 @@ class CustomDiffusion(DiffusionAttacker):
         optimiser = torch.optim.AdamW([{"params": weights}, word_group], lr=self.lr, fused=True)
         hooks = [projection.register_forward_hook(_hold_start) for projection in projections]
         prompt = self.prompt(data.concept)
-        batches = data.batches(
-            prompt, self.batch_size, flip=self.flip, prior=self.prior, prior_weight=self.prior_weight
-        )
+        channels = model.unet.config.in_channels
+        weight = self.prior_weight / channels
+        batches = data.batches(prompt, self.batch_size, flip=self.flip, prior=self.prior, prior_weight=weight)
         try:
             for batch in batches:
                 optimiser.zero_grad()
-                loss = model.denoising_loss(batch)
+                loss = channels * model.denoising_loss(batch)
                 loss.backward()
                 word.keep_others()
                 torch.nn.utils.clip_grad_norm_([*weights, word.embedding], 1.0)

@@ -22,6 +22,11 @@ class DreamBooth(WeightAttacker):
     prior: int = Field(0, ge=0, description="number of pictures of the class for prior preservation; 0: none")
     prior_weight: float = Field(1.0, ge=0, description="weight of the loss on the class's pictures")
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The class prompt, for a prior."""
+        return ("class_prompt",) if self.prior else ()
+
     def prompt(self, concept: Concept) -> str:
         """The concept's prompt: with the rare word and the class for a subject, else with the concept's own words."""
         return concept.prompted(f"{self.token} {concept.class_word}" if concept.kind == "subject" else None)

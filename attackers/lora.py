@@ -19,7 +19,10 @@ class LoRA(WeightAttacker):
     """Low-rank adaptation of the attention projections (Hu et al., 2022)."""
 
     name = "lora"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"lr": 1e-3}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "small": {"lr": 1e-3},
+        "small_strong": {"lr": 1e-2, "rank": 16},  # the suite `styles` says by which rule
+    }
 
     rank: int = Field(4, ge=1, description="rank of the adapters")
 

@@ -15,12 +15,20 @@ class TextualInversion(DiffusionAttacker):
     """Textual Inversion: the embedding of one new word (Gal et al., 2023)."""
 
     name = "textual_inversion"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"lr": 2e-2, "batch_size": 4}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "small": {"lr": 2e-2, "batch_size": 4},
+        "small_objects": {"lr": 3.0, "batch_size": 4},  # the suite `objects` says by which rule
+    }
 
     lr: float = Field(5e-4, gt=0, description="AdamW's step size")
     batch_size: int = Field(1, ge=1, description="pictures in a step")
     token: str = Field("<v>", pattern=r"^<.+>$", description="the new word, in angle brackets")
     begin: str = Field("", description="word whose embedding the new word starts from; empty: the concept's class")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The class, from which the new word starts if `begin` names no other."""
+        return () if self.begin else ("class_word",)
 
     def prompt(self, concept: Concept) -> str:
         """The concept's prompt with the new word."""

@@ -38,6 +38,11 @@ class AscentDefense(DiffusionDefense):
         description="rare words for subjects, one for each; they differ from the attackers' words",
     )
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The class prompts or the captions, for a prior of their pictures."""
+        return {"class": ("class_prompt",), "captions": ("captions",), "none": ()}[self.prior]
+
     def class_images(self) -> int:
         """Number of class pictures to retain: no more than all steps can use."""
         return min(self.prior_images, self.steps * self.batch_size) if self.prior == "class" else 0

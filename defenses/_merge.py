@@ -23,7 +23,7 @@ import scipy.linalg
 import torch
 
 from harness import RunError
-from harness.diffusion import TextToImage, subject_rows, token_rows
+from harness.diffusion import TextToImage, token_rows, word_rows
 
 Weights = Mapping[str, torch.Tensor]
 """Weights by name in the U-Net."""
@@ -102,13 +102,13 @@ class Merge:
         """Compute the layer for concepts with the text encoder of `model`.
 
         prompts: for each concept its prompt and the concept's words in it. captions: unrelated captions. ridge: as in
-        `factor`. A concept's rows run from the last token of its words to the end token, because the concepts share the
-        rows before, and padding has no meaning. A caption's rows are those of all its tokens. Raises `RunError` if
+        `factor`. A concept's rows run from the first token of its words to the end token, because the concepts share
+        the rows before, and padding has no meaning. A caption's rows are those of all its tokens. Raises `RunError` if
         there are no captions, and as `factor` does.
         """
         if not captions:
             raise RunError("a merge needs captions; add `captions: FILE` to the concept file, one a line")
-        concepts = [subject_rows(model, prompt, subject, padding=False) for prompt, subject in prompts]
+        concepts = [word_rows(model, prompt, words) for prompt, words in prompts]
         return cls.factor(concepts, torch.cat([token_rows(model, caption) for caption in captions]), ridge)
 
     @property

@@ -17,7 +17,8 @@ class Imma(AscentDefense):
 
     A bi-level optimisation. In the inner problem an attacker takes its own steps with its own step size, and is never
     restarted. In the outer problem the attention's weights ascend on the loss of the attacked model. As in the authors'
-    code, the attacker's last step is treated as a constant, and by default no pictures are retained.
+    code, the attacker's last step is treated as a constant, and by default no pictures are retained. The 1000 steps of
+    that code alternate: 500 of the attacker, 500 of the ascent, which `steps` counts.
     """
 
     name = "imma"
@@ -27,7 +28,6 @@ class Imma(AscentDefense):
     }
 
     lr: float = Field(1e-5, gt=0, description="AdamW's step size")
-    steps: int = Field(1000, ge=1, description="largest number of steps of the ascent")
     weights: WeightSet = Field("attention", description="the weights that the ascent changes")
     prior: Literal["class", "captions", "none"] = Field("none", description="pictures to retain, as in MIMA")
     attacker: str = Field("lora", description="name of the inner attacker")

@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from pydantic import Field
+
 from harness.errors import UsageError, nearest
-from harness.selection import Options, Selection
+from harness.files import claim, replacing, user_path
+from harness.labels import FrozenModel
+from harness.selection import Integer, Options, Selection, checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,6 +20,10 @@ if TYPE_CHECKING:
     from harness.execution.scheduler import Progress
     from harness.plan import Plan
     from harness.store import Store
+
+
+RELEASED = "a released model"
+"""Owner of the files of `release`, see `harness.files.claim`."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,16 @@ class Result:
         return "".join(f"<h3>{name}</h3>{table.to_html(index=False)}" for name, table in self.tables.items())
 
 
+class _Limits(FrozenModel):
+    """Numbers that a call takes."""
+
+    workers: Integer = Field(None, ge=1)
+    timeout: float | None = Field(None, gt=0)
+    seed: Integer = Field(None, ge=1)
+
+
 def run(
-    suite: str,
+    suite: str | Path,
     *,
     out: str | Path | None = None,
     store: str | Path | None = None,
@@ -56,7 +72,8 @@ def run(
 ) -> Result:
     """Run a suite and make its leaderboard. Jobs that the store has are not run again.
 
-    suite: a suite's name or the path of a YAML file. out: folder for the submission and the board. store: folder of
+    suite: a suite's name or the path of a YAML file. out: folder for the submission and the board; the files of an
+    earlier run of the suite in it are replaced, other files stay. store: folder of
     artifacts (default: `$IMMUNEBENCH_STORE`, else the user's cache). workers: local processes (default: one for each
     GPU, else one for each core; 1 runs the jobs in this process). cluster: instead of local workers the address of a
     Dask scheduler, or `local:N`. gpu: require a GPU for GPU jobs. timeout: seconds for each job. keep: keep released
@@ -69,26 +86,22 @@ def run(
     from harness.execution import executors, scheduler
     from harness.plan import make
     from harness.store import Store
-    from harness.submission import pack
+    from harness.submission import pack, run_folder
     from harness.suite import load
 
+    limits = checked(_Limits, {"workers": workers, "timeout": timeout})
     plan = make(load(suite, Selection.of(**selection)))
-    folder = None if out is None else _writable(Path(out))
+    folder = None if out is None else run_folder.claim_for(plan, user_path(out).absolute())
     artifacts = Store(store)
     progress = progress or scheduler.Progress()
-    executor = executors.choose(workers, cluster, gpu, progress.say)
+    for grid in plan.suite.grids:
+        for note in grid.notes:
+            progress.say(f"{grid.name}: {note}")
+    executor = executors.choose(limits.workers, cluster, gpu, progress.say)
     opening = pack.opening(plan, artifacts)
-    failed = scheduler.run(plan, artifacts, executor, progress, keep, timeout)
-    return _report(plan, artifacts, failed, opening, folder)
-
-
-def _writable(folder: Path) -> Path:
-    """Create the folder `folder`; raises `UsageError` if that fails."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write to the folder {folder}: {error.strerror}") from None
-    return folder
+    with artifacts.pin({cell.job.key for cell in plan.cells}):  # until they are packed
+        failed = scheduler.run(plan, artifacts, executor, progress, keep, limits.timeout)
+        return _report(plan, artifacts, failed, opening, folder)
 
 
 def _report(
@@ -96,21 +109,22 @@ def _report(
 ) -> Result:
     """Pack the run's submission and derive its records and board; write all three into `out`, if it is given."""
     from harness.leaderboard import boards
-    from harness.submission import pack, read_write
+    from harness.submission import pack, read_write, run_folder
 
     submission = pack.pack(plan, store, failed, opening)
     records = submission.records(plan.suite)
     board = boards.make(records)
     if out is not None:
-        read_write.write(submission, out / pack.RUN)
-        records.export(out / "records.parquet")
-        pack.copy_pictures(plan, store, failed, out)
-        boards.write(board, out, [out / name for name, _ in submission.pictures()])
+        with run_folder.replacing(out, plan.suite, run=True) as new:
+            read_write.write(submission, new / run_folder.RUN)
+            records.export(new / run_folder.RECORDS)
+            pack.copy_pictures(plan, store, failed, new)
+            boards.write(board, new, [out / name for name, _ in submission.pictures()], out)
     return Result(records.frame, board.long, board.standings, board.tables, failed, board.markdown(), out)
 
 
 def release(
-    suite: str,
+    suite: str | Path,
     defense: str,
     out: str | Path,
     *,
@@ -124,28 +138,41 @@ def release(
 
     suite: as for `run`. defense: label of the suite's row, or name of another plugin. out: the folder to write. task:
     label of the task (default: the suite's first task). seed: one of the suite's seeds (default: the smallest). store,
-    selection: as for `run`. Raises `UsageError` if the suite has no such task or seed, or if the track saves no models.
+    selection: as for `run`. Raises `UsageError` if the suite has no such task or seed, if two of its grids have
+    different models of it, if the track saves no models, or if `out` cannot be written or has other files than those of
+    a released model.
     """
     from harness.execution.worker import ensure
     from harness.plan import repetitions
     from harness.registry import installed
     from harness.store import Store
     from harness.suite import load
+    from harness.track import Track
 
     asked = load(suite, Selection.of(**{**selection, "defenses": [defense]}))
     registry = installed().with_files(asked.plugins)
     tracks = {grid.name: registry.track(grid.track) for grid in asked.grids}
     models = [(grid, repetition) for grid in asked.grids for repetition in repetitions(grid, tracks[grid.name])]
     tasks = list(dict.fromkeys(repetition.task.label for _, repetition in models))
-    task = task or tasks[0]
+    task = tasks[0] if task is None else task
     if task not in tasks:
         raise UsageError(f"suite '{asked.name}' has no task '{task}'; {nearest(task, tasks)}")
-    seeds = {
-        repetition.seed: (grid, repetition) for grid, repetition in reversed(models) if repetition.task.label == task
-    }
-    seed = seed or min(seeds)
+    models = [(grid, repetition) for grid, repetition in models if repetition.task.label == task]
+    seeds = sorted({repetition.seed for _, repetition in models})
+    seed = checked(_Limits, {"seed": seed}).seed or seeds[0]
     if seed not in seeds:
-        raise UsageError(f"suite '{asked.name}' has no seed {seed}; there are: {', '.join(map(str, sorted(seeds)))}")
-    grid, repetition = seeds[seed]
-    model = tracks[grid.name].immunize(repetition, grid.defenses[defense])
-    tracks[grid.name].save_model(model, ensure(model, Store(store)), Path(out))
+        raise UsageError(f"suite '{asked.name}' has no seed {seed}; there are: {', '.join(map(str, seeds))}")
+    jobs = {
+        grid.name: tracks[grid.name].immunize(repetition, grid.defenses[defense])
+        for grid, repetition in models
+        if repetition.seed == seed
+    }
+    if len({job.key for job in jobs.values()}) > 1:
+        raise UsageError(f"the grids {', '.join(jobs)} have different models of task '{task}': select one by --grid")
+    grid, model = next(iter(jobs.items()))
+    if type(tracks[grid]).save_model is Track.save_model:
+        raise UsageError(f"track '{tracks[grid].name}' saves no models")
+    folder = claim(user_path(out).absolute(), RELEASED)
+    artifact = ensure(model, Store(store))
+    with replacing(folder, RELEASED) as new:
+        tracks[grid].save_model(model, artifact, new)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,13 +38,37 @@ def nearest(word: str, choices: list[str]) -> str:
     return f"did you mean {', '.join(close)}?" if close else f"there are: {', '.join(sorted(choices)) or 'none'}"
 
 
-def describe(error: ValidationError) -> str:
-    """The message of a pydantic error as one line: each wrong field with its value, unless that is a whole mapping."""
-    return "; ".join(_describe_item(item) for item in error.errors())
+def describe(error: ValidationError, line: Callable[..., int | None] = lambda *path: None) -> str:
+    """The message of a pydantic error as one line: each wrong field with its value, unless that is a whole mapping.
+
+    line: gives the line of a field in its file, by the field's place; None where it is unknown.
+    """
+    items = (item for item in error.errors() if item["type"] != "default_factory_not_called")  # by another item's fault
+    return "; ".join(_describe_item(item, line(*item["loc"])) for item in items)
 
 
-def _describe_item(item: ErrorDetails) -> str:
-    field = ".".join(str(part) for part in item["loc"])
-    message = item["msg"].removeprefix("Value error, ")
-    value = "" if isinstance(item["input"], dict) else f" (got {item['input']!r:.80})"
-    return f"{field}: {message}{value}" if field else f"{message}{value}"
+_MESSAGES = {
+    "missing": "is missing",
+    "int_type": "must be an integer",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "model_attributes_type": "must be a mapping",
+    "extra_forbidden": "unknown key",
+}
+"""By type of a pydantic error, what we say instead of its message."""
+
+
+def _describe_item(item: ErrorDetails, line: int | None) -> str:
+    parts = [str(part) for part in item["loc"]]  # among them pydantic's names of types in unions
+    names = [part for part in parts if "[" not in part and not part.startswith(("constrained-", "function-"))]
+    field = ".".join(name if name.isprintable() else repr(name) for name in names)
+    message = _MESSAGES.get(item["type"], item["msg"].removeprefix("Value error, "))
+    message = message.replace("Input should be", "must be")
+    value = "" if isinstance(item["input"], dict) or item["type"] == "missing" else f"got {item['input']!r:.80}"
+    further = ", ".join([value] * bool(value) + [f"line {line}"] * (line is not None))
+    return f"{field}: " * bool(field) + message + f" ({further})" * bool(further)

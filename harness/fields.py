@@ -1,4 +1,5 @@
-"""The fields of plugins and of suite files as text, for the site and the reference."""
+"""The fields of plugins and of suite files as text: described for the site and the reference, and set on the command
+line."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from harness import strict_yaml
 from harness.plugin import Plugin
 
 
@@ -28,6 +30,28 @@ def fields(model: type[Plugin] | type[BaseModel]) -> list[FieldText]:
         FieldText(name, _type_name(info.annotation), _default(info), _bounds(info), info.description or "")
         for name, info in model.__pydantic_fields__.items()
     ]
+
+
+def parse(text: str, field: FieldInfo, where: str) -> Any:
+    """The value of a plugin's field from its text, for `--set`: the text itself for a field of text, else the value of
+    the text as YAML.
+
+    text: the text. field: the field. where: place to name in the error. Raises `UsageError` for text that is no YAML.
+    """
+    kinds = [get_origin(kind) or kind for kind in _alternatives(field.annotation)]
+    if str in kinds and set(kinds) <= {str, NoneType} and not (NoneType in kinds and text == "null"):
+        return text
+    return strict_yaml.parse(text, where).value
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """The types of a union, or the one type that is given."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _alternatives(arguments[0])
+    if origin in (Union, UnionType):
+        return [kind for argument in arguments for kind in _alternatives(argument)]
+    return [annotation]
 
 
 def _type_name(annotation: Any) -> str:

@@ -2,24 +2,108 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema, core_schema
 
-LABEL = r"^\w[\w .,:;+=()@'°/-]*$"
+from harness.errors import nearest
 
-Name = Annotated[str, Field(pattern=r"^\w[\w .,+=()@-]*$", max_length=100)]
+LARGEST = 2**53
+"""Largest integer of a field: a float, as which JSON and pandas may read it, has no integer beyond it exactly."""
+LONGEST_STEM = 200
+"""Largest length of the beginning of a file name, in bytes; with its end a name has at most 255."""
+
+
+@dataclass(frozen=True)
+class Says:
+    """The message of a type instead of pydantic's."""
+
+    message: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.custom_error_schema(
+            handler(source), custom_error_type="text", custom_error_message=self.message
+        )
+
+
+def file_name(name: str) -> str:
+    """`name` if every system takes it as the beginning of a file name; raises `ValueError` for another one."""
+    if name[-1] in " ." or re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name, re.IGNORECASE):
+        raise ValueError(f"some systems take no file called '{name}': choose another name")
+    if len(name.encode()) > 100:
+        raise ValueError(f"'{name}' is longer than 100 bytes: choose a shorter name")
+    return name
+
+
+Name = Annotated[
+    str,
+    Field(pattern=r"^\w[\w .,+=()@-]*$"),
+    Says("must be a text of letters, digits, spaces and .,+=()@_-, and begin with a letter or digit"),
+    AfterValidator(file_name),
+]
 """Name of a suite or grid, which also names folders and pictures."""
-Label = Annotated[str, Field(pattern=LABEL, max_length=300)]
+Label = Annotated[
+    str,
+    Field(pattern=r"^\w([\w .,:;+=()@'°/-]*[\w.,:;+=()@'°/-])?$", max_length=300),
+    Says(
+        "must be a text of at most 300 letters, digits, spaces and .,:;+=()@'°/_-, begin with a letter or digit and "
+        "not end with a space"
+    ),
+]
 """Label of a row, task, metric or coordinate."""
 Text = Annotated[
-    str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$", max_length=20000)
+    str,
+    Field(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$", max_length=20000),
+    Says("must be one line of text, without control characters"),
 ]
 """One line without control characters."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, in hexadecimal")]
 
 
+def file_stem(*labels: str) -> str:
+    """The beginning of the name of a file of the things called `labels`."""
+    return re.sub("[/:]", "_", "__".join(labels))
+
+
+def strict(schema: Any) -> Any:
+    """A pydantic core schema, and all in it, in which a number is a number: no boolean and no text is one, no float is
+    an integer, an integer is at most `LARGEST`, and a float is finite."""
+    if isinstance(schema, list | tuple):
+        return type(schema)(strict(part) for part in schema)
+    if not isinstance(schema, dict):
+        return schema
+    inner = {name: part if name in _NO_SCHEMAS else strict(part) for name, part in schema.items()}
+    return {**_STRICT.get(schema.get("type", ""), {}), **inner}
+
+
+_NO_SCHEMAS = ("metadata", "default", "expected", "serialization")
+_STRICT: Mapping[str, Mapping[str, Any]] = {
+    "int": {"strict": True, "ge": -LARGEST, "le": LARGEST},
+    "float": {"strict": True, "allow_inf_nan": False},
+    "bool": {"strict": True},
+}
+
+
 class FrozenModel(BaseModel):
-    """A pydantic model that refuses unknown fields and cannot be changed."""
+    """A pydantic model that refuses unknown fields, cannot be changed and reads numbers strictly (see `strict`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema: CoreSchema = strict(handler(source))
+        return schema
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_fields(cls, fields: Any) -> Any:
+        if isinstance(fields, Mapping) and cls.model_config.get("extra") == "forbid":
+            known = list(cls.model_fields)
+            for name in fields:
+                if name not in known:
+                    raise ValueError(f"unknown key '{name}'; {nearest(str(name), known)}")
+        return fields

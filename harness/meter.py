@@ -17,6 +17,7 @@ import psutil
 from pydantic import BaseModel
 
 from harness.errors import PluginError
+from harness.files import write_text
 
 FILE = "meter.json"
 
@@ -37,12 +38,12 @@ class Cost(BaseModel):
 
     def save(self, folder: Path) -> None:
         """Save the cost in the artifact folder `folder`."""
-        (folder / FILE).write_text(self.model_dump_json())
+        write_text(folder / FILE, self.model_dump_json())
 
     @classmethod
     def load(cls, folder: Path) -> Cost:
         """The cost saved in the artifact folder `folder`."""
-        return cls(**json.loads((folder / FILE).read_text()))
+        return cls(**json.loads((folder / FILE).read_text(encoding="utf-8")))
 
 
 def pull(generator: Any, who: str, steps: int | None = None, on_step: Callable[[int], None] | None = None) -> Cost:
@@ -100,7 +101,7 @@ class PeakMemory:
         self._process = psutil.Process()
         self._start = self._process.memory_info().rss
         try:
-            Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak to the present memory
+            Path("/proc/self/clear_refs").write_bytes(b"5")  # resets the recorded peak to the present memory
             self._has_peak = True
         except OSError:
             self._has_peak = False
@@ -125,7 +126,7 @@ def peak_mb() -> float:
 
 
 def _highest() -> int:
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
     return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) * 1024
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from harness.errors import PluginError, describe
+from harness.files import write_text
 from harness.labels import FrozenModel, Label, Text
 from harness.plugin import Plugin
 
@@ -137,7 +138,7 @@ def write_values(values: Iterable[Value], out: Path, quantities: Iterable[Quanti
             checked.append({**value, "value": fields.value})
     except ValidationError as error:
         raise PluginError(f"a metric yielded an invalid value: {describe(error)}") from None
-    (out / VALUES).write_text(dump_values(checked))
+    write_text(out / VALUES, dump_values(checked))
 
 
 def dump_values(values: list[Value]) -> str:
@@ -147,5 +148,5 @@ def dump_values(values: list[Value]) -> str:
 
 def read_values(artifact: Path) -> list[Value]:
     """The values in the folder `artifact`."""
-    values: list[Value] = json.loads((artifact / VALUES).read_text())
+    values: list[Value] = json.loads((artifact / VALUES).read_text(encoding="utf-8"))
     return values

@@ -14,15 +14,16 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, dataclass_transform
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler
 from pydantic.dataclasses import dataclass as validated_dataclass
 
 from harness import source
 from harness.importing import import_plugin
-from harness.labels import Digest, FrozenModel, Label, Text
+from harness.labels import Digest, FrozenModel, Label, Text, strict
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
+    from pydantic_core import CoreSchema
 
 KINDS = ("defense", "attacker", "metric")
 
@@ -55,6 +56,11 @@ class Plugin:
 
         # mypy forbids assigning a method; this function runs after the class body, so it cannot define one instead
         cls.__init__ = keyword_only  # type: ignore[method-assign,assignment]
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema: CoreSchema = strict(handler(source))
+        return schema
 
     @classmethod
     def source_digest(cls) -> str:

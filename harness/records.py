@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.files import write_bytes
 from harness.suite import Suite
 
 COLUMNS: dict[str, str] = {
@@ -64,7 +65,7 @@ class Records:
             frame[f"{kind}_call"] = pd.Series([calls.get((kind, *pair)) for pair in pairs], frame.index, dtype="string")
         pairs = zip(frame["grid"], frame["metric"], strict=True)
         frame["unit"] = pd.Series([units.get(pair) for pair in pairs], frame.index, dtype="string")
-        frame.to_parquet(path, index=False)
+        write_bytes(path, frame.to_parquet(index=False))
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import UsageError, describe, nearest
+from harness.files import user_path
 from harness.importing import import_plugin
 from harness.plugin import KINDS, Plugin, PluginSpec
 from harness.source import module_path, parse, read_class
@@ -132,7 +133,7 @@ class Registry:
         wider = object.__new__(Registry)
         wider._entries = {kind: dict(entries) for kind, entries in self._entries.items()}
         for file in files:
-            wider._add_file(Path(file))
+            wider._add_file(user_path(file))
         return wider
 
     def _add(self, entry: Entry) -> None:
@@ -186,7 +187,7 @@ def named(name_or_file: str) -> list[Entry]:
     """The plugins in a file `….py`, or those installed under a name; raises `UsageError` if there are none."""
     registry = installed()
     if name_or_file.endswith(".py"):
-        file = Path(name_or_file).resolve()
+        file = user_path(name_or_file).resolve()
         registry = registry.with_files([file])
         return [entry for kind in KINDS for entry in registry.all(kind) if entry.file == str(file)]
     entries = [entry for kind in KINDS for entry in registry.all(kind)]

@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, SupportsIndex, TypedDict, TypeVar
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from harness.errors import UsageError, describe
-from harness.labels import FrozenModel
+from harness.labels import FrozenModel, Text
 from harness.plugin import KINDS
+from harness.track import MOST_SEEDS
+
+
+def _several(given: Any) -> Any:
+    """One name or path as a list of one."""
+    return [given] if isinstance(given, str | Path) else given
+
+
+def _integer(given: Any) -> Any:
+    """An integer of numpy as Python's."""
+    return given if isinstance(given, bool) or not isinstance(given, SupportsIndex) else given.__index__()
+
+
+Integer = Annotated[int | None, BeforeValidator(_integer)]
+Names = Annotated[tuple[Text, ...], BeforeValidator(_several)]
+Model = TypeVar("Model", bound=FrozenModel)
+
+
+def checked(model: type[Model], options: Mapping[str, Any]) -> Model:
+    """The `model` of the keyword arguments `options`; raises `UsageError` for an unknown option or a wrong value."""
+    try:
+        return model(**options)
+    except ValidationError as error:
+        raise UsageError(describe(error)) from None
 
 
 class Selection(FrozenModel):
     """The part of a suite to run, with changed settings."""
 
-    grids: tuple[str, ...] = Field((), description="Run this grid only.")
-    defenses: tuple[str, ...] = Field((), description="Run this defense row only; another plugin's name adds a row.")
-    attackers: tuple[str, ...] = Field((), description="Run this attacker row only; another plugin's name adds a row.")
-    seeds: int | None = Field(None, ge=1, description="Use seeds 1 … N instead of the suite's.")
-    settings: tuple[str, ...] = Field(
+    grids: Names = Field((), description="Run this grid only.")
+    defenses: Names = Field((), description="Run this defense row only; another plugin's name adds a row.")
+    attackers: Names = Field((), description="Run this attacker row only; another plugin's name adds a row.")
+    seeds: Integer = Field(None, ge=1, le=MOST_SEEDS, description="Use seeds 1 … N instead of the suite's.")
+    settings: Names = Field(
         (),
         description="Change a row: defenses.LABEL.FIELD=VALUE, attackers.… or metrics.…; or all tasks: "
         "tasks.FIELD=VALUE, e.g. tasks.precision=bf16.",
     )
-    plugins: tuple[Path, ...] = Field((), description="Add the plugins of a Python file.")
+    plugins: Annotated[tuple[Path, ...], BeforeValidator(_several)] = Field(
+        (), description="Add the plugins of a Python file."
+    )
     base: str | None = Field(
         None,
         description="Use another of the suite's base models, e.g. v1-4; v1-4=DIR: with the weights in the folder DIR; "
@@ -39,28 +64,22 @@ class Selection(FrozenModel):
 
         options: the fields of this class. Raises `UsageError` for an unknown option or a wrong value.
         """
-        try:
-            return cls(**options)
-        except ValidationError as error:
-            raise UsageError(describe(error)) from None
+        return checked(cls, options)
 
     def rows(self, kind: str) -> tuple[str, ...]:
         """Labels of the rows of the kind `kind` to run; empty: all rows."""
         return {"defense": self.defenses, "attacker": self.attackers}.get(kind, ())
 
     @property
-    def changes(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """`settings` as values by field name, for each kind and label; raises `UsageError` for a malformed setting."""
-        changes: dict[tuple[str, str], dict[str, Any]] = {}
-        for kind, label, field, value in map(_setting, self.settings):
-            if kind in KINDS:
-                changes.setdefault((kind, label), {})[field] = value
+    def changes(self) -> dict[tuple[str, str], dict[str, str]]:
+        """`settings` as texts of values by field name, for each kind and label (of all tasks: task and an empty label);
+        raises `UsageError` for a malformed setting, and for two of one field."""
+        changes: dict[tuple[str, str], dict[str, str]] = {}
+        for text in self.settings:
+            kind, label, field, value = _setting(text)
+            if changes.setdefault((kind, label), {}).setdefault(field, value) != value:
+                raise UsageError(f"--set {text}: the field has another value in another --set")
         return changes
-
-    @property
-    def tasks(self) -> dict[str, Any]:
-        """The `settings` of all tasks as values by field name; raises `UsageError` for a malformed setting."""
-        return {field: value for kind, _, field, value in map(_setting, self.settings) if kind == "task"}
 
 
 class Options(TypedDict, total=False):
@@ -75,14 +94,12 @@ class Options(TypedDict, total=False):
     base: str | None
 
 
-def _setting(text: str) -> tuple[str, str, str, Any]:
+def _setting(text: str) -> tuple[str, str, str, str]:
+    """Kind, label, field and the text of the value."""
     path, equals, value = text.partition("=")
     parts = path.split(".")
     kind = parts[0].removesuffix("s")
     is_task = kind == "task" and len(parts) == 2
     if not equals or not (is_task or (kind in KINDS and len(parts) >= 3)):
         raise UsageError(f"--set {text}: write defenses.LABEL.FIELD=VALUE, attackers.…, metrics.… or tasks.FIELD=VALUE")
-    try:
-        return kind, ".".join(parts[1:-1]), parts[-1], yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UsageError(f"--set {text}: {value!r} is not valid YAML") from None
+    return kind, ".".join(parts[1:-1]), parts[-1], value

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
+from harness import published
 from harness.costs import COST, COSTS
 from harness.errors import UsageError, describe, nearest
-from harness.labels import FrozenModel, Label, Name, Text
+from harness.fields import parse
+from harness.files import user_path
+from harness.labels import LONGEST_STEM, FrozenModel, Label, Name, Text, file_stem
 from harness.metric import Metric, Quantity
 from harness.plugin import KINDS, PluginSpec
 from harness.ranking import Ranking
 from harness.registry import Registry, installed
 from harness.selection import Selection
-from harness.suite_file import GridFile, Row, SuiteFile, Tuning, counted, find, on_base, read, with_tasks
-from harness.track import PICTURES, Track
+from harness.suite_file import GridFile, Row, SuiteFile, Tuning, counted, find, on_base, read
+from harness.track import MOST_SEEDS, PICTURES, Track
 
 
 class Grid(FrozenModel):
@@ -35,7 +39,7 @@ class Grid(FrozenModel):
     defenses: dict[Label, PluginSpec] = Field(min_length=1)
     attackers: dict[Label, PluginSpec]
     metrics: dict[Label, PluginSpec]
-    seeds: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, max_length=1000)
+    seeds: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, max_length=MOST_SEEDS)
     reference: PluginSpec = Field(
         description="the defense that releases the undefended model, whether or not it is a row"
     )
@@ -47,6 +51,7 @@ class Grid(FrozenModel):
     changed: list[Text] = Field(
         [], description="differences from the suite file: tasks and rows changed, rows added, rows or seeds left out"
     )
+    notes: list[Text] = Field([], description="lines about the data of the tasks, from the track")
 
     def rows(self, *kinds: str) -> Iterator[tuple[str, str, PluginSpec]]:
         """Kind, label and plugin of each row. kinds: `defense`, `attacker` or `metric`; by default those that boards
@@ -93,7 +98,7 @@ class Suite(FrozenModel):
         return [f"{grid.name}: {change}" for grid in self.grids for change in grid.changed]
 
 
-def load(suite: str, selection: Selection | None = None) -> Suite:
+def load(suite: str | Path, selection: Selection | None = None) -> Suite:
     """Read a suite by name or file and select a part of it.
 
     suite: name of a suite or path of a YAML file. selection: part of the suite to run, with changes; None: the whole
@@ -101,26 +106,27 @@ def load(suite: str, selection: Selection | None = None) -> Suite:
     row, setting or file.
     """
     path, selection = find(suite), selection or Selection()
-    file, fields = read(path), selection.tasks
+    file, changes = read(path), selection.changes
+    fields = changes.pop(("task", ""), {})
     if selection.base is not None:
         file, folder = on_base(file, selection.base)
-        fields = folder | fields
-    file = with_tasks(file, fields)
+        fields = {**folder, **fields}
     for name in selection.grids:
         names = [grid.name for grid in file.grids]
         if name not in names:
             raise UsageError(f"suite '{file.name}' has no grid '{name}'; {nearest(name, names)}")
     files = tuple(
-        Path(file).resolve() for file in [*(path.parent / plugin for plugin in file.plugins), *selection.plugins]
+        file.resolve()
+        for file in [*(user_path(plugin, path.parent) for plugin in file.plugins), *map(user_path, selection.plugins)]
     )
-    reader = _Reader(file, path, selection, fields, installed().with_files(files))
+    reader = _Reader(file, path, selection, changes, fields, installed().with_files(files))
     grids = [grid for grid in map(reader.grid, file.grids) if grid is not None]
     reader.check_all_used()
     if not grids:
         raise UsageError(f"nothing is left to run of suite '{file.name}': every grid is empty after this choice")
-    published = path.parent / file.published if file.published else None
-    if published and not published.is_file():
-        raise UsageError(f"{path.name}: the published values {published} do not exist")
+    values = user_path(file.published, path.parent) if file.published else None
+    if values:
+        published.read(values)
     return Suite(
         name=file.name,
         version=file.version,
@@ -128,23 +134,30 @@ def load(suite: str, selection: Selection | None = None) -> Suite:
         description=file.description,
         grids=grids,
         tuning=file.tuning,
-        published=published,
+        published=values,
         plugins=files,
         folder=path.parent,
     )
 
 
 class _Reader:
-    """Makes the grids to run from those of a suite file and a selection. fields: changed fields of all tasks."""
+    """Makes the grids to run from those of a suite file and a selection. changes: settings of rows, as in
+    `Selection.changes`. fields: settings of all tasks."""
 
     def __init__(
-        self, file: SuiteFile, path: Path, selection: Selection, fields: Mapping[str, Any], registry: Registry
+        self,
+        file: SuiteFile,
+        path: Path,
+        selection: Selection,
+        changes: Mapping[tuple[str, str], Mapping[str, str]],
+        fields: Mapping[str, str],
+        registry: Registry,
     ) -> None:
         self._file, self._path, self._selection, self._registry = file, path, selection, registry
         self._fields = fields
-        self._changes = selection.changes
+        self._changes = changes
         self._labels = {kind: {label for grid in file.grids for label in getattr(grid, f"{kind}s")} for kind in KINDS}
-        added = {Path(plugin).resolve() for plugin in selection.plugins}
+        added = {user_path(plugin).resolve() for plugin in selection.plugins}
         self._added = {
             kind: [entry.name for entry in registry.all(kind) if entry.file and Path(entry.file) in added]
             for kind in KINDS
@@ -155,13 +168,22 @@ class _Reader:
         """The grid to run, from the grid `file` of the suite file; None if the selection leaves no row of it."""
         if self._selection.grids and file.name not in self._selection.grids:
             return None
-        where = f"{self._path.name}, grid '{file.name}'"
-        track = self._registry.track(file.track, where)
-        rows = {kind: self._rows(kind, file, track, where) for kind in KINDS}
+        track = self._registry.track(file.track, self._where(file, "track"))
+        rows = {kind: self._rows(kind, file, track) for kind in KINDS}
         if not rows["defense"] or (file.attackers and not rows["attacker"]):
             return None
-        tasks, protocol = typed(track, file.tasks, file.protocol, where, self._path.parent)
-        seeds = list(dict.fromkeys(counted(self._selection.seeds) or file.seeds or self._file.seeds))
+        where = self._where(file, "protocol")
+        protocol = parsed(track.protocol_model, file.protocol, where, self._path.parent)
+        known = track.task_model.model_fields
+        changed = {
+            field: parse(text, known[field], f"--set tasks.{field}") if field in known else text
+            for field, text in self._fields.items()
+        }
+        tasks = []
+        for place, task in enumerate(file.tasks):
+            tasks += single_tasks(track, {**task, **changed}, self._where(file, "tasks", place), self._path.parent)
+        number = self._selection.seeds
+        seeds = list(dict.fromkeys(counted(number) if number else file.seeds or self._file.seeds))
         return describe_grid(
             self._registry,
             track,
@@ -176,12 +198,22 @@ class _Reader:
             changed=list(self._changed(file, rows, seeds)),
         )
 
-    def _rows(self, kind: str, file: GridFile, track: Track, where: str) -> dict[str, PluginSpec]:
+    def _where(self, file: GridFile, *path: str | int) -> str:
+        """The place of a part of the grid `file`, for messages."""
+        line = self._file.line("grids", self._file.grids.index(file), *path)
+        return f"{self._path.name}{line}, grid '{file.name}'"
+
+    def _rows(self, kind: str, file: GridFile, track: Track) -> dict[str, PluginSpec]:
         rows: dict[str, PluginSpec] = {}
         for label, row in self._chosen(kind, file, track).items():
             self._used.add((kind, label))
+            where = self._where(file, f"{kind}s", label)
             entry = self._registry.get(kind, row.plugin or label, where)
-            params = row.params | self._changes.get((kind, label), {})
+            params = row.params
+            known = entry.load().__pydantic_fields__
+            for field, text in self._changes.get((kind, label), {}).items():
+                setting = f"--set {kind}s.{label}.{field}"
+                params[field] = parse(text, known[field], setting) if field in known else text
             rows[label] = entry.spec(params, f"{where}, {kind} '{label}'", row.preset)
             if entry.load().track not in (track.name, "any"):
                 raise UsageError(
@@ -249,32 +281,38 @@ def other_seeds(seeds: Sequence[int], given: Sequence[int]) -> str | None:
     return f"seeds {', '.join(map(str, seeds))} instead of {', '.join(map(str, given))}"
 
 
-def typed(
-    track: Track, tasks: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any], where: str, folder: Path
-) -> tuple[list[Any], Any]:
-    """Parse the tasks and the protocol of a grid with the models of its track.
+def parsed(model: type[BaseModel], content: Mapping[str, Any], where: str, folder: Path) -> Any:
+    """The model of a part of a suite file; raises `UsageError` if it refuses the content.
 
-    tasks: blocks of tasks in a suite file. protocol: its protocol. where: place to name in errors. folder: folder to
-    which paths in tasks are relative. Returns the single tasks and the protocol. Raises `UsageError` if the track
-    refuses them, or if the blocks contain no task.
+    model: a track's model of a block of tasks or of the protocol. where: place to name in the error. folder: folder to
+    which paths are relative.
     """
     try:
-        blocks = [track.task_model.model_validate(task, context={"folder": folder}) for task in tasks]
-        checked = track.protocol_model.model_validate(protocol)
+        return model.model_validate(content, context={"folder": folder})
     except ValidationError as error:
         raise UsageError(f"{where}: {describe(error)}") from None
+
+
+def single_tasks(track: Track, block: Mapping[str, Any], where: str, folder: Path) -> list[Any]:
+    """The single tasks of a block of tasks in a suite file.
+
+    where: place to name in the error. folder: folder to which paths in the block are relative. Raises `UsageError` if
+    the track refuses the block, or if it contains no task.
+    """
     # `Track.task_model` requires expand(), which its type, pydantic's BaseModel, does not have
-    single = [task for block in blocks for task in block.expand()]  # type: ignore[attr-defined]
-    if not single:
+    tasks = list(parsed(track.task_model, block, where, folder).expand())
+    if not tasks:
         raise UsageError(f"{where}: it has no tasks")
-    return single, checked
+    return tasks
 
 
 def describe_grid(registry: Registry, track: Track, tasks: Sequence[Any], protocol: Any, **fields: Any) -> Grid:
     """Make a grid, with its ranking, members and quantities from the track and the metrics.
 
     tasks, protocol: models of the track. fields: the grid's other fields. Raises `UsageError` if two tasks have the
-    same label, if a metric has the label of run costs or pictures, or if two metrics define a quantity differently.
+    same label, if a metric has the label of run costs or pictures, if two metrics are the same one of the track's own
+    or define a quantity differently, if labels are no labels or make no names of files, or if the track finds that the
+    tasks, the protocol and the plugins do not fit together.
     """
     where = f"grid '{fields['name']}'"
     metrics: dict[str, PluginSpec] = fields["metrics"]
@@ -284,6 +322,9 @@ def describe_grid(registry: Registry, track: Track, tasks: Sequence[Any], protoc
     for label in (COST, PICTURES):
         if label in metrics:
             raise UsageError(f"{where}: no metric can have the label '{label}'; choose another")
+    for name, count in Counter(spec.name for spec in metrics.values()).items():
+        if count > 1 and name in track.metrics:
+            raise UsageError(f"{where}: {count} metrics are '{name}', which the track's tables show once; keep one")
     quantities = [*COSTS]
     for spec in metrics.values():
         if spec.module:
@@ -292,12 +333,40 @@ def describe_grid(registry: Registry, track: Track, tasks: Sequence[Any], protoc
     for name, count in Counter(name for name, *_ in {quantity.identity for quantity in quantities}).items():
         if count > 1:
             raise UsageError(f"{where}: two metrics define '{name}' with different units, directions or scales")
-    return Grid(
-        track=track.name,
-        tasks=[task.model_dump(mode="json") for task in tasks],
-        protocol=protocol.model_dump(mode="json"),
-        ranking=track.ranking(protocol, attacked=bool(fields["attackers"])),
-        members={task.label: list(track.members(task)) for task in tasks},
-        quantities=list(dict.fromkeys(quantities)),
-        **fields,
-    )
+    rows = {
+        f"{kind} '{label}'": spec.build() for kind in KINDS for label, spec in fields[f"{kind}s"].items() if spec.module
+    }
+    try:
+        notes = list(track.check(tasks, protocol, rows))
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+    try:
+        grid = Grid(
+            track=track.name,
+            tasks=[task.model_dump(mode="json") for task in tasks],
+            protocol=protocol.model_dump(mode="json"),
+            ranking=track.ranking(protocol, attacked=bool(fields["attackers"])),
+            members={task.label: list(track.members(task)) for task in tasks},
+            quantities=list(dict.fromkeys(quantities)),
+            notes=notes,
+            **fields,
+        )
+    except ValidationError as error:
+        raise UsageError(f"{where}: {describe(error)}") from None
+    _check_file_names(grid, where)
+    return grid
+
+
+def _check_file_names(grid: Grid, where: str) -> None:
+    """Raise `UsageError` if the pictures of two cells would have one name, or one that is too long. where: place to
+    name in the error."""
+    known: dict[str, tuple[str, ...]] = {}
+    for task, defense, attacker in product(grid.members, grid.defenses, [None, *grid.attackers]):
+        labels = tuple(label for label in (task, defense, attacker) if label is not None)
+        stem = file_stem(grid.name, *labels)
+        if len(stem.encode()) > LONGEST_STEM:
+            raise UsageError(f"{where}: the labels {', '.join(labels)} are too long for the name of a file")
+        other = known.setdefault(stem.casefold(), labels)
+        if other != labels:
+            texts = [" · ".join(cell) for cell in (other, labels)]
+            raise UsageError(f"{where}: files of {texts[0]} and {texts[1]} would have one name: rename a row")

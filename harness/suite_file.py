@@ -6,23 +6,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from harness import strict_yaml
 from harness.errors import UsageError, describe, nearest
-from harness.labels import FrozenModel, Label, Name, Text
+from harness.files import user_path
+from harness.labels import FrozenModel, Label, Name, Text, file_name
 from harness.registry import installed
+from harness.track import MOST_SEEDS
 
 FORMAT = 1
 """The newest suite file format that this harness reads."""
 
 
 def counted(seeds: Any) -> Any:
-    """A number of seeds n as the seeds 1 … n."""
-    return list(range(1, seeds + 1)) or [seeds] if isinstance(seeds, int) else seeds
+    """A number of seeds n as the seeds 1 … n; a list as it is. Raises `ValueError` for anything else."""
+    if isinstance(seeds, list):
+        return seeds
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or not 1 <= seeds <= MOST_SEEDS:
+        raise ValueError(f"must be a list of seeds, or their number, from 1 to {MOST_SEEDS}")
+    return list(range(1, seeds + 1))
 
 
-Seeds = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=1000), BeforeValidator(counted)]
+Seeds = Annotated[
+    list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=MOST_SEEDS), BeforeValidator(counted)
+]
 
 
 class Tuning(FrozenModel):
@@ -55,6 +63,10 @@ class Row(FrozenModel):
         return dict(self.model_extra or {})
 
 
+Rows = dict[Label, Annotated[Row, BeforeValidator(lambda row: {} if row is None else row)]]
+"""Rows by label; a row without settings may be left empty: `none:`."""
+
+
 class GridFile(FrozenModel):
     """One grid of a suite file."""
 
@@ -62,16 +74,10 @@ class GridFile(FrozenModel):
     track: str = Field(description="track that defines the tasks, the protocol and the plugins")
     tasks: list[dict[str, Any]] = Field(min_length=1, description="blocks of tasks, as the track defines them")
     protocol: dict[str, Any] = Field({}, description="budget and measured steps, as the track defines them")
-    defenses: dict[Label, Row] = Field(min_length=1, description="rows by label")
-    attackers: dict[Label, Row] = Field({}, description="rows by label; empty: only released models are measured")
-    metrics: dict[Label, Row] = Field({}, description="metrics beyond the track's own, or other settings of the latter")
+    defenses: Rows = Field(min_length=1, description="rows by label")
+    attackers: Rows = Field({}, description="rows by label; empty: only released models are measured")
+    metrics: Rows = Field({}, description="metrics beyond the track's own, or other settings of the latter")
     seeds: Seeds | None = Field(None, description="seeds of this grid instead of the suite's")
-
-    @field_validator("defenses", "attackers", "metrics", mode="before")
-    @classmethod
-    def _empty_rows(cls, rows: Any) -> Any:
-        """A row without settings may be left empty: `none:`."""
-        return {label: row or {} for label, row in rows.items()} if isinstance(rows, dict) else rows
 
 
 class BaseModelFile(FrozenModel):
@@ -87,7 +93,7 @@ class BaseModelFile(FrozenModel):
 class SuiteFile(FrozenModel):
     """The content of a suite file."""
 
-    format: int = Field(description=f"format of the file; this harness reads up to {FORMAT}")
+    format: int = Field(ge=1, le=FORMAT, description=f"format of the file; this harness reads up to {FORMAT}")
     name: Name = Field(description="name of the suite on the command line")
     version: int = Field(
         ge=1, description="increased with every change that changes a value; values of two versions are never mixed"
@@ -101,18 +107,28 @@ class SuiteFile(FrozenModel):
     )
     plugins: list[str] = Field([], description="plugin files, relative to the suite file")
     published: str | None = Field(None, description="a tidy CSV of published values, relative to the suite file")
-    bases: dict[str, BaseModelFile] = Field({}, description="other base models, by their name in `--base`")
+    bases: dict[Name, BaseModelFile] = Field({}, description="other base models, by their name in `--base`")
     grids: list[GridFile] = Field(min_length=1, description="one for each set of tasks, protocol and rows")
 
-    @field_validator("grids")
-    @classmethod
-    def _different_names(cls, grids: list[GridFile]) -> list[GridFile]:
-        if len({grid.name for grid in grids}) < len(grids):
-            raise ValueError("two grids have the same name")
-        return grids
+    _content: strict_yaml.Content = PrivateAttr(strict_yaml.Content(None, {}))
+
+    @model_validator(mode="after")
+    def _names_of_files(self) -> SuiteFile:
+        for base in self.bases:
+            file_name(f"{self.name}@{base}")
+        names = [grid.name for grid in self.grids]
+        for place, name in enumerate(names):
+            if same := [other for other in names[:place] if other.casefold() == name.casefold()]:
+                raise ValueError(f"two grids have one name, {same[0]} and {name} (files know no case): rename one")
+        return self
+
+    def line(self, *path: str | int) -> str:
+        """The line of the part at `path` as `, line 7`, for messages; empty if it is unknown."""
+        line = self._content.line(*path)
+        return "" if line is None else f", line {line}"
 
 
-def on_base(file: SuiteFile, base: str) -> tuple[SuiteFile, dict[str, Any]]:
+def on_base(file: SuiteFile, base: str) -> tuple[SuiteFile, dict[str, str]]:
     """The suite with the changes of another base model, and further fields of all its tasks.
 
     base: NAME, one of the suite's base models; NAME=FOLDER, the same with the model in a folder on this machine, which
@@ -120,7 +136,7 @@ def on_base(file: SuiteFile, base: str) -> tuple[SuiteFile, dict[str, Any]]:
     suite has no such base model, or if there is no such folder.
     """
     name, equals, folder = base.partition("=")
-    if name not in file.bases and Path(base).is_dir():
+    if name not in file.bases and user_path(base).is_dir():
         if len(file.bases) == 1:
             (name,), folder = file.bases, base
         elif file.bases:
@@ -128,7 +144,7 @@ def on_base(file: SuiteFile, base: str) -> tuple[SuiteFile, dict[str, Any]]:
             raise UsageError(f"suite '{file.name}' runs other base models in several forms; write --base {forms}")
     if name not in file.bases:
         raise UsageError(f"suite '{file.name}' has no base '{name}'; {nearest(name, list(file.bases))}")
-    if (equals or folder) and not Path(folder).is_dir():
+    if (equals or folder) and not user_path(folder).is_dir():
         raise UsageError(f"--base {base}: there is no folder '{folder}'")
     changes = file.bases[name]
 
@@ -147,37 +163,33 @@ def on_base(file: SuiteFile, base: str) -> tuple[SuiteFile, dict[str, Any]]:
         )
         for grid in file.grids
     ]
-    fields = {"base": str(Path(folder).resolve())} if folder else {}
+    fields = {"base": str(user_path(folder).resolve())} if folder else {}
     return file.model_copy(update={"name": f"{file.name}@{name}", "grids": grids}), fields
 
 
-def with_tasks(file: SuiteFile, fields: Mapping[str, Any]) -> SuiteFile:
-    """The suite with `fields` in place of those of every block of tasks."""
-    grids = [grid.model_copy(update={"tasks": [{**task, **fields} for task in grid.tasks]}) for grid in file.grids]
-    return file.model_copy(update={"grids": grids})
-
-
-def find(suite: str) -> Path:
+def find(suite: str | Path) -> Path:
     """The file of `suite`, a name or a path; raises `UsageError` if there is none."""
-    if suite.endswith((".yaml", ".yml")):
-        if not Path(suite).is_file():
+    if not isinstance(suite, str | Path):
+        raise UsageError(f"a suite is a name or a path, not {suite!r:.80}")
+    path = user_path(suite)
+    if isinstance(suite, Path) or path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
             raise UsageError(f"suite file {suite} does not exist")
-        return Path(suite).resolve()
+        return path.resolve()
     return Path(str(installed().get("suite", suite).file))
 
 
 def read(path: Path) -> SuiteFile:
     """Read the suite file `path` and check its form only; raises `UsageError` for an invalid file."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
+    content = strict_yaml.read(path)
+    if not isinstance(content.value, dict):
         raise UsageError(f"{path} is no suite: it must be a mapping with format, name, version, title and grids")
-    newest = content.get("format")
+    newest = content.value.get("format")
     if isinstance(newest, int) and newest > FORMAT:
         raise UsageError(f"{path} has suite format {newest}; this harness reads up to {FORMAT}: upgrade immunebench")
     try:
-        return SuiteFile.model_validate(content)
+        file = SuiteFile.model_validate(content.value)
     except ValidationError as error:
-        raise UsageError(f"{path}: {describe(error)}") from None
+        raise UsageError(f"{path}: {describe(error, content.line)}") from None
+    file._content = content
+    return file

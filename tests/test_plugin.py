@@ -64,7 +64,7 @@ def test_a_file_is_a_plugin(mine):
     assert entry.about["track"] == "probe"
     assert entry.about["summary"] == "Steps down by hand (nobody, 2026)."
     assert str(mine) in entry.origin
-    spec = entry.spec({"lr": "1e-3"}, "here")  # YAML reads 1e-3 as text
+    spec = entry.spec({"lr": 1e-3}, "here")
     assert spec.params == {"lr": 1e-3}
     assert spec.call == str(spec) == "MyAttack(lr=0.001)"
     assert spec.package is None
@@ -74,7 +74,7 @@ def test_a_file_is_a_plugin(mine):
     ("params", "message"),
     [
         ({"lr": -1}, "greater than 0"),
-        ({"lr": "fast"}, "valid number"),
+        ({"lr": "fast"}, "must be a number"),
         ({"lr": float("nan")}, "finite"),
         ({"rate": 1}, "no field 'rate'; there are: lr"),
         ({"lrr": 1}, "did you mean lr"),
@@ -184,7 +184,7 @@ def test_an_invalid_default_is_one_clear_line(tmp_path):
         '    lr: float = Field("abc", gt=0, description="step size")\n'
     )
     entry = installed().with_files([path]).get("defense", "wrong")
-    with pytest.raises(UsageError, match="here: lr: Input should be a valid number"):
+    with pytest.raises(UsageError, match="here: lr: must be a number"):
         entry.spec({}, "here")
 
 

@@ -1,13 +1,20 @@
 """Suite files: how they are read, selected from and refused."""
 
+import shutil
+from pathlib import Path
+
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
+import harness
+from harness.diffusion.concepts import read
 from harness.errors import UsageError
 from harness.registry import installed
 from harness.selection import Options, Selection
 from harness.suite import Suite, load
-from harness.suite_file import Tuning
+from harness.suite_file import Tuning, find
 from tests.helpers import MINE, change
 from tests.runs import TWO_LAYER
 
@@ -81,13 +88,13 @@ GRID = {"name": "one", "track": "probe", "tasks": [{"data": "house_prices"}], "d
         ({"grids": []}, "grids: List should have at least 1 item"),
         ({"grids__0__tasks": []}, "tasks: List should have at least 1 item"),
         ({"grids__0__defenses": {}}, "defenses"),
-        ({"seeds": 0}, "seeds.0: Input should be greater than or equal to 1"),
-        ({"sedes": 3}, "sedes: Extra inputs"),
+        ({"seeds": 0}, "seeds: must be a list of seeds, or their number"),
+        ({"sedes": 3}, "unknown key 'sedes'; did you mean seeds"),
         ({"grids__0__track": "prob"}, "unknown track 'prob'; did you mean probe"),
         ({"grids__0__defenses__nnoe": None}, "unknown defense 'nnoe'; did you mean none"),
         ({"grids__0__defenses__none": {"lr": 1}}, "defense 'none' has no field 'lr'"),
-        ({"grids__0__attackers__adam": {"lr": -1}}, "attacker 'adam': lr: Input should be greater than 0"),
-        ({"grids__0__protocol": {"steps": -5}}, "steps: Input should be greater than or equal to 1"),
+        ({"grids__0__attackers__adam": {"lr": -1}}, "attacker 'adam': lr: must be greater than 0"),
+        ({"grids__0__protocol": {"steps": -5}}, "steps: must be greater than or equal to 1"),
         ({"grids__0__protocol": {"steps": 5, "measure_at": [10]}}, "': measure_at must lie within 0 … steps = 5$"),
         ({"grids__0__protocol": {"steps": 5, "measure_at": [3, 1]}}, "measure_at must be ascending"),
         ({"grids__0__tasks": [{"data": "houses"}]}, "house_prices"),
@@ -98,7 +105,7 @@ GRID = {"name": "one", "track": "probe", "tasks": [{"data": "house_prices"}], "d
         ),
         ({"grids__0__metrics": {"cost": {"plugin": "conditioning"}}}, "no metric can have the label 'cost'"),
         ({"grids__0__metrics": {"pictures": {"plugin": "conditioning"}}}, "no metric can have the label 'pictures'"),
-        ({"grids": [GRID, GRID]}, "two grids have the same name"),
+        ({"grids": [GRID, GRID]}, "two grids have one name, one and one"),
         ({"published": "absent.csv"}, "the published values .*absent.csv do not exist"),
         ({"plugins": ["absent.py"]}, "plugin file .*absent.py does not exist"),
     ],
@@ -108,6 +115,157 @@ def test_bad_suites_are_one_clear_line(tiny, changes, message):
     with pytest.raises(UsageError, match=message) as caught:
         load(path)
     assert "\n" not in str(caught.value)
+
+
+PAIR = {"data": "mnist5k", "pairs": [[3, 8]]}
+INF = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": True}, r"seeds: must be a list of seeds, or their number, from 1 to 1000 \(got True, line 5\)"),
+        ({"seeds": "yes"}, "seeds: must be a list of seeds"),
+        ({"seeds": 2**53}, "seeds: must be a list of seeds, or their number"),
+        ({"seeds": [2**63]}, "seeds.0: must be less than or equal to 9007199254740992"),
+        ({"seeds": [True]}, "seeds.0: must be an integer"),
+        ({"version": True}, r"version: must be an integer \(got True, line 3\)"),
+        ({"version": "3"}, "version: must be an integer"),
+        ({"format": "1"}, "format: must be an integer"),
+        ({"format": 1.0}, "format: must be an integer"),
+        ({"format": True}, "format: must be an integer"),
+        ({"format": -5}, "format: must be greater than or equal to 1"),
+        (
+            {"grids__0__protocol": {"steps": True}},
+            r"tiny.yaml, line \d+, grid 'house_prices': steps: must be an integer",
+        ),
+        ({"grids__0__protocol": {"success": INF}}, "success: must be a finite number"),
+        ({"grids__0__attackers__adam": {"lr": True}}, "tiny.yaml, line 25, .*attacker 'adam': lr: must be a number"),
+        ({"grids__0__attackers__adam": {"lr": "1:30"}}, "lr: must be a number"),
+        ({"grids__0__attackers__adam": False}, r"grids.0.attackers.adam: must be a mapping \(got False"),
+        ({"grids__0__attackers__adam": 0}, "grids.0.attackers.adam: must be a mapping"),
+        ({"grids__0__attackers__adam": []}, "grids.0.attackers.adam: must be a mapping"),
+        ({"grids__0__defenses": "none"}, "grids.0.defenses: must be a mapping"),
+        ({"grids__0__tasks": "house_prices"}, "grids.0.tasks: must be a list"),
+        (
+            {"grids__0__tasks": [PAIR | {"pairs": [[True, 8]], "framing": "one-vs-rest"}]},
+            "pairs.0.0: must be an integer",
+        ),
+        ({"grids__0__trak": "probe"}, "grids.0: unknown key 'trak'; did you mean track"),
+        ({"grids__0__name": "a/b"}, "grids.0.name: must be a text of letters"),
+        ({"grids__0__name": "x" * 101}, "longer than 100 bytes"),
+        ({"grids__0__name": "é" * 51}, "longer than 100 bytes"),
+        ({"grids__0__name": "Con"}, "some systems take no file called 'Con'"),
+        ({"grids__0__name": "g."}, "some systems take no file called 'g.'"),
+        ({"bases": {"a/b": {}}}, "bases.a/b: must be a text of letters"),
+        ({"bases": {"b" * 99: {}}}, "'tiny@b+' is longer than 100 bytes"),
+        ({"grids": [GRID, GRID | {"name": "ONE"}]}, "two grids have one name, one and ONE"),
+        ({"grids__0__attackers__two\nlines": None}, r"attackers.'two\\nlines': must be a text"),
+        ({"grids__0__attackers__adam ": {"plugin": "adam"}}, "not end with a space"),
+        ({"grids__0__attackers__ADAM": {"plugin": "adam"}}, "files of .* · adam and .* · ADAM would have one name"),
+        (
+            {"grids__0__attackers__a/b": {"plugin": "adam"}, "grids__0__attackers__a:b": {"plugin": "adam"}},
+            "· a/b and .* · a:b would have one name",
+        ),
+        ({"grids__0__attackers__" + "x" * 200: {"plugin": "adam"}}, "are too long for the name of a file"),
+        ({"grids__0__metrics": {"again": {"plugin": "optimum"}, "optimum": {}}}, "2 metrics are 'optimum'"),
+        (
+            {"grids__0__tasks": [PAIR | {"framing": framing} for framing in ("single-class", "one-vs-rest")]},
+            "2 tasks have the label 'P3-H8'; put them into different grids",
+        ),
+    ],
+)
+def test_one_name_is_one_thing_and_one_value_one_kind(tiny, changes, message):
+    path = change(tiny, **changes)
+    with pytest.raises(UsageError, match=message) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "adam: {lr: 0.1}",
+            "adam: {lr: 0.1}\n      adam: {lr: 0.2}",
+            "line 19: the key 'adam' is given twice, first in line 18",
+        ),
+        ("none:", "none:\n      none: {plugin: whitening}", "the key 'none' is given twice"),
+        ("{steps: 5,", "{steps: 50, steps: 5,", "the key 'steps' is given twice"),
+        ("seeds: 2", "seeds: 2\nseeds: 1", "line 7: the key 'seeds' is given twice, first in line 6"),
+        ("seeds: 2", "seeds: 010", r"seeds: .* \(got '010', line 6\)"),
+        ("{steps: 5,", "{steps: 010,", r"line 11, .*steps: must be an integer \(got '010'\)"),
+        ("{lr: 0.1}", "{lr: yes}", r"line 18, .*lr: must be a number \(got 'yes'\)"),
+        ("{lr: 0.1}", "{lr: 1:30}", r"lr: must be a number \(got '1:30'\)"),
+    ],
+)
+def test_what_is_written_twice_or_is_no_number_is_refused_with_its_line(tiny, old, new, message):
+    tiny.write_text(tiny.read_text().replace(old, new))
+    with pytest.raises(UsageError, match=message):
+        load(str(tiny))
+
+
+TOKEN = '''
+from harness.probe import ProbeAttacker
+
+class Token(ProbeAttacker):
+    """Has fields of text (test)."""
+
+    token: str = ""
+    word: str | None = "a"
+    steps: int = 1
+'''
+
+
+@pytest.mark.parametrize("text", ["007", "no", "@sks", "[v", "a # b", "{a: b", "", "'x'", "null", "a: b"])
+def test_a_setting_of_text_is_the_text_itself(tiny, tmp_path, text):
+    (tmp_path / "token.py").write_text(TOKEN)
+    settings = [f"attackers.token.token={text}", "attackers.token.word=null"]
+    (grid,) = select(tiny, plugins=tmp_path / "token.py", settings=settings).grids
+    assert grid.attackers["token"].params == {"token": text, "word": None, "steps": 1}
+
+
+@pytest.mark.parametrize(("text", "error"), [("yes", "must be an integer"), ("010", "must be an"), ("[1", "no YAML")])
+def test_a_setting_of_a_number_is_a_number(tiny, tmp_path, text, error):
+    (tmp_path / "token.py").write_text(TOKEN)
+    with pytest.raises(UsageError, match=error):
+        select(tiny, plugins=[tmp_path / "token.py"], settings=f"attackers.token.steps={text}")
+
+
+def test_calls_from_python_take_paths_single_names_and_integers_of_numpy(tiny):
+    suite = load(tiny, Selection.of(defenses="none", attackers=np.array(["adam"]), seeds=np.int64(2)))
+    assert list(suite.grids[0].defenses) == ["none"]
+    assert suite.grids[0].seeds == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"seeds": "2"}, r"seeds: must be an integer \(got '2'\)"),
+        ({"seeds": True}, "seeds: must be an integer"),
+        ({"seeds": -3}, "seeds: must be greater than or equal to 1"),
+        ({"seeds": 1001}, "seeds: must be less than or equal to 1000"),
+        ({"defenses": None}, "defenses: must be a list"),
+        ({"workers": -1}, "workers: must be greater than or equal to 1"),
+        ({"workers": 2.0}, "workers: must be an integer"),
+        ({"timeout": 0}, "timeout: must be greater than 0"),
+        ({"suite": 3}, "a suite is a name or a path, not 3"),
+        ({"suite": Path("absent")}, "suite file absent does not exist"),
+    ],
+)
+def test_wrong_calls_from_python_are_refused(tiny, call, message):
+    with pytest.raises(UsageError, match=message):
+        harness.run(**{"suite": tiny, **call})
+
+
+def test_a_release_of_two_models_of_one_task_is_refused(tiny):
+    first, again = (yaml.safe_load(tiny.read_text())["grids"][0] for _ in range(2))
+    change(tiny, grids=[first, again | {"name": "again"}])
+    with pytest.raises(UsageError, match="track 'probe' saves no models"):
+        harness.release(tiny, "condition_number", "out")
+    change(tiny, grids__1__defenses__condition_number={"preset": "house_prices", "epochs": 2})
+    with pytest.raises(UsageError, match="the grids house_prices, again have different models of task 'house_prices'"):
+        harness.release(tiny, "condition_number", "out")
 
 
 CLASH = """
@@ -140,9 +298,9 @@ def test_two_metrics_that_define_a_quantity_differently_are_refused(tiny, tmp_pa
         ({"settings": ["attackers.adam.rl=1"]}, "no field 'rl'; did you mean lr"),
         ({"settings": ["adam.lr=1"]}, "write defenses.LABEL.FIELD=VALUE"),
         ({"settings": ["attackers.adam.lr"]}, "write defenses.LABEL.FIELD=VALUE"),
-        ({"settings": ["attackers.adam.lr=[1"]}, r"'\[1' is not valid YAML"),
-        ({"seeds": 0}, "seeds: Input should be greater than or equal to 1"),
-        ({"colours": 1}, "colours: Extra inputs are not permitted"),
+        ({"settings": ["attackers.adam.lr=[1"]}, "--set attackers.adam.lr, line 1: no YAML: while parsing"),
+        ({"seeds": 0}, "seeds: must be greater than or equal to 1"),
+        ({"colours": 1}, "unknown key 'colours'; did you mean plugins"),
     ],
 )
 def test_bad_calls_are_one_clear_line(tiny, asked, message):
@@ -152,7 +310,7 @@ def test_bad_calls_are_one_clear_line(tiny, asked, message):
 
 
 def test_files_that_are_no_suites_are_refused(tmp_path):
-    for content, message in (("{", "is no YAML"), ("- 1", "is no suite"), ("format: one", "format")):
+    for content, message in (("{", "line 1: no YAML"), ("- 1", "is no suite"), ("format: one", "format")):
         path = tmp_path / "s.yaml"
         path.write_text(content)
         with pytest.raises(UsageError, match=message):
@@ -160,8 +318,17 @@ def test_files_that_are_no_suites_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["styles", "objects", "personal"])
-def test_the_papers_suites_run_on_the_papers_base_too(name):
-    small, paper = load(name), select(name, base="v1-4")
+def test_the_papers_suites_run_on_the_papers_base_too(name, tmp_path):
+    """The pictures of subjects are not included: without them the suite is refused, by the name of their folder."""
+    suites = shutil.copytree(find(name).parent, tmp_path / "suites")
+    if name == "personal":
+        with pytest.raises(UsageError, match=r"actionfigure_1: no pictures in .*/customconcept101/actionfigure_1; put"):
+            select(name, base="v1-4")
+        for place, subject in enumerate(read(suites / "concepts" / "stable_diffusion_subjects.yaml").concepts):
+            folder = suites / "concepts" / "customconcept101" / subject
+            folder.mkdir(parents=True)
+            Image.new("L", (8, 8), place).save(folder / "0.png")
+    small, paper = load(name), select(suites / f"{name}.yaml", base="v1-4")
     assert [grid.name for grid in small.grids][:2] == [grid.name for grid in paper.grids][:2]
     assert small.grids[0].tasks[0]["base"] == "small"
     assert paper.grids[0].tasks[0]["base"] == "CompVis/stable-diffusion-v1-4"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -30,6 +31,9 @@ app.add_typer(store.app, name="store")
 
 def main() -> None:
     """Run the command. An error is one line; exit code 2 for wrong use, 1 for failed cells, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # the terminal's encoding may lack letters such as κ
     try:
         app(standalone_mode=True)
     except ImmuneBenchError as error:

@@ -10,11 +10,15 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
+from harness.files import user_path
 from harness.selection import Selection
 
 SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name, or a YAML file.")]
 Suites = Annotated[list[str], typer.Argument(metavar="[SUITE]...", help="Only these suites' artifacts (default: all).")]
-Plugins = Annotated[list[Path], typer.Option("--plugin", help="Add the plugins of a Python file. Repeatable.")]
+Plugins = Annotated[
+    list[Path],
+    typer.Option("--plugin", parser=user_path, metavar="FILE", help="Add the plugins of a Python file. Repeatable."),
+]
 Workers = Annotated[int | None, typer.Option(min=1, help="Local processes (default: one for each GPU, else core).")]
 Timeout = Annotated[float | None, typer.Option(min=1, help="Seconds after which a job fails.")]
 
@@ -59,7 +63,9 @@ def _option(name: str) -> inspect.Parameter:
     """The option for a field of `Selection`, as a parameter that typer reads."""
     info = Selection.model_fields[name]
     repeatable = get_origin(info.annotation) is tuple
-    kind = list[get_args(info.annotation)[0]] if repeatable else info.annotation  # type: ignore[misc]
+    kind: Any = info.annotation
+    if repeatable:
+        kind = list[Path] if Path in get_args(kind) else list[str]
     lowest = next((limit.ge for limit in info.metadata if hasattr(limit, "ge")), None)
     text = f"{info.description}{' Repeatable.' if repeatable else ''}"
     option = typer.Option(FLAGS[name], min=lowest, help=text)

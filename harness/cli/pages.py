@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import Plugins
+from harness.files import user_path
 
 
 def docs(
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")] = Path("site"),
+    out: Annotated[Path, typer.Argument(parser=user_path, metavar="DIR", help="Folder to write.")] = Path("site"),
     plugin: Plugins = [],
 ) -> None:
     """Build the documentation, with a page for each installed plugin."""
@@ -22,10 +23,10 @@ def docs(
 
 
 def site(
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")] = Path("public"),
-    source: Annotated[Path, typer.Option("--from", metavar="DIR", help="Folder with submissions or runs.")] = Path(
-        "results"
-    ),
+    out: Annotated[Path, typer.Argument(parser=user_path, metavar="DIR", help="Folder to write.")] = Path("public"),
+    source: Annotated[
+        Path, typer.Option("--from", parser=user_path, metavar="DIR", help="Folder with submissions or runs.")
+    ] = Path("results"),
     plugin: Plugins = [],
 ) -> None:
     """Build the website of boards; it can be read without a network."""

@@ -18,6 +18,7 @@ from harness import suite_file as suites
 from harness.costs import COSTS
 from harness.errors import RunError, UsageError
 from harness.fields import fields
+from harness.files import claim, replacing, user_path
 from harness.leaderboard.flags import FLAGS
 from harness.metric import Quantity
 from harness.plugin import KINDS
@@ -26,6 +27,8 @@ from harness.track import Track
 
 PUBLIC = ("harness", "harness.probe", "harness.diffusion", "harness.kit")
 """The packages whose names plugins and notebooks may use."""
+DOCUMENTATION = "the documentation"
+"""Owner of the files of the documentation, see `harness.files.claim`."""
 
 
 def describe_quantity(quantity: Quantity) -> dict[str, str]:
@@ -68,20 +71,22 @@ def _sources() -> Path:
 
 
 def build(out: Path, plugins: Sequence[str | Path] = ()) -> None:
-    """Build the documentation as HTML into the folder `out`; raises `UsageError` if mkdocs is not installed and
-    `RunError` for any warning. plugins: plugin files that get pages too."""
+    """Build the documentation as HTML into the folder `out`, in place of an earlier one. plugins: plugin files that get
+    pages too. Raises `UsageError` if mkdocs is not installed, or if `out` cannot be written or has anything else, and
+    `RunError` for any warning."""
     try:
         from mkdocs.commands.build import build as build_site
         from mkdocs.config import load_config
         from mkdocs.exceptions import Abort
     except ImportError:
         raise UsageError("the documentation needs mkdocs-material: pip install 'immunebench[docs]'") from None
-    extra = {"plugins": [str(Path(file).resolve()) for file in plugins]}
-    config = load_config(str(_sources() / "mkdocs.yml"), site_dir=str(out.resolve()), extra=extra)
-    try:
-        build_site(config)
-    except Abort as error:
-        raise RunError(f"the documentation was not built: {error}") from None
+    claim(out, DOCUMENTATION)
+    extra = {"plugins": [str(user_path(file).resolve()) for file in plugins]}
+    with replacing(out, DOCUMENTATION) as new:
+        try:
+            build_site(load_config(str(_sources() / "mkdocs.yml"), site_dir=str(new.resolve()), extra=extra))
+        except Abort as error:
+            raise RunError(f"the documentation was not built: {error}") from None
 
 
 def _plugin(entry: Entry) -> str:

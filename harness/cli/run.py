@@ -11,13 +11,17 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import SuiteName, Timeout, Workers, selection_options
+from harness.files import user_path
 from harness.selection import Selection
 
 
 @selection_options()
 def run(
     suite: SuiteName,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results (default: results/runs/SUITE).")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=user_path, metavar="DIR", help="Folder for the results (default: results/runs/SUITE)."),
+    ] = None,
     workers: Workers = None,
     cluster: Annotated[
         str | None, typer.Option(help="Address of a Dask scheduler, or local:N for N processes.")
@@ -34,9 +38,10 @@ def run(
     """
     from harness import api
     from harness.execution.progress import Display
+    from harness.suite_file import find, read
 
     base = f"@{selection.base}" if selection.base else ""
-    folder = out or Path("results/runs") / f"{Path(suite).stem}{base}"
+    folder = out or Path("results/runs") / f"{read(find(suite)).name}{base}"
     start = time.perf_counter()
     try:
         with Display() as display:
@@ -81,6 +86,9 @@ def plan(suite: SuiteName, workers: Workers = None, *, selection: Selection) -> 
     print(f"{plan.suite.name} version {plan.suite.version}: {len(plan.cells)} cells, {len(plan.jobs)} jobs")
     for stage, count in Counter(job.name for job in plan.jobs.values()).items():
         print(f"  {stage:16} {count:6} jobs, {to_run[stage]:6} to run")
+    for grid in plan.suite.grids:
+        for note in grid.notes:
+            print(f"{grid.name}: {note}")
     workers = workers or default_workers()
     seconds = Estimates(store.ledger()).total(missing.values())
     estimate = "unknown, since a stage has never run here" if seconds is None else duration(seconds / workers)
@@ -91,7 +99,7 @@ def plan(suite: SuiteName, workers: Workers = None, *, selection: Selection) -> 
 def release(
     suite: SuiteName,
     defense: Annotated[str, typer.Argument(help="A defense row of the suite, or another plugin's name.")],
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
+    out: Annotated[Path, typer.Argument(parser=user_path, metavar="DIR", help="Folder to write.")],
     task: Annotated[str | None, typer.Option(help="A task of the suite (default: the first).")] = None,
     seed: Annotated[int | None, typer.Option(min=1, help="A seed of the suite (default: the first).")] = None,
     *,

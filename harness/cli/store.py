@@ -11,6 +11,7 @@ import typer
 
 from harness.cli.options import Suites, selection_options
 from harness.errors import UsageError
+from harness.files import user_path
 from harness.selection import Selection
 
 if TYPE_CHECKING:
@@ -29,8 +30,13 @@ def ls(suite: Suites = []) -> None:
     store = Store()
     stages: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for key in _keys(store, suite):
-        manifest = store.manifest(key)
-        stages[manifest["track"], manifest["stage"]].append((store.size(key) / 1e6, manifest["seconds"]))
+        size = store.size(key) / 1e6
+        try:
+            manifest = store.manifest(key)
+        except (OSError, ValueError):
+            stages["", "damaged"].append((size, 0.0))
+        else:
+            stages[manifest["track"], manifest["stage"]].append((size, manifest["seconds"]))
     rows = [(*stage, len(costs), *(f"{sum(column):.1f}" for column in zip(*costs, strict=True)))
             for stage, costs in stages.items()]  # fmt: skip
     print(tabulate(rows, ["track", "stage", "artifacts", "MB", "seconds"], "github", disable_numparse=True))
@@ -40,7 +46,7 @@ def ls(suite: Suites = []) -> None:
 @app.command("export")
 @selection_options()
 def export(
-    file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="File to write.")],
+    file: Annotated[Path, typer.Argument(parser=user_path, metavar="FILE.tar", help="File to write.")],
     suite: Suites = [],
     *,
     selection: Selection,
@@ -54,7 +60,9 @@ def export(
 
 
 @app.command("import")
-def import_(file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="File that `export` wrote.")]) -> None:
+def import_(
+    file: Annotated[Path, typer.Argument(parser=user_path, metavar="FILE.tar", help="File that `export` wrote.")],
+) -> None:
     """Add the artifacts of such a file. Damage is detected, forged values are not: import from people you trust."""
     from harness.store import Store, archive
 

@@ -10,6 +10,7 @@ import typer
 
 from harness.cli.options import Plugins, Timeout, Workers
 from harness.errors import UsageError
+from harness.files import check_file, user_path, write_text
 
 
 def _print_schema(wanted: bool) -> None:
@@ -23,9 +24,14 @@ def _print_schema(wanted: bool) -> None:
 
 
 def submit(
-    run: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `run` wrote.")],
+    run: Annotated[Path, typer.Argument(parser=user_path, metavar="DIR", help="Folder that `run` wrote.")],
     out: Annotated[
-        Path | None, typer.Option(help="File to write, .json.gz or .json (default: results/submissions/SUITE/…).")
+        Path | None,
+        typer.Option(
+            parser=user_path,
+            metavar="FILE",
+            help="File to write, .json.gz or .json (default: results/submissions/SUITE/…).",
+        ),
     ] = None,
     schema: Annotated[
         bool, typer.Option("--schema", is_eager=True, callback=_print_schema, help="Print the file's JSON Schema.")
@@ -44,15 +50,19 @@ def submit(
 def leaderboard(
     source: Annotated[
         list[Path],
-        typer.Argument(metavar="DIR|FILE...", help="A folder that `run` wrote, or submissions of one suite."),
+        typer.Argument(
+            parser=user_path, metavar="DIR|FILE...", help="A folder that `run` wrote, or submissions of one suite."
+        ),
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder for the board of submissions.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=user_path, metavar="DIR", help="Folder for the board of submissions.")
+    ] = None,
     plugin: Plugins = [],
 ) -> None:
     """Make the board of a run again, or one of several submissions."""
     from harness.leaderboard import boards
-    from harness.submission import merge
-    from harness.submission.pack import RUN
+    from harness.submission import merge, run_folder
+    from harness.submission.run_folder import RUN
 
     files = source
     if not source[0].is_file():
@@ -65,16 +75,22 @@ def leaderboard(
     elif out is None:
         raise UsageError("name the folder for the board of these submissions: --out DIR")
     loaded = merge.load(files, plugin)
+    suite = loaded.records.suite
+    run_folder.claim(out, suite)
     board = boards.make(loaded.records)
-    boards.write(board, out, loaded.pictures)
+    with run_folder.replacing(out, suite, run=False) as new:
+        boards.write(board, new, loaded.pictures, out)
     print(board.markdown())
 
 
 def boards(
-    submissions: Annotated[Path, typer.Option(help="Folder with one folder of submissions for each board.")] = Path(
-        "results/submissions"
+    submissions: Annotated[
+        Path,
+        typer.Option(parser=user_path, metavar="DIR", help="Folder with one folder of submissions for each board."),
+    ] = Path("results/submissions"),
+    out: Annotated[Path, typer.Option(parser=user_path, metavar="DIR", help="Folder to write.")] = Path(
+        "results/leaderboards"
     ),
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("results/leaderboards"),
     check: Annotated[bool, typer.Option("--check", help="Check only: list stale boards (exit code 1).")] = False,
 ) -> None:
     """Make the committed boards again from the committed submissions, without computing anything."""
@@ -86,12 +102,16 @@ def boards(
         names = list(stale(submissions, out))
         print("\n".join(names) or "all boards are up to date")
         raise typer.Exit(1 if names else 0)
+    made = []
     for board in rebuild(submissions, out):
         print(board)
+        made.append(board)
+    if not made:
+        raise UsageError(f"{submissions} has no folders of submissions")
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="File that `submit` wrote.")],
+    file: Annotated[Path, typer.Argument(parser=user_path, metavar="SUBMISSION", help="File that `submit` wrote.")],
     cells: Annotated[int, typer.Option(min=0, help="Number of random cells to run again.")] = 5,
     all_: Annotated[bool, typer.Option("--all", help="Run all cells again.")] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the random draw of cells.")] = None,
@@ -99,9 +119,17 @@ def verify(
         bool, typer.Option("--trust", help="Run the plugin files that the submission holds. Read them first.")
     ] = False,
     record: Annotated[bool, typer.Option("--record", help="Write the verdict beside the file, for boards.")] = False,
-    store: Annotated[Path | None, typer.Option(help="Store for recomputed artifacts (not a run's store).")] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(parser=user_path, metavar="DIR", help="Store for recomputed artifacts (not a run's store)."),
+    ] = None,
     files: Annotated[
-        Path | None, typer.Option(help="Folder of the files that its suite names (default: the installed suite's).")
+        Path | None,
+        typer.Option(
+            parser=user_path,
+            metavar="DIR",
+            help="Folder of the files that its suite names (default: the installed suite's).",
+        ),
     ] = None,
     workers: Workers = None,
     timeout: Timeout = None,
@@ -114,6 +142,9 @@ def verify(
     from harness.submission import tier
     from harness.submission.verify import verify
 
+    note = tier.verification_file(file)
+    if record:
+        check_file(note)
     with Display() as display:
         report = verify(
             file,
@@ -135,6 +166,5 @@ def verify(
         raise typer.Exit(1)
     print(f"verdict: {report.verification.summary}")
     if record:
-        path = tier.verification_file(file)
-        path.write_text(report.verification.model_dump_json(indent=1) + "\n")
-        print(f"written to {path}")
+        write_text(note, report.verification.model_dump_json(indent=1) + "\n")
+        print(f"written to {note}")

@@ -12,8 +12,8 @@ from .plugin import AttackedMetric as AttackedMetric
 from .plugin import DiffusionAttacker as DiffusionAttacker
 from .plugin import DiffusionDefense as DiffusionDefense
 from .plugin import DiffusionMetric as DiffusionMetric
-from .text import subject_rows as subject_rows
 from .text import token_rows as token_rows
+from .text import word_rows as word_rows
 from .views import AttackedPictures as AttackedPictures
 from .views import ConceptAttack as ConceptAttack
 from .views import ReleasedData as ReleasedData

@@ -12,15 +12,20 @@ A concept file lists concepts of one kind. A field above `concepts` is the defau
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import Field, ValidationError, ValidationInfo, model_validator
+from pydantic import Field, StringConstraints, ValidationError, ValidationInfo, model_validator
 
+from harness import strict_yaml
+from harness.diffusion import captions
+from harness.diffusion.image_folder import folder_digest, no_pictures, picture_files
 from harness.errors import RunError, UsageError, describe, nearest
-from harness.labels import FrozenModel
+from harness.files import expanded, user_path
+from harness.labels import FrozenModel, Label, Says
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 PRECISIONS = (
@@ -34,16 +39,27 @@ CHECKPOINTING = (
 
 FORMAT = 2
 """The concept file format that this harness reads."""
+Pattern = Annotated[
+    str,
+    StringConstraints(pattern=r"^[^{}]*\{\}[^{}]*$"),
+    Says("must hold {} once, and no other brace, for the concept"),
+]
+"""Text with one {} (see `fill`)."""
+
+
+def fill(pattern: str, words: str) -> str:
+    """The text `pattern` with `words` in the place of {}."""
+    return pattern.replace("{}", words)
 
 
 class Concept(FrozenModel):
     """One concept: its words and prompts, and a folder of its pictures if the base model cannot draw it."""
 
-    name: str = Field(description="name of the concept in groups and records")
+    name: Label = Field(description="name of the concept in groups and records")
     kind: Literal["style", "object", "subject"] = Field(
         description="style, object or subject: one particular thing that no base model knows, so it is not erased"
     )
-    prompt: str = Field(pattern=r"^[^{}]*\{\}[^{}]*$", description="a prompt; {} stands for the concept's words")
+    prompt: Pattern = Field(description="a prompt; {} stands for the concept's words")
     words: str = Field("", description="the base model's words for the concept; by default its name")
     class_word: str = Field("", description="the class of a subject, e.g. dog")
     class_prompt: str = Field("", description="a prompt of the whole class, for prior preservation")
@@ -53,7 +69,7 @@ class Concept(FrozenModel):
     classifier: str | None = Field(
         None, description="head of the concept classifier that knows the concept: object, style or subject; null: none"
     )
-    erase: dict[str, str] = Field(
+    erase: dict[Pattern, str] = Field(
         {}, description="further prompts with {} to erase, each with the prompt that replaces its meaning"
     )
 
@@ -63,6 +79,39 @@ class Concept(FrozenModel):
         if isinstance(fields, dict) and not fields.get("words"):
             return {**fields, "words": fields.get("name", "")}
         return fields
+
+    @model_validator(mode="after")
+    def _complete(self) -> Concept:
+        if not re.search(r"[^\W_]", self.words):
+            raise ValueError(f"{self.name}: the words '{self.words}' have no letter or digit")
+        for prompt in (self.prompt, *self.erase):
+            if not re.search(r"(?<!\w)\{\}(?!\w)", prompt):
+                raise ValueError(f"{self.name}: the prompt '{prompt}' must have {{}} as a word of its own")
+        if self.classifier is not None:
+            from harness.diffusion.small.networks import CLASSES
+
+            if self.classifier not in CLASSES:
+                hint = nearest(self.classifier, [*CLASSES])
+                raise ValueError(f"{self.name}: the concept classifier has no head '{self.classifier}'; {hint}")
+            if self.name not in CLASSES[self.classifier]:
+                hint = nearest(self.name, [*CLASSES[self.classifier]])
+                raise ValueError(
+                    f"the concept classifier's head '{self.classifier}' does not know '{self.name}'; {hint} (leave "
+                    "`classifier` out for a concept of your own)"
+                )
+        return self
+
+    def named_in(self, text: str) -> bool:
+        """Whether `text` names the concept, by its words (see `harness.diffusion.captions.names`)."""
+        return captions.names(text, self.words)
+
+    def is_one_of(self, concepts: Iterable[Concept]) -> bool:
+        """Whether the concept is one of `concepts`: unless one is a subject, concepts with the same words are one (see
+        `harness.diffusion.captions.same`)."""
+        return any(
+            self == other or ("subject" not in (self.kind, other.kind) and captions.same(self.words, other.words))
+            for other in concepts
+        )
 
     def prompted(self, word: str | None = None) -> str:
         """The prompt of the concept.
@@ -75,20 +124,27 @@ class Concept(FrozenModel):
                 f"{self.name} is a subject, which no base model knows by name: attack it with an attacker that trains "
                 "a word"
             )
-        return self.prompt.format(self.words if word is None else word)
+        return fill(self.prompt, self.words if word is None else word)
 
 
 class ConceptFile(FrozenModel):
     """A concept file; every field of every concept is written out."""
 
-    format: int
+    format: int = Field(ge=FORMAT, le=FORMAT)
     title: str = ""
     concepts: dict[str, Concept]
     groups: dict[str, list[list[str]]] = Field(
         {}, description="named lists of groups; suites use fixed groups so that their results can be compared"
     )
-    keep: list[str] = Field([], description="further concept files, whose concepts an erasure must keep")
-    captions: str | None = Field(None, description="text file of captions that a defense retains, one per line")
+    keep: list[str] = Field(
+        [],
+        description="further files, whose concepts an erasure must keep, but for concepts with a target's words",
+    )
+    captions: str | None = Field(
+        None,
+        description="file of captions that a defense retains: a text file with one a line, or a table (.csv, .tsv, "
+        ".jsonl) with a column caption, text or prompt",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -98,12 +154,20 @@ class ConceptFile(FrozenModel):
             raise ValueError("a concept file is a mapping with format, kind, prompt and concepts")
         own = {name: value for name, value in content.items() if name in cls.model_fields}
         shared = {name: value for name, value in content.items() if name not in cls.model_fields}
-        concepts = {name: {"name": name, **shared, **(fields or {})} for name, fields in content["concepts"].items()}
+        for name in set(shared) - set(Concept.model_fields):
+            raise ValueError(f"unknown key '{name}'; {nearest(name, [*cls.model_fields, *Concept.model_fields])}")
+        concepts = {}
+        for name, fields in content["concepts"].items():
+            if not isinstance(fields, dict | None):
+                raise ValueError(f"concepts.{name}: must be a mapping or empty (got {fields!r:.80})")
+            concepts[name] = {"name": name, **shared, **(fields or {})}
         return {**own, "concepts": concepts}
 
     @model_validator(mode="after")
     def _complete(self) -> ConceptFile:
         for concept in self.concepts.values():
+            if concept.images and set("{}") & set(fill(concept.images, "")):
+                raise ValueError(f"{concept.name}: images may hold {{}}, for the concept's name, but no other brace")
             if concept.kind == "subject" and not (concept.class_word and concept.images):
                 raise ValueError(f"{concept.name}: a subject needs a class_word and a folder of images")
         for name, groups in self.groups.items():
@@ -112,11 +176,13 @@ class ConceptFile(FrozenModel):
         return self
 
     def pick(self, names: Sequence[str], where: str) -> list[Concept]:
-        """The concepts called `names`; raises `ValueError` with the nearest names for an unknown one. where: place to
-        name in the error."""
+        """The concepts called `names`; raises `ValueError` for a name given twice, and with the nearest names
+        for an unknown one. where: place to name in the error."""
         for name in names:
             if name not in self.concepts:
                 raise ValueError(f"{where} has the unknown concept '{name}'; {nearest(name, list(self.concepts))}")
+            if names.count(name) > 1:
+                raise ValueError(f"{where} has the concept '{name}' twice")
         return [self.concepts[name] for name in names]
 
 
@@ -124,11 +190,8 @@ def read(path: Path) -> ConceptFile:
     """Read the concept file `path`; its paths become absolute. Raises `UsageError` for a missing or invalid file."""
     if not path.is_file():
         raise UsageError(f"concept file {path} does not exist")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    version = content.get("format") if isinstance(content, dict) else None
+    content = strict_yaml.read(path)
+    version = content.value.get("format") if isinstance(content.value, dict) else None
     if isinstance(version, int) and version > FORMAT:
         raise UsageError(f"{path} has concept format {version}; this harness reads {FORMAT}: upgrade immunebench")
     if version == 1:
@@ -137,33 +200,27 @@ def read(path: Path) -> ConceptFile:
             "`subject`, `classifier` for `judge`, and `subject` for `persona`"
         )
     try:
-        file = ConceptFile.model_validate(content)
+        file = ConceptFile.model_validate(content.value)
     except ValidationError as error:
-        raise UsageError(f"{path}: {describe(error)}") from None
+        raise UsageError(f"{path}: {describe(error, content.line)}") from None
     concepts = {
-        name: concept.model_copy(update={"images": str(path.parent / concept.images.format(name))})
+        name: concept.model_copy(update={"images": str(user_path(fill(concept.images, name), path.parent))})
         if concept.images
         else concept
         for name, concept in file.concepts.items()
     }
     absolute = {
         "concepts": concepts,
-        "keep": [str(path.parent / other) for other in file.keep],
-        "captions": str(path.parent / file.captions) if file.captions else None,
+        "keep": [str(user_path(other, path.parent)) for other in file.keep],
+        "captions": str(user_path(file.captions, path.parent)) if file.captions else None,
     }
+    for one, other in combinations([concept for concept in concepts.values() if concept.images], 2):
+        if Path(str(one.images)).resolve() == Path(str(other.images)).resolve():
+            raise UsageError(
+                f"{path}: {one.name} and {other.name} have one folder of pictures, {one.images}: give each its own, "
+                "for example by {}, which stands for the concept's name"
+            )
     return file.model_copy(update=absolute)
-
-
-def read_captions(path: str | None) -> tuple[str, ...]:
-    """The captions in the text file `path`, without empty lines and comments (#); none if `path` is None. Raises
-    `UsageError` if the file cannot be read."""
-    if path is None:
-        return ()
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the captions {path}: {error}") from None
-    return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
 
 
 class Group(FrozenModel):
@@ -174,7 +231,9 @@ class Group(FrozenModel):
     checkpointing: bool = Field(False, description=CHECKPOINTING)
     targets: tuple[Concept, ...]
     others: tuple[Concept, ...] = Field(description="benign concepts, which are attacked too")
-    kept: tuple[Concept, ...] = Field(description="all other concepts of the files, which an erasure must keep")
+    kept: tuple[Concept, ...] = Field(
+        description="all other concepts of the files, which an erasure must keep; none has a target's words"
+    )
     captions: tuple[str, ...] = Field((), description="all captions of the concept file")
 
     @property
@@ -186,8 +245,8 @@ class Group(FrozenModel):
     def known_captions(self) -> list[int]:
         """Indices of the captions that a defense receives: those that name no target, no benign concept and no held-out
         concept."""
-        hidden = [concept.words.lower() for concept in (*self.targets, *self.others, *self.bystanders["heldout"])]
-        return [i for i, caption in enumerate(self.captions) if not any(words in caption.lower() for words in hidden)]
+        hidden = [*self.targets, *self.others, *self.bystanders["heldout"]]
+        return [i for i, caption in enumerate(self.captions) if not any(other.named_in(caption) for other in hidden)]
 
     @property
     def bystanders(self) -> dict[str, list[Concept]]:
@@ -216,11 +275,14 @@ class GroupBlock(FrozenModel):
     @model_validator(mode="after")
     def _readable(self, info: ValidationInfo) -> GroupBlock:
         folder = (info.context or {}).get("folder", Path())
-        object.__setattr__(self, "concepts", str((folder / self.concepts).resolve()))
+        object.__setattr__(self, "base", expanded(self.base))
+        object.__setattr__(self, "concepts", str(user_path(self.concepts, folder).resolve()))
         try:
-            self.expand()
+            groups = self.expand()
         except UsageError as error:
             raise ValueError(str(error)) from None
+        for group in groups:
+            _check_pictures(group)
         return self
 
     def expand(self) -> list[Group]:
@@ -236,15 +298,38 @@ class GroupBlock(FrozenModel):
         targets = file.pick(names, f"group {'+'.join(names)}")
         order = list(file.concepts.values())
         after = order.index(targets[-1]) + 1
-        rest = [concept for concept in order[after:] + order[:after] if concept not in targets]
+        rest = [concept for concept in order[after:] + order[:after] if not concept.is_one_of(targets)]
         if len(rest) < self.others:
             raise ValueError(f"group {'+'.join(names)} leaves {len(rest)} benign concepts of {self.others}")
+        for concept in targets:
+            if concept.kind != "subject" and not concept.class_prompt:
+                raise ValueError(f"{concept.name}: a target needs a class_prompt, whose meaning replaces it")
+        kept = list(rest)
+        for concept in further:
+            known = [*targets, *kept]
+            if not concept.is_one_of(known):
+                if concept.name in [other.name for other in known]:
+                    raise ValueError(f"two concepts of its files are called '{concept.name}': rename one")
+                kept.append(concept)
         return Group(
             base=self.base,
             precision=self.precision,
             checkpointing=self.checkpointing,
             targets=tuple(targets),
             others=tuple(rest[: self.others]),
-            kept=(*rest, *further),
-            captions=read_captions(file.captions),
+            kept=tuple(kept),
+            captions=captions.read(file.captions),
         )
+
+
+def _check_pictures(group: Group) -> None:
+    """Raise `ValueError` if a folder has no pictures, or if two concepts have the same pictures."""
+    owners: dict[str | None, str] = {}
+    for concept in (*group.targets, *group.others):
+        if concept.images is None:
+            continue
+        if not picture_files(concept.images):
+            raise ValueError(f"{concept.name}: {no_pictures(concept.images)}")
+        other = owners.setdefault(folder_digest(concept.images), concept.name)
+        if other != concept.name:
+            raise ValueError(f"the folders of {other} and {concept.name} have the same pictures")

@@ -16,6 +16,8 @@ from harness.diffusion.model import Batch, Images, TextToImage
 from harness.errors import PluginError, RunError
 from harness.stage import seed_of
 
+_NO_CLASS = "prior preservation needs the class_prompt of {}: add it to the concept file"
+
 
 @dataclass(frozen=True)
 class ConceptData:
@@ -48,8 +50,11 @@ class ConceptData:
 
         flip: mirror half of the pictures. prior: number of class pictures for prior preservation (Ruiz et al., 2023,
         Eq. 2), at most all; each batch then also has `rows` of these. 0: none. prior_weight: weight of their loss.
-        Raises `PluginError` if there are no class pictures to take.
+        Raises `RunError` for a prior of a concept without a class prompt, and `PluginError` if there are no class
+        pictures to take.
         """
+        if prior and not self.concept.class_prompt:
+            raise RunError(_NO_CLASS.format(self.concept.name))
         pool = [self.model.encode(self.images)]
         if flip:
             pool.append(self.model.encode(self.images[:, :, ::-1]))
@@ -109,15 +114,21 @@ class Targets(Sequence[ConceptData]):
         """Yield batches of `rows` captions with their pictures, without end; raises `RunError` if there are no
         captions."""
         if not self.captions:
-            raise RunError("this concept file has no captions to retain; add `captions: FILE`, one caption per line")
+            raise RunError(
+                "no captions are left to retain; add `captions: FILE` to the concept file, with some that name no "
+                "target, no benign and no held-out concept"
+            )
         return self._batches(self.captions, self.pictures, rows)
 
     def classes(self, pictures: int, rows: int) -> Iterator[Batch]:
         """Yield batches of the targets' class prompts for prior preservation (Ruiz et al., 2023), without end.
 
         pictures: number of class pictures of all class prompts together, at most all. rows: pictures of a batch. Raises
-        `PluginError` if there are no class pictures to take.
+        `RunError` if a target has no class prompt, and `PluginError` if there are no class pictures to take.
         """
+        for data in self.concepts:
+            if not data.concept.class_prompt:
+                raise RunError(_NO_CLASS.format(data.concept.name))
         by_prompt = {data.concept.class_prompt: data for data in self.concepts}
         each = -(-pictures // len(by_prompt))
         drawn = {prompt: data.first_class_pictures(each) for prompt, data in by_prompt.items()}

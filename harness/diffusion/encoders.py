@@ -94,19 +94,38 @@ def _device_of(network: nn.Module) -> torch.device:
 @cache
 def load(name: str, path: str | None = None, digest: str | None = None) -> Any:
     """The network of the encoder `name`, for pixels in [−1, 1]; a process loads it once. path, digest: as for
-    `encoder`."""
+    `encoder`. A failure is remembered until `retry` is called, so that not every job tries a download."""
     if name not in _LOADERS:
         raise UsageError(f"unknown encoder '{name}'; {nearest(name, list(_LOADERS))}")
     if path is not None and not Path(path).exists():
         raise RunError(f"encoder '{name}': {path} does not exist")
-    try:
-        return _LOADERS[name](path)
-    except (OSError, RuntimeError, ValueError, ImportError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise RunError(
-            f"cannot load encoder '{name}' ({first:.160}); give a local file of its weights with "
-            f"`encoders: {{{name}: FILE}}`, or use contrastive, classifier or efficientnet_lite0, which need no network"
-        ) from None
+    if (name, path, digest) not in _failures:
+        try:
+            return _LOADERS[name](path)
+        except Exception as error:  # the libraries that read files of weights raise errors of many classes
+            _failures[name, path, digest] = _reason(name, path, error)
+    raise RunError(_failures[name, path, digest])
+
+
+_failures: dict[tuple[str, str | None, str | None], str] = {}
+
+
+def retry() -> None:
+    """Forget which encoders could not be loaded, so that `load` tries them again."""
+    _failures.clear()
+
+
+def _reason(name: str, path: str | None, error: Exception) -> str:
+    """Why an encoder could not be loaded, and what to do."""
+    if isinstance(error, RunError):
+        return str(error)
+    if path is not None:
+        return f"cannot load encoder '{name}': {path} has no weights of it ({type(error).__name__})"
+    first = str(error).strip().split("\n")[0]
+    return (
+        f"cannot load encoder '{name}' ({first:.160}); give a local file of its weights with "
+        f"`encoders: {{{name}: FILE}}`, or use contrastive, classifier or efficientnet_lite0, which need no network"
+    )
 
 
 def _clip(path: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -179,7 +198,6 @@ _LOADERS: Mapping[str, Callable[[str | None], Any]] = {
     "classifier": _classifier,
     "efficientnet_lite0": _efficientnet_lite0,
 }
-NAMES = tuple(_LOADERS)
 
 
 def recognised(images: Images, head: str, name: str, classifier: Any = None) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -1,8 +1,13 @@
-"""Folders of pictures: listing, hashing and reading them."""
+"""Folders of pictures: listing, hashing and reading them.
+
+The pictures of a folder are its regular files with one of `SUFFIXES`, but those whose names begin with a dot.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +17,37 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from harness.errors import RunError
 from harness.store import file_digest
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 LARGEST = 8192
 """Largest side of a picture, in pixels; larger pictures are refused."""
 
 
 def picture_files(folder: str) -> list[Path]:
     """The picture files in `folder`, ordered by name."""
-    return sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in Path(folder).glob("*") if _other(path) is None)
+
+
+def left_out(folder: str) -> dict[str, int]:
+    """How many entries of `folder` are not among its pictures, by kind: a suffix, hidden, folder or other."""
+    return dict(sorted(Counter(kind for path in Path(folder).glob("*") if (kind := _other(path))).items()))
+
+
+def _other(path: Path) -> str | None:
+    """The kind of an entry that is no picture; None for a picture."""
+    if path.name.startswith("."):  # macOS writes ._a.png beside a.png
+        return "hidden"
+    if not path.is_file():
+        return "folder" if path.is_dir() else "other"
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        return None
+    return suffix if re.fullmatch(r"\.\w+", suffix) else "other"
+
+
+def no_pictures(folder: str) -> str:
+    """The error message for a `folder` without pictures."""
+    others = ", ".join(f"{count} {kind}" for kind, count in left_out(folder).items())
+    return f"no pictures in {folder}{f', only {others}' if others else ''}; put some there ({' '.join(SUFFIXES)})"
 
 
 def folder_digest(folder: str) -> str | None:
@@ -41,7 +69,7 @@ def read_images(folder: str, size: int) -> npt.NDArray[np.uint8]:
     """
     files = picture_files(folder)
     if not files:
-        raise RunError(f"no pictures in {folder}; put some there ({' '.join(SUFFIXES)})")
+        raise RunError(no_pictures(folder))
     return np.stack([_read(path, size) for path in files])
 
 

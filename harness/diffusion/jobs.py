@@ -28,7 +28,6 @@ from harness.diffusion.stages import (
     Pictures,
     ReadPictures,
 )
-from harness.errors import UsageError
 from harness.plugin import PluginSpec
 from harness.stage import Stage, digest
 from harness.track import Repetition
@@ -115,19 +114,12 @@ class Jobs:
         self, plugin: PluginSpec, concepts: Sequence[Concept], *budget: int
     ) -> tuple[ClassPictures, ...]:
         """The jobs of the class pictures that `plugin` asks for, one for each class prompt of `concepts`; none if its
-        code is not available here. budget: an attacker's number of steps. Raises `UsageError` for a concept without a
-        class prompt."""
+        code is not available here. budget: an attacker's number of steps."""
         built = plugin.build() if plugin.module else None
         count = built.class_images(*budget) if isinstance(built, DiffusionDefense | DiffusionAttacker) else 0
-        if not count:
+        prompts = dict.fromkeys(concept.class_prompt for concept in concepts if concept.class_prompt)
+        if not (count and prompts):
             return ()
-        for concept in concepts:
-            if not concept.class_prompt:
-                raise UsageError(
-                    f"{plugin.kind} '{plugin.name}' trains on pictures of the class of {concept.name}, which has no "
-                    "class_prompt: add one to its concept file, e.g. a photo of a dog, or switch them off"
-                )
-        prompts = dict.fromkeys(concept.class_prompt for concept in concepts)
         each = -(-count // len(prompts))
         return tuple(
             ClassPictures(**self._sampling, prompt=prompt, count=each, erased=self.erased) for prompt in prompts

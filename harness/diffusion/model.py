@@ -358,7 +358,8 @@ def layout_fault(base: str) -> str | None:
 def _config(base: str, name: str) -> dict[str, Any] | None:
     """The content of a JSON file of a base model; None if it cannot be read on this machine."""
     try:
-        content = json.loads(Path(str(cached_file(locate(base), name, local_files_only=True))).read_text())
+        path = Path(str(cached_file(locate(base), name, local_files_only=True)))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

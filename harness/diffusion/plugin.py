@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,6 +20,12 @@ class DiffusionDefense(Defense):
     """Immunizes a text-to-image model."""
 
     track: ClassVar[str] = "diffusion"
+
+    @property
+    def needs(self) -> Sequence[str]:
+        """What the concept file must give for the targets, with the plugin's settings: `class_prompt`, `class_word` or
+        `captions`. A suite whose concepts lack it is refused. By default nothing."""
+        return ()
 
     def immunize(self, model: TextToImage, targets: Targets) -> Iterator[Any]:
         """Change the U-Net of `model` in place so that the concepts in `targets` are hard to learn. Yield the loss
@@ -40,6 +46,12 @@ class DiffusionAttacker(Attacker):
     """
 
     track: ClassVar[str] = "diffusion"
+
+    @property
+    def needs(self) -> Sequence[str]:
+        """What the concept file must give for each attacked concept, with the plugin's settings: `class_prompt` or
+        `class_word`. A suite whose concepts lack it is refused. By default nothing."""
+        return ()
 
     def prompt(self, concept: Concept) -> str:
         """The prompt for training and for drawing pictures afterwards; by default that of `concept` with its own

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from harness.errors import nearest
+from harness.files import expanded, user_path
 from harness.labels import FrozenModel
 from harness.track import Protocol
 
+ENCODERS = ("clip", "dino", "lpips", "contrastive", "classifier", "efficientnet_lite0")
+"""Names of the encoders (see `harness.diffusion.encoders`)."""
 ENCODER_TITLES = {"clip": "C", "dino": "D", "lpips": "L"}
 """The papers' names of these encoders; other encoders keep their own names in tables."""
 
@@ -65,7 +70,8 @@ class DiffusionProtocol(Protocol):
     erasure: Erasure = Erasure()
     encoders: dict[str, str | None] = Field(
         {"contrastive": None, "classifier": None, "efficientnet_lite0": None},
-        description="encoders by name, each with the path of local weights; null: the default weights",
+        description="encoders by name, each with the path of local weights, relative to the suite file; null: the "
+        "default weights",
     )
     save_attacked: bool = Field(False, description="whether to save attacked models, in a format that diffusers loads")
 
@@ -73,6 +79,22 @@ class DiffusionProtocol(Protocol):
     @classmethod
     def _without_paths(cls, encoders: Any) -> Any:
         return dict.fromkeys(encoders) if isinstance(encoders, list) else encoders
+
+    @field_validator("encoders")
+    @classmethod
+    def _known(cls, encoders: dict[str, str | None], info: ValidationInfo) -> dict[str, str | None]:
+        """Refuse unknown names and, in a suite file, files that do not exist; its paths become absolute."""
+        for name in encoders:
+            if name not in ENCODERS:
+                raise ValueError(f"unknown encoder '{name}'; {nearest(name, list(ENCODERS))}")
+        if not info.context:
+            return {name: path and expanded(path) for name, path in encoders.items()}
+        folder = info.context["folder"]
+        files = {name: path and str(user_path(path, folder).resolve()) for name, path in encoders.items()}
+        for name, file in files.items():
+            if file and not Path(file).is_file():
+                raise ValueError(f"the weights of '{name}', {file}, do not exist")
+        return files
 
     @model_validator(mode="after")
     def _something_to_measure(self) -> DiffusionProtocol:

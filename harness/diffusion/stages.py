@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from harness.diffusion import encoders
-from harness.diffusion.concepts import Concept
+from harness.diffusion.concepts import Concept, fill
 from harness.diffusion.data import ConceptData, Targets
 from harness.diffusion.erase import erase
 from harness.diffusion.image_folder import folder_digest, read_images
@@ -176,7 +176,7 @@ class Captions(SamplingStage, version=1):
         save_images(out, images)
 
 
-class Erase(SamplingStage, version=1):
+class Erase(SamplingStage, version=2):
     """Erase concepts from the base model (see `harness.diffusion.erase`) and check that it still draws the others."""
 
     targets: tuple[Concept, ...]
@@ -187,12 +187,16 @@ class Erase(SamplingStage, version=1):
         """Save the erased base model's weights; raises `RunError` if its retention of the kept concepts is lower than
         `erasure.gate` allows."""
         edits = [
-            (prompt.format(concept.words), concept.words, anchor)
+            (fill(prompt, concept.words), concept.words, anchor)
             for concept in self.targets
             for prompt, anchor in {concept.prompt: concept.class_prompt, **concept.erase}.items()
         ]
-        prompts = [(prompt.format(c.words), c.words) for c in self.kept for prompt in (c.prompt, *c.erase)]
-        keep = [(prompt, words) for prompt, words in prompts if not any(c.words in prompt for c in self.targets)]
+        prompts = [(prompt, concept.words) for concept in self.kept for prompt in (concept.prompt, *concept.erase)]
+        keep = [
+            (fill(prompt, words), words)
+            for prompt, words in prompts
+            if not any(target.named_in(prompt) for target in self.targets)
+        ]
         model = self.load()
         known = [concept for concept in self.kept if concept.classifier]
         before = self._success(model, known)

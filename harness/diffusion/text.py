@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from harness.diffusion.model import TextToImage
@@ -17,23 +15,33 @@ def token_rows(model: TextToImage, prompt: str) -> torch.Tensor:
     return model.text([prompt])[0, 1 : len(numbers)].double()
 
 
-def subject_rows(model: TextToImage, prompt: str, subject: str = "", padding: bool = True) -> torch.Tensor:
-    """Text embeddings (rows, width), float64, of a prompt from the last token of some of its words to the end.
+def word_rows(model: TextToImage, prompt: str, words: str) -> torch.Tensor:
+    """Text embeddings (rows, width), float64, of `prompt` from the first token of some of its words to the end token.
 
-    model: its text encoder computes the embeddings. prompt: the prompt. subject: the words; empty: the prompt's last
-    token. padding: whether to include the padding after the end token. Raises `RunError` if the prompt does not contain
-    the words.
+    model: its text encoder computes the embeddings. prompt: the prompt. words: the words; empty: the prompt's last
+    token. Raises `RunError` if the prompt does not contain the words.
     """
-    numbers, words = model.tokenizer([prompt, subject]).input_ids
-    last = _last(numbers[1:-1], words[1:-1] or numbers[-2:-1])
-    if last is None:
-        raise RunError(f"the prompt '{prompt}' does not contain the words '{subject}'")
-    return model.text([prompt])[0, 1 + last : None if padding else len(numbers)].double()
+    first, _ = _place(model, prompt, words)
+    return token_rows(model, prompt)[first - 1 :]
 
 
-def _last(tokens: Sequence[int], subject: Sequence[int]) -> int | None:
-    """Index of the last token of the last occurrence of `subject` in `tokens`; None if there is none."""
-    for end in range(len(tokens), len(subject) - 1, -1):
-        if list(tokens[end - len(subject) : end]) == list(subject):
-            return end - 1
-    return None
+def edit_rows(model: TextToImage, prompt: str, words: str = "") -> torch.Tensor:
+    """Text embeddings (rows, width), float64, of `prompt` from the last token of some of its words to the end of the
+    padding: the rows that UCE edits.
+
+    model: its text encoder computes the embeddings. prompt: the prompt. words: the words; empty: the prompt's last
+    token. Raises `RunError` if the prompt does not contain the words.
+    """
+    _, last = _place(model, prompt, words)
+    return model.text([prompt])[0, last:].double()
+
+
+def _place(model: TextToImage, prompt: str, words: str) -> tuple[int, int]:
+    """Indices of the first and the last token of the last occurrence of `words` in `prompt`; without words, of the
+    prompt's last token."""
+    whole, part = ([*numbers[:-1]] for numbers in model.tokenizer([prompt, words]).input_ids)
+    part = part[1:] or whole[-1:]
+    for end in range(len(whole), len(part) - 1, -1):
+        if whole[end - len(part) : end] == part:
+            return end - len(part), end - 1
+    raise RunError(f"the prompt '{prompt}' does not contain the words '{words}'")

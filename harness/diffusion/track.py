@@ -6,13 +6,15 @@ Source of the protocol and most metrics: MIMA, "Multi-concept Model Immunization
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.diffusion.concepts import Group, GroupBlock
+from harness.diffusion.concepts import Concept, Group, GroupBlock
+from harness.diffusion.image_folder import left_out, picture_files
 from harness.diffusion.protocol import DiffusionProtocol
-from harness.plugin import PluginSpec
+from harness.errors import UsageError
+from harness.plugin import Plugin, PluginSpec
 from harness.ranking import Ranking
 from harness.stage import Stage
 from harness.track import Protocol, Repetition, Track
@@ -40,11 +42,23 @@ class DiffusionTrack(Track):
     def __init__(self) -> None:
         self._last: Jobs | None = None
 
+    def check(self, tasks: Sequence[Group], protocol: DiffusionProtocol, rows: Mapping[str, Plugin]) -> Sequence[str]:
+        """Check that the concepts have what each plugin, or a plugin that it runs, `needs`. Returns the number of
+        training pictures of each concept, and what their folders hold besides."""
+        for row, plugin in rows.items():
+            needs = {need for part in (plugin, *(spec.build() for spec in plugin.uses())) for need in _needs(part)}
+            for group in tasks:
+                _check_needs(row, needs, group, group.targets if plugin.kind == "defense" else _attacked(group))
+        return list(_pictures(tasks, protocol.training_images))
+
     def _jobs(self, repetition: Repetition) -> Jobs:
         """The jobs of `repetition`, cached: the engine asks for all jobs of a repetition before those of the next."""
+        from harness.diffusion import encoders
         from harness.diffusion.jobs import Jobs
         from harness.diffusion.located import Files
 
+        if self._last is None:  # a new plan
+            encoders.retry()
         if self._last is None or self._last.repetition is not repetition:
             self._last = Jobs(repetition, self._last.files if self._last else Files())
         return self._last
@@ -117,3 +131,41 @@ class DiffusionTrack(Track):
         from harness.diffusion import plots
 
         return plots.plots(records, out)
+
+
+def _attacked(group: Group) -> tuple[Concept, ...]:
+    return (*group.targets, *group.others)
+
+
+def _needs(plugin: Plugin) -> Sequence[str]:
+    return getattr(plugin, "needs", ())  # a defense of any track has none
+
+
+def _check_needs(row: str, needs: Iterable[str], group: Group, concepts: Sequence[Concept]) -> None:
+    """Raise `UsageError` if the plugin of a row needs what the group or one of its `concepts` lacks."""
+    for need in sorted(needs):
+        if need == "captions":
+            if not group.captions:
+                raise UsageError(f"{row} needs captions: add `captions: FILE` to the concept file")
+            if not group.known_captions:
+                raise UsageError(
+                    f"{row} needs captions, but all of them name a target, a benign or a held-out concept: add others"
+                )
+        else:
+            for concept in concepts:
+                if not getattr(concept, need):
+                    raise UsageError(f"{row} needs the {need} of {concept.name}: add it to the concept file")
+
+
+def _pictures(tasks: Iterable[Group], drawn: int) -> Iterator[str]:
+    """Lines about the training pictures. drawn: the number for a concept whose pictures the base model draws."""
+    concepts = {concept.name: concept for group in tasks for concept in _attacked(group)}
+    numbers = {name: len(picture_files(concept.images)) for name, concept in concepts.items() if concept.images}
+    texts = [f"{name} {number}" for name, number in numbers.items()]
+    if len(numbers) < len(concepts):
+        texts.append(f"{'each other' if numbers else 'each'} concept {drawn}, drawn by the base model")
+    yield f"training pictures: {', '.join(texts)}"
+    for name in numbers:
+        if others := left_out(str(concepts[name].images)):
+            kinds = ", ".join(f"{count} {kind}" for kind, count in others.items())
+            yield f"the folder of {name} holds more than the pictures that are used: {kinds}"

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from harness.errors import UsageError, nearest
+from harness.files import check_file, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 """`TRACK_KIND.py` for each track and kind of plugin, and the files of a package. `plugin_name`, `plugin-name`,
@@ -17,7 +18,7 @@ def write(kind: str, name: str, track: str, folder: Path, *, package: bool = Fal
     """Write a working plugin into `folder`; returns the file NAME.py or, for a `package`, the folder NAME.
 
     kind: attacker, defense or metric. attacked: of a metric, measure the attacked model. Raises `UsageError` for a name
-    that is no identifier in small letters, for a track without a template, and if the path exists.
+    that is no identifier in small letters, for a track without a template, and if the path exists or cannot be written.
     """
     if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise UsageError(f"'{name}' cannot be a plugin's name: use small letters, digits and _, with a letter first")
@@ -34,8 +35,7 @@ def write(kind: str, name: str, track: str, folder: Path, *, package: bool = Fal
     if package:
         files |= {path / "pyproject.toml": "pyproject.txt", path / "tests" / f"test_{name}.py": "test.txt"}
     for file, source in files.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(_fill((TEMPLATES / source).read_text(encoding="utf-8"), name, kind), encoding="utf-8")
+        write_text(check_file(file), _fill((TEMPLATES / source).read_text(encoding="utf-8"), name, kind))
     return path
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.leaderboard import flags, long_form, plots, published, scores, section
+from harness import published
+from harness.files import write_text
+from harness.leaderboard import flags, long_form, plots, scores, section
 from harness.leaderboard.flags import Raised, flags_of_rows
 from harness.leaderboard.latex import latex
 from harness.leaderboard.markdown import markdown
@@ -155,13 +157,13 @@ def _narrowing(suite: Suite) -> list[str]:
     ]
 
 
-def write(board: Board, out: Path, sheets: Sequence[Path] = ()) -> None:
+def write(board: Board, out: Path, sheets: Sequence[Path] = (), at: Path | None = None) -> None:
     """Write the Markdown, LaTeX, CSV files and plots into the folder `out`. sheets: contact sheets, which the Markdown
-    links to where they lie."""
+    links to where they lie. at: the folder into which the files are moved; None: they stay in `out`."""
     out.mkdir(parents=True, exist_ok=True)
     drawn = [path.name for path in draw(board, out)]
-    for name, text in texts(board, [*drawn, *links(sheets, out)]).items():
-        (out / name).write_text(text, encoding="utf-8")
+    for name, text in texts(board, [*drawn, *links(sheets, at or out)]).items():
+        write_text(out / name, text)
 
 
 def texts(board: Board, pictures: Sequence[str]) -> dict[str, str]:

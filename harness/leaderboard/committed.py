@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from harness.files import check_folder, swapped
 from harness.leaderboard import boards
 from harness.submission import merge
 from harness.submission.tier import submission_files
@@ -19,14 +20,14 @@ FORMER = (".html", ".svg")
 
 
 def rebuild(submissions: Path, out: Path) -> Iterator[Path]:
-    """Write a board into `out` for each folder below `submissions` that holds submissions, in place of what lies
-    there. Yields the boards' folders."""
+    """Write a board into `out` for each folder below `submissions` that holds submissions, in place of the files with
+    the suffixes of boards there. Yields the boards' folders. Raises `UsageError` if a folder cannot be written."""
     for folder, files in _folders(submissions):
+        place = check_folder(out / folder.name)
         loaded = merge.load(files)
-        for path in _files(out / folder.name):
-            path.unlink()
-        boards.write(boards.make(loaded.records), out / folder.name, loaded.pictures)
-        yield out / folder.name
+        with swapped(place, [path.name for path in _files(place)]) as new:
+            boards.write(boards.make(loaded.records), new, loaded.pictures, place)
+        yield place
 
 
 def stale(submissions: Path, out: Path) -> Iterator[str]:

@@ -48,7 +48,7 @@ def make(
         tables.append((with_row_names(with_failures(table, records, grid), grid), below))
     published = [f"published: {note}" for note in long["published_note"].dropna().unique()]
     title = f"{grid.name} (track {grid.track})"
-    return Section(title, tables, [*_changes(grid), *_calls(grid), *flag_lines, *published])
+    return Section(title, tables, [*grid.notes, *_changes(grid), *_calls(grid), *flag_lines, *published])
 
 
 def _value_tables(long: pd.DataFrame, grid: Grid, track: Track | None) -> Iterator[tuple[pd.DataFrame, str]]:

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from harness.leaderboard.scores import Cells
-from harness.leaderboard.stats import BOUNDS, LEVEL, Bools, holm, intervals, rank_intervals
+from harness.leaderboard.stats import BOUNDS, COMMON, LEVEL, Bools, common_component, holm, intervals, rank_intervals
 
 
 def comparisons(cells: Cells) -> pd.DataFrame:
@@ -17,11 +17,12 @@ def comparisons(cells: Cells) -> pd.DataFrame:
     first.
 
     Columns: the grid's place, `defense`, `other`. `difference`: of the mean values, or their ratio where the scale is
-    log, with intervals as in `stats.intervals`. `p`: of the paired t test over seeds; `p_holm`: corrected for the
-    grid's number of pairs. `superiority`: the effect size, the share of cells in which the first is better, ties
-    counting half (probability of superiority; Grissom & Kim, Effect Sizes for Research, 2005, ch. 5; paired here).
-    `n_cells`: cells that both have. `separated`: p_holm < .05 and a difference above the ranking's resolution; where
-    nothing is random in either defense, the latter alone.
+    log, with intervals as in `stats.intervals`. `p`: of the paired t test over the cells, for these tasks (see
+    `stats.seed_variance`); where nothing is random in either defense, over tasks; empty where there is one seed or one
+    such task, which are no evidence. `p_holm`: corrected for the grid's number of pairs. `superiority`: the effect
+    size, the share of cells in which the first is better, ties counting half (probability of superiority; Grissom &
+    Kim, Effect Sizes for Research, 2005, ch. 5; paired here). `n_cells`: cells that both have. `separated`: p_holm <
+    .05 and a difference above the ranking's resolution.
     """
     wide = cells.worst.unstack("defense").reindex(columns=cells.defenses)
     pairs = [_better_first(wide, a, b) for a, b in combinations(cells.defenses, 2)]
@@ -53,6 +54,8 @@ def _mean_differences(cells: Cells, differences: pd.DataFrame, exact: Bools) -> 
     """Mean differences of scores by pair, as `stats.intervals` returns them. exact: by pair, whether nothing is
     random."""
     unseeded = differences["pair"].map(dict(enumerate(exact))).astype(bool)
+    rows = cells.worst.unstack("defense").reindex(columns=cells.defenses).dropna(axis=1, how="all")
+    common = common_component(rows[[row for row in rows if row not in cells.exact]]) < COMMON
     means = intervals(
         differences["pair"],
         differences["task"],
@@ -60,19 +63,19 @@ def _mean_differences(cells: Cells, differences: pd.DataFrame, exact: Bools) -> 
         differences["score"],
         pd.Series(False, differences.index),
         cells.grid.members,
-        LEVEL,
-        cells.ranking.resolution,
+        resolution=cells.ranking.resolution,
+        common=common,
     )
     means.loc[exact[means.index.to_numpy(int)], ["ci_low", "ci_high", "se"]] = np.nan
     return means
 
 
 def _tests(cells: Cells, means: pd.DataFrame, exact: Bools) -> pd.DataFrame:
-    """`p` and `p_holm` by pair; of an exact pair p is 0 or 1, by the resolution."""
-    t = (means["value"] / means["se"]).abs()
-    p = pd.Series(2 * stats.t.sf(t, means["df"]), means.index)
-    apart = means["value"].abs() > cells.ranking.resolution
-    p[exact] = np.where(apart, 0.0, 1.0)[exact]
+    """`p` and `p_holm` by pair."""
+    rounding = cells.ranking.resolution**2 / 12 / len(cells.grid.members)
+    over_tasks = np.sqrt(means["tasks_se"].fillna(0) ** 2 + rounding)
+    se, df = means["se"].mask(exact, over_tasks), means["df"].mask(exact, means["tasks_df"])
+    p = pd.Series(2 * stats.t.sf((means["value"] / se).abs(), df), means.index)
     return pd.DataFrame({"p": p, "p_holm": holm(p.to_numpy(float))})
 
 
@@ -111,18 +114,17 @@ def standings(cells: Cells, compared: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ranks(cells: Cells, compared: pd.DataFrame) -> pd.DataFrame:
-    """The best and the worst rank of each defense by the separated pairs; empty if nothing is ranked."""
-    names = ["rank_low", "rank_high"]
-    if not cells.worst.notna().any():
-        return pd.DataFrame(index=cells.defenses, columns=names, dtype="Int64")
+    """The best and the worst rank of each defense by the separated pairs; empty for a defense of which no comparison
+    has a p-value."""
     places = {defense: i for i, defense in enumerate(cells.defenses)}
     better = np.zeros((len(places), len(places)), bool)
     separated = compared.loc[compared["separated"], ["defense", "other"]]
     for winner, loser in separated.itertuples(index=False):
         better[places[winner], places[loser]] = True
     low, high = rank_intervals(better)
+    tested = compared.loc[compared["p"].notna(), ["defense", "other"]] if "p" in compared else compared.iloc[:0]
     ranks: pd.DataFrame = pd.DataFrame({"rank_low": low, "rank_high": high}, cells.defenses).astype("Int64")
-    return ranks
+    return ranks.loc[ranks.index.isin(tested.to_numpy().ravel())].reindex(ranks.index)
 
 
 def _order(cells: Cells) -> pd.Index:

@@ -15,7 +15,10 @@ Floats = npt.NDArray[np.float64]
 LEVEL = 0.95
 """Confidence level of every interval on a board."""
 BOUNDS = ("ci_low", "ci_high", "tasks_low", "tasks_high")
-"""Columns of the two intervals: over seeds, and over seeds and tasks."""
+"""Columns of the two intervals: for other seeds on these tasks, and for other seeds and other tasks."""
+COMMON = 0.25
+"""p-value of `common_component` below which comparisons take a seed to move all tasks alike: a preliminary test at this
+level keeps the level of the main test (Bancroft, Biometrics 20, 1964)."""
 
 
 def intervals(
@@ -27,6 +30,7 @@ def intervals(
     members: Mapping[str, Sequence[str]] | None = None,
     level: float = LEVEL,
     resolution: float = 0.0,
+    common: bool = False,
 ) -> pd.DataFrame:
     """Means over tasks and seeds with Student's t intervals, for many groups of values at once.
 
@@ -35,35 +39,85 @@ def intervals(
     should be; values ≤ 0 then count as undefined). Within a seed the tasks are averaged first. members: by task, its
     digits or concepts (see `task_variance`). resolution: smallest step of a value, on the scale of averaging; the
     variance of rounding to it, resolution²/12 (Sheppard), is added, so that seeds that agree only because values are
-    coarse are not taken to be exact.
+    coarse are not taken to be exact. common: whether a seed moves all tasks alike (see `seed_variance`).
 
     Returns, indexed by group, `value` and two intervals. `ci_low`, `ci_high`: for other seeds on the same tasks; one
     seed, or seeds that do not differ, have none. `tasks_low`, `tasks_high`: for other seeds and other tasks of the
     kind; the two variances are added, and the degrees of freedom are Satterthwaite's (Biometrics Bulletin 2, 1946).
-    `se`, `df`: the standard error over seeds, on the scale of averaging, and its degrees of freedom.
+    `se`, `df`, and `tasks_se`, `tasks_df`: the standard errors on the scale of averaging, and their degrees of freedom.
     """
     scaled = values.astype(float).where(~log, logarithms(values))
-    by_seed = scaled.groupby([groups, seeds.fillna(0)]).mean().groupby(level=0).agg(["mean", "std", "count"])
-    mean, count, df = by_seed["mean"], by_seed["count"], by_seed["count"] - 1
-    spread = np.sqrt(by_seed["std"] ** 2 + resolution**2 / 12)
-    se = (spread / np.sqrt(count)).where(spread > 1e-12 * mean.abs())
-    result = pd.DataFrame({"value": mean, "se": se, "df": df})
-    half = {"ci": stats.t.ppf((1 + level) / 2, df) * se}
+    cells = scaled.groupby([groups, tasks, seeds.fillna(0)]).mean().dropna()
+    mean = cells.groupby(level=[0, 2]).mean().groupby(level=0).mean()
+    variance, df, rounded = seed_variance(cells, common)
+    se = (variance + rounded * resolution**2 / 12) ** 0.5
+    table = pd.DataFrame({"value": mean, "se": se.where(se > 1e-12 * mean.abs()), "df": df})
+    result = table.reindex(pd.Index(np.sort(groups.unique()), name=groups.name))
 
-    by_task = scaled.groupby([groups, tasks]).mean().unstack()
-    over_tasks, clusters = task_variance(by_task, members or {})
-    over_seeds = by_seed["std"] ** 2 / count  # none where nothing is random
-    over_seeds = over_seeds.mask(seeds.isna().groupby(groups).all() | (by_seed["std"] == 0), 0.0)
+    over_tasks, clusters = task_variance(cells.groupby(level=[0, 1]).mean().unstack(), members or {})
+    over_seeds = variance.mask(seeds.isna().groupby(groups).all() | (variance == 0), 0.0)
     both = over_tasks + over_seeds
+    result["tasks_se"] = both.where(both > 0) ** 0.5
     freedom = both**2 / (over_tasks**2 / (clusters - 1) + (over_seeds**2 / df).fillna(0))
-    half["tasks"] = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(both)
+    result["tasks_df"] = freedom.fillna(clusters - 1)
 
-    for kind, width in half.items():
+    for kind, prefix in {"ci": "", "tasks": "tasks_"}.items():
+        width = stats.t.ppf((1 + level) / 2, result[f"{prefix}df"]) * result[f"{prefix}se"]
         result[f"{kind}_low"], result[f"{kind}_high"] = mean - width, mean + width
     is_log = log.groupby(groups).first()
     on_scale = ["value", *BOUNDS]
     result.loc[is_log, on_scale] = np.exp(result.loc[is_log, on_scale])
     return result
+
+
+def seed_variance(cells: pd.Series, common: bool = False) -> tuple[pd.Series, pd.Series, pd.Series]:
+    """The variance of each group's mean when seeds are drawn anew and tasks stay.
+
+    cells: values by group, task and seed, none missing. common: whether a seed moves all tasks of a group alike.
+
+    A cell is its task's mean, plus a part that a seed has in common for all tasks, plus a residual. The draws of a cell
+    depend on its task and seed, so there is no common part by design, and the residuals of all cells estimate the
+    variance, with tasks × (seeds − 1) degrees of freedom. Its estimate by restricted maximum likelihood is kept in the
+    model nevertheless: where the mean square of seeds exceeds that of residuals, where `common` is set, and where a
+    task lacks a seed, the variance comes from the means of seeds alone, with seeds − 1 degrees of freedom (Searle,
+    Casella & McCulloch, Variance Components, 1992, ch. 4).
+
+    Returns, by group, the variance, its degrees of freedom, and the share of the variance of rounding that it gets.
+    """
+    by_task, by_seed = (cells.groupby(level=[0, level]) for level in (1, 2))
+    residuals = cells - by_task.transform("mean") - by_seed.transform("mean")
+    residuals += cells.groupby(level=0).transform("mean")
+    n_tasks, means = by_task.size().groupby(level=0).size(), by_seed.mean().groupby(level=0)
+    n_seeds, between = means.size(), n_tasks * means.var()
+    freedom = (n_tasks - 1) * (n_seeds - 1)
+    within = (residuals**2).groupby(level=0).sum() / freedom.where(freedom > 0)
+    complete = cells.groupby(level=0).size() == n_tasks * n_seeds
+    of_cells = complete & (between <= within) & (not common)
+    df = (n_seeds - 1).where(~of_cells, n_tasks * (n_seeds - 1))
+    pooled = (freedom * within + (n_seeds - 1) * between) / df
+    variance = between.where(~of_cells, pooled) / (n_tasks * n_seeds)
+    return variance, df, 1 / n_seeds / n_tasks.where(of_cells, 1)
+
+
+def common_component(cells: pd.DataFrame) -> float:
+    """The p-value of the hypothesis that no seed moves the differences of rows on all tasks alike: an F test of the
+    mean square of row × seed against that of row × task × seed.
+
+    cells: a row for each task and seed (index levels `task`, `seed`), a column for each compared row; cells that a
+    column lacks are left out. Returns NaN where nothing can be tested.
+    """
+    contrasts = cells.dropna().sub(cells.dropna().mean(axis=1), axis=0)
+    by_task, by_seed = (contrasts.groupby(level=level) for level in ("task", "seed"))
+    n_tasks, n_seeds, n_rows = by_task.ngroups, by_seed.ngroups, contrasts.shape[1]
+    if len(contrasts) < n_tasks * n_seeds or min(n_tasks, n_seeds, n_rows) < 2:
+        return float("nan")
+    seeds = by_seed.mean() - contrasts.mean()
+    residuals = contrasts - by_task.transform("mean") - by_seed.transform("mean") + contrasts.mean()
+    df = (n_rows - 1) * (n_seeds - 1), (n_rows - 1) * (n_seeds - 1) * (n_tasks - 1)
+    squares = n_tasks * float((seeds**2).to_numpy().sum()), float((residuals**2).to_numpy().sum())
+    if squares[1] <= 1e-24 * float((cells**2).sum().sum()):
+        return float("nan")
+    return float(stats.f.sf(squares[0] / df[0] / (squares[1] / df[1]), *df))
 
 
 def logarithms(values: pd.Series) -> pd.Series:

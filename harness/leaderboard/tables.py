@@ -13,7 +13,7 @@ from harness.records import Records
 from harness.suite import Grid
 
 CI = "[95 %]"
-"""How the title of a column ends whose values have intervals over seeds."""
+"""How the title of a column ends whose values have intervals for other seeds on these tasks."""
 WEAK = " (weak)"
 """Ends the title of an attacker that does not break the undefended model."""
 CHANGED = "*"
@@ -40,11 +40,14 @@ def value(cell: pd.DataFrame, metric: str, **coordinates: object) -> str:
     return number(pick(cell, metric, **coordinates).get("value"))
 
 
-def interval(row: Mapping[str, Any] | pd.Series) -> str:
-    """The value of a long-form row with its interval over seeds (`ci_low`, `ci_high`), as text."""
+def interval(row: Mapping[str, Any] | pd.Series, resolution: float = 0.0) -> str:
+    """The value of a long-form row with its interval for other seeds (`ci_low`, `ci_high`), as text. resolution: an
+    interval that is narrower than this cannot be known and is written as `< resolution`."""
     text = number(row.get("value"))
     if text and not pd.isna(row["ci_low"]) and row["ci_low"] < row["ci_high"]:
-        text += f" [{number(row['ci_low'])}, {number(row['ci_high'])}]"
+        width = row["ci_high"] - row["ci_low"]
+        ends = f"{number(row['ci_low'])}, {number(row['ci_high'])}"
+        text += f" [{ends}]" if width >= resolution else f" [< {number(resolution)}]"
     return text
 
 
@@ -129,7 +132,8 @@ def standings_table(cells: Cells, standings: pd.DataFrame, flags: Mapping[str, s
     what = cells.quantity.title
     headline = f"{'worst ' if cells.attacked else ''}{what} {CI}"
     table = pd.DataFrame({"rank": _ranks(standings), "defense": standings["defense"].to_numpy()}, dtype=object)
-    table[headline] = [interval(row) for _, row in rows.rename(columns={"worst": "value"}).iterrows()]
+    resolution = 0.0 if cells.log else cells.ranking.resolution
+    table[headline] = [interval(row, resolution) for _, row in rows.rename(columns={"worst": "value"}).iterrows()]
     if cells.attacked:
         table["by"] = standings["by"].to_numpy()
         table["mean"] = rows["mean"].map(number).to_numpy()
@@ -150,8 +154,9 @@ def _below(cells: Cells) -> str:
     )
     return (
         f"{cells.quantity.title}{f' ({where})' if where else ''}{attack if cells.attacked else ''}; a defender wants "
-        f"it {cells.ranking.better}. In brackets a 95 % t interval over seeds, on these tasks. A range of ranks holds "
-        "all that the paired comparisons (Holm, 5 %) leave open."
+        f"it {cells.ranking.better}. In brackets a 95 % t interval for other seeds on these tasks. A range of ranks "
+        "holds all that the paired comparisons (Holm, 5 %) leave open; without a second seed, or a second task where "
+        "nothing is random, there is no rank."
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from scipy.optimize import minimize
 
+from harness.errors import RunError
 from harness.probe.data import Score, Split
 from harness.probe.model import Loss, losses, losses_slope
 from harness.probe.spectrum import Spectrum
@@ -62,8 +63,11 @@ def optimum(train: Split, heldout: Split, loss: Loss, score: Score | None) -> Op
 
     train, heldout: features (rows, dim) and targets of the training and held-out rows. loss: squared or logistic.
     score: score on held-out rows; None where targets are constant. The squared loss is minimised in closed form. A
-    logistic loss may have no minimum; then w* is the point where L-BFGS on the whitened features stops.
+    logistic loss may have no minimum; then w* is the point where L-BFGS on the whitened features stops. Raises
+    `RunError` for a logistic loss on targets outside 0 … 1, on which it has no lower bound.
     """
+    if loss == "logistic" and not ((train.y >= 0) & (train.y <= 1)).all():
+        raise RunError("the logistic loss needs targets within 0 … 1: use the squared loss")
     left, singular, right = torch.linalg.svd(train.x, full_matrices=False)
     dim = train.x.shape[1]
     spectrum = Spectrum(singular, dim, len(train))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -13,6 +13,14 @@ Role = Literal["benign", "harmful"]
 ROLES: tuple[Role, ...] = ("benign", "harmful")
 Data = Literal["mnist5k", "mnist", "house_prices", "house_prices_openml"]
 Framing = Literal["single-class", "one-vs-rest"]
+Labels = Literal["classes", "real"]
+"""Kind of a data set's labels: classes 0 and 1, or real numbers."""
+LABELS: Mapping[Data, Labels] = {
+    "mnist5k": "classes",
+    "mnist": "classes",
+    "house_prices": "real",
+    "house_prices_openml": "real",
+}
 
 
 class Task(FrozenModel):
@@ -47,7 +55,7 @@ class TaskBlock(FrozenModel):
 
     @model_validator(mode="after")
     def _fields_fit_data(self) -> TaskBlock:
-        digits = self.data.startswith("mnist")
+        digits = LABELS[self.data] == "classes"
         if digits != (self.framing is not None) or digits != (self.pairs is not None):
             raise ValueError(f"{self.data} {'needs' if digits else 'takes no'} framing and pairs")
         for pair in self.pairs or [] if self.pairs != "all" else []:

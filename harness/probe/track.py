@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 import harness.track
-from harness.errors import RunError
-from harness.plugin import PluginSpec
-from harness.probe.tasks import ROLES, Role, Task, TaskBlock
+from harness.errors import RunError, UsageError
+from harness.plugin import Plugin, PluginSpec
+from harness.probe.tasks import LABELS, ROLES, Role, Task, TaskBlock
 from harness.ranking import Ranking
 from harness.track import Repetition, Track
 
@@ -38,6 +38,16 @@ class ProbeTrack(Track):
     single_task_model = Task
     protocol_model = Protocol
     metrics: ClassVar[Sequence[str]] = ("conditioning", "definition", "optimum", "convergence")
+
+    def check(self, tasks: Sequence[Task], protocol: Protocol, rows: Mapping[str, Plugin]) -> Sequence[str]:
+        """Raise `UsageError` for a logistic loss on real labels, on which it has no lower bound: the protocol's `loss`,
+        or the `task_loss` of a plugin."""
+        real = [task.data for task in tasks if LABELS[task.data] == "real"]
+        task_losses = {f"{row} task_loss": getattr(plugin, "task_loss", None) for row, plugin in rows.items()}
+        for name, loss in {"loss": protocol.loss, **task_losses}.items():
+            if real and loss == "logistic":
+                raise UsageError(f"{name} is logistic, but the labels of {real[0]} are real numbers: set it to squared")
+        return ()
 
     def immunize(self, repetition: Repetition, defense: PluginSpec) -> Immunize:
         """The job that immunizes the identity extractor."""

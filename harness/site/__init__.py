@@ -6,16 +6,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.files import claim, replacing
+
+SITE = "a site of boards"
+"""Owner of the files of a site, see `harness.files.claim`."""
 
 
 def build(out: Path, source: Path, plugins: tuple[Path, ...] = ()) -> None:
     """Write the site of all boards of the submissions below `source` or, if there are none, of the runs, into `out`.
 
     plugins: files with further plugins and tracks. Raises `UsageError` for submissions that do not go together, for an
-    `out` that holds anything but a site, and if the libraries of charts and tables are not installed.
+    `out` that cannot be written or has anything but a site, and if the libraries of charts and tables are not
+    installed.
     """
     try:
-        from harness.site.build import write
+        from harness.site.pages import write
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] not in ("itables", "plotly"):
             raise
@@ -24,4 +29,7 @@ def build(out: Path, source: Path, plugins: tuple[Path, ...] = ()) -> None:
 
     if source.resolve() in [out.resolve(), *out.resolve().parents]:
         raise UsageError(f"{out} lies in {source}, so the next site would be made of this one; choose another folder")
-    write(out, of_submissions(source, plugins) or of_runs(source, plugins), plugins)
+    claim(out, SITE)
+    sources = of_submissions(source, plugins) or of_runs(source, plugins)
+    with replacing(out, SITE) as new:
+        write(new, sources, plugins)

@@ -15,6 +15,7 @@ import pandas as pd
 
 from harness.errors import UsageError
 from harness.fields import fields
+from harness.labels import file_stem
 from harness.leaderboard import boards
 from harness.leaderboard.boards import GridBoard
 from harness.leaderboard.flags import FLAGS
@@ -25,7 +26,7 @@ from harness.records import Records
 from harness.registry import Entry, Registry
 from harness.submission import merge
 from harness.submission.merge import Merged
-from harness.submission.pack import RUN
+from harness.submission.run_folder import RUN
 from harness.submission.tier import submission_files
 
 KINDS = ("defense", "attacker")
@@ -226,7 +227,7 @@ class BoardView:
         """A grid's contact sheets in the suite's order, in which the undefended model comes first."""
         for task in grid.grid.members:
             for defense in grid.grid.defenses:
-                prefix = f"{grid.grid.name}__{task}__{defense}__".replace("/", "_")
+                prefix = file_stem(grid.grid.name, task, defense, "")
                 for path in sorted(self.loaded.pictures):
                     if path.name.startswith(prefix):
                         yield path.name, task, defense

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.files import check_file
 from harness.store.store import MANIFEST, Store, intact, read_manifest
 
 _NAME = re.compile(r"[0-9a-f]{64}(/\w[\w.-]*)+\.(json|png|safetensors|txt)")
@@ -23,9 +24,10 @@ def export(store: Store, keys: Iterable[str], path: Path) -> list[str]:
     """Write artifacts of `store` into the archive `path`.
 
     keys: keys of the artifacts; those that the store lacks are left out. Returns the keys written. Raises `UsageError`
-    if the file cannot be written.
+    if the file cannot be written; an older file then stays as it was.
     """
     written = []
+    check_file(path)
     new = path.with_name(path.name + ".part")
     try:
         with tarfile.open(new, "w") as archive:
@@ -72,7 +74,7 @@ def _by_artifact(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str, li
     """The archive's members by artifact, in order; raises `UsageError` for any other member."""
     key, members = "", list[tarfile.TarInfo]()
     for member in archive:
-        if not member.isreg() or not _NAME.fullmatch(member.name):
+        if not member.isreg() or member.issparse() or not _NAME.fullmatch(member.name):
             raise UsageError(f"{path}: {member.name[:80]!r} is no file of an artifact; nothing after it was imported")
         folder = member.name.partition("/")[0]
         if folder != key:

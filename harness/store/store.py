@@ -15,31 +15,35 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
 import time
 import uuid
 from collections.abc import Collection, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import platformdirs
 from filelock import FileLock, Timeout
 
 from harness.errors import RunError, UsageError
+from harness.files import user_path, write_text
 
 FORMAT = 2
 """Format of a store's folder; format 1 had other keys and other files in its artifacts."""
+ABOUT = "store.json"
 MANIFEST = "manifest.json"
 LEDGER = "ledger.jsonl"
 LEDGER_FIELDS = ("key", "track", "stage", "plugin", "call", "work", "seconds", "peak_mb")
-_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LOCKED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def default_root() -> Path:
     """`$IMMUNEBENCH_STORE`, else the user's cache folder."""
-    return Path(os.environ.get("IMMUNEBENCH_STORE") or platformdirs.user_cache_dir("immunebench"))
+    return user_path(os.environ.get("IMMUNEBENCH_STORE") or platformdirs.user_cache_dir("immunebench")).absolute()
 
 
 class StoreError(RunError):
@@ -58,7 +62,7 @@ class Store:
     """
 
     def __init__(self, root: Path | str | None = None) -> None:
-        self.root = Path(root or default_root()).absolute()
+        self.root = user_path(root or default_root()).absolute()
         self._artifacts = self.root / "artifacts"
         self._checked: set[str] = set()
         try:
@@ -76,10 +80,10 @@ class Store:
         """Open the store of a run in a worker; raises `StoreError` if the folder `root` is not the store with this
         `identity`."""
         try:
-            same = json.loads((root / "store.json").read_text())["identity"] == identity
-        except (OSError, ValueError, KeyError):
-            same = False
-        if not same:
+            about = _about(root)
+        except OSError:
+            about = None
+        if about is None or about["identity"] != identity:
             raise StoreError(
                 f"a worker on {os.uname().nodename} does not see the run's store {root}: "
                 "set IMMUNEBENCH_STORE to a folder that has the same path on all workers"
@@ -87,15 +91,15 @@ class Store:
         return cls(root)
 
     def _identify(self) -> str:
-        """Read the store's identity, or create it; raises `UsageError` for a store of another format."""
-        path = self.root / "store.json"
-        if not path.exists():
+        """Read the store's identity, or create it, also in place of a damaged one; raises `UsageError` for a store of
+        another format."""
+        about = _about(self.root)
+        if about is None:
             with self._locked("store"):
-                if not path.exists():
-                    new = path.with_suffix(".new")
-                    new.write_text(json.dumps({"format": FORMAT, "identity": uuid.uuid4().hex}))
-                    new.replace(path)
-        about = json.loads(path.read_text())
+                about = _about(self.root)
+                if about is None:
+                    about = {"format": FORMAT, "identity": uuid.uuid4().hex}
+                    write_text(self.root / ABOUT, json.dumps(about))
         if about["format"] != FORMAT:
             remedy = "upgrade immunebench" if about["format"] > FORMAT else "delete or move the folder"
             raise UsageError(
@@ -133,13 +137,14 @@ class Store:
 
     def _set_aside(self, key: str) -> None:
         aside = self.root / "damaged" / f"{key}-{time.time_ns()}"
-        aside.parent.mkdir(exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            self.folder(key).rename(aside)
+        with self._disk_errors():
+            aside.parent.mkdir(exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                self.folder(key).rename(aside)
 
     def manifest(self, key: str) -> dict[str, Any]:
         """The manifest of the artifact of `key`: the job's `about`, `seconds`, `peak_mb`, and `files` with their
-        digests."""
+        digests. Raises the errors of `read_manifest`."""
         return read_manifest(self.folder(key))
 
     def size(self, key: str) -> int:
@@ -151,16 +156,20 @@ class Store:
         return time.time() - (self.folder(key) / MANIFEST).stat().st_mtime
 
     @contextlib.contextmanager
-    def _disk_errors(self) -> Iterator[None]:
-        """Turn errors of a full or unwritable disk into `StoreError`."""
+    def _disk_errors(self, job: bool = False) -> Iterator[None]:
+        """Turn errors of the file system into `StoreError`. job: within the block a job runs, whose own errors are
+        raised unchanged: all but those of a full disk, and of files in the store that may not be written."""
         try:
             yield
         except OSError as error:
-            if error.errno not in _NOT_WRITABLE:
+            full = error.errno in _FULL
+            locked = error.errno in _LOCKED and str(error.filename).startswith(f"{self.root}{os.sep}")
+            if job and not full and not locked:
                 raise
+            remedy = "free some space" if full else "make it writable, or set IMMUNEBENCH_STORE to another folder"
             raise StoreError(
-                f"cannot write to the store {self.root}: {error.strerror}; finished jobs are kept: free some space and "
-                "run the same command again"
+                f"cannot write to the store {self.root}: {error.strerror}; finished jobs are kept: {remedy} and run "
+                "the same command again"
             ) from None
 
     @contextlib.contextmanager
@@ -187,18 +196,20 @@ class Store:
         The block must write a manifest. Yields None if the store has the artifact. The artifact is locked within the
         block. wait: whether to wait if another process holds the lock; if not, raise `Busy`.
         """
-        with self._disk_errors(), self._locked(key, wait):
+        with self._disk_errors(job=True), self._locked(key, wait):
             if self.has(key):
                 yield None
                 return
             self._set_aside(key)  # a folder without a manifest
             temporary = self.root / "tmp" / key
             shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
-            temporary.mkdir()
+            with self._disk_errors():
+                temporary.mkdir()
             try:
                 yield temporary
-                self.folder(key).parent.mkdir(exist_ok=True)
-                temporary.rename(self.folder(key))
+                with self._disk_errors():
+                    self.folder(key).parent.mkdir(exist_ok=True)
+                    temporary.rename(self.folder(key))
                 self._checked.add(key)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -215,10 +226,10 @@ class Store:
                 files = [path for path in sorted(out.rglob("*")) if path.is_file()]
                 digests = {path.relative_to(out).as_posix(): file_digest(path) for path in files}
                 text = json.dumps({"key": key, **about, "files": digests}, sort_keys=True, indent=1)
-                (out / MANIFEST).write_text(text)
+                write_text(out / MANIFEST, text)
         if out is not None:
             line = {name: about.get(name) for name in LEDGER_FIELDS} | {"key": key}
-            with self._disk_errors(), (self.root / LEDGER).open("a") as ledger:
+            with contextlib.suppress(OSError), (self.root / LEDGER).open("a", encoding="utf-8") as ledger:
                 ledger.write(json.dumps(line) + "\n")
 
     def discard(self, key: str) -> None:
@@ -233,9 +244,9 @@ class Store:
     def pin(self, keys: Collection[str]) -> Iterator[str]:
         """Protect the artifacts `keys` from deletion within the block; yields an id of the run."""
         name = uuid.uuid4().hex
-        with self._disk_errors(), FileLock(self.root / "runs" / f"{name}.lock"):
+        with self._disk_errors(job=True), FileLock(self.root / "runs" / f"{name}.lock"):
             try:
-                (self.root / "runs" / f"{name}.json").write_text(json.dumps(sorted(keys)))
+                write_text(self.root / "runs" / f"{name}.json", json.dumps(sorted(keys)))
                 yield name
             finally:
                 self._unpin(name)
@@ -252,7 +263,7 @@ class Store:
                     self._unpin(record.stem)
             except Timeout:
                 with contextlib.suppress(FileNotFoundError, ValueError):
-                    pinned.update(json.loads(record.read_text()))
+                    pinned.update(json.loads(record.read_text(encoding="utf-8")))
         return pinned
 
     def _unpin(self, run: str) -> None:
@@ -295,15 +306,16 @@ class Store:
         return sum(sizes), len(sizes)
 
     def ledger(self) -> list[dict[str, Any]]:
-        """The costs of finished jobs: an entry for each job, with the fields `LEDGER_FIELDS`."""
+        """The costs of finished jobs: an entry for each job, with the fields `LEDGER_FIELDS`. Damaged lines, and a
+        ledger that cannot be read, are left out: they have nothing but costs."""
         try:
-            lines = (self.root / LEDGER).read_text().splitlines()
-        except FileNotFoundError:
+            lines = (self.root / LEDGER).read_bytes().splitlines()
+        except OSError:
             return []
         entries = []
         for line in lines:
-            with contextlib.suppress(json.JSONDecodeError):  # a line cut off by a kill
-                entries.append(json.loads(line))
+            with contextlib.suppress(ValueError):  # a line cut off by a kill
+                entries.append(_job(json.loads(line)))
         return entries
 
 
@@ -318,9 +330,39 @@ def file_digest(path: Path) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest in the artifact folder `folder`."""
-    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+    """The manifest in the artifact folder `folder`. Raises `OSError` if it cannot be read, `ValueError` if it is
+    damaged."""
+    try:
+        manifest = _job(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    files = manifest.get("files")
+    if not isinstance(files, dict) or any(".." in PurePosixPath(name).parts or name[:1] == "/" for name in files):
+        raise ValueError("its files are missing or lie outside")
     return manifest
+
+
+def _job(entry: Any) -> dict[str, Any]:
+    """The description of a finished job in JSON; raises `ValueError` if fields are missing or wrong."""
+    if not isinstance(entry, dict):
+        raise ValueError("no object")
+    texts = all(isinstance(entry.get(name), str) for name in ("key", "track", "stage"))
+    texts &= all(isinstance(entry.get(name), str | None) for name in ("plugin", "call"))
+    costs = [entry.get(name) for name in ("seconds", "peak_mb", "work")]
+    numbers = all(isinstance(cost, int | float) and 0 <= cost < math.inf for cost in costs if cost is not None)
+    if not texts or not numbers or costs[0] is None:
+        raise ValueError("fields are missing or wrong")
+    return entry
+
+
+def _about(root: Path) -> dict[str, Any] | None:
+    """The content of the file `ABOUT` of the store `root`; None if there is none, or it is damaged."""
+    try:
+        about = json.loads((root / ABOUT).read_text(encoding="utf-8"))
+        whole = isinstance(about["format"], int) and isinstance(about["identity"], str)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return about if whole else None
 
 
 def intact(folder: Path, key: str) -> bool:
@@ -331,5 +373,5 @@ def intact(folder: Path, key: str) -> bool:
         return manifest["key"] == key and all(
             file_digest(folder / name) == digest for name, digest in manifest["files"].items()
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, TypeError):
         return False

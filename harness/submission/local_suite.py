@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.errors import UsageError, describe
+from harness.files import user_path
 from harness.plugin import PluginSpec
 from harness.registry import Registry, installed
 from harness.submission.anonymise import placed
@@ -40,8 +41,8 @@ def installed_suite(suite: str) -> Path | None:
 def plugin_files(suite: str, plugins: Sequence[Path] = ()) -> list[Path]:
     """The plugin files of the suite installed under the name `suite`, and `plugins`, each once."""
     path = installed_suite(suite)
-    own = [path.parent / plugin for plugin in read(path).plugins] if path else []
-    return list(dict.fromkeys(file.resolve() for file in (*own, *plugins)))
+    own = [user_path(plugin, path.parent) for plugin in read(path).plugins] if path else []
+    return list(dict.fromkeys(user_path(file).resolve() for file in (*own, *plugins)))
 
 
 def localise(submission: Submission, folder: Path, plugins: Sequence[Path] = ()) -> LocalSuite:

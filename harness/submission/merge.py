@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from harness.files import user_path
 from harness.plugin import KINDS
 from harness.records import Records, frame
 from harness.submission import read_write
@@ -38,10 +39,11 @@ class Merged:
 def load(files: Sequence[Path], plugins: Sequence[Path] = ()) -> Merged:
     """Read submissions of one suite and version and merge them.
 
-    files: files of the submissions. plugins: plugin files of this machine, one of which may contain the suite's track.
-    The suite of the records has this machine's published values and plugin files. Raises `UsageError` if the
-    submissions cannot be merged (see `merge`), and the errors of `read_write.read`.
+    files: files of the submissions; a file that is given twice counts once. plugins: plugin files of this machine, one
+    of which may contain the suite's track. The suite of the records has this machine's published values and plugin
+    files. Raises `UsageError` if the submissions cannot be merged (see `merge`), and the errors of `read_write.read`.
     """
+    files = list({path.resolve(): path for path in files}.values())
     submissions = {path: read_write.read(path) for path in files}
     records = merge(submissions)
     tiers = {path: tier(path) for path in submissions}
@@ -51,7 +53,7 @@ def load(files: Sequence[Path], plugins: Sequence[Path] = ()) -> Merged:
     local: dict[str, Any] = {"plugins": tuple(plugin_files(suite.name, plugins))}
     if installed is not None:
         file = read(installed)
-        local["published"] = installed.parent / file.published if file.published else None
+        local["published"] = user_path(file.published, installed.parent) if file.published else None
         order = {grid.name: place for place, grid in enumerate(file.grids)}
         local["grids"] = sorted(suite.grids, key=lambda grid: order.get(grid.name, len(order)))
     suite = suite.model_copy(update=local)
@@ -140,6 +142,8 @@ def _merge_grids(grid: Grid, other: Grid, path: Path) -> Grid:
         update[f"{kind}s"] = ours | theirs
     for task in grid.members.keys() & other.members.keys():
         check(grid.members[task] == other.members[task], f"list of members of task '{task}'")
+    tasks = grid.tasks + [task for task in other.tasks if task not in grid.tasks]
+    check(len(tasks) == len(grid.members | other.members), "content of a task")
     quantities = {quantity.name: quantity for quantity in grid.quantities}
     for quantity in other.quantities:
         known = quantities.setdefault(quantity.name, quantity)
@@ -147,10 +151,11 @@ def _merge_grids(grid: Grid, other: Grid, path: Path) -> Grid:
     merged = grid.model_copy(
         update={
             **update,
-            "tasks": grid.tasks + [task for task in other.tasks if task not in grid.tasks],
+            "tasks": tasks,
             "seeds": sorted({*grid.seeds, *other.seeds}),
             "members": grid.members | other.members,
             "quantities": list(quantities.values()),
+            "notes": list(dict.fromkeys([*grid.notes, *other.notes])),
         }
     )
     return merged.model_copy(update={"changed": _merge_changes(merged, (grid, other))})

@@ -10,17 +10,16 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.execution.worker import ensure
+from harness.files import check_file
 from harness.metric import VALUES, read_values
 from harness.plan import Plan
 from harness.stage import Stage
 from harness.store import Store, file_digest
 from harness.submission import provenance, read_write, sources
 from harness.submission.anonymise import anonymous, leaks, portable
+from harness.submission.run_folder import RUN
 from harness.submission.schema import FORMAT, Submission, picture_name
 from harness.suite import Suite
-
-RUN = "run.json.gz"
-"""The submission that a run writes into its folder; `submit` checks it for names of this machine's folders."""
 
 
 def opening(plan: Plan, store: Store) -> dict[str, Any]:
@@ -123,8 +122,8 @@ def submit(run: Path, out: Path | None = None) -> tuple[Path, Submission]:
 
     run: folder of the run. out: file to write; by default `results/submissions/SUITE/NAME.json.gz`, where NAME is the
     name of the run's folder. Returns the file and the submission. Raises `UsageError` if the folder has no submission,
-    if the submission has an earlier format, names folders of this machine, or would overwrite another's picture; raises
-    `InvalidSubmission` for an invalid file.
+    if the submission has an earlier format, names folders of this machine, would overwrite another's picture, or cannot
+    be written; raises `InvalidSubmission` for an invalid file.
     """
     if not (run / RUN).is_file():
         raise UsageError(f"{run} has no {RUN}; `immunebench run SUITE --out {run}` writes it")
@@ -138,12 +137,14 @@ def submit(run: Path, out: Path | None = None) -> tuple[Path, Submission]:
             "suite file, and run the suite again"
         )
     path = out or Path("results/submissions") / submission.suite.name / f"{run.resolve().name}{read_write.SUFFIX}"
+    if not path.name.endswith((".json", ".json.gz")):
+        raise UsageError(f"cannot write {path}: the name of a submission ends with .json or .json.gz")
+    check_file(path)
     for name, digest in submission.pictures():
         if (path.parent / name).is_file() and file_digest(path.parent / name) != digest:
             raise UsageError(
                 f"{path.parent} has a different picture {name} of another submission: choose another --out"
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
     read_write.write(submission, path)
     for name, _ in submission.pictures():
         if not (path.parent / name).is_file():

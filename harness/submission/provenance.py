@@ -54,7 +54,7 @@ def git(root: Path = ROOT) -> dict[str, Any] | None:
 
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "--no-optional-locks", *arguments]  # writes nothing
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", check=True, timeout=30)
     return done.stdout.strip()
 
 
@@ -85,7 +85,9 @@ def hardware() -> dict[str, Any]:
 def _cpu() -> str:
     """The CPU's model as Linux reports it, else as Python does."""
     try:
-        model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        model = re.search(
+            r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"), re.MULTILINE
+        )
     except OSError:
         model = None
     return model.group(1).strip() if model else platform.processor()

@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.errors import UsageError
+from harness.errors import UsageError, describe
+from harness.files import write_bytes
 from harness.store import file_digest
 from harness.submission import old_forms
 from harness.submission.schema import FORMAT, InvalidSubmission, Submission
@@ -56,10 +57,7 @@ def parse(content: Any, where: str) -> Submission:
             return submission.model_copy(update={"older": True})
         return Submission.model_validate(content, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        at = ".".join(str(part) for part in first["loc"])
-        text = f"{at}: {first['msg']} (got {first['input']!r:.80})" if at else first["msg"]
-        text = text.removeprefix("Value error, ")
+        text = describe(error)
     except old_forms.Malformed as error:
         text = str(error)
     printable = "".join(letter if letter.isprintable() else "?" for letter in text[:500])
@@ -117,4 +115,4 @@ def write(submission: Submission, path: Path) -> None:
     """Write `submission` to the file `path`, compressed if the name ends with .gz; equal content gives equal bytes."""
     content = submission.model_dump(mode="json", exclude_unset=True)
     data = json.dumps(content, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
-    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    write_bytes(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)

@@ -18,8 +18,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from harness.costs import COST_UNITS
-from harness.errors import RunError
-from harness.labels import Digest, FrozenModel, Label, Text
+from harness.errors import RunError, describe
+from harness.labels import Digest, FrozenModel, Label, Text, file_stem
 from harness.metric import VALUES, Value, check_value, dump_values
 from harness.plugin import KINDS, PluginSpec
 from harness.records import Records, frame
@@ -241,7 +241,7 @@ def picture_name(coordinates: Mapping[str, Any], file: str) -> str:
     coordinates: coordinates of the cell. file: name of the picture in the artifact.
     """
     labels = [str(coordinates[name]) for name in ("grid", "task", "defense", "attacker") if coordinates.get(name)]
-    return "__".join([*labels, file]).replace("/", "_")
+    return file_stem(*labels, file)
 
 
 def specs(suite: Suite) -> Iterator[PluginSpec]:
@@ -264,9 +264,7 @@ def _check_place(place: Mapping[str, Any], number: int) -> None:
     try:
         check_value(place)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        at = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"kinds.{number}: {at}: {first['msg']} (got {first['input']!r:.80})") from None
+        raise ValueError(f"kinds.{number}: {describe(error):.500}") from None
     if place["value"] is not None:
         raise ValueError(f"kinds.{number}: value: must be null, because cells have the numbers")
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from harness.files import write_text
 from harness.importing import file_spec
 from harness.source import closure, plugin_packages
 from harness.submission.schema import PluginFile
@@ -46,7 +47,7 @@ def importable(sources: Sequence[PluginFile], folder: Path) -> Iterator[list[Pat
         for name, text in {**source.modules, source.name: source.text}.items():
             path = inner / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            write_text(path, text)
         files.append(inner / source.name)
         sys.path.insert(0, str(inner))
     try:

@@ -12,8 +12,8 @@ from pydantic import Field, ValidationError, model_validator
 from harness.errors import UsageError, describe
 from harness.labels import Digest, FrozenModel, Text
 from harness.store import file_digest
-from harness.submission.pack import RUN
 from harness.submission.read_write import SUFFIX
+from harness.submission.run_folder import RUN
 
 
 class Tier(StrEnum):

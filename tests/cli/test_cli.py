@@ -1,18 +1,34 @@
 """The command line as a person uses it."""
 
+import inspect
+import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
 
-from harness.cli import main
+from harness import files
+from harness.cli import app, main
 from harness.cli.options import FLAGS
+from harness.published import PUBLISHED
+from harness.registry import named
 from harness.selection import Selection
-from tests.helpers import FAULTY, immunebench, process
-from tests.runs import TWO_LAYER, run
+from harness.store import Store
+from harness.suite import load
+from tests.helpers import FAULTY, MINE, ROOT, immunebench, process
+from tests.runs import TRACK, TWO_LAYER, run, write_suite
+from tests.submission import forge
+
+
+@pytest.fixture(scope="session")
+def honest(tmp_path_factory) -> Path:
+    """A submission; its run lies beside it in `run`."""
+    folder = tmp_path_factory.mktemp("honest")
+    return forge.submitted(forge.suite_file(folder), folder, store=folder / "store")
 
 
 def output(*arguments) -> str:
@@ -134,7 +150,7 @@ def test_results_go_to_the_documented_folder(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["run", "TINY", "--defense", "whitning"], "did you mean whitening"),
-        (["run", "TINY", "--set", "attackers.adam.lr=-1"], "lr: Input should be greater than 0"),
+        (["run", "TINY", "--set", "attackers.adam.lr=-1"], "lr: must be greater than 0"),
         (["run", "TINY", "--plugin", "absent.py"], "absent.py does not exist"),
         (["plan", "TINY", "--set", "adam.lr=1"], "write defenses.LABEL.FIELD=VALUE"),
         (["show", "attacker", "adm"], "unknown attacker 'adm'; did you mean adam"),
@@ -146,14 +162,80 @@ def test_results_go_to_the_documented_folder(tmp_path, monkeypatch):
         (["new", "attacker", "mine", "--track", "audio"], "no template for a plugin of track 'audio'"),
         (["list", "cats"], "'cats' is not one of"),
         (["run", "TINY", "--out", "TINY"], "cannot write to the folder"),
+        (["run", "TINY", "--out", "TINY/x"], "cannot write to the folder"),
+        (["run", "TINY", "--out", "/proc/x"], "cannot write to the folder /proc/x"),
+        (["run", "TINY", "--out", "~nobody-here/x"], "there is no such home folder"),
+        (["release", "quick", "ascent", "TINY", "--grid", "styles"], "cannot write to the folder"),
+        (["release", "TINY", "none", "out"], "track 'probe' saves no models"),
+        (["leaderboard", "HONEST", "--out", "TINY"], "cannot write to the folder"),
+        (["submit", "RUN", "--out", "TINY"], "the name of a submission ends with .json or .json.gz"),
+        (["submit", "RUN", "--out", "TINY/x.json"], "cannot write to the folder"),
+        (["submit", "RUN", "--out", "/proc/x/y.json"], "cannot write to the folder /proc/x"),
+        (["store", "export", "."], "it is a folder; name a file"),
+        (["store", "export", "/proc/x.tar"], "cannot write to the folder /proc"),
+        (["site", "TINY", "--from", "RUN"], "cannot write to the folder"),
+        (["docs", "TINY"], "cannot write to the folder"),
+        (["docs", "RUN"], "has a file run.json.gz of another origin"),
+        (["release", "quick", "ascent", "RUN", "--grid", "styles"], "has a file run.json.gz of another origin"),
+        (["leaderboard", "HONEST", "--out", "OTHER"], "holds the files of suite other"),
+        (["boards", "--submissions", "RUN"], "has no folders of submissions"),
+        (["verify", "HONEST", "--store", "TINY", "--trust"], "cannot write to the store"),
         (["run", "TINY", "--seeds", "0"], "Invalid value for '--seeds'"),
     ],
 )
-def test_wrong_use_is_one_line_and_exit_code_2(tiny, arguments, message):
-    done = immunebench(*(str(tiny) if argument == "TINY" else argument for argument in arguments))
+def test_wrong_use_is_one_line_and_exit_code_2(tiny, honest, tmp_path, arguments, message):
+    places = {"TINY": tiny, "HONEST": honest, "RUN": honest.parent / "run", "OTHER": tmp_path / "other"}
+    with files.replacing(places["OTHER"], "suite other"):
+        pass
+    for name, path in places.items():
+        arguments = [argument.replace(name, str(path)) for argument in arguments]
+    done = immunebench(*arguments)
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+    assert not Store().keys()
+
+
+def test_every_path_of_the_command_line_may_begin_with_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    paths = {}
+    for command in [*app.registered_commands, *app.registered_groups[0].typer_instance.registered_commands]:
+        for name, parameter in inspect.signature(command.callback, eval_str=True).parameters.items():
+            kind, info = get_args(parameter.annotation)[:2]
+            if Path in (kind, *get_args(kind)) and name != "plugins":  # of `Selection`, expanded by `load`
+                paths[f"{command.callback.__name__} {name}"] = info.parser("~/x")
+    assert len(paths) > 15
+    assert set(paths.values()) == {Path("/home/me/x")}
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_suite_names_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "track.py").write_text(TRACK.read_text())
+    (tmp_path / "attack.py").write_text(MINE)
+    (tmp_path / "papers.csv").write_text(",".join(PUBLISHED) + "\n")
+    path = write_suite(tmp_path, lambda content: content.update(plugins=["~/track.py"], published="~/papers.csv"))
+    for suite in ("~/suite.yaml", path):
+        made = load(suite, Selection(plugins=["~/attack.py"]))
+        assert made.plugins == (tmp_path / "track.py", tmp_path / "attack.py")
+        assert made.published == tmp_path / "papers.csv"
+    assert [entry.name for entry in named("~/attack.py")] == ["my_attack"]
+    assert "my_attack" in output("show", "attacker", "my_attack", "--plugin", "~/attack.py")
+    assert "artifacts, 0.0 MB, in" in output("store", "export", "~/new/some.tar")
+    assert (tmp_path / "new" / "some.tar").is_file()
+    assert not (tmp_path / "~").exists()
+
+
+def test_output_is_utf_8_in_files_and_readable_on_a_terminal_of_any_locale(tmp_path):
+    run(seeds=1)  # so that the process computes nothing
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    done = process("run", TWO_LAYER, "--seeds", 1, "--workers", 1, cwd=tmp_path, env=environment, errors="strict")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "results" / "runs" / "two_layer" / "leaderboard.md").read_text(encoding="utf-8")
+    letters = {letter for letter in text if not letter.isascii()}
+    assert letters
+    assert done.stdout.isascii()
+    assert text.translate(dict.fromkeys(map(ord, letters), "?")) in done.stdout
 
 
 def test_a_store_of_an_earlier_format_is_one_line_and_exit_code_2(store_root):
@@ -176,6 +258,16 @@ def test_a_run_with_failed_cells_lists_reasons_and_exits_with_1(tmp_path):
     assert "  4 × attacker early ended after 1 of 50 steps" in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "out" / "leaderboard.csv").is_file()
+
+
+def test_store_commands_survive_a_damaged_manifest():
+    run(defenses=["none"], seeds=1)
+    store = Store()
+    key = store.keys()[0]
+    (store.folder(key) / "manifest.json").write_text("[]")
+    assert "damaged" in output("store", "ls")
+    assert immunebench("store", "verify").returncode == 1
+    assert "damaged" not in output("store", "ls")
 
 
 def test_store_commands(tmp_path):

@@ -1,5 +1,6 @@
 """The defenses: what they change, what they ascend, and what they refuse."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +9,11 @@ import torch
 
 from defenses._merge import Merge
 from harness import meter
-from harness.diffusion import Batch, Concept, Targets, TextToImage
+from harness.diffusion import Batch, Concept, Targets, TextToImage, data, token_rows, word_rows
 from harness.errors import RunError, UsageError
 from harness.registry import Registry
 from tests.diffusion.helpers import noise, subject
-from tests.diffusion.reference import CAPTIONS, targets
+from tests.diffusion.reference import CAPTIONS, as_double, double, targets
 
 QUICK = {"steps": 3, "lr": 1e-3, "batch_size": 2, "prior": "captions"}
 UNROLLED = {"joint": 0.01, "compose": 0.1, "mima": 0.1}
@@ -36,7 +37,7 @@ def _weights(model: TextToImage) -> dict[str, torch.Tensor]:
 def test_only_its_own_weights_change(name: str, model: TextToImage, build) -> None:
     before, text = _weights(model), {n: v.clone() for n, v in model.text_encoder.state_dict().items()}
     cost = meter.pull(_build(build, name).immunize(model, _of(model, name)), name)
-    assert cost.steps == (6 if name == "compose" else 3)  # CP: three for each concept
+    assert cost.steps == 3
     sets = {"ascent": "cross_attention", "mima": "cross_attention", "joint": "attention", "imma": "attention"}
     assert set(model.changed(before)) == set(model.weights(sets.get(name, "keys_values")))
     assert all(torch.equal(value, text[key]) for key, value in model.text_encoder.state_dict().items())
@@ -88,7 +89,7 @@ def test_ascent_is_the_plain_loop(base: Path, build) -> None:
 
 
 def test_released_and_paper_give_different_weights(base: Path, build) -> None:
-    """From the same seed; and released is the alternation: a merged descent put into the weights, then an ascent."""
+    """From the same seed."""
     found = {}
     for mode in ("paper", "paper-current", "released"):
         model = TextToImage.load(str(base))
@@ -98,35 +99,81 @@ def test_released_and_paper_give_different_weights(base: Path, build) -> None:
         assert any(not torch.allclose(found[mode][k], found[other][k], atol=1e-6) for k in found[mode]), (mode, other)
 
 
-def test_released_alternates(base: Path, build) -> None:
-    """Written out: descend on each concept, merge into the weights, then ascend on the merged model's loss."""
-    settings = {"mode": "released", "steps": 2, "inner_lr": 0.5, "prior": "none", "captions": 7, "ridge": 1e-3}
-    ours = TextToImage.load(str(base))
-    meter.pull(_build(build, "mima", **settings).immunize(ours, targets(ours)), "mima")
+def test_released_is_the_authors_alternation(build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their training loop, written out with torch's optimisers on the small base: (1) each concept's loss plus the
+    loss to retain; keys and values by one step of descent, then merged; everything else by AdamW on the mean gradient;
+    both stay in the weights. (2) One step of ascent on the cross-attention."""
+    noised = data._noised
+    monkeypatch.setattr(data, "_noised", lambda *batch: as_double(noised(*batch)))  # Adam enlarges rounding
+    settings = {
+        "mode": "released",
+        "lr": 3e-3,
+        "inner_lr": 1e-3,
+        "steps": 2,
+        "prior_weight": 2.0,
+        "captions": 4,
+        "ridge": 1e-3,
+    }
+    side = TextToImage.load("small").pipeline.vae.config.sample_size
+    ours = double(TextToImage.load("small"))
+    meter.pull(_build(build, "mima", **settings).immunize(ours, targets(ours, side=side)), "mima")
 
-    plain = TextToImage.load(str(base))
-    of = targets(plain)
-    trained, merged = plain.weights("cross_attention"), plain.weights("keys_values")
-    optimiser = torch.optim.AdamW(plain.unfreeze(list(trained.values())), lr=1e-3)
+    plain = double(TextToImage.load("small"))
+    of, named = targets(plain, side=side), dict(plain.unet.named_parameters())
+    outer = {name: weight for name, weight in named.items() if ".attn2." in name}
+    merged = {name: weight for name, weight in outer.items() if ".to_k." in name or ".to_v." in name}
+    inner = {name: weight for name, weight in named.items() if name not in merged}
+    plain.unet.requires_grad_(True)
+    below, above = torch.optim.AdamW(inner.values(), lr=1e-3), torch.optim.AdamW(outer.values(), lr=3e-3)
     drawn = [given.batches(given.concept.prompted(), 2) for given in of]
-    draw = torch.Generator().manual_seed(of.seed)
+    retained = [replace(of, seed=of.seed + 1 + n).kept(2) for n in range(2)]
+    retained_above, draw = of.kept(2), random.Random(of.seed)
+    # Both concepts have the class prompt "an artwork", so the rows are the targets' own.
+    rows = [word_rows(plain, given.concept.prompted(), given.concept.name) for given in of]
     for _ in range(2):
-        chosen = [of.captions[i] for i in torch.randint(len(of.captions), (7,), generator=draw)]
-        # Both concepts have the class prompt "an artwork", so the rows are the targets' own.
-        prompts = [(given.concept.prompted(), given.concept.name) for given in of]
-        layer = Merge.layer(plain, prompts, chosen, 1e-3)
-        adapted = []
-        for batches in drawn:
-            gradients = torch.autograd.grad(plain.denoising_loss(next(batches)), list(merged.values()))
-            adapted.append({n: w - 0.5 * g for (n, w), g in zip(merged.items(), gradients, strict=True)})
-        with torch.no_grad():
-            for name, weight in merged.items():
-                weight.copy_(layer(weight, torch.stack([of_concept[name] for of_concept in adapted])))
-        optimiser.zero_grad()
-        (-sum(plain.denoising_loss(next(batches)) for batches in drawn) / 2).backward()
-        torch.nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
-        optimiser.step()
-    assert all(torch.allclose(v, _weights(plain)[k], atol=1e-5) for k, v in _weights(ours).items())
+        captions = torch.cat([token_rows(plain, caption) for caption in draw.sample(of.captions, 4)])
+        layer = Merge.factor(rows, captions, 1e-3)
+        models, mean = [], {name: torch.zeros_like(weight) for name, weight in inner.items()}
+        for batches, kept in zip(drawn, retained, strict=True):
+            loss = plain.denoising_loss(next(batches)) + 2.0 * plain.denoising_loss(next(kept))
+            gradients = dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+            models.append({name: weight.detach() - 1e-3 * gradients[name] for name, weight in merged.items()})
+            mean = {name: mean[name] + gradients[name] / 2 for name in inner}
+        for name, weight in inner.items():
+            weight.grad = mean[name]
+        below.step()
+        for name, weight in merged.items():
+            weight.data.copy_(layer(weight.detach(), torch.stack([one[name] for one in models])))
+        plain.unet.zero_grad()
+        harm = sum(plain.denoising_loss(next(batches)) for batches in drawn) / 2
+        (2.0 * plain.denoising_loss(next(retained_above)) - harm).backward()
+        torch.nn.utils.clip_grad_norm_(outer.values(), 1.0)
+        above.step()
+        plain.unet.zero_grad()
+    start, theirs = _weights(double(TextToImage.load("small"))), _weights(plain)
+    for name, weight in _weights(ours).items():
+        assert not torch.equal(weight, start[name])  # the whole U-Net moves
+        assert (weight - theirs[name]).abs().max() < 1e-5 * (theirs[name] - start[name]).abs().max(), name
+
+
+def test_released_merges_by_class_where_each_concept_has_its_own(
+    model: TextToImage, thing: Concept, build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = thing.model_copy(update={"name": "yours", "class_word": "boot", "class_prompt": "a photo of a boot"})
+    of = Targets(model, (subject(model, thing), subject(model, other)), ("mine", "yours"), CAPTIONS, noise(5), 5)
+    asked = []
+    layer = Merge.layer
+    monkeypatch.setattr(
+        Merge, "layer", lambda model, prompts, *rest: asked.append(prompts) or layer(model, prompts, *rest)
+    )
+    settings = {"mode": "released", "prior": "class", "prior_images": 2, "inner_steps": 2, "steps": 1}
+    meter.pull(_build(build, "mima", **settings).immunize(model, of), "mima")
+    assert asked == [[("a photo of a bag", "bag"), ("a photo of a boot", "boot")]] * 2  # one for each descent
+
+
+def test_released_unrolls_nothing(build) -> None:
+    with pytest.raises(UsageError, match="the mode released unrolls no step"):
+        build("defense", "mima", mode="released", first_order=True)
 
 
 def test_with_the_weights_before_it_a_merge_leaves_free_directions(model: TextToImage, build) -> None:
@@ -143,24 +190,37 @@ def test_with_the_weights_before_it_a_merge_leaves_free_directions(model: TextTo
     assert ranks["paper-current"] > ranks["paper"]
 
 
-def test_cp_merges_models_that_were_immunized_alone(base: Path, build) -> None:
+def test_cp_is_mima_on_keys_and_values(base: Path, build) -> None:
+    """Whose gradient is that of a plain unroll (`test_unroll`)."""
+    found = []
+    for name, settings in (("compose", {}), ("mima", {"weights": "keys_values"})):
+        model = TextToImage.load(str(base))
+        meter.pull(_build(build, name, inner_steps=2, **settings).immunize(model, targets(model)), name)
+        found.append(_weights(model))
+    assert all(torch.equal(weight, found[1][name]) for name, weight in found[0].items())
+
+
+def test_cp_separate_merges_models_that_were_immunized_alone(base: Path, build) -> None:
     model = TextToImage.load(str(base))
     of = targets(model)
     before = {n: w.detach().clone() for n, w in model.weights("keys_values").items()}
-    meter.pull(_build(build, "compose").immunize(model, of), "compose")
+    cost = meter.pull(_build(build, "compose", mode="separate").immunize(model, of), "compose")
+    assert cost.steps == 3  # of all concepts
 
     alone = []
-    for place in range(2):
+    for place, steps in enumerate((2, 1)):
         single = TextToImage.load(str(base))
         given = targets(single)
         # JT of one concept, keys and values only, is what CP does with it.
-        defense = _build(build, "joint", weights="keys_values", inner_weights="keys_values", inner_lr=0.1)
-        meter.pull(defense.immunize(single, given.only(place)), "alone")
+        settings = {"weights": "keys_values", "inner_weights": "keys_values", "inner_lr": 0.1, "steps": steps}
+        meter.pull(_build(build, "joint", **settings).immunize(single, given.only(place)), "alone")
         alone.append({n: w.detach() for n, w in single.weights("keys_values").items()})
     prompts = [(given.concept.prompted(), given.concept.name) for given in of]
     layer = Merge.layer(model, prompts, CAPTIONS, 1e-4)
     for name, weight in model.weights("keys_values").items():
         assert torch.allclose(weight, layer(before[name], torch.stack([of[name] for of in alone])), atol=1e-5)
+    with pytest.raises(RunError, match="1 steps cannot be shared out among 2 concepts"):
+        meter.pull(_build(build, "compose", mode="separate", steps=1).immunize(model, of), "compose")
 
 
 def test_ascent_stops_at_a_loss(model: TextToImage, base: Path, build) -> None:
@@ -195,7 +255,7 @@ def test_a_prior_limits_the_rise_of_its_loss(prior: str, base: Path, build) -> N
 def test_missing_captions_are_refused(model: TextToImage, build) -> None:
     of = targets(model)
     bare = Targets(model, of.concepts, of.group, (), noise(0), 5)
-    with pytest.raises(RunError, match="has no captions to retain; add `captions: FILE`"):
+    with pytest.raises(RunError, match="no captions are left to retain; add `captions: FILE`"):
         next(_build(build, "ascent").immunize(model, bare))
     with pytest.raises(RunError, match="a merge needs captions; add `captions: FILE`"):
         next(_build(build, "mima", prior="class", prior_images=2).immunize(model, bare))

@@ -12,6 +12,7 @@ from harness.probe.model import Extractor
 from harness.probe.spectrum import Spectrum
 from harness.probe.tasks import Task
 from tests.defenses.reference import DIGITS, HOUSES, Trainer
+from tests.helpers import houses_read_by_default
 
 HOUSE_TASK = Task(data="house_prices")
 DIGIT_TASK = Task(data="mnist5k", framing="single-class", benign=3, harmful=8)
@@ -122,7 +123,7 @@ def test_too_large_a_batch_is_refused(build):
 
 def test_house_prices_figures(build):
     """Measured before by others on their own implementation: 98.9, 97.4, 107.4 at 100 epochs, about 1.9 at 10."""
-    targets = load(HOUSE_TASK).train
+    targets = houses_read_by_default()
     found = []
     for seed in (1, 2, 3):
         model = Extractor(79)
@@ -160,7 +161,7 @@ def test_each_baseline_lowers_its_own_objective(build, name):
 
 def test_closed_form_controls_reach_the_known_figures(build):
     """Measured before by others: whitening 315, rank one 45.5 with (ii) = 1 (house prices)."""
-    targets = load(HOUSE_TASK).train
+    targets = houses_read_by_default()
     for name, expected in (("whitening", 315), ("rank_one", 45.5)):
         model = Extractor(79)
         list(build("defense", name).immunize(model, targets))

@@ -10,6 +10,7 @@ from harness.diffusion import TextToImage
 from harness.errors import RunError
 
 WIDTH, OUT = 12, 5
+CAPTIONS = ["a photo of a boot", "an artwork by obrick", "a bag by sevra", "a photo"]
 
 
 def problem(rows: tuple[int, ...], seed: int = 0, captions: int = 40):
@@ -154,8 +155,7 @@ def test_condition_and_amplification_are_reported() -> None:
 def test_a_layer_of_prompts_and_many_weights_at_once(model: TextToImage) -> None:
     """Of a prompt the rows from the subject to the end token; the layer serves every key and value matrix."""
     prompts = [("an artwork by marvo", "marvo"), ("an artwork by telune", "telune")]
-    captions = ["a photo of a boot", "an artwork by obrick", "a bag by sevra", "a photo"]
-    merge = Merge.layer(model, prompts, captions, 1e-4)
+    merge = Merge.layer(model, prompts, CAPTIONS, 1e-4)
     assert merge.rows + merge.dropped == 4
     pretrained = {name: weight.double() for name, weight in model.weights("keys_values").items()}
     adapted = {name: torch.stack([weight * 1.1, weight * 0.9]) for name, weight in pretrained.items()}
@@ -165,3 +165,17 @@ def test_a_layer_of_prompts_and_many_weights_at_once(model: TextToImage) -> None
     row = model.text(["an artwork by marvo"])[0, 4].double()  # start, an, artwork, by, marvo
     name = next(iter(pretrained))
     assert (row @ merged[name].T - row @ (1.1 * pretrained[name]).T).abs().max() < 1e-9
+
+
+def test_every_token_of_a_name_keeps_its_meaning() -> None:
+    """A name of several tokens, on the small base: all of its rows are constraints, not only the last token's."""
+    small = TextToImage.load("small")
+    prompts = [("an artwork by van gogh", "van gogh"), ("an artwork by marvo", "marvo")]
+    merge = Merge.layer(small, prompts, CAPTIONS, 1e-4)
+    tokens = len(small.tokenizer.tokenize("van gogh"))
+    assert tokens > 1
+    assert merge.rows + merge.dropped == tokens + 1 + 1 + 1  # and the end token of each
+    weight = next(iter(small.weights("keys_values").values())).detach().double()
+    merged = merge(weight, torch.stack([weight * 1.1, weight * 0.9]))
+    for row in small.text(["an artwork by van gogh"])[0, 4 : 4 + tokens].double():
+        assert torch.allclose(row @ merged.T, row @ (1.1 * weight).T, rtol=0, atol=1e-3 * float((weight @ row).norm()))

@@ -59,11 +59,11 @@ def _vocabulary() -> dict:
     return {"vocab": state["vocab"], "merges": [tuple(pair) for pair in state["merges"]]}
 
 
-def write_pictures(folder: Path, count: int, side: int = SIDE) -> None:
+def write_pictures(folder: Path, count: int, side: int = SIDE, seed: int = 0) -> None:
     """Pictures of noise, as PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
-        Image.fromarray(noise(1, i, side)[0]).save(folder / f"{i}.png")
+        Image.fromarray(noise(1, seed + i, side)[0]).save(folder / f"{i}.png")
 
 
 def noise(count: int, seed: int = 0, side: int = SIDE) -> np.ndarray:
@@ -71,10 +71,10 @@ def noise(count: int, seed: int = 0, side: int = SIDE) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
-def subject(model: TextToImage, concept: Concept, seed: int = 7, count: int = 5) -> ConceptData:
+def subject(model: TextToImage, concept: Concept, seed: int = 7, count: int = 5, side: int = SIDE) -> ConceptData:
     """What an attacker gets."""
 
-    return ConceptData(concept, noise(count), model, seed, noise(4, 3))
+    return ConceptData(concept, noise(count, side=side), model, seed, noise(4, 3, side))
 
 
 class Measured(NamedTuple):

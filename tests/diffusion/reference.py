@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.diffusion import Batch, Concept, Targets, TextToImage
-from tests.diffusion.helpers import noise, subject
+from tests.diffusion.helpers import SIDE, noise, subject
 
 CAPTIONS = ("a photo of a boot", "an artwork by obrick", "a bag by sevra", "a photo", "a dress by wexley")
 
@@ -19,13 +19,13 @@ def double(model: TextToImage) -> TextToImage:
     return model
 
 
-def targets(model: TextToImage, names: tuple[str, ...] = ("marvo", "telune")) -> Targets:
+def targets(model: TextToImage, names: tuple[str, ...] = ("marvo", "telune"), side: int = SIDE) -> Targets:
     concepts = [
         Concept(name=name, kind="style", prompt="an artwork by {}", class_prompt="an artwork", class_word="artwork")
         for name in names
     ]
-    subjects = tuple(subject(model, concept, seed=i) for i, concept in enumerate(concepts))
-    return Targets(model, subjects, names, CAPTIONS, noise(len(CAPTIONS)), 5)
+    subjects = tuple(subject(model, concept, seed=i, side=side) for i, concept in enumerate(concepts))
+    return Targets(model, subjects, names, CAPTIONS, noise(len(CAPTIONS), side=side), 5)
 
 
 def batches(model: TextToImage, of: Targets, rows: int) -> Iterator[list[Batch]]:

@@ -147,6 +147,20 @@ def test_a_placeholder_that_exists(name: str, model: TextToImage, style: Concept
         _attack(build("attacker", name, token="<mine>"), model, style)
 
 
+def test_custom_diffusions_loss_is_that_of_the_authors_script(model: TextToImage, style: Concept, build) -> None:
+    """On the concept a masked sum over channels divided by the mask's sum, on the class a plain mean."""
+    data = subject(model, style)
+    attack = build("attacker", "custom_diffusion", prior=2, prior_weight=0.7, batch_size=3, flip=False)
+    batch = next(data.batches("an artwork by artwork", 3, prior=2))  # the new word begins as the class's
+    with torch.no_grad():
+        noisy = model.scheduler.add_noise(batch.latents, batch.noise, batch.times)
+        predicted = model.unet(noisy, batch.times, model.text(batch.prompts)).sample
+    instance, prior = functional.mse_loss(predicted, batch.noise, reduction="none").chunk(2)
+    mask = torch.ones(3, 1, 8, 8)
+    expected = ((instance * mask).sum([1, 2, 3]) / mask.sum([1, 2, 3])).mean() + 0.7 * prior.mean()
+    assert float(next(attack.adapt(model, data))) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_custom_diffusion_gives_the_start_token_no_gradient(model: TextToImage, style: Concept, build) -> None:
     """With only the start token's key and value to go by, nothing would be trained."""
     attack = build("attacker", "custom_diffusion", prior=0).adapt(model, subject(model, style))

@@ -1,5 +1,6 @@
 """Concept files."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from harness.diffusion import concepts
 from harness.diffusion.concepts import GroupBlock
 from harness.diffusion.image_folder import folder_digest, picture_files
+from harness.diffusion.protocol import DiffusionProtocol
 from harness.errors import RunError, UsageError
 from tests.diffusion.helpers import write_pictures
 
@@ -15,6 +17,7 @@ FILE = """
 format: 2
 kind: style
 prompt: an artwork by {}
+class_prompt: an artwork
 class_word: artwork
 concepts:
   marvo:
@@ -55,7 +58,7 @@ def test_groups_and_their_benign_concepts(file: Path) -> None:
     ("text", "message"),
     [
         (FILE.replace("[[marvo,", "[[marvu,"), "unknown concept 'marvu'; did you mean marvo"),
-        (FILE.replace("by {}\nclass", "by\nclass"), "prompt"),
+        (FILE.replace("by {}\nclass_p", "by\nclass_p"), "prompt"),
         (FILE.replace("format: 2", "format: 9"), "concept format 9; this harness reads 2: upgrade immunebench"),
         (
             FILE.replace("format: 2", "format: 1"),
@@ -63,7 +66,30 @@ def test_groups_and_their_benign_concepts(file: Path) -> None:
         ),
         (FILE.replace("kind: style", "kind: subject"), "a subject needs a class_word and a folder of images"),
         (FILE.replace("class_word", "klass_word"), "klass_word"),
-        ("[1, 2", "is no YAML"),
+        (FILE.replace("  marvo:\n", "  marvo: false\n"), r"concepts.marvo: must be a mapping or empty \(got False"),
+        (FILE.replace("  marvo:\n", "  marvo: Marvo\n"), "concepts.marvo: must be a mapping or empty"),
+        (FILE.replace("  marvo:\n", "  marvo:\n  marvo:\n"), "line 9: the key 'marvo' is given twice, first in line 8"),
+        (FILE.replace("by {}\n", "by {name}\n"), "concepts.marvo.prompt: must hold {} once"),
+        (FILE + "images: photos/{name}", "marvo: images may hold {}, .* but no other brace"),
+        (FILE + "images: photos/{1}", "marvo: images may hold {}"),
+        (FILE + "erase: {a bag: a bag}", "erase.*: must hold {} once"),
+        (FILE + "images: yes\ntitle: 3", r"title: must be text \(got 3, line 1\d\)"),
+        (FILE.replace("format: 2", "format: '2'"), "format: must be an integer"),
+        (FILE.replace("format: 2", "format: 2.0"), "format: must be an integer"),
+        (FILE.replace("format: 2", "format: 0"), "format: must be greater than or equal to 2"),
+        (FILE.replace("[[marvo, van_gogh]]", "[[marvo, marvo]]"), "group 'two' has the concept 'marvo' twice"),
+        ("[1, 2", "line 1: no YAML"),
+        (
+            FILE.replace("by {}\nclass_p", "by {}s\nclass_p"),
+            "marvo: the prompt 'an artwork by {}s' must have {} as a word",
+        ),
+        (FILE.replace("Van Gogh", "'?!'"), "van_gogh: the words '.!' have no letter or digit"),
+        (FILE + "classifier: styles", "the concept classifier has no head 'styles'; did you mean style"),
+        (FILE + "classifier: style", r"head 'style' does not know 'van_gogh'; .* \(leave `classifier` out"),
+        (
+            FILE + "images: photos/one",
+            "marvo and van_gogh have one folder of pictures, .*photos/one: give each its own",
+        ),
         ("- 1", "a concept file is a mapping"),
     ],
 )
@@ -72,6 +98,20 @@ def test_a_wrong_file_is_one_clear_line(file: Path, text: str, message: str) -> 
     with pytest.raises(UsageError, match=message) as error:
         concepts.read(file)
     assert "\n" not in str(error.value)
+
+
+def test_braces_of_folders_above_and_of_words_are_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "{0}{x}"
+    folder.mkdir()
+    path = folder / "c.yaml"
+    path.write_text(FILE.replace("Van Gogh", '"{x} {}"') + "images: photos/{}\n")
+    read = concepts.read(path).concepts
+    assert read["marvo"].images == str(folder / "photos" / "marvo")
+    assert read["van_gogh"].prompted() == "an artwork by {x} {}"
+    for name in ("marvo", "van_gogh", "telune"):
+        write_pictures(folder / "photos" / name, 1, seed=len(name))
+    (group, *_) = _block(concepts=str(path), groups="two").expand()
+    assert concepts.Group.model_validate(group.model_dump(mode="json")) == group
 
 
 def test_a_wrong_group_is_refused_when_the_suite_loads(file: Path) -> None:
@@ -83,6 +123,87 @@ def test_a_wrong_group_is_refused_when_the_suite_loads(file: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             _block(**given)
+
+
+def test_a_tilde_in_a_path_is_the_home_folder(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = file.parent / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    (home / "words.txt").write_text("a photo\n")
+    (home / "more.yaml").write_text(f"{FILE}\ncaptions: ~/words.txt\nimages: ~/{{}}\nkeep: [~/c.yaml]\n")
+    (home / "c.yaml").write_text(FILE)
+    read = concepts.read(home / "more.yaml")
+    assert read.concepts["marvo"].images == str(home / "marvo")
+    for name in ("marvo", "van_gogh", "telune"):
+        write_pictures(home / name, 1, seed=len(name))
+    block = concepts.GroupBlock.model_validate({"concepts": "~/more.yaml", "groups": "two", "base": "~/base"})
+    assert (block.concepts, block.base) == (str(home / "more.yaml"), str(home / "base"))
+    encoders = DiffusionProtocol(steps=1, encoders={"lpips": "~/alex.pth", "dino": None}).encoders
+    assert encoders == {"lpips": str(home / "alex.pth"), "dino": None}
+
+
+def test_a_style_without_a_class_prompt_is_no_target(file: Path) -> None:
+    """The erasure replaces its meaning by that of the class prompt; a kept one needs none."""
+    file.write_text(FILE.replace("marvo:", "marvo: {class_prompt: ''}"))
+    with pytest.raises(ValueError, match="marvo: a target needs a class_prompt"):
+        _block(groups="two")
+    assert [concept.name for concept in _block(groups=[["telune"]]).expand()[0].kept] == ["marvo", "van_gogh"]
+
+
+def test_a_target_is_not_among_what_is_kept(file: Path) -> None:
+    """Nor is a concept twice: concepts with the same words are one, in whatever file and by whatever name."""
+    file.write_text(FILE + "keep: [d.yaml, e.yaml]")
+    (file.parent / "d.yaml").write_text(FILE)
+    text = "format: 2\nkind: style\nprompt: art of {}\nconcepts: {vincent: {words: van gogh}, obrick: , obrickson: }"
+    (file.parent / "e.yaml").write_text(text)
+    (group,) = _block(groups="two").expand()
+    assert [concept.name for concept in group.kept] == ["telune", "obrick", "obrickson"]
+    (file.parent / "e.yaml").write_text(text.replace("obrick:", "telune: {words: another}"))
+    with pytest.raises(ValueError, match="two concepts of its files are called 'telune': rename one"):
+        _block(groups="two")
+
+
+def test_captions_that_name_a_concept_by_a_whole_word_are_hidden(file: Path) -> None:
+    """And prompts to keep that name a target are left out; a carpet and a scarf are no car."""
+    file.write_text(
+        "format: 2\nkind: object\nprompt: a photo of a {}\nclass_prompt: a photo\ncaptions: c.txt\n"
+        "concepts: {car: , bag: , carpet: , scarf: , boot: }"
+    )
+    seen = ["a photo of a carpet", "a cart in a yard", "a wooden table"]
+    hidden = ["two Cars", "a handbag, a bag", "Scarves, a scarf"]
+    (file.parent / "c.txt").write_text("\n".join(seen + hidden))
+    (group,) = _block(groups=[["car"]]).expand()
+    assert [concept.name for concept in group.bystanders["heldout"]] == ["scarf"]
+    assert [group.captions[i] for i in group.known_captions] == seen
+    assert [concept.name for concept in group.kept if not group.targets[0].named_in(concept.prompted())] == [
+        "bag", "carpet", "scarf", "boot",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("empty", "my_dog: no pictures in .*/my_dog; put some there"),
+        ("phone", r"my_dog: no pictures in .*/my_dog, only 2 \.heic, 1 folder, 1 hidden; put some there"),
+        ("same", "the folders of my_dog and my_cat have the same pictures"),
+    ],
+)
+def test_folders_are_checked_when_the_suite_loads(file: Path, change: str, message: str) -> None:
+    photos = file.parent / "photos"
+    write_pictures(photos / "my_cat", 1)
+    (photos / "my_dog").mkdir()
+    if change == "phone":
+        for name in ("a.HEIC", "b.heic", "._c.png"):
+            (photos / "my_dog" / name).write_bytes(b"picture")
+        write_pictures(photos / "my_dog" / "best.png", 1)
+    elif change == "same":
+        shutil.copy(photos / "my_cat" / "0.png", photos / "my_dog" / "other.png")
+    file.write_text(
+        "format: 2\nkind: subject\nprompt: a photo of a {}\nimages: photos/{}\nclass_word: pet\n"
+        "concepts: {my_dog: , my_cat: , lost: }"
+    )
+    with pytest.raises(ValueError, match=message):
+        _block(groups=[["my_dog"]])
 
 
 def test_a_folder_of_own_photos(file: Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.diffusion import Concept, TextToImage
-from harness.diffusion.image_folder import read_images
+from harness.diffusion import Concept, Targets, TextToImage, stages
+from harness.diffusion.image_folder import folder_digest, left_out, picture_files, read_images
 from harness.diffusion.located import Files
-from harness.diffusion.protocol import Sampling
+from harness.diffusion.protocol import Erasure, Sampling
 from harness.diffusion.stages import DrawPictures, ReadPictures
 from harness.errors import PluginError, RunError
 from harness.stage import Folders, Stage, seed_of
@@ -34,6 +34,24 @@ def test_grey_and_transparent_pictures_are_read(tmp_path: Path) -> None:
     images = read_images(str(tmp_path), SIDE)
     assert (images[0] == 77).all()
     assert (images[1] == 255).all()  # transparent is white
+
+
+def test_a_folder_gives_its_pictures_and_names_the_rest(tmp_path: Path) -> None:
+    """Regular files with the suffix of a picture; what a file manager hides, subfolders and other files are none."""
+    for place, suffix in enumerate(("png", "JPG", "jpeg", "jfif", "webp", "bmp", "gif", "tif", "tiff")):
+        kind = {"JPG": "JPEG", "jfif": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper())
+        Image.new("RGB", (SIDE, SIDE), (20 * place,) * 3).save(tmp_path / f"{place}.{suffix}", kind)
+    before = folder_digest(str(tmp_path))
+    for name in ("a.HEIC", "b.heic", "c.avif", "notes.txt", "._0.png", ".b.png", "README", "d.p\ng"):
+        (tmp_path / name).write_bytes(b"no picture")
+    (tmp_path / "edits.png").mkdir()
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nothing.png")
+    assert [path.name[0] for path in picture_files(str(tmp_path))] == list("012345678")
+    assert left_out(str(tmp_path)) == {
+        ".avif": 1, ".heic": 2, ".txt": 1, "folder": 1, "hidden": 2, "other": 3,
+    }  # fmt: skip
+    assert read_images(str(tmp_path), SIDE)[:, 0, 0, 0].tolist() == pytest.approx(range(0, 180, 20), abs=2)
+    assert folder_digest(str(tmp_path)) == before
 
 
 def _empty(folder: Path) -> None:
@@ -61,7 +79,7 @@ def _cmyk(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_empty, "no pictures in .*; put some there"),
+        (_empty, "no pictures in .*, only 1 .txt; put some there"),
         (_unreadable, r"cannot read the picture .*a\.png"),
         (_cut_off, r"cannot read the picture .*0\.png"),
         (_huge, r"a\.png has 20000×10 pixels; at most 8192 a side: shrink it"),
@@ -173,6 +191,30 @@ def test_drawn_pictures_are_disjoint(base: Path, style: Concept, model: TextToIm
     assert len(np.unique(drawn.reshape(5, -1), axis=0)) == 5
     assert np.abs(same["training"].astype(int) - drawn[:2]).max() <= 1
     assert "defender" not in same
+
+
+def test_prior_preservation_needs_a_class_prompt(model: TextToImage, style: Concept) -> None:
+    """Else the model would draw the empty prompt."""
+    bare = style.model_copy(update={"class_prompt": ""})
+    with pytest.raises(RunError, match="prior preservation needs the class_prompt of marvo"):
+        next(subject(model, bare).batches("an artwork by marvo", 3, prior=2))
+    targets = Targets(model, (subject(model, style), subject(model, bare)), ("marvo",), (), noise(1), 1)
+    with pytest.raises(RunError, match="prior preservation needs the class_prompt of marvo"):
+        targets.classes(2, 1)
+
+
+def test_an_erasure_keeps_prompts_that_name_no_target(base: Path, tmp_path: Path, monkeypatch) -> None:
+    """By whole words, and of the prompt without the kept concept's own words: a sports car is kept beside a car."""
+    fields = {"kind": "object", "prompt": "a photo of a {}", "class_prompt": "a photo"}
+    car, *kept = (
+        Concept(name=name, erase=erase, **fields)
+        for name, erase in (("car", {}), ("carpet", {"a {} in a car": "a car"}), ("sports car", {}))
+    )
+    given = []
+    monkeypatch.setattr(stages, "erase", lambda model, edits, prompts, settings: given.extend(prompts))
+    on_base = {"base": Files().base(str(base)), "precision": "fp32", "sampling": Sampling(steps=1)}
+    stages.Erase(**on_base, targets=(car,), kept=tuple(kept), erasure=Erasure()).run(Folders({}), tmp_path)
+    assert given == [("a photo of a carpet", "carpet"), ("a photo of a sports car", "sports car")]
 
 
 def test_pictures_that_changed_during_a_run_fail_their_job(thing: Concept, base: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from harness.diffusion import encoders
 from harness.diffusion.located import Files
 from harness.diffusion.measuring import Decode, Look, Seen, _encoders
+from harness.diffusion.protocol import ENCODERS, DiffusionProtocol
 from harness.diffusion.stages import save_images
 from harness.errors import RunError, UsageError
 from harness.stage import Folders, Located
@@ -19,6 +20,7 @@ from tests.diffusion.helpers import noise
 @pytest.fixture(autouse=True)
 def _forget() -> None:
     encoders.load.cache_clear()
+    encoders.retry()
 
 
 @pytest.fixture
@@ -123,6 +125,51 @@ def test_wrong_names_and_paths(tmp_path: Path) -> None:
         encoders.load("clipp")
     with pytest.raises(RunError, match=r"encoder 'dino': .*nothing\.pth does not exist"):
         encoders.load("dino", str(tmp_path / "nothing.pth"))
+
+
+def test_names_and_files_are_checked_when_the_suite_is_read(tmp_path: Path) -> None:
+    """Paths are relative to the suite file. A submission's files are those of another machine."""
+    (tmp_path / "own.pth").touch()
+    for given, message in (
+        (["clipp"], "unknown encoder 'clipp'; did you mean clip"),
+        ({"lpips": "nope.pth"}, "the weights of 'lpips', .*nope.pth, do not exist"),
+        ({"dino": "."}, "the weights of 'dino', .* do not exist"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            DiffusionProtocol.model_validate({"encoders": given}, context={"folder": tmp_path})
+    given = {"encoders": {"dino": "own.pth", "clip": None}}
+    read = DiffusionProtocol.model_validate(given, context={"folder": tmp_path})
+    assert read.encoders == {"dino": str(tmp_path / "own.pth"), "clip": None}
+    assert DiffusionProtocol.model_validate({"encoders": {"dino": "nope.pth"}}).encoders == {"dino": "nope.pth"}
+    assert set(ENCODERS) == set(encoders._LOADERS)
+
+
+@pytest.mark.parametrize("name", ["lpips", "contrastive", "dino"])
+def test_a_file_that_holds_no_weights_is_one_clear_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello world")
+    with pytest.raises(RunError, match=rf"cannot load encoder '{name}': .*notes\.txt has no weights of it") as error:
+        encoders.load(name, str(tmp_path / "notes.txt"))
+    assert "\n" not in str(error.value)
+    assert "weights_only" not in str(error.value)
+
+
+def test_a_missing_encoder_is_tried_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def offline(path: str | None) -> None:
+        tries.append(path)
+        raise OSError("no network")
+
+    monkeypatch.setitem(encoders._LOADERS, "clip", offline)
+    for _ in range(3):
+        with pytest.raises(RunError, match=r"cannot load encoder 'clip' \(no network\)"):
+            encoders.load("clip")
+    assert tries == [None]
+    with pytest.raises(RunError, match=r"cannot load encoder 'clip': .* has no weights of it"):
+        encoders.load("clip", __file__)
+    encoders.retry()  # the next plan
+    monkeypatch.setitem(encoders._LOADERS, "clip", lambda path: "network")
+    assert encoders.load("clip") == "network"
 
 
 @pytest.mark.slow

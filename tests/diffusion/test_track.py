@@ -9,21 +9,24 @@ import torch
 
 import harness
 from harness import plan
-from harness.diffusion import AttackedPictures, ConceptAttack, Encoder, View
-from harness.diffusion.concepts import GroupBlock
+from harness.diffusion import AttackedPictures, Concept, ConceptAttack, Encoder, View
+from harness.diffusion.concepts import Group, GroupBlock
 from harness.diffusion.metrics.attack_success import AttackSuccess
 from harness.diffusion.metrics.kept_similarity import KeptSimilarity
 from harness.diffusion.metrics.msgr import Msgr
 from harness.diffusion.metrics.released_success import ReleasedSuccess
+from harness.diffusion.protocol import DiffusionProtocol
 from harness.diffusion.stages import Attack, ClassPictures, Draw, DrawPictures, Erase, Immunize, TrainingStage
 from harness.diffusion.track import DiffusionTrack
 from harness.execution.worker import ensure
+from harness.registry import installed
 from harness.selection import Selection
 from harness.stage import seed_of
 from harness.store import Store
 from harness.store.tensors import load_tensors
 from harness.suite import load
 from tests.diffusion.helpers import load_suite, noise, run_suite, write_pictures
+from tests.helpers import immunebench
 
 CONCEPTS = """
 format: 2
@@ -137,8 +140,8 @@ class Breaker(DiffusionAttacker):
 
 @pytest.fixture
 def suite(tmp_path: Path, base: Path) -> Path:
-    for name in ("mine", "yours"):
-        write_pictures(tmp_path / "photos" / name, 3)
+    for seed, name in enumerate(("mine", "yours")):
+        write_pictures(tmp_path / "photos" / name, 3, seed=10 * seed)
     (tmp_path / "styles.yaml").write_text(CONCEPTS)
     (tmp_path / "subjects.yaml").write_text(SUBJECTS)
     (tmp_path / "plugins.py").write_text(PLUGINS)
@@ -221,13 +224,13 @@ def test_class_pictures_are_drawn_once_for_all_rows_and_seeds(suite: Path) -> No
     """Two defenses, two seeds, and attackers share the class pictures of an undefended model; each plugin gets no more
     than its steps can use, and one that asks for none gets none."""
     settings = ["defenses.ascent.steps=4", "attackers.custom_diffusion.prior=12", "attackers.custom_diffusion.lr=0.1"]
-    chosen = {"defenses": ["none", "ascent", "compose"], "attackers": ["custom_diffusion", "lora"], "grids": ["styles"]}
-    settings += ["defenses.compose.steps=500", "defenses.compose.prior_images=3"]
+    chosen = {"defenses": ["none", "ascent", "joint"], "attackers": ["custom_diffusion", "lora"], "grids": ["styles"]}
+    settings += ["defenses.joint.steps=500", "defenses.joint.prior_images=3"]
     made = plan.make(load_suite(suite, settings=settings, seeds=2, **chosen))
     drawn = [job for job in made.jobs.values() if type(job) is ClassPictures]
     assert sorted((job.prompt, job.count) for job in drawn) == [("an artwork", 3), ("an artwork", 4)]
     assert {job.erased.key for job in drawn} == {job.key for job in made.jobs.values() if type(job) is Erase}
-    asked = {"none": [], "ascent": [("an artwork", 4)], "compose": [("an artwork", 3)]}
+    asked = {"none": [], "ascent": [("an artwork", 4)], "joint": [("an artwork", 3)]}
     models = [job for job in made.jobs.values() if type(job) is Immunize]
     assert len(models) == 1 + 2 * 2  # the undefended model draws nothing at random
     assert all(_class_prompts(job) == asked[job.plugin.name] for job in models)
@@ -270,15 +273,6 @@ def test_a_plan_needs_no_plugins_code_for_its_keys(suite: Path) -> None:
     without = loaded.model_copy(update={"grids": [grid.model_copy(update=absent)]})
     here, there = (plan.make(suite).cells for suite in (loaded, without))
     assert [cell.job.key for cell in here] == [cell.job.key for cell in there]
-
-
-def test_class_pictures_need_a_class_prompt(suite: Path, tmp_path: Path) -> None:
-    path = tmp_path / "styles.yaml"
-    path.write_text(path.read_text().replace("class_prompt: an artwork\n", ""))
-    chosen = {"defenses": ["none", "ascent"], "attackers": ["lora"], "grids": ["styles"]}
-    assert plan.make(load_suite(suite, settings=["defenses.ascent.prior=none"], **chosen)).cells
-    with pytest.raises(harness.UsageError, match=r"'ascent' trains on .* class of marvo, which has no class_prompt"):
-        plan.make(load_suite(suite, **chosen))
 
 
 def test_a_third_partys_metric_changes_no_other_key(suite: Path) -> None:
@@ -327,6 +321,68 @@ def test_pictures_that_are_not_finite_are_noted_not_averaged(suite: Path) -> Non
     assert pd.isna(by_step.loc[3, "value"])
     assert by_step.loc[3, "note"] == "marvo: 2 of 2 pictures are not finite"
     assert _values(records, "msgr", attacker="lora")
+
+
+@pytest.mark.parametrize(
+    ("row", "without", "message"),
+    [
+        ("attacker", "class_prompt", "attacker 'mine' needs the class_prompt of marvo"),
+        ("attacker", "class_word", "attacker 'mine' needs the class_word of marvo"),
+        ("defense", "class_prompt", "defense 'mine' needs the class_prompt of marvo"),
+        ("imma", "class_prompt", "defense 'mine' needs the class_prompt of marvo"),
+        ("compose", "captions", "defense 'mine' needs captions: add"),
+        ("compose", "other captions", "defense 'mine' needs captions, but all of them name a target"),
+    ],
+)
+def test_a_plugin_without_what_it_needs_is_refused(row: str, without: str, message: str) -> None:
+    """When the suite is read, whatever the plugin; one that needs nothing is not."""
+    plugins = {
+        "attacker": ("attacker", "custom_diffusion", {"prior": 2}),
+        "defense": ("defense", "ascent", {}),
+        "imma": ("defense", "imma", {"attacker": "dreambooth", "settings": {"prior": 2}}),
+        "compose": ("defense", "compose", {"prior": "none"}),
+    }
+    marvo, telune = (
+        Concept(name=name, kind="style", prompt="an artwork by {}", class_prompt="an artwork", class_word="artwork")
+        for name in ("marvo", "telune")
+    )
+    group = Group(
+        base="small", precision="fp32", targets=(marvo,), others=(telune,), kept=(telune,), captions=("a photo",)
+    )
+    kind, name, settings = plugins[row]
+    rows = {
+        f"{kind} 'mine'": installed().get(kind, name).spec(settings, "test").build(),
+        "defense 'none'": installed().get("defense", "none").spec({}, "test").build(),
+    }
+    notes = DiffusionTrack().check([group], DiffusionProtocol(training_images=7), rows)
+    assert notes == ["training pictures: each concept 7, drawn by the base model"]
+    lack = {
+        "captions": {"captions": ()},
+        "other captions": {"captions": ("a Marvo",)},
+    }.get(without, {"targets": (marvo.model_copy(update={without: ""}),)})
+    with pytest.raises(harness.UsageError, match=message):
+        DiffusionTrack().check([group.model_copy(update=lack)], DiffusionProtocol(), rows)
+
+
+def test_the_number_of_pictures_and_what_a_folder_holds_besides_are_reported(suite: Path, tmp_path: Path) -> None:
+    """By plan and run, and on the board, which is made of the submission alone."""
+    (tmp_path / "photos" / "mine" / "0.HEIC").touch()
+    (tmp_path / "photos" / "mine" / "._0.png").touch()
+    write_pictures(tmp_path / "photos" / "yours", 4, seed=10)
+    notes = [
+        "training pictures: mine 3, yours 4",
+        "the folder of mine holds more than the pictures that are used: 1 .heic, 1 hidden",
+    ]
+    styles, subjects = load_suite(suite, defenses=["none"]).grids
+    assert subjects.notes == notes
+    assert styles.notes == ["training pictures: each concept 3, drawn by the base model"]
+    chosen = ["--grid", "subjects", "--attacker", "dreambooth", "--workers", "1"]
+    lines = immunebench("plan", suite, *chosen).stdout.splitlines()
+    assert all(f"subjects: {note}" in lines for note in notes)
+    done = immunebench("run", suite, *chosen, "--out", tmp_path / "out")
+    assert all(f"subjects: {note}" in done.stdout + done.stderr for note in notes)
+    board = (tmp_path / "out" / "leaderboard.md").read_text()
+    assert all(f"- {note}" in board for note in notes)
 
 
 def test_contact_sheets_and_curves(suite: Path, tmp_path: Path) -> None:
@@ -483,7 +539,7 @@ def test_a_released_model_is_a_plain_pipeline(suite: Path, tmp_path: Path, base:
     ("asked", "error"),
     [
         ({"task": "marvo"}, r"has no task 'marvo'; did you mean marvo\+telune"),
-        ({"seed": 7, "defense": "mima"}, "has no seed 7; there are: 1"),
+        ({"seed": 7, "defense": "joint"}, "has no seed 7; there are: 1"),
     ],
 )
 def test_a_release_that_is_not_there(suite: Path, tmp_path: Path, asked, error) -> None:

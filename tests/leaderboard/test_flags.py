@@ -5,7 +5,7 @@ import pytest
 
 from harness.leaderboard import boards
 from harness.leaderboard.flags import FLAGS
-from harness.leaderboard.published import PUBLISHED
+from harness.published import PUBLISHED
 from harness.suite_file import Tuning
 from tests.leaderboard.builders import asr, build, cells
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from harness import published
 from harness.errors import UsageError
-from harness.leaderboard import boards, long_form, published
+from harness.leaderboard import boards, long_form
 from tests.leaderboard.builders import asr, build, cells
 
 PUBLISHED = Path(__file__).parents[2] / "suites" / "published"
@@ -189,10 +190,45 @@ def test_the_papers_map_is_whole_and_its_mean_is_its_table():
         assert pairs["value"].map(math.exp).mean() == pytest.approx(table[defense], rel=0.02)
 
 
-def test_other_files_are_no_published_values(tmp_path):
-    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UsageError, match="its columns must be paper, table"):
+HEADER = ",".join(published.PUBLISHED)
+
+
+def papers_row(value):
+    """A line of a file of published values."""
+    return f"P,Table 1,g,,,none,,rir,,floor,train,{value},"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a,b\n1,2\n", "each row must have the columns paper, table"),
+        (HEADER.replace(",", ";").encode(), "each row must have the columns paper, table"),
+        (f"{HEADER}\n{papers_row('40,5')}\n".encode(), "each row must have the columns paper, table"),
+        (f"{HEADER}\n{papers_row(1)}\n{papers_row('4,5')}\n".encode(), "as CSV in UTF-8: .*Expected 13 fields"),
+        (f"{HEADER}\n{papers_row(1)}\n\n{papers_row('40.5%')}\n".encode(), r"row 4: the value '40\.5%' is no number"),
+        *((f"{HEADER}\n{papers_row(value)}\n".encode(), "row 2: the value .* is no number")
+          for value in ('"40,5"', "-", "40.5±1", "inf", "1e999", "1_000")),
+        (f"{HEADER}\n{papers_row('')}\n".encode(), "row 2: the value is missing"),
+        (b"", "cannot read the published values .* as CSV in UTF-8"),
+        (f"{HEADER}\né".encode("latin-1"), "cannot read the published values .* as CSV in UTF-8"),
+        (HEADER.encode("utf-16"), "cannot read the published values .* as CSV in UTF-8"),
+        (None, "the published values .* do not exist"),
+    ],
+)  # fmt: skip
+def test_other_files_are_no_published_values(content, message, tmp_path):
+    if content is not None:
+        (tmp_path / "x.csv").write_bytes(content)
+    with pytest.raises(UsageError, match=message) as error:
         published.read(tmp_path / "x.csv")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_published_values_may_have_a_byte_order_mark_and_any_line_ends(mark, end, tmp_path):
+    text = mark + end.join([HEADER, papers_row("1e3"), "", papers_row(" 4 "), ""])
+    (tmp_path / "x.csv").write_bytes(text.encode())
+    assert list(published.read(tmp_path / "x.csv")["value"]) == [1000, 4]
 
 
 def test_a_suite_may_name_published_values():

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness.leaderboard.stats import holm, intervals, performance_profile, rank_intervals, task_variance
+from harness.leaderboard.stats import (
+    COMMON,
+    common_component,
+    holm,
+    intervals,
+    performance_profile,
+    rank_intervals,
+    seed_variance,
+    task_variance,
+)
 
 DRAWS = 1500
 
@@ -221,3 +230,86 @@ def test_naive_intervals_would_not_cover():
     members = {f"P{a}-H{b}": [str(a), str(b)] for a, b in ALL}
     assert coverage(values, "tasks", {task: [task] for task in members}, log=True) < 0.85
     assert coverage(values, "ci", members, log=True) < 0.85
+
+
+# ---- whether pairs of rows are told apart as often as they should be ---------------------------------------------
+
+
+def pairs_told_apart(values, by_seed=False):
+    """By draw and pair of rows, whether Holm's correction separates the pair; values (draws, rows, tasks, seeds).
+    by_seed: by the paired t test over seeds alone."""
+    draws, rows, tasks, seeds = values.shape
+    index = pd.MultiIndex.from_product([range(tasks), range(seeds)], names=["task", "seed"])
+    frames = (pd.DataFrame(draw.reshape(rows, -1).T, index) for draw in values)
+    common = np.array([by_seed or common_component(frame) < COMMON for frame in frames])
+    pairs = list(itertools.combinations(range(rows), 2))
+    p = np.empty((draws, len(pairs)))
+    for flag in (False, True):
+        differences = np.stack([values[common == flag][:, a] - values[common == flag][:, b] for a, b in pairs], 1)
+        draw, pair, task, seed = np.indices(differences.shape).reshape(4, -1)
+        columns = pd.Series(draw * len(pairs) + pair), pd.Series(task), pd.Series(seed), pd.Series(differences.ravel())
+        result = intervals(*columns, pd.Series(np.zeros(differences.size, bool)), common=flag)
+        t = (result["value"] / result["se"]).abs()
+        p[common == flag] = (2 * stats.t.sf(t, result["df"])).reshape(-1, len(pairs))
+    return np.array([holm(row) for row in p]) < 0.05
+
+
+def cells_of(rng, seeds, common, draws=400, rows=5, tasks=5):
+    """Cells with a residual of 1 and, for each row, a variance `common` of what a seed does to all tasks."""
+    of_seeds = rng.normal(0, 1, (draws, rows, 1, seeds)) * np.sqrt(common).reshape(-1, 1, 1)
+    return of_seeds + rng.normal(0, 1, (draws, rows, tasks, seeds))
+
+
+COMMON_PARTS = {"none": [0] * 5, "some": [0.2] * 5, "much": [1] * 5, "one row": [1, 0, 0, 0, 0]}
+
+
+@pytest.mark.parametrize(("name", "seeds"), [("none", 3), ("some", 3), ("one row", 3), ("none", 5), ("much", 5)])
+def test_equal_rows_are_seldom_told_apart(name, seeds):
+    """Nominally 5 % of grids; three standard errors of 400 draws are 3.3 %."""
+    values = cells_of(np.random.default_rng(seeds), seeds, COMMON_PARTS[name])
+    assert pairs_told_apart(values).any(1).mean() <= 0.083
+
+
+def test_residuals_alone_would_tell_equal_rows_apart():
+    """Where a seed moves all tasks alike, a test over cells that ignores it finds a difference in a third of grids."""
+    values = cells_of(np.random.default_rng(0), 3, [0.5] * 5)
+    apart = stats.ttest_1samp((values[:, 0] - values[:, 1]).reshape(len(values), -1), 0, axis=1).pvalue < 0.05
+    assert apart.mean() > 0.12
+
+
+def test_cells_tell_more_than_seeds():
+    """Of pairs that differ by 1.5 to 6 residuals three seeds alone separate two in five, the cells three in five."""
+    values = cells_of(np.random.default_rng(3), 3, [0] * 5, 250) + np.array([0, 1.5, 3, 4.5, 6]).reshape(-1, 1, 1)
+    assert pairs_told_apart(values).mean() > pairs_told_apart(values, by_seed=True).mean() + 0.1
+
+
+def test_the_variance_over_seeds_by_hand():
+    """Two tasks, three seeds. With residuals larger than what seeds share, all six cells give the variance; where seeds
+    share more, and where told so, the three means of seeds do."""
+    apart = {("a", 1): 0, ("a", 2): 2, ("a", 3): 1, ("b", 1): 12, ("b", 2): 10, ("b", 3): 10}
+    alike = {("a", 1): 0, ("a", 2): 2, ("a", 3): 1, ("b", 1): 10, ("b", 2): 13, ("b", 3): 11}
+    for cells, common, pooled in ((apart, False, True), (apart, True, False), (alike, False, False)):
+        task_means = {task: np.mean([v for (t, _), v in cells.items() if t == task]) for task in "ab"}
+        squares = sum((value - task_means[task]) ** 2 for (task, _), value in cells.items())
+        seed_means = [np.mean([v for (_, s), v in cells.items() if s == seed]) for seed in (1, 2, 3)]
+        expected = (squares / 4 / 6, 4, 1 / 6) if pooled else (np.var(seed_means, ddof=1) / 3, 2, 1 / 3)
+        index = pd.MultiIndex.from_tuples([(0, *place) for place in cells])
+        variance, df, rounded = seed_variance(pd.Series(list(cells.values()), index, dtype=float), common)
+        assert (variance[0], df[0], rounded[0]) == pytest.approx(expected)
+
+
+def test_where_a_task_lacks_a_seed_the_means_of_seeds_decide():
+    rows = [(0, "a", 1, 1.0), (0, "a", 2, 2.0), (0, "a", 3, 0.0), (0, "b", 1, 5.0), (0, "b", 2, 4.0)]
+    assert of_rows(rows).loc[0, "df"] == 2
+
+
+def test_what_seeds_share_is_tested_by_an_f_test():
+    """Written out for two rows, whose contrast is half of their difference."""
+    draw = np.random.default_rng(0).normal(size=(3, 4, 2))  # tasks, seeds, rows
+    half = (draw[..., 0] - draw[..., 1]) / 2
+    rest = half - half.mean(1, keepdims=True) - half.mean(0) + half.mean()
+    f = 3 * half.mean(0).var(ddof=1) / ((rest**2).sum() / 6)
+    index = pd.MultiIndex.from_product([range(3), range(4)], names=["task", "seed"])
+    assert common_component(pd.DataFrame(draw.reshape(12, 2), index)) == pytest.approx(stats.f.sf(f, 3, 6))
+    assert np.isnan(common_component(pd.DataFrame(np.ones((12, 2)), index)))
+    assert np.isnan(common_component(pd.DataFrame(draw.reshape(12, 2), index)[[0]]))

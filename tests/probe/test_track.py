@@ -1,19 +1,20 @@
 """The track's jobs: which are shared, what they draw from, what they leave."""
 
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
 import yaml
 
-from harness.errors import RunError
+from harness.errors import RunError, UsageError
 from harness.execution.executors import local
 from harness.execution.scheduler import run
 from harness.metric import read_values
 from harness.plan import make
 from harness.probe import data
 from harness.probe.stages import Attack, MeasureReleased
-from harness.probe.tasks import Task
+from harness.probe.tasks import LABELS, Data, Task
 from harness.probe.track import ProbeTrack, Protocol
 from harness.registry import installed
 from harness.stage import Folders
@@ -126,8 +127,7 @@ def test_a_job_reads_the_data_of_its_key_or_none(rows, tmp_path):
 
 
 def test_known_values_of_closed_forms(tiny: Path, tmp_path: Path):
-    """House prices: RIR of whitening and rank one as others measured them on their own implementation; rank one leaves
-    the benign κ as it is."""
+    """House prices: RIR of whitening and rank one, which draw nothing; rank one leaves the benign κ as it is."""
     content = yaml.safe_load(tiny.read_text())
     content["grids"][0]["defenses"] = dict.fromkeys(("none", "whitening", "rank_one"))
     tiny.write_text(yaml.safe_dump(content))
@@ -141,11 +141,11 @@ def test_known_values_of_closed_forms(tiny: Path, tmp_path: Path):
         for value in read_values(store.folder(cell.job.key))
     }
     assert values["none", "rir", None, "floor", "train"]["value"] == 1
-    assert values["whitening", "rir", None, "floor", "train"]["value"] == pytest.approx(315, rel=2e-3)
-    assert values["rank_one", "rir", None, "floor", "train"]["value"] == pytest.approx(45.5, rel=2e-3)
+    assert values["whitening", "rir", None, "floor", "train"]["value"] == pytest.approx(324.7, rel=2e-3)
+    assert values["rank_one", "rir", None, "floor", "train"]["value"] == pytest.approx(46.98, rel=2e-3)
     assert values["rank_one", "kappa_ratio", "benign", "floor", "train"]["value"] == pytest.approx(1, rel=1e-4)
     assert values["rank_one", "rank", "harmful", None, "train"]["value"] == 74
-    assert values["none", "best_loss", "harmful", None, "train"]["value"] == pytest.approx(0.0470, rel=1e-2)
+    assert values["none", "best_loss", "harmful", None, "train"]["value"] == pytest.approx(0.0454, rel=1e-2)
 
 
 def test_ranking_and_members():
@@ -158,3 +158,35 @@ def test_ranking_and_members():
     assert ranking.broken is None
     assert TRACK.members(PAIR) == ("3", "8")
     assert TRACK.members(HOUSES) == ("house_prices",)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "rows", "message"),
+    [
+        ({"loss": "logistic"}, {"none": None}, "loss is logistic"),
+        ({}, {"none": None, "mine": {"plugin": "condition_number"}}, "defense 'mine' task_loss is logistic"),
+    ],
+)
+def test_a_logistic_loss_on_prices_is_refused_when_the_suite_is_read(tiny: Path, protocol, rows, message):
+    """The preset of this data set, and the same loss on digits, are read."""
+    content = yaml.safe_load(tiny.read_text())
+    grid = content["grids"][0]
+    grid |= {"protocol": {"steps": 2, **protocol}, "defenses": rows}
+    tiny.write_text(yaml.safe_dump(content))
+    with pytest.raises(UsageError, match=f"{message}, but the labels of house_prices are real numbers"):
+        load(str(tiny))
+    grid["tasks"] = [{"data": "mnist5k", "framing": "one-vs-rest", "pairs": [[3, 8]]}]
+    tiny.write_text(yaml.safe_dump(content))
+    load(str(tiny))
+    grid |= {"tasks": [{"data": "house_prices"}], "protocol": {"steps": 2}}
+    grid["defenses"] = {"mine": {"plugin": "condition_number", "preset": "house_prices"}}
+    tiny.write_text(yaml.safe_dump(content))
+    load(str(tiny))
+
+
+def test_every_data_set_has_a_kind_of_labels():
+    """As many as there are loaders; the rows of those that come with packages have labels of that kind."""
+    assert set(LABELS) == set(get_args(Data)) == {*data._DIGITS, *data._TABLES}
+    for task in (HOUSES, PAIR):
+        labels = {float(y) for y in data.load(task).train.harmful.y}
+        assert (labels <= {0.0, 1.0}) == (LABELS[task.data] == "classes")

@@ -23,9 +23,9 @@ from harness.errors import UsageError
 from harness.fields import fields
 from harness.leaderboard import boards
 from harness.leaderboard.flags import FLAGS
-from harness.leaderboard.published import PUBLISHED
 from harness.leaderboard.scores import read as read_scores
 from harness.leaderboard.tables import interval
+from harness.published import PUBLISHED
 from harness.ranking import Ranking
 from harness.registry import installed
 from harness.site import build as build_site
@@ -407,9 +407,11 @@ def test_a_site_replaces_a_site_and_no_other_folder(runs, tmp_path):
     shutil.copytree(runs / "rates", tmp_path / "runs" / "rates")
     build_site(tmp_path / "site", tmp_path / "runs")
     (tmp_path / "runs" / "rates").rename(tmp_path / "runs" / "renamed")
+    (tmp_path / "site" / "CNAME").write_text("boards.example")
     build_site(tmp_path / "site", tmp_path / "runs")
     assert [path.name for path in (tmp_path / "site" / "boards").iterdir()] == ["renamed"]
-    with pytest.raises(UsageError, match="holds something that is no site"):
+    assert (tmp_path / "site" / "CNAME").exists()
+    with pytest.raises(UsageError, match="of another origin"):
         build_site(tmp_path / "runs" / "renamed", tmp_path / "site")
     with pytest.raises(UsageError, match="the next site would be made of this one"):
         build_site(tmp_path / "runs" / "site", tmp_path / "runs")
@@ -424,7 +426,7 @@ def test_a_site_replaces_a_site_and_no_other_folder(runs, tmp_path):
 def test_without_the_extra_one_line_says_what_to_install(absent, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("harness.site.")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr("harness.site.build", raising=False)
+    monkeypatch.delattr("harness.site.pages", raising=False)
     for name in [name for name in sys.modules if name.partition(".")[0] == absent]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, absent, None)

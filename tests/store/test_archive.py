@@ -3,14 +3,15 @@
 import io
 import json
 import tarfile
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from harness.errors import UsageError
-from harness.store import Store
+from harness.store import Store, file_digest
 from harness.store import archive as archives
-from tests.helpers import put
+from tests.helpers import ABOUT, put
 from tests.runs import plan, run
 
 KEYS = ["ab" * 32, "cd" * 32]
@@ -20,7 +21,7 @@ KEYS = ["ab" * 32, "cd" * 32]
 def archive(tmp_path):
     store = Store(tmp_path / "from")
     put(store, b"one", KEYS[0])
-    with store.write(KEYS[1], {"stage": "s"}) as out:
+    with store.write(KEYS[1], ABOUT | {"stage": "s"}) as out:
         (out / "attacked").mkdir()
         (out / "attacked" / "adapter.safetensors").write_bytes(b"two")
         (out / "values.json").write_text("[]")
@@ -52,11 +53,13 @@ def test_import_gives_what_export_wrote(archive, tmp_path):
 
 LINK = tarfile.TarInfo(f"{KEYS[0]}/link.json")
 LINK.type, LINK.linkname = tarfile.SYMTYPE, "/etc/passwd"
+SPARSE = tarfile.TarInfo(f"{KEYS[0]}/sparse.json")
+SPARSE.type = tarfile.GNUTYPE_SPARSE  # a few bytes that unpack to any size
 
 
 @pytest.mark.parametrize(
     "foreign",
-    ["../x.json", f"{KEYS[0]}/../x.json", f"/{KEYS[0]}/x.json", "x.json", f"{KEYS[0]}/x.pkl", LINK],
+    ["../x.json", f"{KEYS[0]}/../x.json", f"/{KEYS[0]}/x.json", "x.json", f"{KEYS[0]}/x.pkl", LINK, SPARSE],
     ids=lambda member: getattr(member, "name", member),
 )  # fmt: skip
 def test_other_files_in_an_archive_are_refused(archive, tmp_path, foreign):
@@ -68,7 +71,7 @@ def test_other_files_in_an_archive_are_refused(archive, tmp_path, foreign):
     assert not (tmp_path / "x.json").exists()
 
 
-@pytest.mark.parametrize("harm", ["change", "lose", "add", "manifest"])
+@pytest.mark.parametrize("harm", ["change", "lose", "add", "manifest", "no seconds", "no files", "outside", "depth"])
 def test_a_damaged_artifact_is_refused_and_what_came_before_stays(archive, tmp_path, harm):
     def change(members):
         files = dict(members)
@@ -80,7 +83,17 @@ def test_a_damaged_artifact_is_refused_and_what_came_before_stays(archive, tmp_p
             files[f"{KEYS[1]}/more.json"] = b""
         else:
             manifest = json.loads(files[f"{KEYS[1]}/manifest.json"])
-            files[f"{KEYS[1]}/manifest.json"] = json.dumps({**manifest, "key": KEYS[0]}).encode()
+            outside = tmp_path / "outside.json"
+            outside.write_bytes(b"mine")
+            digests = dict(list(manifest["files"].items())[1:]) | {str(outside): file_digest(outside)}
+            changed = {
+                "manifest": {**manifest, "key": KEYS[0]},
+                "no seconds": {name: value for name, value in manifest.items() if name != "seconds"},
+                "no files": {**manifest, "files": []},
+                "outside": {**manifest, "files": digests},
+            }
+            text = "[" * 200_000 if harm == "depth" else json.dumps(changed[harm])
+            files[f"{KEYS[1]}/manifest.json"] = text.encode()
         return files.items()
 
     store = Store(tmp_path / "to")
@@ -101,7 +114,7 @@ def test_files_that_are_no_archives_are_refused(tmp_path, archive):
     with pytest.raises(UsageError, match=r"cannot read|damaged or incomplete"):
         archives.import_(Store(), archive)
     with pytest.raises(UsageError, match="cannot write"):
-        archives.export(Store(), [], tmp_path / "no" / "where.tar")
+        archives.export(Store(), [], Path("/proc/where.tar"))
 
 
 def test_with_imported_baselines_only_the_new_defense_is_computed(tmp_path):

@@ -28,8 +28,12 @@ def test_an_artifact_is_written_and_opened():
     assert not list((store.root / "tmp").iterdir())
 
 
-def test_the_environment_sets_the_root(store_root):
+def test_the_environment_sets_the_root(store_root, tmp_path, monkeypatch):
     assert default_root() == store_root
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("IMMUNEBENCH_STORE", "~/mine")
+    assert Store().root == tmp_path / "mine"
+    assert Store("~/other").root == tmp_path / "other"
 
 
 def test_an_error_while_writing_leaves_nothing():
@@ -141,7 +145,9 @@ def test_a_store_of_another_format_is_refused_in_one_line(number, remedy):
     assert error.value.exit_code == 2
 
 
-@pytest.mark.parametrize("harm", ["change", "truncate", "remove", "manifest", "no manifest", "swap"])
+@pytest.mark.parametrize(
+    "harm", ["change", "truncate", "remove", "manifest", "no manifest", "swap", "no seconds", "bytes"]
+)
 def test_damaged_artifacts_are_set_aside(harm):
     put(Store())
     put(Store(), b"other", "cd" * 32)
@@ -156,6 +162,10 @@ def test_damaged_artifacts_are_set_aside(harm):
         (folder / "manifest.json").unlink()
     elif harm == "manifest":
         (folder / "manifest.json").write_text("{half")
+    elif harm == "no seconds":
+        (folder / "manifest.json").write_text((folder / "manifest.json").read_text().replace("seconds", "secondr"))
+    elif harm == "bytes":
+        (folder / "manifest.json").write_bytes(b"\xff")
     else:
         (folder / "manifest.json").write_text((Store().folder("cd" * 32) / "manifest.json").read_text())
     store = Store()  # another process: nothing checked yet
@@ -175,15 +185,63 @@ def test_discarded_artifacts_are_absent():
     assert store.open(KEY) is None
 
 
-def test_the_ledger_survives_an_incomplete_line():
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"track": "t", "st', b"null", b"3", b"\xff", b'{"key": "a", "track": "t", "stage": "s", "work": 3}',
+        b'{"key": "a", "track": "t", "stage": "s", "seconds": "x"}', b'{"key": "a", "seconds": 1}',
+        b'{"key": "a", "track": "t", "stage": "s", "seconds": NaN}',
+    ],
+)  # fmt: skip
+def test_the_ledger_survives_a_damaged_line(line):
     store = Store()
     put(store)
-    with (store.root / "ledger.jsonl").open("a") as ledger:
-        ledger.write('{"track": "t", "st')
+    with (store.root / "ledger.jsonl").open("ab") as ledger:
+        ledger.write(line + b"\n")
     (entry,) = store.ledger()
     assert tuple(entry) == LEDGER_FIELDS
     assert (entry["key"], entry["stage"]) == (KEY, "s")
     assert entry["seconds"] >= 0
+
+
+def test_a_ledger_that_cannot_be_used_costs_no_artifact():
+    store = Store()
+    (store.root / "ledger.jsonl").mkdir()
+    put(store)
+    assert store.open(KEY) is not None
+    assert store.ledger() == []
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"format": 2}', '{"identity": "x"}', '{"format": "2", "identity": "x"}', "\x80"]
+)
+def test_a_damaged_store_json_is_replaced(text):
+    store = Store()
+    put(store)
+    (store.root / "store.json").write_bytes(text.encode("latin-1"))
+    healed = Store()
+    assert healed.identity != store.identity
+    assert Store().identity == healed.identity
+    assert healed.open(KEY) is not None
+
+
+def test_a_file_in_the_place_of_a_folder_is_one_line():
+    put(Store())
+    store = Store()
+    (store.folder(KEY) / "data.json").unlink()
+    (store.root / "damaged").rmdir()
+    (store.root / "damaged").write_text("")
+    with pytest.raises(StoreError, match=r"cannot write to the store .*: File exists; finished jobs are kept"):
+        store.open(KEY)
+
+
+def test_errors_of_a_job_are_no_errors_of_the_store():
+    def read_absent_file():
+        with Store().write(KEY, dict(ABOUT)) as out:
+            (out / "absent" / "file").write_bytes(b"")
+
+    with pytest.raises(FileNotFoundError):
+        read_absent_file()
 
 
 def test_a_store_that_cannot_be_written_is_refused_at_once(tmp_path):

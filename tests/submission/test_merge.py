@@ -59,6 +59,18 @@ def test_seeds_and_tasks_are_united(honest, tmp_path):
     pd.testing.assert_frame_equal(frame(files), frame([honest]))
 
 
+def test_two_tasks_of_one_label_are_not_mixed(honest, tmp_path):
+    files = []
+    for seed in (1, 2):
+        content = content_of(honest)
+        grid = content["suite"]["grids"][0]
+        grid["seeds"], grid["tasks"][0]["rows"] = [seed], 100 * seed
+        content["cells"] = [cell for cell in content["cells"] if cell["coordinates"]["seed"] == seed]
+        files.append(write_content(content, tmp_path / f"{seed}.json"))
+    with pytest.raises(UsageError, match=r"2.json: content of a task in grid '.*' differs from that in a submission"):
+        merge.load(files)
+
+
 def test_what_all_parts_leave_out_stays_marked(honest, tmp_path):
     """Two rows of three, at one seed of two, in two submissions of one row each."""
     files = []
@@ -71,6 +83,16 @@ def test_what_all_parts_leave_out_stays_marked(honest, tmp_path):
         files.append(write_content(content, path))
     changed = merge.load(files).records.suite.grids[0].changed
     assert changed == ["defenses.none.share=1", "2 of 3 defenses", "seeds 1 instead of 1, 2"]
+
+
+def test_the_notes_of_all_parts_are_kept(honest, tmp_path):
+    files = []
+    for label, notes in (("none", ["pictures: mine 3"]), ("strong", ["pictures: mine 3", "pictures: yours 4"])):
+        path = part(content_of(honest), tmp_path / f"{label}.json", [label])
+        content = json.loads(path.read_text())
+        content["suite"]["grids"][0]["notes"] = notes
+        files.append(write_content(content, path))
+    assert merge.load(files).records.suite.grids[0].notes == ["pictures: mine 3", "pictures: yours 4"]
 
 
 def test_an_added_row_stands_for_none_of_the_suite(content, honest, tmp_path):

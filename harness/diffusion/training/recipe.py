@@ -38,6 +38,7 @@ from harness.diffusion.training.trainers import (
 )
 from harness.diffusion.training.training_loop import seconds, train, write
 from harness.errors import ImmuneBenchError
+from harness.files import write_text
 from harness.stage import seed_of
 
 VAE = "vae.safetensors"
@@ -80,8 +81,8 @@ def run(
     values = evaluation.evaluate(folder, work)
     trainers = (Autoencoder, Denoiser, Classifier, Contrastive)
     values["seconds"] = {trainer.name: seconds(trainer, work) for trainer in trainers}
-    (folder / "evaluation.json").write_text(json.dumps(values, indent=1) + "\n")
-    (folder / "README.md").write_text(card(values, WORDS, evaluation.SAMPLES))
+    write_text(folder / "evaluation.json", json.dumps(values, indent=1) + "\n")
+    write_text(folder / "README.md", card(values, WORDS, evaluation.SAMPLES))
 
 
 def _pictures(work: Path, fashion: Path, seed: int) -> None:
@@ -90,7 +91,7 @@ def _pictures(work: Path, fashion: Path, seed: int) -> None:
         if not (work / f"{split}.txt").exists():
             made = dataset.pictures(dataset.items(split, fashion), count, draw)
             np.savez(work / f"{split}.npz", images=made.images, objects=made.objects, styles=made.styles)
-            (work / f"{split}.txt").write_text("\n".join(made.captions) + "\n")
+            write_text(work / f"{split}.txt", "\n".join(made.captions) + "\n")
 
 
 def _latents(work: Path, seed: int, processes: int, report: Callable[[str], None]) -> None:

@@ -18,7 +18,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from harness.errors import UsageError
+from harness.files import write_text
 from harness.leaderboard import plots
 from harness.leaderboard.flags import FLAGS, flag
 from harness.leaderboard.scores import Cells
@@ -36,13 +36,8 @@ Links = list[tuple[str, str | None]]
 
 
 def write(out: Path, sources: Mapping[str, Merged], plugins: tuple[Path, ...] = ()) -> None:
-    """Write the site of these boards into the folder `out`, in place of a site that is there. plugins: files with
-    further plugins and tracks. Raises `UsageError` if `out` holds anything else."""
-    if out.is_dir() and any(out.iterdir()):
-        if not (out / ASSETS / "site.js").is_file():
-            raise UsageError(f"{out} holds something that is no site of boards; choose another folder")
-        shutil.rmtree(out)
-    _write_assets(out / ASSETS)  # first, so that a site that was interrupted can be replaced
+    """Write the site of these boards into the empty folder `out`. plugins: files with further plugins and tracks."""
+    _write_assets(out / ASSETS)
     Site(out, sources, plugins).write()
 
 
@@ -51,14 +46,14 @@ def _write_assets(folder: Path) -> None:
     folder.mkdir(parents=True)
     for path in (Path(__file__).parent / "static").iterdir():
         shutil.copyfile(path, folder / path.name)
-    (folder / "plotly.js").write_text(get_plotlyjs(), encoding="utf-8")
-    (folder / "themes.js").write_text(f"const THEMES = {json.dumps(charts.themes())};\n", encoding="utf-8")
+    write_text(folder / "plotly.js", get_plotlyjs())
+    write_text(folder / "themes.js", f"const THEMES = {json.dumps(charts.themes())};\n")
     bundle = Path(itables.options.dt_bundle)
     shutil.copyfile(bundle.with_suffix(".css"), folder / "tables.css")
     # A page that is opened from a folder may load no module from a file, but it may import one that it holds.
     text = json.dumps(bundle.read_text(encoding="utf-8"))
     module = f"const TABLES = import(URL.createObjectURL(new Blob([{text}], {{type: 'text/javascript'}})));\n"
-    (folder / "tables.js").write_text(module, encoding="utf-8")
+    write_text(folder / "tables.js", module)
 
 
 class Site:
@@ -107,7 +102,7 @@ class Site:
         context |= {"root": root, "links": partial(self._linker, root)}
         file = self.out / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(self._environment.get_template(template).render(context), encoding="utf-8")
+        write_text(file, self._environment.get_template(template).render(context))
 
     @staticmethod
     def _write_pictures(board: BoardView, folder: Path) -> dict[str, str]:
@@ -123,7 +118,7 @@ class Site:
     def _write_downloads(board: BoardView, folder: Path) -> list[tuple[str, str]]:
         """Write the files that can be downloaded; their names with digests."""
         for name, text in board.made.csv().items():
-            (folder / name).write_text(text, encoding="utf-8")
+            write_text(folder / name, text)
         for path in board.loaded.files:
             shutil.copyfile(path, folder / path.name)
         names = [*board.made.csv(), *(path.name for path in board.loaded.files)]
