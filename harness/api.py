@@ -11,6 +11,7 @@ from pydantic import Field
 
 from harness.errors import UsageError, nearest
 from harness.files import claim, replacing, user_path
+from harness.interrupts import contained
 from harness.labels import FrozenModel
 from harness.selection import Integer, Options, Selection, checked
 
@@ -57,6 +58,7 @@ class _Limits(FrozenModel):
     seed: Integer = Field(None, ge=1)
 
 
+@contained()
 def run(
     suite: str | Path,
     *,
@@ -75,10 +77,10 @@ def run(
     suite: a suite's name or the path of a YAML file. out: folder for the submission and the board; the files of an
     earlier run of the suite in it are replaced, other files stay. store: folder of
     artifacts (default: `$IMMUNEBENCH_STORE`, else the user's cache). workers: local processes (default: one for each
-    GPU, else one for each core; 1 runs the jobs in this process). cluster: instead of local workers the address of a
-    Dask scheduler, or `local:N`. gpu: require a GPU for GPU jobs. timeout: seconds for each job. keep: keep released
-    models in the store. progress: gets callbacks. selection: which part of the suite to run, and with which changes;
-    the fields of `Selection`.
+    GPU, else one for each core; 1 runs the jobs in this process, unless there is a `timeout`). cluster: instead of
+    local workers the address of a Dask scheduler, or `local:N`. gpu: require a GPU for GPU jobs. timeout: seconds for
+    each job. keep: keep released models in the store. progress: gets callbacks. selection: which part of the suite to
+    run, and with which changes; the fields of `Selection`.
 
     Returns the run's `Result`. Raises `UsageError` before anything is computed, and `RunError` if the store or the
     cluster fails. A failed cell raises nothing: it is in the records with its reason.
@@ -97,7 +99,7 @@ def run(
     for grid in plan.suite.grids:
         for note in grid.notes:
             progress.say(f"{grid.name}: {note}")
-    executor = executors.choose(limits.workers, cluster, gpu, progress.say)
+    executor = executors.choose(limits.workers, cluster, gpu, progress.say, separate=limits.timeout is not None)
     opening = pack.opening(plan, artifacts)
     with artifacts.pin({cell.job.key for cell in plan.cells}):  # until they are packed
         failed = scheduler.run(plan, artifacts, executor, progress, keep, limits.timeout)
@@ -123,6 +125,7 @@ def _report(
     return Result(records.frame, board.long, board.standings, board.tables, failed, board.markdown(), out)
 
 
+@contained()
 def release(
     suite: str | Path,
     defense: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -63,9 +64,12 @@ _MESSAGES = {
 """By type of a pydantic error, what we say instead of its message."""
 
 
+_TYPE = re.compile(r"\[key\]|constrained-\w+|[\w-]+\[.*\]")
+"""What pydantic puts among the names of fields: names of types in unions."""
+
+
 def _describe_item(item: ErrorDetails, line: int | None) -> str:
-    parts = [str(part) for part in item["loc"]]  # among them pydantic's names of types in unions
-    names = [part for part in parts if "[" not in part and not part.startswith(("constrained-", "function-"))]
+    names = [str(part) for part in item["loc"] if not _TYPE.fullmatch(str(part))]
     field = ".".join(name if name.isprintable() else repr(name) for name in names)
     message = _MESSAGES.get(item["type"], item["msg"].removeprefix("Value error, "))
     message = message.replace("Input should be", "must be")

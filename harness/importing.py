@@ -1,23 +1,82 @@
-"""Imports the modules of plugins so that the code that runs is the code that their digests cover."""
+"""Imports the modules of plugins so that the code that runs is the code that their digests cover.
+
+A covered module runs from its source, never from bytecode: Python takes a file for unchanged if its size and its
+modification time in seconds are. The version of a module's file is noted when it runs. If it differs from the present
+version, the next import of the plugin runs the new code.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import importlib
 import importlib.util
 import sys
-import time
-from collections.abc import Mapping
-from importlib.machinery import ModuleSpec
+from collections.abc import Callable, Mapping, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ExtensionFileLoader, ModuleSpec, SourceFileLoader, SourcelessFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
+from typing import Any
 
 from harness import source
-from harness.errors import UsageError
+from harness.errors import ImmuneBenchError, UsageError
+from harness.interrupts import contained
+from harness.versions import Version, version
 
-_imported: dict[str, tuple[int, int]] = {}
-"""By name of a module that a plugin's digest covers: modification time and size of its file when it was imported."""
-_START = time.time_ns()
+_ran: dict[str, Version] = {}
+"""By name of a module that a digest covers: the version of its file that this process ran."""
+_covered: set[str] = set()
+"""Names of all modules that the digest of a plugin in this process covers."""
+_covered_by: dict[str, frozenset[str]] = {}
+"""By name of a plugin's module: names of the modules that its digest covered when it was imported."""
+
+
+class _NotesVersion:
+    """A loader that notes the version of the file that it runs."""
+
+    path: str
+
+    def exec_module(self, module: ModuleType) -> None:
+        _ran[module.__name__] = version(Path(self.path))
+        super().exec_module(module)  # type: ignore[misc]  # a mixin of loaders
+
+
+class _Source(_NotesVersion, SourceFileLoader):  # type: ignore[misc]  # typeshed's bases of loaders differ
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self.get_data(self.path), self.path, "exec", dont_inherit=True)
+
+
+class _Sourceless(_NotesVersion, SourcelessFileLoader):
+    pass
+
+
+class _Extension(_NotesVersion, ExtensionFileLoader):
+    pass
+
+
+_LOADERS: Mapping[Any, Callable[[str, str], Loader]] = {
+    SourceFileLoader: _Source,
+    SourcelessFileLoader: _Sourceless,
+    ExtensionFileLoader: _Extension,
+}
+
+
+class _Finder(MetaPathFinder):
+    """Gives covered modules a loader that notes versions."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname in _covered:
+            for finder in sys.meta_path:
+                if finder is not self and (spec := finder.find_spec(fullname, path, target)) is not None:
+                    if loader := _LOADERS.get(type(spec.loader)):
+                        spec.loader = loader(fullname, str(spec.origin))
+                    return spec
+        return None
+
+
+sys.meta_path.insert(0, _Finder())
 
 
 def file_spec(module: str, file: str) -> ModuleSpec:
@@ -29,7 +88,8 @@ def file_spec(module: str, file: str) -> ModuleSpec:
     folder = str(Path(file).parent)
     if folder not in sys.path:
         sys.path.append(folder)
-    spec = importlib.util.spec_from_file_location(module, file, submodule_search_locations=[folder])
+    loader = _Source(module, file)
+    spec = importlib.util.spec_from_file_location(module, file, loader=loader, submodule_search_locations=[folder])
     assert spec is not None
     return spec
 
@@ -38,47 +98,72 @@ def import_plugin(module: str, file: str | None) -> ModuleType:
     """Import a plugin's module in the present state of its source.
 
     module: full name of the module. file: plugin file to import it from (see `file_spec`); None: it is installed.
-    Raises `UsageError` if the import fails.
+    Raises `UsageError` if the import fails, or if a compiled module has changed since this process imported it.
     """
     try:
-        if module.partition(".")[0] == "harness":  # a track or a built-in metric
-            return importlib.import_module(module)
-        spec = source.find_module(module) if file is None else file_spec(module, file)
-        if spec is None:
-            raise ModuleNotFoundError(f"No module named '{module}'")
-        _forget_edited(source.closure(spec))
-        if file is None or module in sys.modules:
-            return importlib.import_module(module)
-        assert spec.loader is not None
-        loaded = sys.modules[module] = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(loaded)
-        except BaseException:
-            del sys.modules[module]
-            raise
-        return loaded
+        with contained():
+            return _import(module, file)
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"cannot import plugin {file or module}: {type(error).__name__}: {error}") from error
+        reason = str(error) if isinstance(error, ImmuneBenchError) else f"{type(error).__name__}: {error}"
+        raise UsageError(f"cannot import plugin {file or module}: {reason}") from error
 
 
-def _forget_edited(covered: Mapping[str, Path]) -> None:
-    """If a file of `covered` (by module) was edited after its import, remove all plugin modules imported so far from
-    `sys.modules`, because any of them may refer to the old code; so the next import of each runs the new code."""
-    versions = {name: (path.stat().st_mtime_ns, path.stat().st_size) for name, path in covered.items()}
+def _import(module: str, file: str | None) -> ModuleType:
+    if module.partition(".")[0] == "harness":  # a track or a built-in metric
+        return importlib.import_module(module)
+    spec = source.find_module(module) if file is None else file_spec(module, file)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named '{module}'")
+    _forget_edited(module, source.closure(spec))
+    if file is None or module in sys.modules:
+        return importlib.import_module(module)
+    assert spec.loader is not None
+    loaded = sys.modules[module] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(loaded)
+    except BaseException:
+        sys.modules.pop(module, None)
+        raise
+    return loaded
 
-    def edited(name: str) -> bool:
-        if name in _imported:
-            return _imported[name] != versions[name]
-        return versions[name][0] > _START  # other code imported it, at an unknown time
 
-    if any(name in sys.modules and edited(name) for name in covered):
-        for name in {*_imported, *covered}:
-            old = sys.modules.pop(name, None)
-            if cached := getattr(old, "__cached__", None):  # Python compares its time with the source's in seconds only
-                with contextlib.suppress(OSError):
-                    Path(cached).unlink(missing_ok=True)
-        _imported.clear()
+def _forget_edited(plugin: str, covered: Mapping[str, Path]) -> None:
+    """If this process ran another version of a file, or the plugin imports other modules than when it was imported,
+    remove all plugin modules imported so far from `sys.modules`, because any of them may refer to the old code; so the
+    next import of each runs the new code.
+
+    plugin: name of the plugin's module. covered: the modules that its digest covers, by name.
+    """
+    present = {name: version(path) for name, path in covered.items() if name in sys.modules}
+    edited = [name for name, now in present.items() if _ran.get(name, now) != now or _ran_unseen(name, now)]
+    if edited or _covered_by.get(plugin, covered.keys()) != covered.keys():
+        for name in edited:
+            if isinstance(getattr(sys.modules[name].__spec__, "loader", None), ExtensionFileLoader):
+                raise UsageError(
+                    f"the compiled module {covered[name]} has changed, and Python cannot import one twice: start a new "
+                    "process (in a notebook, restart the kernel)"
+                )
+        for name in {*_ran, *covered}:
+            sys.modules.pop(name, None)
+        _ran.clear()
+        _covered_by.clear()
         importlib.invalidate_caches()
-    _imported.update(versions)
+    else:
+        _ran.update(present)
+    _covered.update(covered)
+    _covered_by[plugin] = frozenset(covered)
+
+
+def _ran_unseen(name: str, now: Version) -> bool:
+    """Whether other code imported the module `name`, at an unknown time, and its file has changed since this process
+    began."""
+    return name not in _ran and max(now.modified_ns, now.changed_ns) > _began_ns()
+
+
+@functools.cache
+def _began_ns() -> int:
+    import psutil  # here, because `immunebench list` needs no import
+
+    return int((psutil.Process().create_time() - 2) * 1e9)  # Linux tells it to the second

@@ -18,9 +18,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from harness.errors import UsageError, describe, nearest
+from harness.errors import ImmuneBenchError, UsageError, describe, nearest
 from harness.files import user_path
 from harness.importing import import_plugin
+from harness.interrupts import contained
 from harness.plugin import KINDS, Plugin, PluginSpec
 from harness.source import module_path, parse, read_class
 from harness.track import Track
@@ -61,8 +62,18 @@ class Entry:
         """The plugin with settings: the defaults, overridden by a preset, overridden by `params`.
 
         params: values by field name. where: place to name in an error. preset: name of one of the plugin's presets.
-        Raises `UsageError` for an unknown preset or field or a wrong value.
+        Raises `UsageError` for an unknown preset or field or a wrong value, and if the plugin's own code fails.
         """
+        try:
+            with contained():
+                return self._spec(params, where, preset)
+        except UsageError:
+            raise
+        except Exception as error:
+            reason = str(error) if isinstance(error, ImmuneBenchError) else f"{type(error).__name__}: {error}"
+            raise UsageError(f"{where}: the plugin cannot be created: {reason}") from error
+
+    def _spec(self, params: Mapping[str, Any], where: str, preset: str | None) -> PluginSpec:
         cls = self.load()
         if preset is not None and preset not in cls.presets:
             raise UsageError(f"{where}: {self.name} has no preset '{preset}'; {nearest(preset, list(cls.presets))}")

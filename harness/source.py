@@ -20,13 +20,16 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import io
 import sys
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.versions import Version, version
 
 UNCOVERED_ATTRIBUTES = {"presets", "control"}
 UNCOVERED_KEYWORDS = {
@@ -41,6 +44,8 @@ def find_module(module: str) -> ModuleSpec | None:
     there is no such module."""
     top, *rest = module.split(".")
     spec = importlib.util.find_spec(top)
+    if spec is not None and spec.has_location and not Path(str(spec.origin)).exists():  # imported, and gone since then
+        spec = PathFinder.find_spec(top)
     for depth in range(len(rest)):
         if spec is None or spec.submodule_search_locations is None:
             return None
@@ -57,25 +62,31 @@ def module_path(module: str) -> Path:
     return Path(spec.origin)
 
 
+def read_text(path: Path) -> str:
+    """The text of the Python file `path`, in the encoding that it declares."""
+    with tokenize.open(path) as file:
+        return file.read()
+
+
+def encoded(text: str) -> bytes:
+    """The Python source `text` in the encoding that it declares."""
+    encoding, _ = tokenize.detect_encoding(io.BytesIO(text.encode()).readline)
+    return text.encode(encoding)
+
+
 def parse(path: Path) -> ast.Module:
     """The syntax tree of the present content of the file `path`; raises `UsageError` if it is not valid Python."""
-    return _parse(*_version(path))
-
-
-def _version(path: Path) -> tuple[Path, int, int]:
-    """Path, modification time and size of a file: a cache key that changes with the file's content."""
-    stat = path.stat()
-    return path, stat.st_mtime_ns, stat.st_size
+    return _parse(version(path))
 
 
 @functools.lru_cache(1024)
-def _parse(path: Path, mtime_ns: int, size: int) -> ast.Module:
+def _parse(file: Version) -> ast.Module:
     try:
-        return ast.parse(path.read_text(encoding="utf-8"))
+        return ast.parse(file.path.read_bytes())  # bytes, because a file may declare its encoding
     except SyntaxError as error:
-        raise UsageError(f"cannot read plugin file {path}, line {error.lineno}: {error.msg}") from None
+        raise UsageError(f"cannot read plugin file {file.path}, line {error.lineno}: {error.msg}") from None
     except ValueError as error:
-        raise UsageError(f"cannot read plugin file {path}: {error}") from None
+        raise UsageError(f"cannot read plugin file {file.path}: {error}") from None
 
 
 def read_class(path: Path, name: str) -> dict[str, str]:
@@ -146,12 +157,12 @@ def code_digest(path: Path) -> str:
     """SHA-256 of the code in the file `path`: of its reduced syntax tree if it is Python, else of its bytes."""
     if path.suffix != ".py":
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    return _code_digest(*_version(path))
+    return _code_digest(version(path))
 
 
 @functools.lru_cache(1024)
-def _code_digest(path: Path, mtime_ns: int, size: int) -> str:
-    return hashlib.sha256(ascii(_plain(_parse(path, mtime_ns, size), path)).encode()).hexdigest()
+def _code_digest(file: Version) -> str:
+    return hashlib.sha256(ascii(_plain(_parse(file), file.path)).encode()).hexdigest()
 
 
 def _plain(node: object, path: Path) -> object:
@@ -211,7 +222,7 @@ def closure(plugin: ModuleSpec) -> dict[str, Path]:
         if path.suffix == ".py":
             stub = path.with_suffix(".pyi")  # of a package that loads its names lazily
             for file in (path, stub) if stub.is_file() else (path,):
-                for statement in _imports(*_version(file)):
+                for statement in _imports(version(file)):
                     pending += _imported(statement, file, spec, plugin)
     return covered
 
@@ -235,9 +246,9 @@ class _Import:
 
 
 @functools.lru_cache(1024)
-def _imports(path: Path, mtime_ns: int, size: int) -> list[_Import]:
+def _imports(file: Version) -> list[_Import]:
     """The imports of a file, in order."""
-    return list(_walk(_parse(path, mtime_ns, size), required=path.suffix == ".py"))
+    return list(_walk(_parse(file), required=file.path.suffix == ".py"))
 
 
 def _walk(node: ast.AST, required: bool) -> Iterator[_Import]:

@@ -12,18 +12,38 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 from pydantic import BaseModel
 
 from harness import meter, source
+from harness.errors import RunError
 from harness.importing import import_plugin
 from harness.metric import write_values
 from harness.plugin import PluginSpec
+from harness.versions import Version, version
+
+T = TypeVar("T")
+
+
+class Content(NamedTuple):
+    """How the content of a path is identified.
+
+    files(path): the files that make up the content. digest(path): SHA-256 of the content, in hexadecimal; None if it
+    cannot be read. Both are functions of a module, so that jobs can be pickled.
+    """
+
+    files: Callable[[str], Iterable[Path]]
+    digest: Callable[[str], str | None]
+
+    def versions(self, path: str) -> tuple[Version, ...]:
+        """The present versions of the files."""
+        return tuple(version(file) for file in self.files(path) if file.is_file())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +51,37 @@ class Located:
     """A file or folder on this machine.
 
     path: its path; not part of any key. digest: SHA-256 of its content, in hexadecimal, which enters keys; None if the
-    content cannot be read.
+    content cannot be read. content: how the digest is computed; None: it is never checked. versions: of the files when
+    the digest was computed; files that still have them are not hashed again.
     """
 
     path: str
     digest: str | None
+    content: Content | None = dataclasses.field(default=None, compare=False)
+    versions: tuple[Version, ...] = dataclasses.field(default=(), compare=False)
+
+    @classmethod
+    def of(cls, path: str, content: Content) -> Located:
+        """The file or folder `path` with the present digest of its content."""
+        versions = content.versions(path)
+        return cls(path, _digest(path, content, versions), content, versions)
+
+    def check(self) -> tuple[Version, ...]:
+        """The present versions of the files; raises `RunError` if the content is not that of the digest."""
+        if self.content is None:
+            return ()
+        versions = self.content.versions(self.path)
+        if versions != self.versions and (now := _digest(self.path, self.content, versions)) != self.digest:
+            raise RunError(
+                f"{self.path} has other content here ({str(now)[-8:]}) than in the plan ({str(self.digest)[-8:]}): do "
+                "not change it during a run, use the same files on all workers, and run the same command again"
+            )
+        return versions
+
+
+@lru_cache(256)
+def _digest(path: str, content: Content, versions: tuple[Version, ...]) -> str | None:
+    return content.digest(path)
 
 
 class Folders(Mapping["Stage", Path]):
@@ -75,6 +121,8 @@ class Stage:
     version: ClassVar[int]
     name: ClassVar[str]
     """The class's name in snake case."""
+    spec: ClassVar[ModuleSpec | None]
+    """Import spec of the module of a stage outside the harness."""
     code: ClassVar[str | None]
     """Digest of the code of a stage outside the harness; None for a stage of the harness, which has a version only."""
     transient: ClassVar[bool] = False
@@ -93,9 +141,9 @@ class Stage:
             cls.track = track
         cls.version = version
         cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
-        spec = sys.modules[cls.__module__].__spec__
         is_own = cls.__module__.partition(".")[0] == "harness"
-        cls.code = None if is_own or spec is None else source.digest(spec)
+        cls.spec = None if is_own else sys.modules[cls.__module__].__spec__
+        cls.code = None if cls.spec is None else source.digest(cls.spec)
         dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
 
     def run(self, folders: Folders, out: Path) -> None:
@@ -124,8 +172,13 @@ class Stage:
     @cached_property
     def parents(self) -> tuple[Stage, ...]:
         """The stages in the fields, each once."""
-        found = (stage for field in dataclasses.fields(self) for stage in _stages(getattr(self, field.name)))
+        found = (stage for field in dataclasses.fields(self) for stage in _found(getattr(self, field.name), Stage))
         return tuple({stage.key: stage for stage in found}.values())
+
+    @property
+    def files(self) -> tuple[Located, ...]:
+        """The files in the fields."""
+        return tuple(file for field in dataclasses.fields(self) for file in _found(getattr(self, field.name), Located))
 
     @cached_property
     def random(self) -> bool:
@@ -189,15 +242,16 @@ def _restore(module: ModuleType, name: str, fields: Mapping[str, Any]) -> Stage:
     return stage
 
 
-def _stages(value: Any) -> Iterator[Stage]:
-    if isinstance(value, Stage):
+def _found(value: Any, kind: type[T]) -> Iterator[T]:
+    """The objects of a class in a field's value: the value, or the items of a tuple or mapping."""
+    if isinstance(value, kind):
         yield value
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from _stages(item)
+            yield from _found(item, kind)
     elif isinstance(value, tuple | list):
         for item in value:
-            yield from _stages(item)
+            yield from _found(item, kind)
 
 
 def plain(value: Any) -> Any:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import typer
 
 from harness.cli import inspect, pages, run, store, submission
 from harness.errors import ImmuneBenchError
+from harness.interrupts import Stopped, contained, stoppable
 
 app = typer.Typer(
     help="Benchmark for model immunization: run suites of defenses against attackers and make leaderboards.",
@@ -17,25 +21,46 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing rich would double the time of --help
 )
-for command in (run.run, run.plan, run.release):
-    app.command()(command)
-app.command("list")(inspect.list_)
-for command in (inspect.show, inspect.new, inspect.check):
-    app.command()(command)
-for command in (submission.submit, submission.verify, submission.leaderboard, submission.boards):
-    app.command()(command)
-for command in (pages.docs, pages.site):
-    app.command()(command)
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """The command `function`, which plugin code cannot end and a signal can."""
+
+    @functools.wraps(function)
+    def command(**arguments: Any) -> None:
+        try:
+            with contained():
+                function(**arguments)
+        except Stopped as stop:
+            print(f"stopped by {stop}", file=sys.stderr)
+            raise typer.Exit(stop.exit_code) from None
+
+    return command
+
+
+for function in (run.run, run.plan, run.release):
+    app.command()(_command(function))
+app.command("list")(_command(inspect.list_))
+for function in (inspect.show, inspect.new, inspect.check):
+    app.command()(_command(function))
+for function in (submission.submit, submission.verify, submission.leaderboard, submission.boards):
+    app.command()(_command(function))
+for function in (pages.docs, pages.site):
+    app.command()(_command(function))
 app.add_typer(store.app, name="store")
 
 
 def main() -> None:
-    """Run the command. An error is one line; exit code 2 for wrong use, 1 for failed cells, 130 after Ctrl-C."""
+    """Run the command. An error is one line; exit code 2 for wrong use, 1 for failed cells, 128 and its number after a
+    signal: 130 after Ctrl-C, 143 after SIGTERM."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # the terminal's encoding may lack letters such as κ
     try:
-        app(standalone_mode=True)
+        with stoppable("SIGINT", "SIGTERM", "SIGHUP"):
+            app(standalone_mode=True)
     except ImmuneBenchError as error:
         print(f"immunebench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Stopped as stop:
+        sys.exit(stop.exit_code)

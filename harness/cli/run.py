@@ -12,6 +12,7 @@ import typer
 
 from harness.cli.options import SuiteName, Timeout, Workers, selection_options
 from harness.files import user_path
+from harness.interrupts import Stopped
 from harness.selection import Selection
 
 
@@ -56,9 +57,9 @@ def run(
                 progress=display,
                 **dict(selection),
             )
-    except KeyboardInterrupt:
+    except Stopped as stop:
         print("stopped; finished jobs are kept: run the same command to continue", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(stop.exit_code) from None
     print(f"\n{result.text}")
     print(f"\n{len(result.records)} records in {time.perf_counter() - start:.0f} s; results are in {folder}/")
     if result.failed:

@@ -22,6 +22,7 @@ from harness.diffusion import similarity
 from harness.diffusion.model import Images, as_pixels
 from harness.diffusion.small import networks
 from harness.errors import RunError, UsageError, nearest
+from harness.versions import Version
 
 AT_ONCE = 64
 """Pictures, or pairs of pictures, that a network takes at once."""
@@ -44,14 +45,14 @@ class Encoder:
     paired: Similarity
 
 
-def encoder(name: str, path: str | None = None, digest: str | None = None) -> Encoder:
+def encoder(name: str, path: str | None = None, versions: tuple[Version, ...] = ()) -> Encoder:
     """Load the encoder `name`.
 
-    path: local file of weights; None: the weights on the hub or those that come with the harness. digest: SHA-256 of
-    the file, so that a process loads an edited file again. Raises `RunError` if the weights cannot be loaded, and
+    path: local file of weights; None: the weights on the hub or those that come with the harness. versions: of the
+    file, so that a process loads a file again that has changed. Raises `RunError` if the weights cannot be loaded, and
     `UsageError` for an unknown name.
     """
-    network = load(name, path, digest)
+    network = load(name, path, versions)
     if name == "lpips":
         alike = partial(one_minus_lpips, network)
         return Encoder(None, alike, alike)
@@ -92,22 +93,22 @@ def _device_of(network: nn.Module) -> torch.device:
 
 
 @cache
-def load(name: str, path: str | None = None, digest: str | None = None) -> Any:
-    """The network of the encoder `name`, for pixels in [−1, 1]; a process loads it once. path, digest: as for
+def load(name: str, path: str | None = None, versions: tuple[Version, ...] = ()) -> Any:
+    """The network of the encoder `name`, for pixels in [−1, 1]; a process loads it once. path, versions: as for
     `encoder`. A failure is remembered until `retry` is called, so that not every job tries a download."""
     if name not in _LOADERS:
         raise UsageError(f"unknown encoder '{name}'; {nearest(name, list(_LOADERS))}")
     if path is not None and not Path(path).exists():
         raise RunError(f"encoder '{name}': {path} does not exist")
-    if (name, path, digest) not in _failures:
+    if (name, path, versions) not in _failures:
         try:
             return _LOADERS[name](path)
         except Exception as error:  # the libraries that read files of weights raise errors of many classes
-            _failures[name, path, digest] = _reason(name, path, error)
-    raise RunError(_failures[name, path, digest])
+            _failures[name, path, versions] = _reason(name, path, error)
+    raise RunError(_failures[name, path, versions])
 
 
-_failures: dict[tuple[str, str | None, str | None], str] = {}
+_failures: dict[tuple[str, str | None, tuple[Version, ...]], str] = {}
 
 
 def retry() -> None:

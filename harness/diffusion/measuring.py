@@ -173,6 +173,6 @@ class Sheet(Stage, track="diffusion", version=1):
 def _encoders(weights: Mapping[str, Located | None]) -> dict[str, encoders.Encoder]:
     """The encoders by name, with local weights where a file is given."""
     return {
-        name: encoders.encoder(name, file.path, file.digest) if file else encoders.encoder(name)
+        name: encoders.encoder(name, file.path, file.check()) if file else encoders.encoder(name)
         for name, file in weights.items()
     }

@@ -30,6 +30,7 @@ from harness.diffusion.views import IMAGES
 from harness.errors import PluginError, RunError
 from harness.stage import Folders, Located, Stage, seed_of
 from harness.store.tensors import load_tensors, save_tensors
+from harness.versions import Version
 
 GATE_IMAGES = 4
 """Number of pictures of each concept to keep that check an erasure."""
@@ -47,7 +48,7 @@ class PipelineStage(Stage, track="diffusion"):
         """The base model, which callers must not change; consecutive jobs read it from disk once. Sets the switch
         of TensorFloat-32 for the rest of the job (see `harness.execution.determinism.isolated`)."""
         torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
-        return _read_base(self.base.path, self.precision, self.base.digest)
+        return _read_base(self.base.path, self.precision, self.base.check())
 
     def load(self, *artifacts: Path) -> TextToImage:
         """A copy of the base model that may be changed, with the U-Net weights in the folders `artifacts`."""
@@ -62,7 +63,7 @@ class PipelineStage(Stage, track="diffusion"):
 
 
 @lru_cache(maxsize=1)
-def _read_base(base: str, precision: str, digest: str | None) -> TextToImage:
+def _read_base(base: str, precision: str, versions: tuple[Version, ...]) -> TextToImage:
     return TextToImage.load(base, precision)
 
 

@@ -20,7 +20,7 @@ class Cluster:
     """Runs jobs on the workers of a Dask scheduler, which must reach the store under the same path.
 
     address: of the scheduler, or `local:N` to start N processes here. gpu: send GPU jobs to workers with the resource
-    GPU only. say: called with a line while the cluster has no worker yet; the first worker is waited for. Raises
+    GPU only. say: called with a line while the cluster has no worker; the first worker is waited for. Raises
     `UsageError` if Dask is not installed, the scheduler does not answer, or `gpu` is set and no worker has a GPU.
     """
 
@@ -37,6 +37,7 @@ class Cluster:
             "distributed.scheduler.allowed-failures": 0,  # the run's scheduler decides on repeats
             "distributed.comm.timeouts.connect": CONNECT_SECONDS,
         }
+        self._say = say
         self._cleanup = contextlib.ExitStack()
         self._cleanup.enter_context(dask.config.set(settings))
         try:
@@ -72,7 +73,9 @@ class Cluster:
         """Threads of all workers, counted at most once a second; at least one."""
         if time.monotonic() - self._counted_at > 1:
             self._counted_at = time.monotonic()
-            self._threads = sum(worker["nthreads"] for worker in self._workers().values())
+            before, self._threads = self._threads, sum(worker["nthreads"] for worker in self._workers().values())
+            if before and not self._threads:
+                self._say("the cluster has no worker left; jobs wait for a new one")
         return max(1, self._threads)
 
     def submit(self, function: Callable[..., Any], *arguments: Any, gpu: bool = False) -> Future[Any]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any, Protocol
@@ -63,8 +67,9 @@ class Processes:
 
         # Workers cache base models and encoders; loky would restart them for a memory leak.
         env = {"LOKY_MAX_MEMORY_LEAK_SIZE": "2e9"}
+        initargs = (self._gpus, os.getpid())
         return ProcessPoolExecutor(
-            max_workers=self.workers, initializer=_prepare_worker, initargs=(self._gpus,), timeout=None, env=env
+            max_workers=self.workers, initializer=_prepare_worker, initargs=initargs, timeout=None, env=env
         )
 
     def submit(self, function: Callable[..., Any], *arguments: Any, gpu: bool = False) -> Future[Any]:
@@ -81,16 +86,17 @@ class Processes:
         self._pool.shutdown(wait=True, kill_workers=at_once)
 
 
-def local(workers: int | None = None, gpu: bool = False) -> Executor:
-    """The executor for `workers` local workers (default: one for each GPU, else one for each core). gpu: require a GPU;
-    raises `UsageError` if there is none, or if there are more workers than GPUs."""
+def local(workers: int | None = None, gpu: bool = False, separate: bool = False) -> Executor:
+    """The executor for `workers` local workers (default: one for each GPU, else one for each core). gpu: require a GPU.
+    separate: also a single worker is a process of its own. Raises `UsageError` if a GPU is required and there is none,
+    or if there are more workers than GPUs."""
     found = gpus.count()
     if gpu and not found:
         raise UsageError("torch finds no GPU on this machine: run without --gpu, or on a --cluster")
     if found and workers and workers > found:
         raise UsageError(f"{workers} workers need {workers} GPUs, one each; this machine has {found}")
     workers = workers or default_workers()
-    return Serial() if workers == 1 else Processes(workers, found)
+    return Serial() if workers == 1 and not separate else Processes(workers, found)
 
 
 def choose(
@@ -98,11 +104,12 @@ def choose(
     cluster: str | None = None,
     gpu: bool = False,
     say: Callable[[str], None] = lambda line: None,
+    separate: bool = False,
 ) -> Executor:
     """The executor for local workers, or for the Dask `cluster` with that address; see `local` and
     `dask_cluster.Cluster`. Raises `UsageError` for both."""
     if cluster is None:
-        return local(workers, gpu)
+        return local(workers, gpu, separate)
     if workers is not None:
         raise UsageError("--workers are local processes; a --cluster has its own workers: choose one of the two")
     from harness.execution.dask_cluster import Cluster
@@ -116,7 +123,26 @@ def default_workers() -> int:
     return gpus.count() or cores
 
 
-def _prepare_worker(count: int) -> None:
+_PR_SET_PDEATHSIG = 1
+PARENT_SECONDS = 1.0
+"""Time between two looks at whether the parent process is alive."""
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the process `parent`, which started it, is gone for any reason."""
+    if sys.platform == "linux":  # also in a call that holds Python's lock
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _prepare_worker(count: int, parent: int) -> None:
+    _end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
     os.environ["OMP_NUM_THREADS"] = "1"
     if count:

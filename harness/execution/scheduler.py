@@ -4,6 +4,7 @@ weights."""
 from __future__ import annotations
 
 import heapq
+import pickle
 import time
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
@@ -12,6 +13,7 @@ from harness.errors import RunError
 from harness.execution.estimates import Estimates
 from harness.execution.executors import Executor
 from harness.execution.worker import Outcome, RunSite, perform
+from harness.interrupts import stoppable
 from harness.plan import Plan
 from harness.stage import Stage
 from harness.store import Store
@@ -53,12 +55,13 @@ def run(
     progress = progress or Progress()
     running: dict[Future[Outcome], Stage] = {}
     try:
-        with store.pin(plan.jobs) as name:
+        with stoppable("SIGINT"), store.pin(plan.jobs) as name:
             site = RunSite(store.root, store.identity, name)
             missing = plan.missing(store)
             progress.began(plan, missing, Estimates(store.ledger()), executor.workers)
             queue = _Queue(missing)
             dropped: set[str] = set()
+            announced = False
 
             def end(job: Stage, outcome: Outcome) -> None:
                 read = [parent.key for parent in queue.done(job, outcome.reason) if parent.transient and not keep]
@@ -72,10 +75,14 @@ def run(
                         end(job, Outcome(job.key, reason))
                         continue
                     progress.started(job)
-                    arguments = (job, site, timeout, executor.separate)
+                    sent = pickle.dumps(job) if executor.separate else job
+                    arguments = (job.key, sent, site, timeout, executor.separate)
                     running[executor.submit(perform, *arguments, gpu=job.gpu)] = job
                 alone = len(running) == 1
                 if not running and queue.postponed:
+                    if not announced:
+                        announced = True
+                        progress.say(f"waiting for {len(queue.postponed)} jobs that another run computes")
                     time.sleep(POLL_SECONDS)
                 for future in wait(running, POLL_SECONDS, FIRST_COMPLETED).done if running else ():
                     job = running.pop(future)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import pickle
+import sys
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from harness import meter
+from harness import meter, source
 from harness.errors import ImmuneBenchError, RunError
 from harness.execution import deadline, determinism
+from harness.interrupts import contained
 from harness.stage import Folders, Stage
 from harness.store import Busy, Store, StoreError
+from harness.versions import version
 
 
 @dataclass(frozen=True)
@@ -53,25 +59,44 @@ def ensure(job: Stage, store: Store, wait: bool = True) -> Path:
         folders = Folders({parent.key: ensure(parent, store) for parent in job.parents})
         with store.write(job.key, about := dict(job.about), wait) as out:
             if out is not None:
-                _check_source(job)
-                with determinism.isolated(job.seed or 0):
+                with _true_to_key(job), determinism.isolated(job.seed or 0), contained():
                     job.run(folders, out)
                 about["peak_mb"] = meter.peak_mb()
         folder = store.folder(job.key)
     return folder
 
 
-def _check_source(job: Stage) -> None:
-    """Raise `RunError` if the plugin's code here is not the code in the job's key: another version is installed, or
-    the file was edited during the run."""
-    plugin = job.plugin
-    if plugin is None:
-        return
-    source = plugin.build().source()
-    if source != plugin.source:
+@contextlib.contextmanager
+def _true_to_key(job: Stage) -> Iterator[None]:
+    """Raise `RunError` unless the code and the files of the job are those in its key, before and after the block and
+    without an edit between."""
+    code, files = _code(job), [file.check() for file in job.files]
+    yield
+    # A base model from the hub may have been downloaded in the block; then its commit is checked here.
+    same = [before in ((), file.check()) for before, file in zip(files, job.files, strict=True)]
+    if _code(job) != code or not all(same):
+        raise RunError("a plugin or a file that the job reads was changed while it ran: run the same command again")
+
+
+def _code(job: Stage) -> list[Any]:
+    """The versions of the files with the job's code, that is of its plugin and of a stage outside the harness; raises
+    `RunError` if the code is not that in the key: another version is installed, or it was edited during the run."""
+    specs = []
+    if (plugin := job.plugin) is not None:
+        built = plugin.build()
+        _compare(f"{plugin.kind} '{plugin.name}'", built.source(), plugin.source)
+        specs.append(sys.modules[type(built).__module__].__spec__)
+    if job.spec is not None and job.code is not None:
+        _compare(f"stage '{job.name}'", source.digest(job.spec), job.code)
+        specs.append(job.spec)
+    return [version(path) for spec in specs if spec is not None for path in source.closure(spec).values()]
+
+
+def _compare(name: str, here: str, planned: str) -> None:
+    if here != planned:
         raise RunError(
-            f"{plugin.kind} '{plugin.name}' has other code here ({source[:8]}) than in the plan ({plugin.source[:8]}): "
-            "do not edit it during a run, and install the same version on all workers"
+            f"{name} has other code here ({here[:8]}) than in the plan ({planned[:8]}): do not edit it during a run, "
+            "and install the same version on all workers"
         )
 
 
@@ -80,27 +105,47 @@ def _store(site: RunSite) -> Store:
     return Store.connect(site.root, site.identity)
 
 
-def perform(job: Stage, site: RunSite, timeout: float | None = None, separate: bool = False) -> Outcome:
+def perform(
+    key: str, job: Stage | bytes, site: RunSite, timeout: float | None = None, separate: bool = False
+) -> Outcome:
     """`ensure` on a worker; no exception of a job leaves it.
 
-    timeout: seconds for the job; None: no limit. separate: this process runs jobs only and may be ended.
+    key: the job's key in the plan. job: the job, or its pickle. timeout: seconds for the job; None: no limit. separate:
+    this process runs jobs only and may be ended.
     """
     start = time.perf_counter()
     try:
         store = _store(site)
+        job = job if isinstance(job, Stage) else _unpickled(job)  # a worker's first imports are in no time limit
+        if job.key != key:
+            raise RunError(
+                f"stage '{job.name}' has another key here ({job.key[:8]}) than in the plan ({key[:8]}): do not edit "
+                "its track during a run, and install the same versions on all workers"
+            )
         with deadline.within(timeout, end_process=separate):
             ensure(job, store, wait=False)
     except Busy:
-        return Outcome(job.key, busy=True)
+        return Outcome(key, busy=True)
     except StoreError as error:
-        return Outcome(job.key, str(error), fatal=True)
+        return Outcome(key, str(error), fatal=True)
     except ImmuneBenchError as error:
-        return Outcome(job.key, str(error))
+        return Outcome(key, _line(error))
     except deadline.Passed:
-        return Outcome(job.key, f"took longer than the {timeout:g} s allowed")
+        return Outcome(key, f"took longer than the {timeout:g} s allowed")
     except Exception as error:
         at = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(at.filename).name}:{at.lineno}"
+        return Outcome(key, f"{type(error).__name__} at {Path(at.filename).name}:{at.lineno}: {_line(error)}"[:500])
+    return Outcome(key, seconds=time.perf_counter() - start, peak_mb=meter.peak_mb())
+
+
+def _unpickled(job: bytes) -> Stage:
+    with contained():
+        unpickled: Stage = pickle.loads(job)
+    return unpickled
+
+
+def _line(error: Exception) -> str:
+    """The text of an error in one line, without characters that a terminal or a file cannot take."""
+    with contained():
         text = " ".join(str(error).split())
-        return Outcome(job.key, f"{type(error).__name__} at {where}: {text}"[:500])
-    return Outcome(job.key, seconds=time.perf_counter() - start, peak_mb=meter.peak_mb())
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

@@ -21,7 +21,7 @@ from harness.errors import UsageError, describe, nearest
 from harness.metric import Quantity
 from harness.plugin import Plugin
 from harness.registry import installed
-from harness.source import read_class
+from harness.source import parse, read_class
 
 if TYPE_CHECKING:
     from harness.kit.examine import Examination
@@ -134,7 +134,7 @@ def pickles(examination: Examination) -> None:
 
 def device(examination: Examination) -> None:
     """The source names no device."""
-    for node in ast.walk(ast.parse(Path(inspect.getfile(examination.cls)).read_text(encoding="utf-8"))):
+    for node in ast.walk(parse(Path(inspect.getfile(examination.cls)))):
         match node:
             case ast.Constant(value=str(text)) if _DEVICE.match(text):
                 raise Fault(f"line {node.lineno} names the device '{text}': use the device of the tensors given")

@@ -17,6 +17,7 @@ import torch
 
 from harness.errors import RunError, UsageError
 from harness.execution.determinism import isolated
+from harness.interrupts import contained
 from harness.kit.trial import Trial
 from harness.plugin import Plugin
 from harness.track import Track
@@ -95,7 +96,8 @@ class Examination:
     def reason(self) -> str | None:
         """Why the plugin does not run; None if it does."""
         try:
-            self.first  # noqa: B018 (a cached property, which runs here)
+            with contained():
+                self.first  # noqa: B018 (a cached property, which runs here)
         except Exception as error:
             return f"{type(error).__name__}: {' '.join(str(error).split())}"
         return None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import keyword
 import re
+import sys
 from pathlib import Path
 
 from harness.errors import UsageError, nearest
 from harness.files import check_file, write_text
+from harness.registry import installed
 
 TEMPLATES = Path(__file__).parent / "templates"
 """`TRACK_KIND.py` for each track and kind of plugin, and the files of a package. `plugin_name`, `plugin-name`,
@@ -18,7 +21,8 @@ def write(kind: str, name: str, track: str, folder: Path, *, package: bool = Fal
     """Write a working plugin into `folder`; returns the file NAME.py or, for a `package`, the folder NAME.
 
     kind: attacker, defense or metric. attacked: of a metric, measure the attacked model. Raises `UsageError` for a name
-    that is no identifier in small letters, for a track without a template, and if the path exists or cannot be written.
+    that is no identifier in small letters or that a plugin or a module has, for a track without a template, and if the
+    path exists or cannot be written.
     """
     if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise UsageError(f"'{name}' cannot be a plugin's name: use small letters, digits and _, with a letter first")
@@ -31,6 +35,11 @@ def write(kind: str, name: str, track: str, folder: Path, *, package: bool = Fal
     path = folder / (name if package else f"{name}.py")
     if path.exists():
         raise UsageError(f"{path} exists; choose another name, or move it away")
+    for entry in installed().all(kind):
+        if entry.name == name:
+            raise UsageError(f"{entry.kind} '{name}' exists ({entry.origin}); choose another name")
+    if name in {*sys.stdlib_module_names, *importlib.metadata.packages_distributions()}:
+        raise UsageError(f"a Python module is called '{name}', and a file {name}.py would hide it; choose another name")
     files = {plugin_file(path): f"{track}_{template}.py"}
     if package:
         files |= {path / "pyproject.toml": "pyproject.txt", path / "tests" / f"test_{name}.py": "test.txt"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import os
 import platform
 import re
 import subprocess
@@ -70,16 +71,27 @@ def packages() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """CPU model, logical cores, memory in GiB, and the models of the GPUs that torch sees."""
+    """CPU model with what torch computes by on it (see `_kernels`), logical cores, memory in GiB, and the models of the
+    GPUs that torch sees."""
     import psutil
     import torch
 
     return {
-        "cpu": _cpu(),
+        "cpu": f"{_cpu()} ({_kernels()})",
         "cores": psutil.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
+
+
+def _kernels() -> str:
+    """The vector instructions and the linear algebra library of torch, and the settings that change the library's
+    results."""
+    import torch
+
+    library = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    settings = [f"{name}={os.environ[name]}" for name in ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS") if name in os.environ]
+    return ", ".join([torch.backends.cpu.get_cpu_capability(), *(library.groups() if library else ()), *settings])
 
 
 def _cpu() -> str:

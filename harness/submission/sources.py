@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harness.files import write_text
+from harness.files import write_bytes
 from harness.importing import file_spec
-from harness.source import closure, plugin_packages
+from harness.source import closure, encoded, plugin_packages, read_text
 from harness.submission.schema import PluginFile
 
 
@@ -18,8 +18,8 @@ def gather(files: Sequence[Path]) -> list[PluginFile]:
     return [
         PluginFile(
             name=file.name,
-            text=file.read_text(encoding="utf-8"),
-            modules={name: path.read_text(encoding="utf-8") for name, path in helper_modules(file).items()},
+            text=read_text(file),
+            modules={name: read_text(path) for name, path in helper_modules(file).items()},
         )
         for file in files
     ]
@@ -47,7 +47,7 @@ def importable(sources: Sequence[PluginFile], folder: Path) -> Iterator[list[Pat
         for name, text in {**source.modules, source.name: source.text}.items():
             path = inner / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, text)
+            write_bytes(path, encoded(text))
         files.append(inner / source.name)
         sys.path.insert(0, str(inner))
     try:

@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from harness.diffusion import encoders
+from harness.diffusion import encoders, stages
 from harness.diffusion.located import Files
 from harness.diffusion.measuring import Decode, Look, Seen, _encoders
 from harness.diffusion.protocol import ENCODERS, DiffusionProtocol
+from harness.diffusion.small import WEIGHTS
 from harness.diffusion.stages import save_images
 from harness.errors import RunError, UsageError
 from harness.stage import Folders, Located
@@ -216,3 +218,68 @@ def test_an_edited_file_of_weights_is_loaded_again(tmp_path: Path, monkeypatch: 
         used = _encoders({"own": Files().weights(str(path))})["own"]
         seen.append(used.embed(None))
     assert seen == [["one"], ["two"]]
+
+
+@pytest.mark.parametrize("name", ["classifier", "contrastive"])
+def test_other_weights_at_the_path_of_a_small_network_are_other_embeddings(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "weights.safetensors"
+    tensors = load_file(WEIGHTS / f"{name}.safetensors")
+    seen = []
+    for factor in (1.0, 0.5):
+        save_file({key: value * factor if value.is_floating_point() else value for key, value in tensors.items()}, path)
+        (used,) = _encoders({name: Files().weights(str(path))}).values()
+        seen.append(used.embed(noise(2, 1, 32)))
+    assert torch.equal(seen[0], encoders.encoder(name).embed(noise(2, 1, 32)))
+    assert not torch.allclose(*seen)
+    assert encoders.load(name) is encoders.load(name)
+
+
+def test_a_base_model_that_has_changed_is_not_the_one_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that changed during a load and is restored must not leave the other content in memory."""
+
+    class Job(stages.PipelineStage, track="test", version=1):
+        """Reads a base model."""
+
+    monkeypatch.setattr(stages.TextToImage, "load", lambda base, precision: [Path(base, "unet").read_text()])
+    file = tmp_path / "unet"
+    file.write_text("one")
+    job = Job(base=Files().base(str(tmp_path)), precision="fp32")
+    first = job.untouched()
+    assert job.untouched() is first
+    file.write_text("two")
+    with pytest.raises(RunError, match="has other content here"):
+        job.untouched()
+    file.write_text("one")
+    assert job.untouched() == first
+    assert job.untouched() is not first
+    file.write_text("two")
+    other = Job(base=Files().base(str(tmp_path)), precision="fp32")
+    assert (other.key != job.key, other.untouched()) == (True, ["two"])
+
+
+def test_a_name_on_the_hub_is_known_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*arguments: object, **options: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    unknown = Files().base("a/b")
+    assert unknown.digest == "hub:a/b"
+    keys = set()
+    for commit in ("1" * 40, "2" * 40):
+        snapshot, refs = (tmp_path / "models--a--b" / part for part in ("snapshots", "refs"))
+        (snapshot / commit).mkdir(parents=True)
+        (snapshot / commit / "model_index.json").write_text("{}")
+        refs.mkdir(exist_ok=True)
+        (refs / "main").write_text(commit)
+        located = Files().base("a/b")
+        assert located.digest == f"hub:a/b@{commit}"
+        keys.add(located.digest)
+        with pytest.raises(RunError, match="has other content here"):
+            unknown.check()
+    assert len(keys) == 2
+    (refs / "main").write_text("1" * 40)
+    with pytest.raises(RunError, match=r"other content here \(11111111\) than in the plan \(22222222\)"):
+        located.check()

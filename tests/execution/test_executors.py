@@ -8,12 +8,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from harness import api
 from harness.errors import RunError, UsageError
 from harness.execution import dask_cluster, deadline, executors, gpu, scheduler
 from harness.plugin import PluginSpec
 from harness.stage import Stage
 from harness.store import Store
-from tests.runs import plan, run, write_suite
+from tests.runs import TWO_LAYER, plan, run, write_suite
 
 UNRULY = '''
 """Defenses that break their worker."""
@@ -61,7 +62,7 @@ class Sleeps(Defense):
         yield
 '''
 TIMEOUT = 6
-"""Seconds; a job that does not sleep takes milliseconds, and its worker has imported torch before."""
+"""Seconds; a job that does not sleep takes milliseconds, and its worker has imported torch before it starts."""
 
 
 @pytest.fixture
@@ -78,11 +79,12 @@ def serial(tmp_path_factory) -> pd.DataFrame:
 
 @pytest.fixture
 def unruly(tmp_path: Path) -> dict:
-    """What to run: one task and one seed, with the unruly defenses."""
+    """What to run: one task and one seed, with the unruly defenses. No attacker, since the first optimiser of a process
+    imports for seconds."""
 
     def one_cell(suite):
         suite["seeds"] = 1
-        suite["grids"][0]["tasks"] = [{"teacher": 1}]
+        suite["grids"][0] |= {"tasks": [{"teacher": 1}], "attackers": {}}
 
     (tmp_path / "unruly.py").write_text(UNRULY)
     return {"suite": write_suite(tmp_path, one_cell), "plugins": [tmp_path / "unruly.py"]}
@@ -125,14 +127,16 @@ def test_a_job_that_takes_too_long_fails_in_this_process_too(unruly):
     assert set(result.values[result.values["defense"] == "none"]["status"]) == {"ok"}
 
 
-def test_a_worker_that_hangs_is_ended():
-    code = """
-import sys
+@pytest.mark.parametrize("hangs", ["time.sleep(1000)", "ctypes.PyDLL(None).sleep(1000)"], ids=["", "holds the lock"])
+def test_a_worker_that_hangs_is_ended(hangs):
+    """Also in a C library that holds Python's lock, where no thread of Python runs."""
+    code = f"""
+import ctypes, time
 from harness.execution import deadline
 deadline.GRACE = 0.5
 try:
     with deadline.within(0.2, end_process=True):
-        __import__("time").sleep(1000)
+        {hangs}
 finally:
     print("not reached")
 """
@@ -140,10 +144,27 @@ finally:
     assert (ended.returncode, ended.stdout) == (1, "")
 
 
+def test_one_worker_with_a_time_limit_is_a_process_of_its_own(monkeypatch):
+    """A call that hangs in C cannot be ended in the process that waits for it."""
+    assert not executors.choose(1).separate
+    assert executors.choose(1, separate=True).separate
+
+    def choose(*arguments, separate):
+        raise UsageError(f"separate: {separate}")
+
+    monkeypatch.setattr(executors, "choose", choose)
+    for timeout in (None, 5.0):
+        with pytest.raises(UsageError, match=f"separate: {timeout is not None}"):
+            api.run(TWO_LAYER, workers=1, timeout=timeout)
+
+
 def test_a_deadline_that_is_met_does_nothing():
     steps = []
-    with deadline.within(0.5):
-        steps.append("in time")
+    with deadline.within(0.5, end_process=True):
+        with deadline.within(1000, end_process=True):
+            steps.append("in time")
+        assert deadline._ends
+    assert not deadline._ends
     time.sleep(0.7)
     with deadline.within(None):
         steps.append("without one")

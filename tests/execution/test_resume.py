@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from harness.execution import scheduler
@@ -77,6 +78,24 @@ def test_after_a_kill_at_any_moment_the_next_run_does_the_rest(tmp_path, forked,
         Store(store).collect()
         assert not [path for part in ("tmp", "locks", "runs") for path in (store / part).iterdir()]
         finished += 1
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    """Nothing tells them; the parent has no chance to."""
+    plugin, go = tmp_path / "slow.py", tmp_path / "go"
+    plugin.write_text(SLOW)
+    rows = {"plugins": [str(plugin)], "settings": [f"attackers.slow.go={go}"]}
+    code = f"from tests.runs import run; run(workers=2, **{rows!r})"
+    running = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+    while not go.with_suffix(".waits").exists():
+        assert running.poll() is None
+        time.sleep(0.05)
+    workers = psutil.Process(running.pid).children(recursive=True)
+    assert int(go.with_suffix(".waits").read_text()) in [worker.pid for worker in workers]
+    running.kill()
+    running.wait()
+    _, alive = psutil.wait_procs(workers, timeout=100)
+    assert not alive
 
 
 def test_two_runs_on_one_store_do_each_job_once(forked):

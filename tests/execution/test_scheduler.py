@@ -170,8 +170,8 @@ main()
     assert not run().failed
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_stops_and_the_next_run_continues(tmp_path, workers):
+@pytest.mark.parametrize(("workers", "number"), [(1, signal.SIGTERM), (2, signal.SIGINT)])
+def test_a_signal_stops_and_the_next_run_continues(tmp_path, workers, number):
     path, go = tmp_path / "slow.py", tmp_path / "go"
     path.write_text(SLOW)
     setting = f"attackers.slow.go={go}"
@@ -179,14 +179,14 @@ def test_ctrl_c_stops_and_the_next_run_continues(tmp_path, workers):
                "--set", setting, "--out", str(tmp_path / "out")]  # fmt: skip
     running = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a background job ignores Ctrl-C
     )  # fmt: skip
     while not go.with_suffix(".waits").exists():
         assert running.poll() is None
         time.sleep(0.05)
-    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+    os.killpg(running.pid, number)  # as a terminal does
     messages = running.communicate()[1]
-    assert running.returncode == 130
+    assert running.returncode == 128 + number
     assert "run the same command to continue" in messages
     assert "Traceback" not in messages
     store, rows = Store(), {"plugins": [path], "settings": [setting]}

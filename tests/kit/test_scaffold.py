@@ -26,6 +26,21 @@ def test_a_new_plugin_conforms(tmp_path, track, kind, attacked):
     assert faults(entry.load()) == {}
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("adam", "attacker 'adam' exists .*attackers.adam:Adam"),
+        ("torch", "a Python module is called 'torch', and a file torch.py would hide it"),
+        ("random", "a Python module is called 'random'"),
+    ],
+)
+@pytest.mark.parametrize("package", [False, True])
+def test_a_name_that_is_taken_is_refused(tmp_path, name, message, package):
+    with pytest.raises(UsageError, match=message):
+        scaffold.write("attacker", name, "probe", tmp_path, package=package)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("track", "kind", "attacked"), TEMPLATES)
 def test_a_new_plugin_runs_in_quick(tmp_path, track, kind, attacked):

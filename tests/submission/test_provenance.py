@@ -1,7 +1,9 @@
 """Where values come from: the checkout, versions and hardware."""
 
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -61,4 +63,12 @@ def test_hardware():
     found = provenance.hardware()
     assert found["cores"] == psutil.cpu_count()
     assert found["memory_gb"] == pytest.approx(psutil.virtual_memory().total / 2**30, abs=0.1)
-    assert found["cpu"]
+    assert re.search(r"\S+ \(\w+.*\)$", found["cpu"])
+
+
+def test_hardware_names_what_changes_results_on_one_cpu():
+    code = "from harness.submission import provenance; print(provenance.hardware()['cpu'])"
+    env = {**os.environ, "ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    assert "(DEFAULT, " in done.stdout
+    assert "MKL_CBWR=COMPATIBLE" in done.stdout

@@ -229,7 +229,7 @@ SCRIPT = "<script>alert(1)</script>"
         (change([*CELL, "coordinates", "measured_by"], None), "the suite does not have these coordinates"),
         (change([*CELL, "coordinates", "role"], 1), "the suite does not have these coordinates"),
         (change([*CELL, "coordinates", "colour"], "red"), "cells.0.coordinates.colour"),
-        (change([*CELL, "coordinates", "\x1b[2J"], "red"), "cells.0.coordinates.?[2J"),
+        (change([*CELL, "coordinates", "\x1b[2J"], "red"), r"cells.0.coordinates.'\x1b[2J'"),
         (change([*CELL, "coordinates", "status"], "failed"), "cells.0.coordinates.status"),
         (change([*CELL, "coordinates", "seed"], 2**63), "cells.0.coordinates.seed"),
         (change([*CELL, "values", 0], 10**400), "cells.0.values.0"),

@@ -90,11 +90,19 @@ def loaded(network: Any, path: Path) -> Any:
     return network.eval().requires_grad_(False)
 
 
-@cache
 def shipped(name: str, path: str | None = None) -> Any:
-    """The network `name`: `classifier` or `contrastive`. path: file of weights; None: the shipped weights."""
-    network = classifier() if name == "classifier" else contrastive(len(tokenizer()))
-    return loaded(network, Path(path) if path else WEIGHTS / f"{name}.safetensors")
+    """The network `name`: `classifier` or `contrastive`. path: file of weights, which is read anew; None: the shipped
+    weights, which a process reads once."""
+    return _shipped(name) if path is None else _network(name, Path(path))
+
+
+@cache
+def _shipped(name: str) -> Any:
+    return _network(name, WEIGHTS / f"{name}.safetensors")
+
+
+def _network(name: str, path: Path) -> Any:
+    return loaded(classifier() if name == "classifier" else contrastive(len(tokenizer())), path)
 
 
 def logits(network: Any, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
