@@ -88,6 +88,7 @@ class BaseModelFile(FrozenModel):
     preset: str | None = Field(
         None, description="preset of every row instead of the row's own; null: the plugins' defaults"
     )
+    attackers: Rows = Field({}, description="further attacker rows of every grid that has attackers, as they stand")
 
 
 class SuiteFile(FrozenModel):
@@ -157,7 +158,7 @@ def on_base(file: SuiteFile, base: str) -> tuple[SuiteFile, dict[str, str]]:
                 "tasks": [task | changes.tasks for task in grid.tasks],
                 "protocol": grid.protocol | changes.protocol,
                 "defenses": rows(grid.defenses),
-                "attackers": rows(grid.attackers),
+                "attackers": {**rows(grid.attackers), **(changes.attackers if grid.attackers else {})},
                 "metrics": rows(grid.metrics),
             }
         )

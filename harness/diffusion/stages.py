@@ -23,7 +23,7 @@ from harness.diffusion import encoders
 from harness.diffusion.concepts import Concept, fill
 from harness.diffusion.data import ConceptData, Targets
 from harness.diffusion.erase import erase
-from harness.diffusion.image_folder import folder_digest, read_images
+from harness.diffusion.image_folder import folder_digest, one_picture, read_images
 from harness.diffusion.model import Images, TextToImage
 from harness.diffusion.protocol import Erasure, Sampling
 from harness.diffusion.views import IMAGES
@@ -115,10 +115,7 @@ class ReadPictures(PipelineStage, version=1):
         if self.shared:
             save_images(out, images, training=images.copy())
         elif len(images) == 1:
-            raise RunError(
-                f"{self.folder.path} holds one picture, and a defense and an attacker learn from different ones: add "
-                "pictures, or give both the same ones with `protocol: {shared: true}`"
-            )
+            raise RunError(one_picture(self.folder.path))
         else:
             save_images(out, images[::2], training=images[::2].copy(), defender=images[1::2])
 

@@ -355,7 +355,11 @@ def test_a_plugin_without_what_it_needs_is_refused(row: str, without: str, messa
         "defense 'none'": installed().get("defense", "none").spec({}, "test").build(),
     }
     notes = DiffusionTrack().check([group], DiffusionProtocol(training_images=7), rows)
-    assert notes == ["training pictures: each concept 7, drawn by the base model"]
+    assert notes == ["training pictures (attackers' + defenses'): each concept 7 + 7, drawn by the base model"]
+    shared = DiffusionTrack().check([group], DiffusionProtocol(training_images=7, shared=True), rows)
+    assert shared == [
+        "training pictures (the same for attackers and defenses): each concept 7, drawn by the base model"
+    ]
     lack = {
         "captions": {"captions": ()},
         "other captions": {"captions": ("a Marvo",)},
@@ -370,12 +374,18 @@ def test_the_number_of_pictures_and_what_a_folder_holds_besides_are_reported(sui
     (tmp_path / "photos" / "mine" / "._0.png").touch()
     write_pictures(tmp_path / "photos" / "yours", 4, seed=10)
     notes = [
-        "training pictures: mine 3, yours 4",
+        "training pictures (attackers' + defenses'): mine 2 + 1, yours 2 + 2",
         "the folder of mine holds more than the pictures that are used: 1 .heic, 1 hidden",
     ]
     styles, subjects = load_suite(suite, defenses=["none"]).grids
     assert subjects.notes == notes
-    assert styles.notes == ["training pictures: each concept 3, drawn by the base model"]
+    assert styles.notes == ["training pictures (attackers' + defenses'): each concept 3 + 3, drawn by the base model"]
+    for picture in ("1.png", "2.png"):
+        (tmp_path / "photos" / "mine" / picture).rename(tmp_path / picture)
+    with pytest.raises(harness.UsageError, match="mine holds one picture"):
+        load_suite(suite)
+    for picture in ("1.png", "2.png"):
+        (tmp_path / picture).rename(tmp_path / "photos" / "mine" / picture)
     chosen = ["--grid", "subjects", "--attacker", "dreambooth", "--workers", "1"]
     lines = immunebench("plan", suite, *chosen).stdout.splitlines()
     assert all(f"subjects: {note}" in lines for note in notes)
