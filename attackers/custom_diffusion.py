@@ -35,6 +35,10 @@ class CustomDiffusion(DiffusionAttacker):
         """The concept's prompt with the new word; for a subject the word is followed by its class."""
         return concept.prompted(f"{self.token} {concept.class_word}" if concept.kind == "subject" else self.token)
 
+    def class_images(self, steps: int) -> int:
+        """Number of class pictures for prior preservation: no more than `steps` steps can use."""
+        return min(self.prior, steps * self.batch_size)
+
     def adapt(self, model: TextToImage, data: ConceptData) -> Iterator[torch.Tensor]:
         """Take AdamW steps; yields the loss before each step.
 

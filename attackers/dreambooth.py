@@ -31,6 +31,10 @@ class DreamBooth(WeightAttacker):
         """The concept's prompt: with the rare word and the class for a subject, else with the concept's own words."""
         return concept.prompted(f"{self.token} {concept.class_word}" if concept.kind == "subject" else None)
 
+    def class_images(self, steps: int) -> int:
+        """Number of class pictures for prior preservation: no more than `steps` steps can use."""
+        return min(self.prior, steps * self.batch_size)
+
     def weights(self, model: TextToImage) -> list[torch.nn.Parameter]:
         """All parameters of the U-Net."""
         return list(model.unet.parameters())

@@ -27,8 +27,8 @@ class AscentDefense(DiffusionDefense):
     weights: WeightSet = Field("cross_attention", description="the weights that the ascent changes")
     prior: Literal["class", "captions", "none"] = Field(
         "class",
-        description="pictures to retain: class: the model's own pictures of the targets' class prompts (Ruiz et al., "
-        "2023); captions: the base model's pictures of the concept file's captions; none",
+        description="pictures to retain: class: the undefended model's pictures of the targets' class prompts (Ruiz et "
+        "al., 2023); captions: the base model's pictures of the concept file's captions; none",
     )
     prior_weight: float = Field(1.0, gt=0, description="weight of the loss on the pictures to retain")
     prior_images: int = Field(200, ge=1, description="number of pictures of all class prompts together")
@@ -43,6 +43,10 @@ class AscentDefense(DiffusionDefense):
         """The class prompts or the captions, for a prior of their pictures."""
         return {"class": ("class_prompt",), "captions": ("captions",), "none": ()}[self.prior]
 
+    def class_images(self) -> int:
+        """Number of class pictures to retain: no more than all steps can use."""
+        return min(self.prior_images, self.steps * self.batch_size) if self.prior == "class" else 0
+
     def harmful_losses(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
         """Yield the loss to ascend once per step, without end: a scalar that depends on the current weights of `model`.
 
@@ -52,7 +56,7 @@ class AscentDefense(DiffusionDefense):
 
     def immunize(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
         """Ascend step by step, with the gradient's norm clipped to 1; yields the ascended loss after every step."""
-        retained = self._retained(targets)  # before any weight changes, because the model may draw these pictures
+        retained = self._retained(targets)
         weights = model.unfreeze(list(model.weights(self.weights).values()))
         optimiser = torch.optim.AdamW(weights, lr=self.lr, fused=True)
         try:

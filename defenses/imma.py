@@ -41,6 +41,12 @@ class Imma(AscentDefense):
         """The inner attacker."""
         return (configured("attacker", self.attacker, self.settings, self.preset),)
 
+    def class_images(self) -> int:
+        """Number of class pictures that the ascent or the inner attacker reads."""
+        (spec,) = self.uses()
+        inner: int = spec.build().class_images(self.steps * self.inner_steps)
+        return max(super().class_images(), inner)
+
     def harmful_losses(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
         """Yield the loss of the attacked model, differentiable with respect to the weights that it shares with `model`.
         Raises `RunError` if there is more than one target."""

@@ -22,9 +22,11 @@ COSTS = (
         name="peak_mb",
         title="MiB",
         unit="MiB",
-        description="highest resident memory while the defense or attack ran, less that at its start",
-        formula="Peak of the process's resident set less the resident set at the start; maximum over a cell's attacks.",
-        limits="It leaves out memory of a GPU, and memory that the process freed before and uses again.",
+        description="highest memory while the defense or attack ran, less that at its start: of the GPU if it used one",
+        formula="Peak of the memory that torch allocates on the GPU, if it rises, else of the process's resident set, "
+        "less the same at the start; maximum over a cell's attacks.",
+        limits="With a GPU it leaves out the host's memory; without one, memory that the process freed before and uses "
+        "again.",
     ),
     Quantity(
         name="plugin_steps",

@@ -7,6 +7,7 @@ import ctypes
 import inspect
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -24,9 +25,10 @@ FILE = "meter.json"
 class Cost(BaseModel):
     """The run cost of one generator.
 
-    steps: number of times that it yielded. seconds: wall time inside the plugin, without the harness's measuring.
-    peak_mb: highest resident memory while it ran, less that at its start, in MiB. notes: numbers that the plugin
-    reports itself, by name.
+    steps: number of times that it yielded. seconds: wall time inside the plugin, without the harness's measuring; the
+    GPU's work is included, for the clock is read when the GPU has finished. peak_mb: highest memory while it ran, less
+    that at its start, in MiB: memory that torch allocated on the GPU if it allocated any there, else the process's
+    resident memory. notes: numbers that the plugin reports itself, by name.
     """
 
     steps: int = 0
@@ -57,13 +59,13 @@ def pull(generator: Any, who: str, steps: int | None = None, on_step: Callable[[
     cost = Cost()
     try:
         while steps is None or cost.steps < steps:
-            began = perf_counter()
+            began = _clock()
             try:
                 loss = next(generator)
             except StopIteration:
-                cost.seconds += perf_counter() - began
+                cost.seconds += _clock() - began
                 break
-            cost.seconds += perf_counter() - began
+            cost.seconds += _clock() - began
             cost.steps += 1
             cost.peak_mb = max(cost.peak_mb, memory.risen())
             _check(loss, who, cost.steps)
@@ -81,13 +83,19 @@ def pull(generator: Any, who: str, steps: int | None = None, on_step: Callable[[
 
 
 class PeakMemory:
-    """Measures how far this process's resident memory has risen since the object was created.
+    """Measures how far the memory of this process has risen since the object was created: memory that torch allocated
+    on the current GPU if it has risen, else the resident memory.
 
     The object first returns memory that earlier jobs freed to the operating system, because reusing it would not count
     as a rise. Linux records the peak between two measurements; elsewhere a peak between them is missed.
     """
 
     def __init__(self) -> None:
+        cuda = _cuda()
+        self._gpu_start = 0
+        if cuda:
+            cuda.reset_peak_memory_stats()
+            self._gpu_start = cuda.memory_allocated()
         with contextlib.suppress(OSError, AttributeError):  # another libc has no such call
             ctypes.CDLL(None).malloc_trim(0)
         self._process = psutil.Process()
@@ -100,6 +108,10 @@ class PeakMemory:
 
     def risen(self) -> float:
         """The rise up to the highest memory so far, in MiB."""
+        cuda = _cuda()
+        on_gpu: int = cuda.max_memory_allocated() - self._gpu_start if cuda else 0
+        if on_gpu > 0:
+            return on_gpu / 2**20
         now = _highest() if self._has_peak else self._process.memory_info().rss
         return (now - self._start) / 2**20
 
@@ -125,3 +137,16 @@ def _check(loss: Any, who: str, step: int) -> None:
         raise PluginError(f"{who} yielded {type(loss).__name__} at step {step}; yield the loss as a number") from None
     if not math.isfinite(value):
         raise PluginError(f"{who} yielded a loss of {value} at step {step}")
+
+
+def _cuda() -> Any:
+    """The module `torch.cuda` if this process uses a GPU, else None."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+
+
+def _clock() -> float:
+    """The time in seconds, after the GPU has finished all work that this process gave it."""
+    if cuda := _cuda():
+        cuda.synchronize()
+    return perf_counter()

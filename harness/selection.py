@@ -44,11 +44,19 @@ class Selection(FrozenModel):
     defenses: Names = Field((), description="Run this defense row only; another plugin's name adds a row.")
     attackers: Names = Field((), description="Run this attacker row only; another plugin's name adds a row.")
     seeds: Integer = Field(None, ge=1, le=MOST_SEEDS, description="Use seeds 1 … N instead of the suite's.")
-    settings: Names = Field((), description="Change a row: defenses.LABEL.FIELD=VALUE, attackers.… or metrics.…")
+    settings: Names = Field(
+        (),
+        description="Change a row: defenses.LABEL.FIELD=VALUE, attackers.… or metrics.…; or all tasks: "
+        "tasks.FIELD=VALUE, e.g. tasks.precision=bf16.",
+    )
     plugins: Annotated[tuple[Path, ...], BeforeValidator(_several)] = Field(
         (), description="Add the plugins of a Python file."
     )
-    base: str | None = Field(None, description="Use another of the suite's base models, e.g. v1-4.")
+    base: str | None = Field(
+        None,
+        description="Use another of the suite's base models, e.g. v1-4; v1-4=DIR: with the weights in the folder DIR; "
+        "DIR alone: the same, if the suite has one other base model.",
+    )
 
     @classmethod
     def of(cls, **options: Any) -> Selection:
@@ -64,8 +72,8 @@ class Selection(FrozenModel):
 
     @property
     def changes(self) -> dict[tuple[str, str], dict[str, str]]:
-        """`settings` as texts of values by field name, for each kind and label; raises `UsageError` for a malformed
-        setting, and for two of one field."""
+        """`settings` as texts of values by field name, for each kind and label (of all tasks: task and an empty label);
+        raises `UsageError` for a malformed setting, and for two of one field."""
         changes: dict[tuple[str, str], dict[str, str]] = {}
         for text in self.settings:
             kind, label, field, value = _setting(text)
@@ -91,6 +99,7 @@ def _setting(text: str) -> tuple[str, str, str, str]:
     path, equals, value = text.partition("=")
     parts = path.split(".")
     kind = parts[0].removesuffix("s")
-    if not equals or len(parts) < 3 or kind not in KINDS:
-        raise UsageError(f"--set {text}: write defenses.LABEL.FIELD=VALUE, attackers.… or metrics.…")
+    is_task = kind == "task" and len(parts) == 2
+    if not equals or not (is_task or (kind in KINDS and len(parts) >= 3)):
+        raise UsageError(f"--set {text}: write defenses.LABEL.FIELD=VALUE, attackers.…, metrics.… or tasks.FIELD=VALUE")
     return kind, ".".join(parts[1:-1]), parts[-1], value

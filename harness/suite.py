@@ -49,7 +49,7 @@ class Grid(FrozenModel):
     )
     quantities: list[Quantity] = Field(description="quantities that the metrics and run costs measure")
     changed: list[Text] = Field(
-        [], description="differences from the suite file: rows changed or added, rows or seeds left out"
+        [], description="differences from the suite file: tasks and rows changed, rows added, rows or seeds left out"
     )
     notes: list[Text] = Field([], description="lines about the data of the tasks, from the track")
 
@@ -106,9 +106,11 @@ def load(suite: str | Path, selection: Selection | None = None) -> Suite:
     row, setting or file.
     """
     path, selection = find(suite), selection or Selection()
-    file = read(path)
+    file, changes = read(path), selection.changes
+    fields = changes.pop(("task", ""), {})
     if selection.base is not None:
-        file = on_base(file, selection.base)
+        file, folder = on_base(file, selection.base)
+        fields = {**folder, **fields}
     for name in selection.grids:
         names = [grid.name for grid in file.grids]
         if name not in names:
@@ -117,7 +119,7 @@ def load(suite: str | Path, selection: Selection | None = None) -> Suite:
         file.resolve()
         for file in [*(user_path(plugin, path.parent) for plugin in file.plugins), *map(user_path, selection.plugins)]
     )
-    reader = _Reader(file, path, selection, installed().with_files(files))
+    reader = _Reader(file, path, selection, changes, fields, installed().with_files(files))
     grids = [grid for grid in map(reader.grid, file.grids) if grid is not None]
     reader.check_all_used()
     if not grids:
@@ -139,11 +141,21 @@ def load(suite: str | Path, selection: Selection | None = None) -> Suite:
 
 
 class _Reader:
-    """Makes the grids to run from those of a suite file and a selection."""
+    """Makes the grids to run from those of a suite file and a selection. changes: settings of rows, as in
+    `Selection.changes`. fields: settings of all tasks."""
 
-    def __init__(self, file: SuiteFile, path: Path, selection: Selection, registry: Registry) -> None:
+    def __init__(
+        self,
+        file: SuiteFile,
+        path: Path,
+        selection: Selection,
+        changes: Mapping[tuple[str, str], Mapping[str, str]],
+        fields: Mapping[str, str],
+        registry: Registry,
+    ) -> None:
         self._file, self._path, self._selection, self._registry = file, path, selection, registry
-        self._changes = selection.changes
+        self._fields = fields
+        self._changes = changes
         self._labels = {kind: {label for grid in file.grids for label in getattr(grid, f"{kind}s")} for kind in KINDS}
         added = {user_path(plugin).resolve() for plugin in selection.plugins}
         self._added = {
@@ -162,9 +174,14 @@ class _Reader:
             return None
         where = self._where(file, "protocol")
         protocol = parsed(track.protocol_model, file.protocol, where, self._path.parent)
+        known = track.task_model.model_fields
+        changed = {
+            field: parse(text, known[field], f"--set tasks.{field}") if field in known else text
+            for field, text in self._fields.items()
+        }
         tasks = []
         for place, task in enumerate(file.tasks):
-            tasks += single_tasks(track, task, self._where(file, "tasks", place), self._path.parent)
+            tasks += single_tasks(track, {**task, **changed}, self._where(file, "tasks", place), self._path.parent)
         number = self._selection.seeds
         seeds = list(dict.fromkeys(counted(number) if number else file.seeds or self._file.seeds))
         return describe_grid(
@@ -221,6 +238,8 @@ class _Reader:
     def _changed(
         self, file: GridFile, rows: Mapping[str, Mapping[str, PluginSpec]], seeds: Sequence[int]
     ) -> Iterator[str]:
+        for field, value in self._fields.items():
+            yield f"tasks.{field}={Path(value).name if field == 'base' else value}"
         for (kind, label), fields in self._changes.items():
             if label in rows[kind]:
                 yield from (f"{kind}s.{label}.{field}={value}" for field, value in fields.items())

@@ -88,6 +88,7 @@ class BaseModelFile(FrozenModel):
     preset: str | None = Field(
         None, description="preset of every row instead of the row's own; null: the plugins' defaults"
     )
+    attackers: Rows = Field({}, description="further attacker rows of every grid that has attackers, as they stand")
 
 
 class SuiteFile(FrozenModel):
@@ -128,11 +129,25 @@ class SuiteFile(FrozenModel):
         return "" if line is None else f", line {line}"
 
 
-def on_base(file: SuiteFile, base: str) -> SuiteFile:
-    """The suite with the changes of its other base model `base`; raises `UsageError` if it has no such base model."""
-    if base not in file.bases:
-        raise UsageError(f"suite '{file.name}' has no base '{base}'; {nearest(base, list(file.bases))}")
-    changes = file.bases[base]
+def on_base(file: SuiteFile, base: str) -> tuple[SuiteFile, dict[str, str]]:
+    """The suite with the changes of another base model, and further fields of all its tasks.
+
+    base: NAME, one of the suite's base models; NAME=FOLDER, the same with the model in a folder on this machine, which
+    becomes the field `base`; or FOLDER alone if the suite has one other base model only. Raises `UsageError` if the
+    suite has no such base model, or if there is no such folder.
+    """
+    name, equals, folder = base.partition("=")
+    if name not in file.bases and user_path(base).is_dir():
+        if len(file.bases) == 1:
+            (name,), folder = file.bases, base
+        elif file.bases:
+            forms = " or ".join(f"{name}={base}" for name in file.bases)
+            raise UsageError(f"suite '{file.name}' runs other base models in several forms; write --base {forms}")
+    if name not in file.bases:
+        raise UsageError(f"suite '{file.name}' has no base '{name}'; {nearest(name, list(file.bases))}")
+    if (equals or folder) and not user_path(folder).is_dir():
+        raise UsageError(f"--base {base}: there is no folder '{folder}'")
+    changes = file.bases[name]
 
     def rows(given: Mapping[str, Row]) -> dict[str, Row]:
         return {label: row.model_copy(update={"preset": changes.preset}) for label, row in given.items()}
@@ -143,13 +158,14 @@ def on_base(file: SuiteFile, base: str) -> SuiteFile:
                 "tasks": [task | changes.tasks for task in grid.tasks],
                 "protocol": grid.protocol | changes.protocol,
                 "defenses": rows(grid.defenses),
-                "attackers": rows(grid.attackers),
+                "attackers": {**rows(grid.attackers), **(changes.attackers if grid.attackers else {})},
                 "metrics": rows(grid.metrics),
             }
         )
         for grid in file.grids
     ]
-    return file.model_copy(update={"name": f"{file.name}@{base}", "grids": grids})
+    fields = {"base": str(user_path(folder).resolve())} if folder else {}
+    return file.model_copy(update={"name": f"{file.name}@{name}", "grids": grids}), fields
 
 
 def find(suite: str | Path) -> Path:

@@ -106,6 +106,78 @@ def test_memory_that_is_freed_within_a_step_is_seen():
     assert 50 < pull(fleeting(), "it").peak_mb < 80
 
 
+class Gpu:
+    """`torch.cuda` with a clock: work is queued, and takes its time when somebody waits for it."""
+
+    def __init__(self, clock: list[float]) -> None:
+        self.clock, self.queued, self.allocated, self.highest = clock, 0.0, 100 * 2**20, 300 * 2**20
+
+    def launch(self, seconds: float, mib: int) -> None:
+        self.queued += seconds
+        self.highest = max(self.highest, self.allocated + mib * 2**20)
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def synchronize(self) -> None:
+        self.clock[0] += self.queued
+        self.queued = 0.0
+
+    def reset_peak_memory_stats(self) -> None:
+        self.highest = self.allocated
+
+    def memory_allocated(self) -> int:
+        return self.allocated
+
+    def max_memory_allocated(self) -> int:
+        return self.highest
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(meter, "perf_counter", lambda: clock[0])
+    fake = Gpu(clock)
+    monkeypatch.setattr(torch, "cuda", fake)
+    return fake
+
+
+def test_the_gpus_work_is_timed_where_it_was_given(gpu):
+    """Work that is queued before a step is not the step's, work that the step queues is."""
+
+    def step():
+        while True:
+            gpu.launch(2, 50)
+            yield 1.0
+
+    cost = pull(step(), "it", 3, lambda step: gpu.launch(60, 0))
+    assert cost.seconds == 6
+    assert cost.peak_mb == 50
+
+
+def test_resident_memory_is_reported_where_nothing_is_allocated_on_the_gpu(gpu):
+    """Other jobs of this process may have used the GPU."""
+
+    def hungry():
+        yield float(torch.ones(64 * 2**20, dtype=torch.uint8)[0])
+
+    assert 50 < pull(hungry(), "it").peak_mb < 80
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_is_waited_for():
+    def step():
+        block = torch.ones(64 * 2**20, dtype=torch.uint8, device="cuda")  # 64 MiB
+        while True:
+            torch.cuda._sleep(2 * 10**9)  # cycles: about a second
+            yield float(block.numel())
+
+    torch.zeros(1, device="cuda")
+    cost = pull(step(), "it", 2)
+    assert cost.seconds > 0.5
+    assert cost.peak_mb == 64
+
+
 def test_costs_are_kept(tmp_path):
     cost = Cost(steps=3, seconds=1.5, peak_mb=2.0)
     cost.save(tmp_path)

@@ -327,13 +327,16 @@ def test_the_papers_suites_run_on_the_papers_base_too(name, tmp_path):
         for place, subject in enumerate(read(suites / "concepts" / "stable_diffusion_subjects.yaml").concepts):
             folder = suites / "concepts" / "customconcept101" / subject
             folder.mkdir(parents=True)
-            Image.new("L", (8, 8), place).save(folder / "0.png")
+            for picture in (0, 1):
+                Image.new("L", (8, 8), 2 * place + picture).save(folder / f"{picture}.png")
     small, paper = load(name), select(suites / f"{name}.yaml", base="v1-4")
     assert [grid.name for grid in small.grids][:2] == [grid.name for grid in paper.grids][:2]
     assert small.grids[0].tasks[0]["base"] == "small"
     assert paper.grids[0].tasks[0]["base"] == "CompVis/stable-diffusion-v1-4"
     assert paper.grids[0].defenses["mima"].params != small.grids[0].defenses["mima"].params
     assert paper.grids[0].protocol != small.grids[0].protocol
+    further = set(paper.grids[0].attackers) - set(small.grids[0].attackers)
+    assert further == ({"textual_inversion"} if name == "personal" else set())
 
 
 def test_seeds_may_be_listed(tiny):

@@ -27,6 +27,16 @@ from harness.errors import RunError, UsageError, describe, nearest
 from harness.files import expanded, user_path
 from harness.labels import FrozenModel, Label, Says
 
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+PRECISIONS = (
+    "fp32; tf32: fp32 weights with TensorFloat-32 matrix products on a GPU; bf16 or fp16: frozen weights in half "
+    "precision, trained ones in fp32, and mixed precision (Micikevicius et al., 2018), with loss scaling in fp16"
+)
+
+CHECKPOINTING = (
+    "whether training computes activations again in the backward pass: less memory, more time, the same values"
+)
+
 FORMAT = 2
 """The concept file format that this harness reads."""
 Pattern = Annotated[
@@ -217,7 +227,8 @@ class Group(FrozenModel):
     """One task: concepts that are immunized together, and benign concepts whose fine-tuning must still work."""
 
     base: str = Field(description="the base model")
-    precision: Literal["fp32", "fp16"]
+    precision: Precision
+    checkpointing: bool = Field(False, description=CHECKPOINTING)
     targets: tuple[Concept, ...]
     others: tuple[Concept, ...] = Field(description="benign concepts, which are attacked too")
     kept: tuple[Concept, ...] = Field(
@@ -252,7 +263,8 @@ class GroupBlock(FrozenModel):
     base: str = Field(
         "small", description="base model: small, a folder in Stable Diffusion's layout, or a name on the hub"
     )
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precision: Precision = Field("fp32", description=PRECISIONS)
+    checkpointing: bool = Field(False, description=CHECKPOINTING)
     concepts: str = Field(description="a concept file, relative to the suite file")
     groups: str | list[list[str]] = Field(description="a named list of the concept file, or groups written out")
     first: int | None = Field(None, ge=1, description="only the first groups of the list")
@@ -302,6 +314,7 @@ class GroupBlock(FrozenModel):
         return Group(
             base=self.base,
             precision=self.precision,
+            checkpointing=self.checkpointing,
             targets=tuple(targets),
             others=tuple(rest[: self.others]),
             kept=tuple(kept),

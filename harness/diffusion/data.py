@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 
 from harness.diffusion.concepts import Concept
 from harness.diffusion.model import Batch, Images, TextToImage
-from harness.errors import RunError
+from harness.errors import PluginError, RunError
 from harness.stage import seed_of
 
 _NO_CLASS = "prior preservation needs the class_prompt of {}: add it to the concept file"
@@ -25,15 +25,15 @@ class ConceptData:
 
     concept: the concept. images: pictures of it, (n, height, width, 3) uint8. model: the model to train. seed: seed of
     the draws; batches, noise and time steps depend on the seed and the step only, so the draws are the same for all
-    models and attackers. sampled(prompt, n): n pictures that the released model draws for a prompt, for prior
-    preservation.
+    models and attackers. class_pictures: pictures of the class prompt by the undefended model, (m, height, width, 3)
+    uint8, for prior preservation; m is what the plugin's method `class_images` asks for.
     """
 
     concept: Concept
     images: Images
     model: TextToImage
     seed: int
-    sampled: Callable[[str, int], Images] = field(repr=False)
+    class_pictures: Images = field(repr=False)
 
     @contextlib.contextmanager
     def drawing(self) -> Iterator[None]:
@@ -48,9 +48,10 @@ class ConceptData:
     ) -> Iterator[Batch]:
         """Yield batches of `rows` pictures with the same `prompt`, without end; the latents are encoded once.
 
-        flip: mirror half of the pictures. prior: number of pictures that the released model draws of the class prompt
-        for prior preservation (Ruiz et al., 2023, Eq. 2); each batch then also has `rows` of these. 0: none.
-        prior_weight: weight of their loss. Raises `RunError` for a prior of a concept without a class prompt.
+        flip: mirror half of the pictures. prior: number of class pictures for prior preservation (Ruiz et al., 2023,
+        Eq. 2), at most all; each batch then also has `rows` of these. 0: none. prior_weight: weight of their loss.
+        Raises `RunError` for a prior of a concept without a class prompt, and `PluginError` if there are no class
+        pictures to take.
         """
         if prior and not self.concept.class_prompt:
             raise RunError(_NO_CLASS.format(self.concept.name))
@@ -58,7 +59,7 @@ class ConceptData:
         if flip:
             pool.append(self.model.encode(self.images[:, :, ::-1]))
         latents = torch.stack(pool, 1)
-        known = self.model.encode(self.sampled(self.concept.class_prompt, prior)) if prior else None
+        known = self.model.encode(self.first_class_pictures(prior)) if prior else None
         for draw in _draws(self.seed):
             chosen = torch.randint(len(latents), (rows,), generator=draw)
             mirrored = torch.randint(len(pool), (rows,), generator=draw)
@@ -68,6 +69,15 @@ class ConceptData:
                 prompts += [self.concept.class_prompt] * rows
                 weights = torch.tensor([2.0] * rows + [2.0 * prior_weight] * rows)  # the mean of each half
             yield _noised(self.model, batch, prompts, draw, weights)
+
+    def first_class_pictures(self, count: int) -> Images:
+        """The first `count` class pictures, at most all; raises `PluginError` if there are none."""
+        if not len(self.class_pictures):
+            raise PluginError(
+                f"the plugin reads pictures of the class of {self.concept.name} and asked for none: return their "
+                "number from its method class_images"
+            )
+        return self.class_pictures[:count]
 
 
 @dataclass(frozen=True)
@@ -113,16 +123,17 @@ class Targets(Sequence[ConceptData]):
     def classes(self, pictures: int, rows: int) -> Iterator[Batch]:
         """Yield batches of the targets' class prompts for prior preservation (Ruiz et al., 2023), without end.
 
-        pictures: number of pictures, of all class prompts together, that the model draws now. rows: pictures of a
-        batch. Raises `RunError` if a target has no class prompt.
+        pictures: number of class pictures of all class prompts together, at most all. rows: pictures of a batch. Raises
+        `RunError` if a target has no class prompt, and `PluginError` if there are no class pictures to take.
         """
         for data in self.concepts:
             if not data.concept.class_prompt:
                 raise RunError(_NO_CLASS.format(data.concept.name))
-        prompts = list(dict.fromkeys(data.concept.class_prompt for data in self.concepts))
-        each = -(-pictures // len(prompts))
-        drawn = np.concatenate([self.concepts[0].sampled(prompt, each) for prompt in prompts])
-        return self._batches([prompt for prompt in prompts for _ in range(each)], drawn, rows)
+        by_prompt = {data.concept.class_prompt: data for data in self.concepts}
+        each = -(-pictures // len(by_prompt))
+        drawn = {prompt: data.first_class_pictures(each) for prompt, data in by_prompt.items()}
+        prompts = [prompt for prompt, images in drawn.items() for _ in images]
+        return self._batches(prompts, np.concatenate(list(drawn.values())), rows)
 
     def _batches(self, prompts: Sequence[str], pictures: Images, rows: int) -> Iterator[Batch]:
         latents = self.model.encode(pictures)

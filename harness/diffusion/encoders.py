@@ -24,6 +24,8 @@ from harness.diffusion.small import networks
 from harness.errors import RunError, UsageError, nearest
 from harness.versions import Version
 
+AT_ONCE = 64
+"""Pictures, or pairs of pictures, that a network takes at once."""
 Similarity = Callable[[torch.Tensor, torch.Tensor], float]
 """A similarity of two sets of embeddings; 1 for equal sets."""
 
@@ -32,12 +34,13 @@ Similarity = Callable[[torch.Tensor, torch.Tensor], float]
 class Encoder:
     """An encoder and its similarity.
 
-    embed: maps pictures (n, height, width, 3) uint8 to embeddings (n, d); for LPIPS to pixels (n, 3, height, width).
+    embed: maps pictures (n, height, width, 3) uint8 to embeddings (n, d). None for LPIPS, which compares two pictures
+    at once: its similarities take the pictures in place of embeddings.
     alike: mean similarity over all pairs of two sets, as in the papers; for LPIPS over pairs with the same index.
     paired: mean similarity over pairs with the same index.
     """
 
-    embed: Callable[[Images], torch.Tensor]
+    embed: Callable[[Images], torch.Tensor] | None
     alike: Similarity
     paired: Similarity
 
@@ -52,24 +55,41 @@ def encoder(name: str, path: str | None = None, versions: tuple[Version, ...] = 
     network = load(name, path, versions)
     if name == "lpips":
         alike = partial(one_minus_lpips, network)
-        return Encoder(partial(_batched, lambda pixels: pixels), alike, alike)
-    return Encoder(partial(_batched, network), similarity.cosine, similarity.paired_cosine)
+        return Encoder(None, alike, alike)
+    embed = partial(_batched, network, place=_device())
+    return Encoder(embed, similarity.cosine, similarity.paired_cosine)
 
 
 def one_minus_lpips(network: nn.Module, first: torch.Tensor, second: torch.Tensor) -> float:
     """Mean of 1 − LPIPS over pairs with the same index, up to the length of the shorter set.
 
-    network: the LPIPS network. first, second: pixels (n, 3, height, width) in [−1, 1].
+    network: the LPIPS network. first, second: pictures (n, height, width, 3) uint8.
     """
-    shared = min(len(first), len(second))
+    place, shared = _device_of(network), min(len(first), len(second))
+    parts = zip(first[:shared].split(AT_ONCE), second[:shared].split(AT_ONCE), strict=True)
     with torch.no_grad():
-        return float(1 - network(first[:shared], second[:shared]).mean())
+        distances = [network(as_pixels(a.to(place)), as_pixels(b.to(place))).flatten().cpu() for a, b in parts]
+    return float(1 - torch.cat(distances).mean())
 
 
 @torch.no_grad()
-def _batched(network: Callable[[torch.Tensor], torch.Tensor], images: Images) -> torch.Tensor:
-    parts = torch.from_numpy(np.ascontiguousarray(images)).split(64)
-    return torch.cat([network(as_pixels(part)) for part in parts])
+def _batched(network: Callable[[torch.Tensor], torch.Tensor], images: Images, place: torch.device) -> torch.Tensor:
+    """The outputs (n, …) of `network` on the device `place` for the pixels of `images`, on the CPU."""
+    parts = torch.from_numpy(np.ascontiguousarray(images)).split(AT_ONCE)
+    return torch.cat([network(as_pixels(part.to(place))).cpu() for part in parts])
+
+
+def _frozen(network: Any) -> Any:
+    """The network, frozen, on the first GPU or, if there is none, on the CPU."""
+    return network.eval().requires_grad_(False).to(_device())
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _device_of(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
 
 
 @cache
@@ -113,7 +133,7 @@ def _clip(path: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
     """open_clip's ViT-B/32 with OpenAI's weights (Radford et al., 2021)."""
     import open_clip
 
-    network = open_clip.create_model("ViT-B-32-quickgelu", pretrained=path or "openai").eval().requires_grad_(False)
+    network = _frozen(open_clip.create_model("ViT-B-32-quickgelu", pretrained=path or "openai"))
     mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
     return lambda pixels: network.encode_image(_prepared(pixels, 224, mean, std))
 
@@ -123,7 +143,7 @@ def _dino(path: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
     import timm
 
     given: dict[str, Any] = {"pretrained": True} if path is None else {"checkpoint_path": path}
-    network = timm.create_model("vit_small_patch16_224.dino", num_classes=0, **given).eval().requires_grad_(False)
+    network = _frozen(timm.create_model("vit_small_patch16_224.dino", num_classes=0, **given))
     return lambda pixels: network(_prepared(pixels, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 
@@ -132,14 +152,14 @@ def _lpips(path: str | None) -> nn.Module:
     import lpips
 
     if path is None:
-        return lpips.LPIPS(net="alex", verbose=False).eval().requires_grad_(False)
+        return _frozen(lpips.LPIPS(net="alex", verbose=False))
     network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
     trunk = {name: value for name, value in _checkpoint(path).items() if name.startswith("features.")}
     layers = [layer for part in network.net.children() for layer in part.children()]
     convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
     for layer, (weight, bias) in zip(convolutions, _pairs(trunk), strict=True):
         layer.load_state_dict({"weight": weight, "bias": bias})
-    return network.eval().requires_grad_(False)
+    return _frozen(network)
 
 
 def _efficientnet_lite0(path: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -155,19 +175,19 @@ def _efficientnet_lite0(path: str | None) -> Callable[[torch.Tensor], torch.Tens
     # The two packages name the layers differently but list them in the same order.
     network.load_state_dict(dict(zip(network.state_dict(), _checkpoint(path).values(), strict=True)))
     network.reset_classifier(0)
-    network.eval().requires_grad_(False)
+    network = _frozen(network)
     return lambda pixels: network(_prepared(pixels, 96, (0.5,) * 3, (0.5,) * 3))
 
 
 def _contrastive(path: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
     """The small contrastive image-text encoder that ships with the small base."""
-    network = networks.shipped("contrastive", path)
+    network = _frozen(networks.shipped("contrastive", path))
     return lambda pixels: network.encode_image(_resized(pixels, 32))
 
 
 def _classifier(path: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
     """The features of the concept classifier."""
-    network = networks.shipped("classifier", path)
+    network = _frozen(networks.shipped("classifier", path))
     return lambda pixels: networks.features(network, _resized(pixels, 32))
 
 
@@ -187,8 +207,9 @@ def recognised(images: Images, head: str, name: str, classifier: Any = None) -> 
     images: (n, height, width, 3) uint8. classifier: the network; None: the one that ships with the small base. Returns
     (n,) bool.
     """
-    network = classifier or networks.shipped("classifier")
-    answers = _batched(lambda pixels: networks.logits(network, _resized(pixels, 32))[head].argmax(1), images)
+    network = classifier or _frozen(networks.shipped("classifier"))
+    place = _device_of(network)
+    answers = _batched(lambda pixels: networks.logits(network, _resized(pixels, 32))[head].argmax(1), images, place)
     return (answers == networks.CLASSES[head].index(name)).numpy()
 
 

@@ -50,6 +50,14 @@ def no_pictures(folder: str) -> str:
     return f"no pictures in {folder}{f', only {others}' if others else ''}; put some there ({' '.join(SUFFIXES)})"
 
 
+def one_picture(folder: str) -> str:
+    """The error message for a `folder` with one picture, where an attacker and a defense need one each."""
+    return (
+        f"{folder} holds one picture, and a defense and an attacker learn from different ones: add pictures, or give "
+        "both the same ones with `protocol: {shared: true}`"
+    )
+
+
 def folder_digest(folder: str) -> str | None:
     """SHA-256 of the pictures in `folder`, in hexadecimal; None if there are none (the job that reads them fails)."""
     files = picture_files(folder)

@@ -15,8 +15,19 @@ from typing import Any
 from harness.diffusion.concepts import Concept, Group
 from harness.diffusion.located import Files
 from harness.diffusion.measuring import Arms, Decode, Look, MeasureAttacked, MeasureReleased, Seen, Sheet, SheetRow
+from harness.diffusion.plugin import DiffusionAttacker, DiffusionDefense
 from harness.diffusion.protocol import DiffusionProtocol
-from harness.diffusion.stages import Attack, Captions, Draw, DrawPictures, Erase, Immunize, Pictures, ReadPictures
+from harness.diffusion.stages import (
+    Attack,
+    Captions,
+    ClassPictures,
+    Draw,
+    DrawPictures,
+    Erase,
+    Immunize,
+    Pictures,
+    ReadPictures,
+)
 from harness.plugin import PluginSpec
 from harness.stage import Stage, digest
 from harness.track import Repetition
@@ -42,6 +53,10 @@ class Jobs:
         return {**self._on_base, "sampling": self.protocol.sampling}
 
     @cached_property
+    def _training(self) -> dict[str, Any]:
+        return {**self._sampling, "checkpointing": self.group.checkpointing}
+
+    @cached_property
     def _encoders(self) -> dict[str, Any]:
         return {name: self.files.weights(path) for name, path in self.protocol.encoders.items()}
 
@@ -58,9 +73,14 @@ class Jobs:
     def _pictures(self, concept: Concept) -> Pictures:
         if concept.images is not None:
             folder = self.files.pictures(concept.images)
-            return ReadPictures(**self._on_base, concept=_plain(concept), folder=folder)
-        training, images = self.protocol.training_images, self.protocol.images
-        return DrawPictures(**self._sampling, concept=concept, training=training, images=images)
+            return ReadPictures(**self._on_base, concept=_plain(concept), folder=folder, shared=self.protocol.shared)
+        return DrawPictures(
+            **self._sampling,
+            concept=concept,
+            training=self.protocol.training_images,
+            images=self.protocol.images,
+            shared=self.protocol.shared,
+        )
 
     @cached_property
     def captions(self) -> Captions | None:
@@ -84,9 +104,26 @@ class Jobs:
 
     def immunize(self, defense: PluginSpec) -> Immunize:
         """The job of the released model of `defense`; the reference defense receives no targets."""
-        given = {} if defense.name == self.protocol.reference else self._targets
+        given = {}
+        if defense.name != self.protocol.reference:
+            given = {**self._targets, "class_pictures": self._class_pictures(defense, self.group.targets)}
         seed = self.repetition.seed_for(defense)
-        return Immunize(**self._sampling, **given, plugin=defense, seed=seed, erased=self.erased)
+        return Immunize(**self._training, **given, plugin=defense, seed=seed, erased=self.erased)
+
+    def _class_pictures(
+        self, plugin: PluginSpec, concepts: Sequence[Concept], *budget: int
+    ) -> tuple[ClassPictures, ...]:
+        """The jobs of the class pictures that `plugin` asks for, one for each class prompt of `concepts`; none if its
+        code is not available here. budget: an attacker's number of steps."""
+        built = plugin.build() if plugin.module else None
+        count = built.class_images(*budget) if isinstance(built, DiffusionDefense | DiffusionAttacker) else 0
+        prompts = dict.fromkeys(concept.class_prompt for concept in concepts if concept.class_prompt)
+        if not (count and prompts):
+            return ()
+        each = -(-count // len(prompts))
+        return tuple(
+            ClassPictures(**self._sampling, prompt=prompt, count=each, erased=self.erased) for prompt in prompts
+        )
 
     def attack(self, model: Immunize, attacker: PluginSpec, concept: Concept, other: bool = False) -> Attack:
         """The job of an attack on one concept. other: whether the attacker has other random draws, for the noise
@@ -96,7 +133,7 @@ class Jobs:
             settings = self.protocol.model_dump(include={"steps", "measure_at", "images", "save_attacked"})
             seed = self.repetition.seed_for(attacker, concept.name, *(["other"] if other else []))
             self._attacks[place] = Attack(
-                **self._sampling,
+                **self._training,
                 **settings,
                 plugin=attacker,
                 seed=seed,
@@ -104,6 +141,7 @@ class Jobs:
                 concept=_plain(concept),
                 model=model,
                 pictures=self.pictures[concept.name],
+                class_pictures=self._class_pictures(attacker, [concept], self.protocol.steps),
             )
         return self._attacks[place]
 
@@ -144,7 +182,7 @@ class Jobs:
         if place not in self._released:
             self._released[place] = self._released_views(model, undefended)
         return MeasureReleased(
-            **self._sampling,
+            **self._training,
             **self._targets,
             **self._released[place],
             plugin=metric,

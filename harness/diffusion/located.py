@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from harness.diffusion.image_folder import folder_digest, picture_files
+from harness.diffusion.model import layout_fault
 from harness.diffusion.small import PIPELINE
+from harness.errors import UsageError
 from harness.stage import Content, Located
 from harness.store import file_digest
 
@@ -19,7 +21,9 @@ class Files:
         self._located: dict[tuple[str, Content], Located] = {}
 
     def base(self, base: str) -> Located:
-        """The base model `base`, a name or a folder."""
+        """The base model `base`, a name or a folder; raises `UsageError` if this track cannot run its layout."""
+        if (base, BASE) not in self._located and (fault := layout_fault(base)):
+            raise UsageError(fault)
         return self._locate(base, BASE)
 
     def pictures(self, folder: str) -> Located:

@@ -34,7 +34,7 @@ class Decode(PipelineStage, version=1):
         save_images(out, model.decode(model.encode(load_tensors(folders[self.pictures] / IMAGES)["images"].numpy())))
 
 
-class Look(Stage, track="diffusion", version=1):
+class Look(Stage, track="diffusion", version=2):
     """Run the encoders and the concept classifier on the pictures of another job.
 
     encoders: files of local weights by name of the encoder; None: the default weights. classes: (head, class) of the
@@ -58,7 +58,8 @@ class Look(Stage, track="diffusion", version=1):
         """Save the embeddings by encoder, and `recognised` (see `harness.diffusion.views.View`)."""
         pictures = load_tensors(folders[self.images] / IMAGES)["images"]
         lead, images = pictures.shape[:-3], pictures.flatten(0, -4).numpy()
-        seen = {name: used.embed(images).unflatten(0, lead) for name, used in _encoders(self.encoders).items()}
+        embeds = {name: used.embed for name, used in _encoders(self.encoders).items()}
+        seen = {name: embed(images).unflatten(0, lead) for name, embed in embeds.items() if embed}
         if self.classes:
             parts = zip(np.split(images, len(self.classes)), self.classes, strict=True)
             recognised = np.concatenate([encoders.recognised(part, *named) for part, named in parts])
@@ -74,7 +75,7 @@ class Seen(NamedTuple):
 
     def view(self, folders: Folders) -> View:
         """The pictures with their embeddings, from the parents' artifact folders `folders`."""
-        return View.load(folders[self.images], folders[self.look])
+        return View.load(folders[self.images], folders[self.look], self.look.encoders)
 
 
 class Arms(NamedTuple):

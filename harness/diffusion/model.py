@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,11 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusio
 from diffusers.utils import logging as diffusers_logging
 from torch.func import functional_call
 from torch.nn import functional
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from harness.diffusion.checkpointing import checkpointed
+from harness.diffusion.loss_scaling import LossScaling
 from harness.diffusion.small import PIPELINE
 from harness.errors import RunError
 
@@ -64,6 +68,9 @@ class Batch:
 
 
 _ROWS = ("latents", "noise", "times")
+PIXELS_AT_ONCE = 4 * 512 * 512
+"""Pixels that the autoencoder encodes or decodes at once: its memory grows with them (about 0.6 GB for
+each 512×512 in float32, by arithmetic)."""
 
 
 class TextToImage:
@@ -86,11 +93,14 @@ class TextToImage:
     def load(cls, base: str, precision: str = "fp32") -> TextToImage:
         """Load a pipeline onto the first GPU, or the CPU if there is none.
 
-        base: see `locate`. precision: fp32 or fp16. Raises `RunError` if the folder has no such pipeline, or if it
-        cannot be downloaded from the hub.
+        base: see `locate`. precision: fp32, tf32, bf16 or fp16; tf32 is fp32 here, because the switch of
+        TensorFloat-32 belongs to the process (see `harness.diffusion.stages`). Raises `RunError` if the folder has no
+        such pipeline, if it has another layout (see `layout_fault`), or if it cannot be downloaded from the hub.
         """
+        if fault := layout_fault(base):
+            raise RunError(fault)
         where = locate(base)
-        dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
         settings: dict[str, Any] = {
             "dtype": dtype,
             "use_safetensors": True,
@@ -106,17 +116,28 @@ class TextToImage:
                 pipeline = StableDiffusionPipeline.from_pretrained(where, **settings)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             first = str(error).strip().split("\n")[0]
+            advice = "give a folder with model_index.json"
+            if not Path(where).is_dir():
+                advice += (
+                    f", or download one on a machine with network access by `hf download {base} --local-dir DIR` and "
+                    "run the suite with `--base DIR`"
+                )
             raise RunError(
-                f"cannot load the base model '{base}' as a Stable Diffusion pipeline ({first:.200}); give a folder "
-                "with model_index.json, or download one on a machine with network access by "
-                f"`hf download {base} --local-dir DIR` and give DIR"
+                f"cannot load the base model '{base}' as a Stable Diffusion pipeline ({first:.200}); {advice}"
             ) from None
+        if fault := layout_fault(base):  # the files of a model on a hub are here now
+            raise RunError(fault)
         return cls(pipeline.to("cuda" if torch.cuda.is_available() else "cpu"))
 
     def copy(self) -> TextToImage:
         """A copy with its own weights."""
         parts = {name: copy.deepcopy(part) for name, part in self.pipeline.components.items()}
         return TextToImage(StableDiffusionPipeline(**parts, requires_safety_checker=False))
+
+    def checkpoint(self) -> None:
+        """Let the U-Net's blocks compute their activations again in the backward pass (see
+        `harness.diffusion.checkpointing`): less memory, more time, the same gradients."""
+        self.unet.enable_gradient_checkpointing(gradient_checkpointing_func=checkpointed)
 
     @property
     def device(self) -> torch.device:
@@ -169,8 +190,12 @@ class TextToImage:
 
     def text(self, prompts: Sequence[str]) -> torch.Tensor:
         """Text embeddings (n, length, width) of `prompts`; cached while the text encoder is frozen."""
+        return self._text(prompts)
+
+    def _text(self, prompts: Sequence[str], scaling: LossScaling | None = None) -> torch.Tensor:
         if any(parameter.requires_grad for parameter in self.text_encoder.parameters()):
-            return self.text_encoder(self.tokens(prompts)).last_hidden_state
+            self.text_encoder.float()  # on a CPU its layers refuse inputs of another precision
+            return _call(self.text_encoder, (self.tokens(prompts),), {}, scaling).last_hidden_state
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embeddings]
         if new:
             with torch.no_grad():
@@ -180,15 +205,20 @@ class TextToImage:
     @torch.no_grad()
     def encode(self, images: Images) -> torch.Tensor:
         """Scaled latents (n, channels, height, width) of `images` (n, height, width, 3): the mode of the posterior."""
-        parts = torch.from_numpy(np.ascontiguousarray(images)).split(64)
+        parts = torch.from_numpy(np.ascontiguousarray(images)).split(_rows_at_once(*images.shape[1:3]))
         modes = [self.vae.encode(as_pixels(part).to(self.device, self.dtype)).latent_dist.mode() for part in parts]
         return (torch.cat(modes) * self.vae.config.scaling_factor).float()
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> Images:
         """Images (n, height, width, 3) of the scaled `latents` (n, channels, height, width)."""
+        return np.concatenate([as_images(pixels) for pixels in self._decoded(latents)])
+
+    def _decoded(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the pixels (rows, 3, height, width) of the scaled `latents`, a few pictures at a time."""
         scaled = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype)
-        return np.concatenate([as_images(self.vae.decode(part).sample) for part in scaled.split(64)])
+        height, width = (side * self.pipeline.vae_scale_factor for side in latents.shape[2:])
+        return (self.vae.decode(part).sample for part in scaled.split(_rows_at_once(height, width)))
 
     def denoising_losses(self, batch: Batch, weights: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
         """The denoising losses (n,) of the rows of `batch`, times the batch's weights: mean squared errors of the
@@ -198,13 +228,16 @@ class TextToImage:
         respect to them.
         """
         latents, noise, times = (x.to(self.device) for x in (batch.latents, batch.noise, batch.times))
+        scaling = LossScaling.of(latents.numel()) if self.dtype == torch.float16 else None
         with self.computing():
-            text = self.text(batch.prompts)
+            text = self._text(batch.prompts, scaling)
             noisy = self.scheduler.add_noise(latents, noise, times)
+            if scaling:
+                noisy = scaling.entering(noisy)
             inputs = (noisy.to(self.dtype), times, text.to(self.dtype))
-            # Without weights to replace, a plain call gives the same result and is faster.
-            output = functional_call(self.unet, dict(weights), inputs) if weights else self.unet(*inputs)
-            predicted = output.sample.to(latents.dtype)
+            predicted = _call(self.unet, inputs, weights or {}, scaling).sample.to(latents.dtype)
+        if scaling:
+            predicted = scaling.leaving(predicted)
         target = denoising_target(self.scheduler, latents, noise, times)
         losses = functional.mse_loss(predicted, target, reduction="none").mean((1, 2, 3))
         return losses if batch.weights is None else losses * batch.weights.to(self.device)
@@ -241,10 +274,11 @@ class TextToImage:
                         num_inference_steps=steps,
                         guidance_scale=guidance,
                         generator=draws,
-                        output_type="pt",
+                        output_type="latent",
                     ).images
-                finite.append(drawn.isfinite().flatten(1).all(1).cpu().numpy())
-                images.append(as_images(drawn.nan_to_num(0) * 2 - 1))
+                for pixels in self._decoded(drawn):
+                    finite.append(pixels.isfinite().flatten(1).all(1).cpu().numpy())
+                    images.append(as_images(pixels.nan_to_num(-1)))
         finally:
             self.pipeline.scheduler = trained_with
         return np.concatenate(images), np.concatenate(finite)
@@ -258,6 +292,26 @@ class TextToImage:
         }
 
 
+def _call(
+    module: torch.nn.Module,
+    inputs: Sequence[torch.Tensor],
+    weights: Mapping[str, torch.Tensor],
+    scaling: LossScaling | None,
+) -> Any:
+    """Call `module` with `weights` in place of its own, and with scaled gradients within it if `scaling` is given."""
+    weights = dict(weights)
+    if scaling:
+        trained = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+        weights = {name: scaling.entering(weight) for name, weight in {**trained, **weights}.items()}
+    # Without weights to replace, a plain call gives the same result and is faster.
+    return functional_call(module, weights, tuple(inputs)) if weights else module(*inputs)
+
+
+def _rows_at_once(height: int, width: int) -> int:
+    """Number of pictures that the autoencoder takes at once."""
+    return max(1, PIXELS_AT_ONCE // (height * width))
+
+
 def _is_half(dtype: torch.dtype) -> bool:
     return dtype in (torch.float16, torch.bfloat16)
 
@@ -265,6 +319,50 @@ def _is_half(dtype: torch.dtype) -> bool:
 def locate(base: str) -> str:
     """Folder, or name on the hub, of the base model `base`; `small` is the one that ships with the harness."""
     return str(PIPELINE) if base == "small" else base
+
+
+LAYOUT = "StableDiffusionPipeline"
+"""The class of the pipelines that this track runs: Stable Diffusion 1 and 2."""
+_OTHER_INPUTS = (
+    "addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "only_cross_attention",
+    "dual_cross_attention",
+)  # fmt: skip
+
+
+def layout_fault(base: str) -> str | None:
+    """Why the base model `base` (see `locate`) has a layout that this track cannot run, from its configuration files.
+    None if it can, or if there are no such files on this machine."""
+    kind = (_config(base, "model_index.json") or {}).get("_class_name", LAYOUT)
+    if kind != LAYOUT:
+        return f"the base model '{base}' is a {kind}; this track runs a {LAYOUT} (Stable Diffusion 1 or 2)"
+    unet = _config(base, "unet/config.json")
+    if unet is None:
+        return None
+    inputs, outputs = unet.get("in_channels", 4), unet.get("out_channels", 4)
+    if inputs != outputs:
+        return (
+            f"the U-Net of the base model '{base}' has {inputs} input and {outputs} output channels, as for "
+            "inpainting; this track runs models whose only inputs are latents and text"
+        )
+    if other := [name for name in _OTHER_INPUTS if unet.get(name)]:
+        return (
+            f"the U-Net of the base model '{base}' has {other[0]} = {unet[other[0]]}, so it is conditioned on more "
+            "than cross-attention to one text, which this track does not know"
+        )
+    blocks = [*unet.get("down_block_types", ["CrossAttn"]), *unet.get("up_block_types", []), unet.get("mid_block_type")]
+    if not any("CrossAttn" in block for block in blocks if block):
+        return f"the U-Net of the base model '{base}' has no cross-attention, so it reads no text to erase or attack"
+    return None
+
+
+def _config(base: str, name: str) -> dict[str, Any] | None:
+    """The content of a JSON file of a base model; None if it cannot be read on this machine."""
+    try:
+        path = Path(str(cached_file(locate(base), name, local_files_only=True)))
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def cross_attention(unet: torch.nn.Module) -> list[tuple[str, Any]]:

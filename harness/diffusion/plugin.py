@@ -32,6 +32,11 @@ class DiffusionDefense(Defense):
         after every step, once for a closed form, and return at the end."""
         raise NotImplementedError
 
+    def class_images(self) -> int:
+        """Number of pictures of the targets' class prompts, all prompts together, that `immunize` reads by
+        `targets.classes`; 0 by default. The undefended model draws them once for all defenses, attackers and seeds."""
+        return 0
+
 
 class DiffusionAttacker(Attacker):
     """Fine-tunes a released text-to-image model on a concept.
@@ -57,6 +62,12 @@ class DiffusionAttacker(Attacker):
         """Unfreeze weights of `model` and train them on `data.batches(self.prompt(data.concept), …)`. Yield the loss
         after every step, without end."""
         raise NotImplementedError
+
+    def class_images(self, steps: int) -> int:
+        """Number of pictures of the concept's class prompt that `adapt` reads within `steps` steps by the argument
+        `prior` of `data.batches`; 0 by default. The undefended model draws them once for all defenses, attackers and
+        seeds."""
+        return 0
 
     def save(self, model: TextToImage, folder: Path) -> None:
         """Save the attacked `model` into `folder`, in a format that diffusers loads; by default the whole pipeline."""

@@ -55,7 +55,13 @@ class DiffusionProtocol(Protocol):
         description="steps after which pictures are sampled, ascending; by default 10, 25, 50 and the last",
     )
     training_images: int = Field(
-        20, ge=1, description="number of training pictures of an attacker, for a concept that the base model draws"
+        20,
+        ge=1,
+        description="number of training pictures of an attacker, and of a defense, for a concept that the base model "
+        "draws",
+    )
+    shared: bool = Field(
+        False, description="whether attackers and defenses learn from the same pictures instead of different ones"
     )
     images: int = Field(20, ge=1, description="pictures of each target and benign concept at each measured step")
     kept_images: int = Field(4, ge=1, description="pictures of each further concept")

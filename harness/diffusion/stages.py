@@ -1,12 +1,12 @@
 """The jobs that make this track's models and pictures; the measuring jobs are in `harness.diffusion.measuring`.
 
-Jobs of a cell: pictures (of each concept) and captions, erase -> immunize -> attack -> look -> measure, where the last
-one also gets the attacked undefended model; and before any attack immunize -> draw -> look -> measure. A look runs the
-encoders and the concept classifier on pictures.
+Jobs of a cell: pictures (of each concept) and captions, erase -> class pictures -> immunize -> attack -> look ->
+measure, where the last one also gets the attacked undefended model; and before any attack immunize -> draw -> look ->
+measure. A look runs the encoders and the concept classifier on pictures.
 
-The base model's own pictures (training and reference pictures, pictures of captions, and the pictures that check an
-erasure) are data: their noise depends on the concept or caption only, and all cells share them. All other noise comes
-from a job's seed; see `harness.diffusion.jobs`.
+The pictures of models that nobody has defended (training and reference pictures, pictures of captions and of class
+prompts, and the pictures that check an erasure) are data: their noise depends on the concept, caption or prompt only,
+and all cells share them. All other noise comes from a job's seed; see `harness.diffusion.jobs`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from harness.diffusion import encoders
 from harness.diffusion.concepts import Concept, fill
 from harness.diffusion.data import ConceptData, Targets
 from harness.diffusion.erase import erase
-from harness.diffusion.image_folder import folder_digest, read_images
+from harness.diffusion.image_folder import folder_digest, one_picture, read_images
 from harness.diffusion.model import Images, TextToImage
 from harness.diffusion.protocol import Erasure, Sampling
 from harness.diffusion.views import IMAGES
@@ -38,14 +38,16 @@ WEIGHTS = "unet.safetensors"
 
 
 class PipelineStage(Stage, track="diffusion"):
-    """A job on a base model. base: the base model. precision: fp32 or fp16."""
+    """A job on a base model. base: the base model. precision: see `harness.diffusion.concepts.PRECISIONS`."""
 
     gpu: ClassVar[bool] = True
     base: Located
     precision: str
 
     def untouched(self) -> TextToImage:
-        """The base model, which callers must not change; consecutive jobs read it from disk once."""
+        """The base model, which callers must not change; consecutive jobs read it from disk once. Sets the switch
+        of TensorFloat-32 for the rest of the job (see `harness.execution.determinism.isolated`)."""
+        torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
         return _read_base(self.base.path, self.precision, self.base.check())
 
     def load(self, *artifacts: Path) -> TextToImage:
@@ -92,41 +94,61 @@ class SamplingStage(PipelineStage):
 
 
 class ReadPictures(PipelineStage, version=1):
-    """A concept's pictures from a folder, used both as training pictures of an attacker and as reference pictures."""
+    """A concept's pictures from a folder, ordered by name: the first, third, … for attackers, which are also the
+    reference pictures, and the second, fourth, … for defenses.
+
+    shared: all pictures for both, because a folder may hold few.
+    """
 
     concept: Concept
     folder: Located
+    shared: bool
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Save the pictures, resized to the base model's size; raises `RunError` if they are not those in the key."""
+        """Save the pictures, resized to the base model's size; raises `RunError` if they are not those in the key, or
+        if there is only one and it is not shared."""
         model = self.untouched()
         side = int(model.unet.config.sample_size * model.pipeline.vae_scale_factor)
         images = read_images(self.folder.path, side)
         if folder_digest(self.folder.path) != self.folder.digest:
             raise RunError(f"the pictures in {self.folder.path} have changed since the run began: run it again")
-        save_images(out, images, training=images.copy())
+        if self.shared:
+            save_images(out, images, training=images.copy())
+        elif len(images) == 1:
+            raise RunError(one_picture(self.folder.path))
+        else:
+            save_images(out, images[::2], training=images[::2].copy(), defender=images[1::2])
 
 
 class DrawPictures(SamplingStage, version=1):
-    """A concept's pictures by the base model before any erasure: `training` pictures for attackers and `images` other
-    pictures as reference. They are data, so their noise depends on the concept only."""
+    """A concept's pictures by the base model before any erasure: `training` pictures for attackers, `images` other
+    pictures as reference, and again `training` other pictures for defenses. They are data, so their noise depends on
+    the concept only.
+
+    shared: the attackers' pictures for defenses too.
+    """
 
     concept: Concept
     training: int
     images: int
+    shared: bool
 
     @property
     def work(self) -> float:
         """Denoising steps."""
-        return float((self.training + self.images) * self.sampling.steps)
+        return float(self._count * self.sampling.steps)
+
+    @property
+    def _count(self) -> int:
+        return self.images + (1 if self.shared else 2) * self.training
 
     def run(self, folders: Folders, out: Path) -> None:
         """Sample and save the pictures; raises `RunError` if one is not finite."""
-        count = self.training + self.images
-        (images,), finite = self.sample_each(self.untouched(), [self.concept], count, "pictures")
+        (images,), finite = self.sample_each(self.untouched(), [self.concept], self._count, "pictures")
         if not finite.all():
             raise RunError(f"the base model's pictures of '{self.concept.prompted()}' are not finite")
-        save_images(out, images[self.training :], training=images[: self.training])
+        training, reference, defender = np.split(images, [self.training, self.training + self.images])
+        save_images(out, reference, training=training, **({} if self.shared else {"defender": defender}))
 
 
 Pictures = ReadPictures | DrawPictures
@@ -196,7 +218,73 @@ class Erase(SamplingStage, version=2):
         return [float(encoders.recognised(part, str(c.classifier), c.name).mean()) for part, c in pairs]
 
 
-class TargetsStage(SamplingStage):
+class ClassPictures(SamplingStage, version=1):
+    """Pictures of a class prompt for prior preservation, by the undefended model: the erased base model or, where
+    nothing is erased, the base model. They are data, so their noise depends on the prompt and the picture's index
+    only; all defenses, attackers and seeds share them.
+
+    prompt: the class prompt. count: number of pictures. erased: the job of the erased base model; None: the base model.
+    """
+
+    prompt: str
+    count: int
+    erased: Erase | None = None
+
+    @property
+    def work(self) -> float:
+        """Denoising steps."""
+        return float(self.count * self.sampling.steps)
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Sample and save the pictures; raises `RunError` if one is not finite."""
+        model = self.load(folders[self.erased]) if self.erased else self.untouched()
+        seeds = [seed_of("class", self.prompt, i) for i in range(self.count)]
+        images, finite = self.sample(model, [self.prompt] * self.count, seeds)
+        if not finite.all():
+            raise RunError(f"the undefended model's pictures of '{self.prompt}' are not finite")
+        save_images(out, images)
+
+
+class TrainingStage(SamplingStage):
+    """A job whose plugin trains a model and may read class pictures.
+
+    class_pictures: the jobs of the pictures that the plugin asks for. They are not in the key, because the other fields
+    determine them, and a plan needs the keys of plugins whose code is not installed. So increase the version of the
+    subclasses with that of `ClassPictures`. checkpointing: whether the backward pass computes activations again, which
+    changes no value and is not in the key.
+    """
+
+    class_pictures: tuple[ClassPictures, ...] = ()
+    checkpointing: bool = False
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything the artifact depends on."""
+        left_out = ("class_pictures", "checkpointing")
+        return {name: value for name, value in super().identity.items() if name not in left_out}
+
+    def load(self, *artifacts: Path) -> TextToImage:
+        """A copy of the base model that may be changed, with the U-Net weights in the folders `artifacts`."""
+        model = super().load(*artifacts)
+        if self.checkpointing:
+            model.checkpoint()
+        return model
+
+    def concept_data(
+        self, model: TextToImage, concept: Concept, images: Images, seed: int, folders: Folders
+    ) -> ConceptData:
+        """The data of a concept for the plugin.
+
+        model: the model to train. concept: the concept. images: pictures to train on. seed: seed of the draws. folders:
+        artifact folders of the parents.
+        """
+        drawn = {job.prompt: job for job in self.class_pictures}
+        job = drawn.get(concept.class_prompt)
+        known = load_tensors(folders[job] / IMAGES)["images"].numpy() if job else images[:0]
+        return ConceptData(concept, images, model, seed, known)
+
+
+class TargetsStage(TrainingStage):
     """A job whose plugin receives the data of a defense.
 
     targets: the jobs of the targets' pictures. captions: the job of the captions' pictures. kept: indices of the
@@ -212,7 +300,13 @@ class TargetsStage(SamplingStage):
         depend on the job's seed and the concept."""
         seed = self.seed or 0
         concepts = tuple(
-            _concept_data(self, model, job.concept, folders[job], seed_of(self.name, job.concept.name, seed))
+            self.concept_data(
+                model,
+                job.concept,
+                _given(folders[job], "training" if job.shared else "defender"),
+                seed_of(self.name, job.concept.name, seed),
+                folders,
+            )
             for job in self.targets
         )
         captions: tuple[str, ...] = ()
@@ -266,7 +360,7 @@ class Draw(SamplingStage, version=1):
         save_images(out, *self.sample_each(model, self.concepts, self.images, self.seed))
 
 
-class Attack(SamplingStage, version=1):
+class Attack(TrainingStage, version=1):
     """Fine-tune a released model on a concept, and draw pictures (steps, images, …) of it after the measured steps.
 
     seed: seed of the attacker's draws. noise: seed of the pictures' noise, which all rows of a repetition share.
@@ -290,7 +384,9 @@ class Attack(SamplingStage, version=1):
         """Save the pictures, the run cost and, with `save_attacked`, the attacked model."""
         assert self.plugin is not None
         model, attacker = self.load(folders[self.model]), self.plugin.build()
-        data = _concept_data(self, model, self.concept, folders[self.pictures], self.seed or 0)
+        data = self.concept_data(
+            model, self.concept, _given(folders[self.pictures], "training"), self.seed or 0, folders
+        )
         seeds = [seed_of(self.noise, self.concept.name, i) for i in range(self.images)]
         drawn = []
 
@@ -304,14 +400,10 @@ class Attack(SamplingStage, version=1):
             attacker.save(model, out / "attacked")
 
 
-def _concept_data(stage: SamplingStage, model: TextToImage, concept: Concept, pictures: Path, seed: int) -> ConceptData:
-    """A concept with the training pictures in the artifact folder `pictures`."""
-
-    def sampled(prompt: str, count: int) -> Images:
-        images: Images = stage.sample(model, [prompt] * count, [seed_of("prior", seed, i) for i in range(count)])[0]
-        return images
-
-    return ConceptData(concept, load_tensors(pictures / IMAGES)["training"].numpy(), model, seed, sampled)
+def _given(pictures: Path, to: str) -> Images:
+    """The pictures in the artifact folder `pictures` for attackers (`training`) or defenses (`defender`)."""
+    images: Images = load_tensors(pictures / IMAGES)[to].numpy()
+    return images
 
 
 def save_images(out: Path, images: Images, finite: np.ndarray[Any, Any] | None = None, **more: Images) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.diffusion.concepts import Concept, Group, GroupBlock
-from harness.diffusion.image_folder import left_out, picture_files
+from harness.diffusion.image_folder import left_out, one_picture, picture_files
 from harness.diffusion.protocol import DiffusionProtocol
 from harness.errors import UsageError
 from harness.plugin import Plugin, PluginSpec
@@ -44,12 +44,13 @@ class DiffusionTrack(Track):
 
     def check(self, tasks: Sequence[Group], protocol: DiffusionProtocol, rows: Mapping[str, Plugin]) -> Sequence[str]:
         """Check that the concepts have what each plugin, or a plugin that it runs, `needs`. Returns the number of
-        training pictures of each concept, and what their folders hold besides."""
+        training pictures of each concept, and what their folders hold besides. Raises `UsageError` if a concept lacks
+        something."""
         for row, plugin in rows.items():
             needs = {need for part in (plugin, *(spec.build() for spec in plugin.uses())) for need in _needs(part)}
             for group in tasks:
                 _check_needs(row, needs, group, group.targets if plugin.kind == "defense" else _attacked(group))
-        return list(_pictures(tasks, protocol.training_images))
+        return list(_pictures(tasks, protocol))
 
     def _jobs(self, repetition: Repetition) -> Jobs:
         """The jobs of `repetition`, cached: the engine asks for all jobs of a repetition before those of the next."""
@@ -157,14 +158,26 @@ def _check_needs(row: str, needs: Iterable[str], group: Group, concepts: Sequenc
                     raise UsageError(f"{row} needs the {need} of {concept.name}: add it to the concept file")
 
 
-def _pictures(tasks: Iterable[Group], drawn: int) -> Iterator[str]:
-    """Lines about the training pictures. drawn: the number for a concept whose pictures the base model draws."""
+def _pictures(tasks: Iterable[Group], protocol: DiffusionProtocol) -> Iterator[str]:
+    """Lines about the training pictures. Raises `UsageError` for a folder with too few of them."""
     concepts = {concept.name: concept for group in tasks for concept in _attacked(group)}
     numbers = {name: len(picture_files(concept.images)) for name, concept in concepts.items() if concept.images}
-    texts = [f"{name} {number}" for name, number in numbers.items()]
+    for name, number in numbers.items():
+        if number == 1 and not protocol.shared:
+            raise UsageError(one_picture(str(concepts[name].images)))
+
+    def split(number: int, defender: int) -> str:
+        return str(number) if protocol.shared else f"{number} + {defender}"
+
+    texts = [
+        f"{name} {split(number if protocol.shared else number - number // 2, number // 2)}"
+        for name, number in numbers.items()
+    ]
     if len(numbers) < len(concepts):
+        drawn = split(protocol.training_images, protocol.training_images)
         texts.append(f"{'each other' if numbers else 'each'} concept {drawn}, drawn by the base model")
-    yield f"training pictures: {', '.join(texts)}"
+    whose = "the same for attackers and defenses" if protocol.shared else "attackers' + defenses'"
+    yield f"training pictures ({whose}): {', '.join(texts)}"
     for name in numbers:
         if others := left_out(str(concepts[name].images)):
             kinds = ", ".join(f"{count} {kind}" for kind, count in others.items())

@@ -14,6 +14,7 @@ from harness.diffusion import encoders
 from harness.diffusion.concepts import Concept
 from harness.diffusion.data import ConceptData, Targets
 from harness.diffusion.model import Images, TextToImage
+from harness.diffusion.plugin import DiffusionAttacker, DiffusionDefense
 from harness.diffusion.views import AttackedPictures, ConceptAttack, ReleasedData, View
 from harness.kit.trial import Trial
 
@@ -21,6 +22,8 @@ SAMPLING: dict[str, Any] = {"sampler": "ddim", "steps": 10, "guidance": 2.0}
 THINGS = ("boot", "dress", "pullover", "zero", "four", "seven")
 CAPTIONS = tuple(f"a photo of a {thing}" for thing in THINGS)
 ENCODER = "classifier"
+STEPS = 30
+"""Steps of an attack."""
 
 
 def trials(kind: str, seed: int) -> Sequence[Trial]:
@@ -51,10 +54,14 @@ def _concept(model: TextToImage, name: str, thing: str, seed: int) -> ConceptDat
         name=name, kind="style", prompt="a photo of a {}", class_prompt="a photo of a bag", class_word="bag"
     )
 
-    def sampled(prompt: str, count: int) -> Images:
-        return model.sample([prompt] * count, range(count), **SAMPLING)[0]
+    pictures = _pictures(f"a photo of a {thing}", 6)
+    return ConceptData(concept, pictures, model, seed, pictures[:0])
 
-    return ConceptData(concept, _pictures(f"a photo of a {thing}", 6), model, seed, sampled)
+
+def _with_class_pictures(data: ConceptData, plugin: Any, *budget: int) -> ConceptData:
+    """The data with the class pictures that `plugin` asks for, but few of them. budget: an attacker's steps."""
+    count = plugin.class_images(*budget) if isinstance(plugin, DiffusionDefense | DiffusionAttacker) else 0
+    return replace(data, class_pictures=_pictures(data.concept.class_prompt, 6)[:count])
 
 
 def _modules(model: TextToImage) -> dict[str, torch.nn.Module]:
@@ -84,9 +91,9 @@ def _attack(seed: int) -> Trial:
 
     return Trial(
         modules=_modules(model),
-        start=lambda plugin: plugin.generator(model, data),
+        start=lambda plugin: plugin.generator(model, _with_class_pictures(data, plugin, STEPS)),
         loss=lambda plugin: _loss(model, data, plugin.prompt(data.concept)),
-        steps=30,
+        steps=STEPS,
         broken=0.9,
         allowed=allowed,
     )
@@ -99,7 +106,12 @@ def _release(kind: str, seed: int, concepts: int) -> Trial:
     pictures = np.concatenate([_pictures(caption, 1) for caption in CAPTIONS])
     model.text(CAPTIONS)  # the model caches these embeddings, which is no effect of a plugin
     targets = Targets(model, given, tuple(data.concept.name for data in given), CAPTIONS, pictures, seed=5)
-    start = _start_metric(model, targets) if kind == "metric" else lambda plugin: plugin.generator(model, targets)
+
+    def defend(plugin: Any) -> Iterator[Any]:
+        concepts = tuple(_with_class_pictures(data, plugin) for data in given)
+        return plugin.generator(model, replace(targets, concepts=concepts))
+
+    start = _start_metric(model, targets) if kind == "metric" else defend
     return Trial(
         modules=_modules(model),
         start=start,
@@ -129,6 +141,8 @@ def _view(thing: str, rows: int) -> View:
     """Pictures (rows, 2, …) of a thing, with their embeddings."""
     images = _pictures(f"a photo of a {thing}", 2 * rows)
     finite = torch.ones(rows, 2, dtype=torch.bool)
-    embeddings = {ENCODER: encoders.encoder(ENCODER).embed(images).unflatten(0, (rows, 2))}
+    embed = encoders.encoder(ENCODER).embed
+    assert embed is not None
+    embeddings = {ENCODER: embed(images).unflatten(0, (rows, 2))}
     recognised = torch.from_numpy(encoders.recognised(images, "object", thing)).unflatten(0, (rows, 2))
     return View(images.reshape(rows, 2, *images.shape[1:]), finite, embeddings, recognised)

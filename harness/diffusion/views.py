@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,7 @@ class View:
     or no axis.
 
     images: (…, n, height, width, 3) uint8. finite: (…, n) bool; a picture that is not finite is black. embeddings: by
-    encoder (…, n, d), for lpips pixels (…, n, 3, height, width). recognised: (…, n) bool, whether the classifier's top
+    encoder (…, n, d), for lpips the images. recognised: (…, n) bool, whether the classifier's top
     class is the concept; None if the classifier does not know the concepts.
     """
 
@@ -34,12 +34,13 @@ class View:
     recognised: torch.Tensor | None = None
 
     @classmethod
-    def load(cls, images: Path, look: Path) -> View:
+    def load(cls, images: Path, look: Path, encoders: Iterable[str]) -> View:
         """Load pictures and embeddings. images: artifact folder of a job that made pictures. look: artifact folder of
-        the `Look` at them."""
+        the `Look` at them. encoders: names of its encoders."""
         pictures, seen = load_tensors(images / IMAGES), load_tensors(look / SEEN)
         recognised = seen.pop("recognised", None)
-        return cls(pictures["images"].numpy(), pictures["finite"], seen, recognised)
+        embeddings = {name: seen.get(name, pictures["images"]) for name in encoders}
+        return cls(pictures["images"].numpy(), pictures["finite"], embeddings, recognised)
 
     def __getitem__(self, place: int) -> View:
         """The pictures of one step or concept, the one at index `place` of the first axis."""

@@ -26,7 +26,7 @@ def _targets(model: TextToImage, names: tuple[str, ...]) -> Targets:
         Concept(name=name, kind="object", prompt="a photo of {}", class_prompt="a photo", class_word="object")
         for name in names
     ]
-    subjects = tuple(ConceptData(of, noise(8, i, 32), model, i, lambda *_: noise(1)) for i, of in enumerate(concepts))
+    subjects = tuple(ConceptData(of, noise(8, i, 32), model, i, noise(1)) for i, of in enumerate(concepts))
     return Targets(model, subjects, names, CAPTIONS, noise(len(CAPTIONS), 9, 32), 5)
 
 

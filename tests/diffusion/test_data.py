@@ -1,5 +1,6 @@
 """Pictures from folders, and batches."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from harness.diffusion import Concept, Targets, TextToImage, stages
 from harness.diffusion.image_folder import folder_digest, left_out, picture_files, read_images
 from harness.diffusion.located import Files
 from harness.diffusion.protocol import Erasure, Sampling
-from harness.diffusion.stages import ReadPictures
-from harness.errors import RunError
-from harness.stage import Folders
+from harness.diffusion.stages import DrawPictures, ReadPictures
+from harness.errors import PluginError, RunError
+from harness.stage import Folders, Stage, seed_of
+from harness.store.tensors import load_tensors
 from tests.diffusion.helpers import SIDE, noise, subject, write_pictures
 
 
@@ -126,8 +128,6 @@ def test_prior_preservation_adds_the_classes_pictures(model: TextToImage, style:
     """The loss is the concept's mean plus the weight times the class's mean (DreamBooth, Eq. 2)."""
     batch = _first(model, style, 7, prior=4, prior_weight=0.5)[0]
     assert list(batch.prompts) == ["an artwork by marvo"] * 3 + ["an artwork"] * 3
-    from dataclasses import replace
-
     halves = [
         replace(batch, latents=batch.latents[of], prompts=batch.prompts[of], noise=batch.noise[of],
                 times=batch.times[of], weights=None)
@@ -136,6 +136,61 @@ def test_prior_preservation_adds_the_classes_pictures(model: TextToImage, style:
     with torch.no_grad():
         own, prior = (float(model.denoising_loss(half)) for half in halves)
         assert float(model.denoising_loss(batch)) == pytest.approx(own + 0.5 * prior, rel=1e-5)
+
+
+def test_a_plugin_gets_no_more_class_pictures_than_it_asked_for(model: TextToImage, style: Concept) -> None:
+    data = subject(model, style)
+    assert len(data.first_class_pictures(3)) == 3
+    assert len(data.first_class_pictures(99)) == len(data.class_pictures) == 4
+    without = replace(data, class_pictures=data.class_pictures[:0])
+    with pytest.raises(PluginError, match="asked for none: return their number from its method class_images"):
+        next(without.batches("an artwork by marvo", 2, prior=1))
+
+
+def _run(job: Stage, out: Path) -> dict[str, np.ndarray]:
+    out.mkdir()
+    job.run(Folders({}), out)
+    return {name: value.numpy() for name, value in load_tensors(out / "images.safetensors").items()}
+
+
+def test_a_folder_is_divided_between_attackers_and_defenses(thing: Concept, base: Path, tmp_path: Path) -> None:
+    """Alternately by name; the attackers' pictures are also the reference pictures."""
+    files, folder = Files(), str(thing.images)
+    write_pictures(Path(folder), 5)
+    fields = {"base": files.base(str(base)), "precision": "fp32", "concept": thing, "folder": files.pictures(folder)}
+    whole = read_images(folder, SIDE)
+    apart, same = (_run(ReadPictures(**fields, shared=on), tmp_path / str(on)) for on in (False, True))
+    for name in ("images", "training"):
+        assert np.array_equal(apart[name], whole[[0, 2, 4]])
+        assert np.array_equal(same[name], whole)
+    assert np.array_equal(apart["defender"], whole[[1, 3]])
+    assert "defender" not in same
+
+
+def test_one_picture_cannot_be_divided(thing: Concept, base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "single"
+    write_pictures(folder, 1)
+    files = Files()
+    fields = {"base": files.base(str(base)), "precision": "fp32", "concept": thing}
+    fields["folder"] = files.pictures(str(folder))
+    with pytest.raises(RunError, match=r"single holds one picture.*`protocol: \{shared: true\}`"):
+        _run(ReadPictures(**fields, shared=False), tmp_path / "out")
+    assert len(_run(ReadPictures(**fields, shared=True), tmp_path / "other")["training"]) == 1
+
+
+def test_drawn_pictures_are_disjoint(base: Path, style: Concept, model: TextToImage, tmp_path: Path) -> None:
+    """By index: the attackers', the reference, the defenses'; the first two do not depend on `shared`."""
+    fields = {"base": Files().base(str(base)), "precision": "fp32", "concept": style, "sampling": Sampling(steps=2)}
+    apart, same = (
+        _run(DrawPictures(**fields, training=2, images=1, shared=on), tmp_path / str(on)) for on in (False, True)
+    )
+    seeds = [seed_of("pictures", "marvo", i) for i in range(5)]
+    drawn = model.sample([style.prompted()] * 5, seeds, sampler="ddim", steps=2, guidance=3.0)[0]
+    parts = {"training": drawn[:2], "images": drawn[2:3], "defender": drawn[3:]}
+    assert all(np.array_equal(apart[name], images) for name, images in parts.items())
+    assert len(np.unique(drawn.reshape(5, -1), axis=0)) == 5
+    assert np.abs(same["training"].astype(int) - drawn[:2]).max() <= 1
+    assert "defender" not in same
 
 
 def test_prior_preservation_needs_a_class_prompt(model: TextToImage, style: Concept) -> None:
@@ -166,7 +221,7 @@ def test_pictures_that_changed_during_a_run_fail_their_job(thing: Concept, base:
     """Else they would be kept under the key of the former ones."""
     files, pictures = Files(), str(thing.images)
     (tmp_path / "out").mkdir()
-    fields = {"base": files.base(str(base)), "precision": "fp32", "concept": thing}
+    fields = {"base": files.base(str(base)), "precision": "fp32", "concept": thing, "shared": False}
     job = ReadPictures(**fields, folder=files.pictures(pictures))
     job.run(Folders({}), tmp_path / "out")
     write_pictures(Path(pictures), 4)

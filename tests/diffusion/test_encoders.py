@@ -9,10 +9,13 @@ from safetensors.torch import load_file, save_file
 
 from harness.diffusion import encoders, stages
 from harness.diffusion.located import Files
-from harness.diffusion.measuring import _encoders
+from harness.diffusion.measuring import Decode, Look, Seen, _encoders
 from harness.diffusion.protocol import ENCODERS, DiffusionProtocol
 from harness.diffusion.small import WEIGHTS
+from harness.diffusion.stages import save_images
 from harness.errors import RunError, UsageError
+from harness.stage import Folders, Located
+from harness.store.tensors import load_tensors
 from tests.diffusion.helpers import noise
 
 
@@ -33,7 +36,7 @@ def trunk(tmp_path: Path) -> Path:
     return path
 
 
-def test_lpips_is_the_lpips_packages_own(trunk: Path) -> None:
+def test_lpips_is_the_lpips_packages_own(trunk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a local trunk: the package's network with the same trunk put in by hand, picture by picture."""
     from lpips import LPIPS
 
@@ -48,9 +51,45 @@ def test_lpips_is_the_lpips_packages_own(trunk: Path) -> None:
         pixels = [torch.from_numpy(x[:3]).permute(0, 3, 1, 2) / 127.5 - 1 for x in (first, second)]
         distances = theirs(*pixels).flatten()
     lpips = encoders.encoder("lpips", str(trunk))
-    embed, alike = lpips.embed, lpips.alike
-    assert alike(embed(first), embed(second)) == pytest.approx(1 - float(distances.mean()), abs=1e-6)
-    assert alike(embed(first), embed(first)) == pytest.approx(1)
+    assert lpips.embed is None
+    first, second = torch.from_numpy(first), torch.from_numpy(second)
+    assert lpips.alike(first, second) == pytest.approx(1 - float(distances.mean()), abs=1e-6)
+    assert lpips.alike(first, first) == pytest.approx(1)
+    monkeypatch.setattr(encoders, "AT_ONCE", 2)
+    assert lpips.alike(first, second) == pytest.approx(1 - float(distances.mean()), abs=1e-6)
+
+
+def test_a_look_keeps_no_pictures_for_lpips(trunk: Path, tmp_path: Path) -> None:
+    """Its similarities read the pictures that another job has saved."""
+    made = Decode(base=Located("none", None), precision="fp32", pictures=None)
+    files = {"lpips": Files().weights(str(trunk)), "classifier": None}
+    look = Look(encoders=files, classes=(), count=6, images=made)
+    (tmp_path / "made").mkdir()
+    (tmp_path / "seen").mkdir()
+    images = noise(6, 1, 64).reshape(2, 3, 64, 64, 3)
+    save_images(tmp_path / "made", images)
+    folders = Folders({made.key: tmp_path / "made", look.key: tmp_path / "seen"})
+    look.run(folders, tmp_path / "seen")
+    assert set(load_tensors(tmp_path / "seen" / "seen.safetensors")) == {"classifier"}
+    view = Seen(made, look).view(folders)
+    assert set(view.embeddings) == {"lpips", "classifier"}
+    lpips = encoders.encoder("lpips", str(trunk))
+    assert lpips.alike(view.embeddings["lpips"][0], view.embeddings["lpips"][0]) == pytest.approx(1)
+    assert lpips.alike(view.embeddings["lpips"][0], view.embeddings["lpips"][1]) < 0.95
+    assert torch.equal(view[1].embeddings["lpips"], torch.from_numpy(images[1]))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["classifier", "contrastive", "efficientnet_lite0"])
+def test_encoders_run_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the embeddings of the CPU, and on the CPU afterwards."""
+    images = noise(130, 1, 32)
+    found = encoders.encoder(name).embed(images)
+    assert torch.cuda.max_memory_allocated() > 0
+    assert found.device.type == "cpu"
+    encoders.load.cache_clear()
+    monkeypatch.setattr(encoders, "_device", lambda: torch.device("cpu"))
+    torch.testing.assert_close(found, encoders.encoder(name).embed(images), rtol=1e-2, atol=1e-2)
 
 
 def test_cosine_encoders_average_all_pairs() -> None:
@@ -172,7 +211,7 @@ def test_an_edited_file_of_weights_is_loaded_again(tmp_path: Path, monkeypatch: 
     """Keys have the digest of the file, so one process must not measure two contents with one network."""
     path = tmp_path / "weights.pth"
     monkeypatch.setitem(encoders._LOADERS, "own", lambda path: [Path(path).read_text()])
-    monkeypatch.setattr(encoders, "_batched", lambda network, images: network)
+    monkeypatch.setattr(encoders, "_batched", lambda network, images, place: network)
     seen = []
     for content in ("one", "two"):
         path.write_text(content)

@@ -1,5 +1,6 @@
 """Loading pipelines of any size, prompts, latents, the loss, sampling."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch.nn import functional
 
 from harness.diffusion import Batch, TextToImage
-from harness.diffusion.model import as_images, as_pixels, denoising_target
-from harness.errors import RunError
+from harness.diffusion import model as diffusion_model
+from harness.diffusion.located import Files
+from harness.diffusion.model import as_images, as_pixels, denoising_target, layout_fault
+from harness.errors import RunError, UsageError
 from tests.diffusion.helpers import SAMPLING, noise, pipeline
 
 
@@ -44,7 +47,8 @@ def test_what_is_trained_is_single_precision(base: Path) -> None:
 
 @pytest.mark.parametrize("name", ["no/such-model", "nowhere"])
 def test_no_hub_in_reach(name: str) -> None:
-    with pytest.raises(RunError, match=f"cannot load the base model '{name}'.*hf download") as error:
+    advice = f"hf download {name} --local-dir DIR` and run the suite with `--base DIR`"
+    with pytest.raises(RunError, match=f"cannot load the base model '{name}'.*{advice}") as error:
         TextToImage.load(name)
     assert "\n" not in str(error.value)
 
@@ -52,6 +56,39 @@ def test_no_hub_in_reach(name: str) -> None:
 def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot load the base"):
         TextToImage.load(str(tmp_path))
+
+
+def _rewrite(file: Path, **fields: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+@pytest.mark.parametrize(
+    ("file", "fields", "message"),
+    [
+        ("model_index.json", {"_class_name": "StableDiffusionXLPipeline"}, "is a StableDiffusionXLPipeline; this"),
+        ("model_index.json", {"_class_name": "StableDiffusion3Pipeline"}, "is a StableDiffusion3Pipeline; this"),
+        ("unet/config.json", {"in_channels": 9}, "has 9 input and 4 output channels, as for inpainting"),
+        ("unet/config.json", {"addition_embed_type": "text_time"}, "has addition_embed_type = text_time, so"),
+    ],
+    ids=["sdxl", "sd3", "inpainting", "time_ids"],
+)
+def test_other_layouts_are_refused_in_one_line(base: Path, tmp_path: Path, file: str, fields: dict, message: str):
+    """In the plan already, from the configuration files alone, and for the hub's models when they are loaded."""
+    for part in ("model_index.json", "unet/config.json"):
+        (tmp_path / part).parent.mkdir(exist_ok=True)
+        (tmp_path / part).write_text((base / part).read_text())
+    Files().base(str(tmp_path))
+    _rewrite(tmp_path / file, **fields)
+    for refused, read in ((UsageError, Files().base), (RunError, TextToImage.load)):
+        with pytest.raises(refused, match=message) as error:
+            read(str(tmp_path))
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["small", "no/such-model", "nowhere"])
+def test_layouts_that_are_not_refused(name: str) -> None:
+    """The small base model's, and those that are not on this machine yet."""
+    assert layout_fault(name) is None
 
 
 def test_a_pipeline_without_cross_attention(tmp_path: Path) -> None:
@@ -145,6 +182,30 @@ def test_latents_round_trip_scales(model: TextToImage) -> None:
         decoded = model.vae.decode(raw).sample
     torch.testing.assert_close(latents, 0.5 * raw)
     assert np.array_equal(model.decode(latents), as_images(decoded))
+
+
+def test_the_autoencoder_takes_few_large_pictures_and_many_small_ones(
+    model: TextToImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In parts of at most PIXELS_AT_ONCE pixels, and at least one picture; with the values of one by one."""
+    rows: list[int] = []
+    for name in ("encode", "decode"):
+        plain = getattr(model.vae, name)
+        monkeypatch.setattr(model.vae, name, lambda part, plain=plain: (rows.append(len(part)), plain(part))[1])
+    images = noise(5)
+    whole = model.encode(images)
+    decoded, (drawn, _) = model.decode(whole), model.sample(["a photo"] * 3, [1, 2, 3], **SAMPLING)
+    assert rows == [5, 5, 3]
+    for pixels, parts in ((2 * 16 * 16, [2, 2, 1]), (1, [1] * 5)):
+        monkeypatch.setattr(diffusion_model, "PIXELS_AT_ONCE", pixels)
+        rows.clear()
+        latents = model.encode(images)
+        assert rows == parts
+        torch.testing.assert_close(latents, whole)
+        assert np.abs(model.decode(whole).astype(int) - decoded).max() <= 1
+        assert rows == parts * 2
+        assert np.abs(model.sample(["a photo"] * 3, [1, 2, 3], **SAMPLING)[0].astype(int) - drawn).max() <= 1
+    torch.testing.assert_close(whole, torch.cat([model.encode(images[i : i + 1]) for i in range(5)]))
 
 
 def test_pixels_round_trip() -> None:

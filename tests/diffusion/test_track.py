@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,12 +16,14 @@ from harness.diffusion.metrics.kept_similarity import KeptSimilarity
 from harness.diffusion.metrics.msgr import Msgr
 from harness.diffusion.metrics.released_success import ReleasedSuccess
 from harness.diffusion.protocol import DiffusionProtocol
-from harness.diffusion.stages import Attack, Draw, Immunize
+from harness.diffusion.stages import Attack, ClassPictures, Draw, DrawPictures, Erase, Immunize, TrainingStage
 from harness.diffusion.track import DiffusionTrack
 from harness.execution.worker import ensure
 from harness.registry import installed
 from harness.selection import Selection
+from harness.stage import seed_of
 from harness.store import Store
+from harness.store.tensors import load_tensors
 from harness.suite import load
 from tests.diffusion.helpers import load_suite, noise, run_suite, write_pictures
 from tests.helpers import immunebench
@@ -83,6 +86,22 @@ class Reddest(AttackedMetric):
         reds = [attack.attacked.images[-1][..., 0].mean() for attack in model.targets]
         yield self.value(float(sum(reds) / len(reds)), step=model.steps[-1])
 '''
+RETAINING = '''
+from harness.diffusion import DiffusionDefense
+
+
+class Retaining(DiffusionDefense):
+    """Notes what it is given of the class."""
+
+    def class_images(self):
+        return 2
+
+    def immunize(self, model, targets):
+        pictures = targets[0].class_pictures
+        targets.notes.update(mean=float(pictures.mean()), count=len(pictures), given=float(targets[0].images.mean()))
+        assert next(targets.classes(2, 3)).prompts == ["an artwork"] * 3
+        yield 0.0
+'''
 PLUGINS = '''
 import torch
 
@@ -94,7 +113,6 @@ class Idle(DiffusionDefense):
 
     def immunize(self, model, targets):
         assert [target.concept.name for target in targets] == ["marvo", "telune"]
-        assert targets[0].sampled("an artwork", 2).shape == (2, 16, 16, 3)
         yield 0.0
 
 
@@ -129,6 +147,19 @@ def suite(tmp_path: Path, base: Path) -> Path:
     (tmp_path / "plugins.py").write_text(PLUGINS)
     (tmp_path / "suite.yaml").write_text(SUITE % (base, base))
     return tmp_path / "suite.yaml"
+
+
+def test_shared_pictures_are_given_to_both(suite: Path, tmp_path: Path) -> None:
+    file = tmp_path / "retaining.py"
+    file.write_text(RETAINING)
+    suite.write_text(suite.read_text().replace("images: 2", "images: 2\n      shared: true"))
+    chosen = {"defenses": ["retaining"], "attackers": ["lora"], "grids": ["styles"]}
+    measured = run_suite(suite, plugins=[tmp_path / "plugins.py", file], **chosen)
+    (own,) = [job for job in measured.plan.jobs.values() if type(job) is DrawPictures and job.concept.name == "marvo"]
+    sides = load_tensors(measured.store.folder(own.key) / "images.safetensors")
+    assert _values(measured.records, "noted", defense="retaining", variant="given") == [
+        pytest.approx(sides["training"].double().mean())
+    ]
 
 
 def _values(records: pd.DataFrame, metric: str, **place: object) -> list[float]:
@@ -183,6 +214,65 @@ def test_all_rows_of_a_repetition_share_draws_and_repetitions_share_none(suite: 
     defenses = {job.seed for job in made.jobs.values() if isinstance(job, Immunize) and job.plugin.name == "louder"}
     assert len(defenses) == 4
     assert len({job.pictures.key for job in attacks}) == 1
+
+
+def _class_prompts(job: Attack | Immunize) -> list[tuple[str, int]]:
+    return [(pictures.prompt, pictures.count) for pictures in job.class_pictures]
+
+
+def test_class_pictures_are_drawn_once_for_all_rows_and_seeds(suite: Path) -> None:
+    """Two defenses, two seeds, and attackers share the class pictures of an undefended model; each plugin gets no more
+    than its steps can use, and one that asks for none gets none."""
+    settings = ["defenses.ascent.steps=4", "attackers.custom_diffusion.prior=12", "attackers.custom_diffusion.lr=0.1"]
+    chosen = {"defenses": ["none", "ascent", "joint"], "attackers": ["custom_diffusion", "lora"], "grids": ["styles"]}
+    settings += ["defenses.joint.steps=500", "defenses.joint.prior_images=3"]
+    made = plan.make(load_suite(suite, settings=settings, seeds=2, **chosen))
+    drawn = [job for job in made.jobs.values() if type(job) is ClassPictures]
+    assert sorted((job.prompt, job.count) for job in drawn) == [("an artwork", 3), ("an artwork", 4)]
+    assert {job.erased.key for job in drawn} == {job.key for job in made.jobs.values() if type(job) is Erase}
+    asked = {"none": [], "ascent": [("an artwork", 4)], "joint": [("an artwork", 3)]}
+    models = [job for job in made.jobs.values() if type(job) is Immunize]
+    assert len(models) == 1 + 2 * 2  # the undefended model draws nothing at random
+    assert all(_class_prompts(job) == asked[job.plugin.name] for job in models)
+    attacks = [job for job in made.jobs.values() if type(job) is Attack]
+    for job in attacks:
+        assert _class_prompts(job) == ([("an artwork", 3)] if job.plugin.name == "custom_diffusion" else [])
+    assert len({job.seed for job in attacks}) > 2
+
+
+def test_class_pictures_are_the_undefended_models(suite: Path, tmp_path: Path) -> None:
+    """The erased base model's pictures of the class prompt, which the plugin gets as they are."""
+    file = tmp_path / "retaining.py"
+    file.write_text(RETAINING)
+    chosen = {"defenses": ["louder", "retaining"], "attackers": ["lora"], "grids": ["styles"]}
+    measured = run_suite(suite, plugins=[tmp_path / "plugins.py", file], **chosen)
+    assert not measured.failed
+    (job,) = [job for job in measured.plan.jobs.values() if type(job) is ClassPictures]
+    store = measured.store
+    pictures = load_tensors(store.folder(job.key) / "images.safetensors")["images"].numpy()
+    model = job.load(store.folder(job.erased.key))
+    seeds = [seed_of("class", "an artwork", i) for i in range(2)]
+    assert np.array_equal(pictures, job.sample(model, ["an artwork"] * 2, seeds)[0])
+    noted = [_values(measured.records, "noted", defense="retaining", variant=name) for name in ("mean", "count")]
+    assert noted == [[pytest.approx(pictures.mean())], [2]]
+    (own,) = [job for job in measured.plan.jobs.values() if type(job) is DrawPictures and job.concept.name == "marvo"]
+    sides = load_tensors(store.folder(own.key) / "images.safetensors")
+    assert _values(measured.records, "noted", defense="retaining", variant="given") == [
+        pytest.approx(sides["defender"].double().mean())  # and not the attackers'
+    ]
+
+
+def test_a_plan_needs_no_plugins_code_for_its_keys(suite: Path) -> None:
+    """Verifying a submission compares the keys of plugins that are not installed."""
+    loaded = load_suite(suite, defenses=["none", "ascent"], attackers=["custom_diffusion"], grids=["styles"])
+    (grid,) = loaded.grids
+    absent = {
+        f"{kind}s": {label: spec.model_copy(update={"module": ""}) for label, spec in getattr(grid, f"{kind}s").items()}
+        for kind in ("defense", "attacker")
+    }
+    without = loaded.model_copy(update={"grids": [grid.model_copy(update=absent)]})
+    here, there = (plan.make(suite).cells for suite in (loaded, without))
+    assert [cell.job.key for cell in here] == [cell.job.key for cell in there]
 
 
 def test_a_third_partys_metric_changes_no_other_key(suite: Path) -> None:
@@ -265,7 +355,11 @@ def test_a_plugin_without_what_it_needs_is_refused(row: str, without: str, messa
         "defense 'none'": installed().get("defense", "none").spec({}, "test").build(),
     }
     notes = DiffusionTrack().check([group], DiffusionProtocol(training_images=7), rows)
-    assert notes == ["training pictures: each concept 7, drawn by the base model"]
+    assert notes == ["training pictures (attackers' + defenses'): each concept 7 + 7, drawn by the base model"]
+    shared = DiffusionTrack().check([group], DiffusionProtocol(training_images=7, shared=True), rows)
+    assert shared == [
+        "training pictures (the same for attackers and defenses): each concept 7, drawn by the base model"
+    ]
     lack = {
         "captions": {"captions": ()},
         "other captions": {"captions": ("a Marvo",)},
@@ -280,12 +374,18 @@ def test_the_number_of_pictures_and_what_a_folder_holds_besides_are_reported(sui
     (tmp_path / "photos" / "mine" / "._0.png").touch()
     write_pictures(tmp_path / "photos" / "yours", 4, seed=10)
     notes = [
-        "training pictures: mine 3, yours 4",
+        "training pictures (attackers' + defenses'): mine 2 + 1, yours 2 + 2",
         "the folder of mine holds more than the pictures that are used: 1 .heic, 1 hidden",
     ]
     styles, subjects = load_suite(suite, defenses=["none"]).grids
     assert subjects.notes == notes
-    assert styles.notes == ["training pictures: each concept 3, drawn by the base model"]
+    assert styles.notes == ["training pictures (attackers' + defenses'): each concept 3 + 3, drawn by the base model"]
+    for picture in ("1.png", "2.png"):
+        (tmp_path / "photos" / "mine" / picture).rename(tmp_path / picture)
+    with pytest.raises(harness.UsageError, match="mine holds one picture"):
+        load_suite(suite)
+    for picture in ("1.png", "2.png"):
+        (tmp_path / picture).rename(tmp_path / "photos" / "mine" / picture)
     chosen = ["--grid", "subjects", "--attacker", "dreambooth", "--workers", "1"]
     lines = immunebench("plan", suite, *chosen).stdout.splitlines()
     assert all(f"subjects: {note}" in lines for note in notes)
@@ -518,3 +618,46 @@ bases:
     assert styles.attackers["lora"].params["lr"] == 1e-4  # the plugin's own, not the preset's
     with pytest.raises(harness.UsageError, match="has no base 'othr'; did you mean other"):
         load(str(suite), Selection(base="othr"))
+
+
+def test_another_base_from_a_folder(suite: Path, tmp_path: Path) -> None:
+    """NAME=FOLDER, and FOLDER where only one other base model could be meant: that base model's form, the folder's
+    weights."""
+    suite.write_text(suite.read_text() + "bases: {other: {tasks: {base: no/such, others: 1}, protocol: {steps: 9}}}\n")
+    folder = tmp_path / "mine=1"
+    folder.mkdir()
+    for text in (f"other={folder}", str(folder)):
+        loaded = load(str(suite), Selection(base=text, grids=("styles",), defenses=("none",)))
+        (styles,) = loaded.grids
+        assert loaded.name == "small@other"
+        assert [(task["base"], len(task["others"])) for task in styles.tasks] == [(str(folder), 1)]
+        assert styles.protocol["steps"] == 9
+        assert "tasks.base=mine=1" in styles.changed
+    with pytest.raises(harness.UsageError, match="--base other=nowhere: there is no folder 'nowhere'"):
+        load(str(suite), Selection(base="other=nowhere"))
+    suite.write_text(suite.read_text().replace("bases: {", "bases: {third: {}, "))
+    with pytest.raises(harness.UsageError, match=r"in several forms; write --base third=.*mine=1 or other=.*mine=1"):
+        load(str(suite), Selection(base=str(folder)))
+
+
+def test_checkpointing_changes_no_key(suite: Path) -> None:
+    """It is set where a plugin trains, and values do not depend on it."""
+    chosen = {"defenses": ["none", "louder"], "attackers": ["textual_inversion"], "grids": ["styles"]}
+    plain, saving = (
+        plan.make(load_suite(suite, settings=settings, **chosen)) for settings in ([], ["tasks.checkpointing=true"])
+    )
+    assert set(plain.jobs) == set(saving.jobs)
+    trained = [job for job in saving.jobs.values() if isinstance(job, TrainingStage)]
+    assert {type(job) for job in trained} >= {Immunize, Attack}
+    assert all(job.checkpointing for job in trained)
+    assert trained[0].load().unet.is_gradient_checkpointing
+    assert not trained[0].untouched().unet.is_gradient_checkpointing
+
+
+def test_the_tasks_precision_by_an_option(suite: Path) -> None:
+    loaded = load(str(suite), Selection(settings=("tasks.precision=fp16",), defenses=("none",)))
+    assert {task["precision"] for grid in loaded.grids for task in grid.tasks} == {"fp16"}
+    assert all("tasks.precision=fp16" in grid.changed for grid in loaded.grids)
+    for wrong, message in (("tasks.precision=fp8", "precision.*fp8"), ("tasks.precisoin=fp16", "precisoin")):
+        with pytest.raises(harness.UsageError, match=message):
+            load(str(suite), Selection(settings=(wrong,)))
