@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -45,8 +46,9 @@ class Immunize(Stage, track="probe", version=2):
     rows: str | None
 
     def data(self) -> ProbeData:
-        """The rows of the task; raises `RunError` if the data set cannot be loaded, or is not the one in the key."""
-        data = load(self.task)
+        """A copy of the rows of the task, since a plugin may change what it is given; raises `RunError` if the data set
+        cannot be loaded, or is not the one in the key."""
+        data = deepcopy(load(self.task))
         if digest(self.task.data) != self.rows:
             raise RunError(
                 f"the data set {self.task.data} has other values here than in the plan, or could not be loaded there: "

@@ -5,6 +5,7 @@ from typing import get_args
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from harness.errors import RunError, UsageError
@@ -13,7 +14,7 @@ from harness.execution.scheduler import run
 from harness.metric import read_values
 from harness.plan import make
 from harness.probe import data
-from harness.probe.stages import Attack, MeasureReleased
+from harness.probe.stages import Attack, Immunize, MeasureReleased
 from harness.probe.tasks import LABELS, Data, Task
 from harness.probe.track import ProbeTrack, Protocol
 from harness.registry import installed
@@ -190,3 +191,13 @@ def test_every_data_set_has_a_kind_of_labels():
     for task in (HOUSES, PAIR):
         labels = {float(y) for y in data.load(task).train.harmful.y}
         assert (labels <= {0.0, 1.0}) == (LABELS[task.data] == "classes")
+
+
+def test_a_plugin_that_changes_the_rows_changes_them_for_no_other_job():
+    job = Immunize(plugin=spec("defense", "none"), task=HOUSES, rows=data.digest("house_prices"))
+    for part in ("train", "heldout"):
+        for role in ("benign", "harmful"):
+            given = getattr(getattr(job.data(), part), role)
+            before = given.x.clone()
+            given.x.sub_(1)
+            assert torch.equal(getattr(getattr(job.data(), part), role).x, before)
