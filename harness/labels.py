@@ -70,14 +70,22 @@ def file_stem(*labels: str) -> str:
 
 
 def strict(schema: Any) -> Any:
-    """A pydantic core schema, and all in it, in which a number is a number: no boolean and no text is one, no float is
-    an integer, an integer is at most `LARGEST`, and a float is finite."""
+    """A pydantic core schema, and all in it, in which a number is a number: no boolean is one, no float or text is an
+    integer, an integer is at most `LARGEST`, and a float is finite; the only texts that are floats are decimal
+    numbers."""
     if isinstance(schema, list | tuple):
         return type(schema)(strict(part) for part in schema)
     if not isinstance(schema, dict):
         return schema
     inner = {name: part if name in _NO_SCHEMAS else strict(part) for name, part in schema.items()}
-    return {**_STRICT.get(schema.get("type", ""), {}), **inner}
+    kind = schema.get("type", "")
+    whole = {**_STRICT.get(kind, {}), **inner}
+    return core_schema.no_info_before_validator_function(_decimal, whole) if kind == "float" else whole
+
+
+def _decimal(value: Any) -> Any:
+    decimal = r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?"
+    return float(value) if isinstance(value, str) and re.fullmatch(decimal, value) else value
 
 
 _NO_SCHEMAS = ("metadata", "default", "expected", "serialization")

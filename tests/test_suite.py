@@ -11,6 +11,7 @@ from PIL import Image
 import harness
 from harness.diffusion.concepts import read
 from harness.errors import UsageError
+from harness.labels import FrozenModel
 from harness.registry import installed
 from harness.selection import Options, Selection
 from harness.suite import Suite, load
@@ -223,6 +224,18 @@ def test_a_setting_of_text_is_the_text_itself(tiny, tmp_path, text):
     settings = [f"attackers.token.token={text}", "attackers.token.word=null"]
     (grid,) = select(tiny, plugins=tmp_path / "token.py", settings=settings).grids
     assert grid.attackers["token"].params == {"token": text, "word": None, "steps": 1}
+
+
+@pytest.mark.parametrize(("text", "number"), [("0.1", 0.1), ("1e-3", 1e-3), ("-.5", -0.5), ("2", 2), ("1.", 1)])
+def test_a_decimal_number_in_quotes_is_a_number(text, number):
+    class Fields(FrozenModel):
+        real: float
+        or_none: float | None
+
+    assert Fields(real=text, or_none=text) == Fields(real=number, or_none=number)
+    for other in ("010", "1_0", "inf", "nan", "0x1", "1:30", "yes", " 1", "١"):
+        with pytest.raises(ValueError, match="valid number"):
+            Fields(real=other, or_none=None)
 
 
 @pytest.mark.parametrize(("text", "error"), [("yes", "must be an integer"), ("010", "must be an"), ("[1", "no YAML")])
