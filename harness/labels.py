@@ -69,18 +69,18 @@ def file_stem(*labels: str) -> str:
     return re.sub("[/:]", "_", "__".join(labels))
 
 
-def strict(schema: Any) -> Any:
+def strict(schema: Any, quoted: bool = False) -> Any:
     """A pydantic core schema, and all in it, in which a number is a number: no boolean is one, no float or text is an
-    integer, an integer is at most `LARGEST`, and a float is finite; the only texts that are floats are decimal
-    numbers."""
+    integer, an integer is at most `LARGEST`, and a float is finite. quoted: whether a decimal number as text is a
+    float; no other text is."""
     if isinstance(schema, list | tuple):
-        return type(schema)(strict(part) for part in schema)
+        return type(schema)(strict(part, quoted) for part in schema)
     if not isinstance(schema, dict):
         return schema
-    inner = {name: part if name in _NO_SCHEMAS else strict(part) for name, part in schema.items()}
+    inner = {name: part if name in _NO_SCHEMAS else strict(part, quoted) for name, part in schema.items()}
     kind = schema.get("type", "")
     whole = {**_STRICT.get(kind, {}), **inner}
-    return core_schema.no_info_before_validator_function(_decimal, whole) if kind == "float" else whole
+    return core_schema.no_info_before_validator_function(_decimal, whole) if quoted and kind == "float" else whole
 
 
 def _decimal(value: Any) -> Any:

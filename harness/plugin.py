@@ -59,7 +59,7 @@ class Plugin:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema: CoreSchema = strict(handler(source))
+        schema: CoreSchema = strict(handler(source), quoted=True)
         return schema
 
     @classmethod

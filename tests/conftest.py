@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def store_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tests marked `gpu` need one."""
+    """Tests marked `gpu` need one. Ctrl-C has Python's own handler, which an import of dask_jobqueue replaces."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("no GPU")
 

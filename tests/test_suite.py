@@ -11,7 +11,7 @@ from PIL import Image
 import harness
 from harness.diffusion.concepts import read
 from harness.errors import UsageError
-from harness.labels import FrozenModel
+from harness.plugin import Attacker
 from harness.registry import installed
 from harness.selection import Options, Selection
 from harness.suite import Suite, load
@@ -228,7 +228,7 @@ def test_a_setting_of_text_is_the_text_itself(tiny, tmp_path, text):
 
 @pytest.mark.parametrize(("text", "number"), [("0.1", 0.1), ("1e-3", 1e-3), ("-.5", -0.5), ("2", 2), ("1.", 1)])
 def test_a_decimal_number_in_quotes_is_a_number(text, number):
-    class Fields(FrozenModel):
+    class Fields(Attacker):
         real: float
         or_none: float | None
 

@@ -3,7 +3,6 @@ the next one."""
 
 import os
 import pickle
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,15 +86,6 @@ REASONS = {
 }
 
 
-@pytest.fixture
-def default_interrupt():
-    """Ctrl-C has Python's own handler, whatever a library has set in this process before."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("default_interrupt")
 @pytest.mark.parametrize("name", REASONS)
 def test_a_job_that_cannot_be_kept_is_a_failed_cell(tmp_path, name):
     path = tmp_path / "mine.py"
