@@ -159,7 +159,8 @@ def release(
     tasks = list(dict.fromkeys(repetition.task.label for _, repetition in models))
     task = tasks[0] if task is None else task
     if task not in tasks:
-        raise UsageError(f"suite '{asked.name}' has no task '{task}'; {nearest(task, tasks)}")
+        place = f"suite '{asked.name}' has no task '{task}' with the defense '{defense}'"
+        raise UsageError(f"{place}; {nearest(task, tasks)}")
     models = [(grid, repetition) for grid, repetition in models if repetition.task.label == task]
     seeds = sorted({repetition.seed for _, repetition in models})
     seed = checked(_Limits, {"seed": seed}).seed or seeds[0]

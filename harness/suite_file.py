@@ -137,15 +137,22 @@ def on_base(file: SuiteFile, base: str) -> tuple[SuiteFile, dict[str, str]]:
     suite has no such base model, or if there is no such folder.
     """
     name, equals, folder = base.partition("=")
+    if equals and not folder:
+        raise UsageError(f"--base {base}: name a folder after =, or leave = out")
     if name not in file.bases and user_path(base).is_dir():
+        if not file.bases:
+            raise UsageError(
+                f"suite '{file.name}' has no form for another base model; --set tasks.base={base} runs the tasks of a "
+                "text-to-image suite as they are, with the weights in the folder"
+            )
         if len(file.bases) == 1:
             (name,), folder = file.bases, base
-        elif file.bases:
+        else:
             forms = " or ".join(f"{name}={base}" for name in file.bases)
             raise UsageError(f"suite '{file.name}' runs other base models in several forms; write --base {forms}")
     if name not in file.bases:
         raise UsageError(f"suite '{file.name}' has no base '{name}'; {nearest(name, list(file.bases))}")
-    if (equals or folder) and not user_path(folder).is_dir():
+    if folder and not user_path(folder).is_dir():
         raise UsageError(f"--base {base}: there is no folder '{folder}'")
     changes = file.bases[name]
 

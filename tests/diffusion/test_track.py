@@ -548,7 +548,7 @@ def test_a_released_model_is_a_plain_pipeline(suite: Path, tmp_path: Path, base:
 @pytest.mark.parametrize(
     ("asked", "error"),
     [
-        ({"task": "marvo"}, r"has no task 'marvo'; did you mean marvo\+telune"),
+        ({"task": "marvo"}, r"has no task 'marvo' with the defense 'none'; did you mean marvo\+telune"),
         ({"seed": 7, "defense": "joint"}, "has no seed 7; there are: 1"),
     ],
 )
@@ -623,6 +623,8 @@ bases:
 def test_another_base_from_a_folder(suite: Path, tmp_path: Path) -> None:
     """NAME=FOLDER, and FOLDER where only one other base model could be meant: that base model's form, the folder's
     weights."""
+    with pytest.raises(harness.UsageError, match=r"no form for another base model; --set tasks\.base="):
+        load(str(suite), Selection(base=str(tmp_path)))
     suite.write_text(suite.read_text() + "bases: {other: {tasks: {base: no/such, others: 1}, protocol: {steps: 9}}}\n")
     folder = tmp_path / "mine=1"
     folder.mkdir()
@@ -635,6 +637,8 @@ def test_another_base_from_a_folder(suite: Path, tmp_path: Path) -> None:
         assert "tasks.base=mine=1" in styles.changed
     with pytest.raises(harness.UsageError, match="--base other=nowhere: there is no folder 'nowhere'"):
         load(str(suite), Selection(base="other=nowhere"))
+    with pytest.raises(harness.UsageError, match="--base other=: name a folder after =, or leave = out"):
+        load(str(suite), Selection(base="other="))
     suite.write_text(suite.read_text().replace("bases: {", "bases: {third: {}, "))
     with pytest.raises(harness.UsageError, match=r"in several forms; write --base third=.*mine=1 or other=.*mine=1"):
         load(str(suite), Selection(base=str(folder)))
