@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -141,16 +141,17 @@ def title(records: Records) -> str:
     """The title line of a board."""
     suite = records.suite
     parts = [f"{suite.name} (version {suite.version})"]
-    parts += [f"narrowed: {'; '.join(changes)}"] if (changes := _narrowing(suite)) else []
+    for name, select in {"changed": flags.changed_tasks, "narrowed": flags.narrowing}.items():
+        parts += [f"{name}: {'; '.join(changes)}"] if (changes := _changes(suite, select)) else []
     parts += ["of an older submission format"] if records.older else []
     return ", ".join(parts)
 
 
-def _narrowing(suite: Suite) -> list[str]:
-    """How a suite was narrowed; changes that all its grids have are named once."""
+def _changes(suite: Suite, select: Callable[[Grid], list[str]]) -> list[str]:
+    """The changes that `select` gives for each grid of a suite; those that all its grids have are named once."""
     grids: dict[str, list[str]] = {}
     for grid in suite.grids:
-        for change in flags.narrowing(grid):
+        for change in select(grid):
             grids.setdefault(change, []).append(grid.name)
     return [
         change if len(names) == len(suite.grids) else f"{', '.join(names)}: {change}" for change, names in grids.items()

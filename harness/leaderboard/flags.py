@@ -105,6 +105,8 @@ def _of_the_run(records: Records, grid: Grid) -> Iterator[Raised]:
     for defense in grid.defenses:
         if records.older:
             yield Raised(defense, None, "older")
+        for change in changed_tasks(grid):
+            yield Raised(defense, None, "changed", change)
         for change in grid.changes_of("defense", defense):
             yield Raised(defense, None, "changed", change)
         for attacker in grid.attackers:
@@ -115,9 +117,15 @@ def _of_the_run(records: Records, grid: Grid) -> Iterator[Raised]:
 
 
 def narrowing(grid: Grid) -> list[str]:
-    """The changes of a grid that are not of a defense's or attacker's row: rows and seeds left out, other metrics."""
+    """The changes of a grid that are neither of a defense's or attacker's row nor of all tasks: rows and seeds left
+    out, other metrics."""
     of_rows = [change for kind, label, _ in grid.rows() for change in grid.changes_of(kind, label)]
-    return [change for change in grid.changed if change not in of_rows]
+    return [change for change in grid.changed if change not in (*of_rows, *changed_tasks(grid))]
+
+
+def changed_tasks(grid: Grid) -> list[str]:
+    """The changed fields of all tasks of a grid."""
+    return [change for change in grid.changed if change.startswith("tasks.")]
 
 
 def _of_seeds(frame: pd.DataFrame) -> Iterator[Raised]:

@@ -153,6 +153,13 @@ def test_a_narrowed_suite_says_so_in_its_title():
     assert made.standings["flags"].str.contains("narrowed").all()
 
 
+def test_a_changed_field_of_all_tasks_is_no_narrowing():
+    made = boards.make(build(clean(), changed=["tasks.precision=bf16"]))
+    assert made.markdown().startswith("# s (version 1), changed: tasks.precision=bf16\n")
+    raised = made.standings["flags"].str.split()
+    assert all("changed" in names and "narrowed" not in names for names in raised)
+
+
 def test_older_submissions():
     made = boards.make(build(clean(), older=True))
     assert made.standings["flags"].str.contains("older").all()
