@@ -176,14 +176,20 @@ class ConceptFile(FrozenModel):
         return self
 
     def pick(self, names: Sequence[str], where: str) -> list[Concept]:
-        """The concepts called `names`; raises `ValueError` for a name given twice, and with the nearest names
-        for an unknown one. where: place to name in the error."""
+        """The concepts called `names`; raises `ValueError` for no names, for one concept given twice, by one name or by
+        two with the same words, and with the nearest names for an unknown one. where: place to name in the error."""
+        if not names:
+            raise ValueError(f"{where} has no concepts")
         for name in names:
             if name not in self.concepts:
                 raise ValueError(f"{where} has the unknown concept '{name}'; {nearest(name, list(self.concepts))}")
             if names.count(name) > 1:
                 raise ValueError(f"{where} has the concept '{name}' twice")
-        return [self.concepts[name] for name in names]
+        picked = [self.concepts[name] for name in names]
+        for place, concept in enumerate(picked):
+            if same := [other.name for other in picked[:place] if concept.is_one_of([other])]:
+                raise ValueError(f"{where} has one concept twice, as '{same[0]}' and as '{concept.name}'")
+        return picked
 
 
 def read(path: Path) -> ConceptFile:

@@ -78,6 +78,11 @@ def test_groups_and_their_benign_concepts(file: Path) -> None:
         (FILE.replace("format: 2", "format: 2.0"), "format: must be an integer"),
         (FILE.replace("format: 2", "format: 0"), "format: must be greater than or equal to 2"),
         (FILE.replace("[[marvo, van_gogh]]", "[[marvo, marvo]]"), "group 'two' has the concept 'marvo' twice"),
+        (FILE.replace("[[marvo, van_gogh]]", "[[]]"), "group 'two' has no concepts"),
+        (
+            FILE.replace("  marvo:\n", "  marvo:\n  Marvos:\n").replace("marvo, van_gogh", "marvo, Marvos"),
+            "group 'two' has one concept twice, as 'marvo' and as 'Marvos'",
+        ),
         ("[1, 2", "line 1: no YAML"),
         (
             FILE.replace("by {}\nclass_p", "by {}s\nclass_p"),
