@@ -48,9 +48,9 @@ FLAGS: Mapping[str, Flag] = {
              "rank", "give it more steps or other settings, on seeds that are not reported"),
         Flag("stalled-attack", "the attack has not succeeded, and twice the steps bring it no further: the defense may "
              "hold, or the attacker is stuck", "try other step sizes and attackers before the defense is believed"),
-        Flag("no-better", "no interval separates it from the undefended model",
+        Flag("no-better", "it is not shown to be better than the undefended model",
              "do not call it a defense on this board; more seeds may tell"),
-        Flag("control-as-good", "no interval separates it from a control, a method not designed to resist attacks",
+        Flag("control-as-good", "it is not shown to be better than a control, a method not designed to resist attacks",
              "compare with the controls, not with the undefended model"),
         Flag("harms", f"retains less than {RETENTION:.0%} of what the undefended model does of what it should",
              "lower the defense's strength, or read its protection as damage"),

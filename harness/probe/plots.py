@@ -27,14 +27,14 @@ def plots(records: pd.DataFrame, out: Path) -> list[Path]:
 
 
 def _rir_maps(records: pd.DataFrame) -> Figure | None:
-    """For each defense a map of ln RIR (floor, training rows), mean over seeds: a row for each harmful digit, a column
-    for each benign digit. None if not all 90 pairs were measured."""
+    """For each defense a map of ln RIR (floor, training rows), mean over seeds: a row for each benign digit, a column
+    for each harmful digit, as in the paper's Figure 2. None if not all 90 pairs were measured."""
     rir = records[(records["metric"] == "rir") & (records["variant"] == "floor") & (records["split"] == "train")]
     digits = rir["task"].str.extract(r"^P(?P<benign>\d)-H(?P<harmful>\d)$").dropna().astype(int)
     if len(digits.drop_duplicates()) < 90:
         return None
     cells = digits.assign(defense=rir["defense"], log=np.log(rir["value"].astype(float)))
-    means = cells.groupby(["defense", "harmful", "benign"], sort=False)["log"].mean()
+    means = cells.groupby(["defense", "benign", "harmful"], sort=False)["log"].mean()
     defenses = list(cells["defense"].unique())
     columns = min(4, len(defenses))
     lines = math.ceil(len(defenses) / columns)
@@ -42,11 +42,11 @@ def _rir_maps(records: pd.DataFrame) -> Figure | None:
     axes = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).ravel()
     for axis, defense in zip(axes, defenses, strict=False):
         grid = np.full((10, 10), np.nan)
-        for (harmful, benign), mean in means[defense].items():
-            grid[harmful, benign] = mean
-            axis.text(benign, harmful, f"{mean:.1f}", ha="center", va="center", fontsize=6)
+        for (benign, harmful), mean in means[defense].items():
+            grid[benign, harmful] = mean
+            axis.text(harmful, benign, f"{mean:.1f}", ha="center", va="center", fontsize=6)
         image = axis.imshow(grid, cmap="RdBu", vmin=-7, vmax=7)
-        axis.set(title=defense, xlabel="benign digit", ylabel="harmful digit", xticks=range(10), yticks=range(10))
+        axis.set(title=defense, xlabel="harmful digit", ylabel="benign digit", xticks=range(10), yticks=range(10))
     for axis in axes[len(defenses) :]:
         axis.axis("off")
     figure.colorbar(image, ax=list(axes), shrink=0.6, label="ln RIR (κ policy floor, training rows)")

@@ -165,18 +165,18 @@ def pair_maps(cells: Cells) -> Iterator[Chart]:
     for column, defense in enumerate(cells.by_task):
         by_pair = pd.DataFrame(np.nan, names, names)
         for line, (first, second) in enumerate(pairs.values()):
-            by_pair.loc[second, first] = values[line, column]
+            by_pair.loc[first, second] = values[line, column]
         yield _pair_map(cells, str(defense), by_pair, limit, next(iter(pairs.items())))
 
 
 def _pair_map(cells: Cells, defense: str, values: pd.DataFrame, limit: float, example: tuple[str, list[str]]) -> Chart:
-    """A map of values, a row the second of a pair, a column the first. limit: the end of the colour scale. example: a
+    """A map of values, a row the first of a pair, a column the second. limit: the end of the colour scale. example: a
     task with its pair, for the titles."""
     task, (first, second) = example
     shades = values.apply(logarithms) if cells.log else values
     texts = values.map(number)
     names = [_label(name) for name in values]
-    figure = _figure(f"first of the pair ({first} in {task})", f"second ({second} in {task})", height=360, margin_l=50)
+    figure = _figure(f"second of the pair ({second} in {task})", f"first ({first} in {task})", height=360, margin_l=50)
     figure.add_heatmap(
         x=names,
         y=names,
@@ -194,8 +194,8 @@ def _pair_map(cells: Cells, defense: str, values: pd.DataFrame, limit: float, ex
     figure.update_xaxes(type="category", dtick=1)
     figure.update_yaxes(type="category", dtick=1, autorange="reversed")
     what = f"ln {cells.quantity.title}" if cells.log else cells.quantity.title
-    table = texts.rename_axis("second \\ first").reset_index()
-    about = f"Map of {what} of {defense} by pair, mean over seeds; a row the second of the pair, a column the first."
+    table = texts.rename_axis("first \\ second").reset_index()
+    about = f"Map of {what} of {defense} by pair, mean over seeds; a row the first of the pair, a column the second."
     return Chart(f"{defense}: {what}", about, figure, table)
 
 

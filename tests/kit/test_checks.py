@@ -13,6 +13,7 @@ from harness.registry import installed, named
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "two_layer.py"
 BUILT_IN = [(entry.kind, entry.name) for kind in KINDS for entry in installed().all(kind)]
+SLOW = ("custom_diffusion", "dreambooth", "dreambooth_lora", "joint", "compose", "imma")
 
 
 def faults(cls, preset: str | None = None) -> dict[str, str]:
@@ -26,7 +27,13 @@ def faults(cls, preset: str | None = None) -> dict[str, str]:
     return messages
 
 
-@pytest.mark.parametrize(("kind", "name"), BUILT_IN, ids=str)
+def plugin(kind, name):
+    """A case of a test, slow for a plugin that trains most of a U-Net or several models."""
+    marks = [pytest.mark.slow] if name in SLOW else []
+    return pytest.param(kind, name, marks=marks, id=f"{kind}-{name}")
+
+
+@pytest.mark.parametrize(("kind", "name"), [plugin(*built_in) for built_in in BUILT_IN])
 def test_built_in_plugins_have_no_fault(kind, name):
     cls = installed().get(kind, name).load()
     assert faults(cls, "small" if "small" in cls.presets else None) == {}

@@ -193,17 +193,6 @@ def test_a_weak_attacker_earns_nothing():
     assert "weak (weak)" in boards.make(build(weak)).markdown()
 
 
-def test_ranks_hold_together():
-    """Five defenses of which none is better, three groups, three seeds: at most 7 % of grids tell any pair apart."""
-    rng = np.random.default_rng(1)
-    wrong = 0
-    for _ in range(100):
-        values = {d: {"lora": (lambda draws: lambda task, seed: draws[task, seed])(
-            {(t, s): rng.binomial(20, 0.5) / 20 for t in "abc" for s in (1, 2, 3)})} for d in "vwxyz"}  # fmt: skip
-        wrong += table(cells(values, tasks="abc"))[1]["separated"].any()
-    assert wrong <= 7
-
-
 def test_rows_are_ordered_by_the_worst_case_as_far_as_a_mean_tells():
     """One cell moves by .05, a mean of six by a sixth of it: .88 is ahead of .9, whatever the other attacker leaves."""
     ranked, _ = table(cells({

@@ -254,7 +254,7 @@ def pairs_told_apart(values, by_seed=False):
     return np.array([holm(row) for row in p]) < 0.05
 
 
-def cells_of(rng, seeds, common, draws=400, rows=5, tasks=5):
+def cells_of(rng, seeds, common, draws=250, rows=5, tasks=5):
     """Cells with a residual of 1 and, for each row, a variance `common` of what a seed does to all tasks."""
     of_seeds = rng.normal(0, 1, (draws, rows, 1, seeds)) * np.sqrt(common).reshape(-1, 1, 1)
     return of_seeds + rng.normal(0, 1, (draws, rows, tasks, seeds))
@@ -265,9 +265,9 @@ COMMON_PARTS = {"none": [0] * 5, "some": [0.2] * 5, "much": [1] * 5, "one row": 
 
 @pytest.mark.parametrize(("name", "seeds"), [("none", 3), ("some", 3), ("one row", 3), ("none", 5), ("much", 5)])
 def test_equal_rows_are_seldom_told_apart(name, seeds):
-    """Nominally 5 % of grids; three standard errors of 400 draws are 3.3 %."""
+    """Nominally 5 % of grids; three standard errors of 250 draws are 4.1 %."""
     values = cells_of(np.random.default_rng(seeds), seeds, COMMON_PARTS[name])
-    assert pairs_told_apart(values).any(1).mean() <= 0.083
+    assert pairs_told_apart(values).any(1).mean() <= 0.091
 
 
 def test_residuals_alone_would_tell_equal_rows_apart():
@@ -279,7 +279,7 @@ def test_residuals_alone_would_tell_equal_rows_apart():
 
 def test_cells_tell_more_than_seeds():
     """Of pairs that differ by 1.5 to 6 residuals three seeds alone separate two in five, the cells three in five."""
-    values = cells_of(np.random.default_rng(3), 3, [0] * 5, 250) + np.array([0, 1.5, 3, 4.5, 6]).reshape(-1, 1, 1)
+    values = cells_of(np.random.default_rng(3), 3, [0] * 5, 150) + np.array([0, 1.5, 3, 4.5, 6]).reshape(-1, 1, 1)
     assert pairs_told_apart(values).mean() > pairs_told_apart(values, by_seed=True).mean() + 0.1
 
 

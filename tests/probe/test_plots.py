@@ -1,8 +1,11 @@
 """The plots."""
 
+import math
 from pathlib import Path
 
-from harness.probe.plots import plots
+import numpy as np
+
+from harness.probe.plots import _rir_maps, plots
 from harness.records import frame
 
 
@@ -22,6 +25,16 @@ def test_the_map_is_drawn_for_all_pairs_only(tmp_path: Path):
     records = frame(record(task=f"P{p}-H{h}", value=float(1 + p)) for p, h in pairs)
     assert plots(records, tmp_path) == [tmp_path / "digits_log_rir.png"]
     assert plots(records[:50], tmp_path) == []
+
+
+def test_rows_of_the_map_are_benign_digits():
+    """As in the paper's Figure 2: every pair with the benign digit 7 has a ln RIR of 3, all others of 0."""
+    pairs = [(p, h) for p in range(10) for h in range(10) if p != h]
+    figure = _rir_maps(frame(record(task=f"P{p}-H{h}", value=math.exp(3 * (p == 7))) for p, h in pairs))
+    axis = figure.axes[0]
+    drawn = axis.images[0].get_array()
+    assert np.nanmean(drawn, axis=1).round(6).tolist() == [0] * 7 + [3, 0, 0]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("harmful digit", "benign digit")
 
 
 def test_curves_are_drawn_of_attacks(tmp_path: Path):

@@ -292,8 +292,8 @@ def test_every_chart_can_be_read_as_a_table(made, site):
 def test_the_map_has_every_pair(site):
     none, ascent, _ = traces(Page(site / "boards" / "all pairs" / "index.html"), "heatmap")
     for trace, factor in ((none, 1), (ascent, 30)):
-        for h, row in enumerate(trace["z"]):
-            for p, value in enumerate(row):
+        for p, row in enumerate(trace["z"]):
+            for h, value in enumerate(row):
                 assert value == (None if p == h else pytest.approx(math.log(factor) + p - h + 0.15))
     assert not traces(Page(site / "boards" / "rates" / "index.html"), "heatmap")
 
