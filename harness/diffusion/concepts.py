@@ -99,6 +99,12 @@ class Concept(FrozenModel):
                     f"the concept classifier's head '{self.classifier}' does not know '{self.name}'; {hint} (leave "
                     "`classifier` out for a concept of your own)"
                 )
+            for other in CLASSES[self.classifier]:
+                if other != self.name and captions.same(other, self.words):
+                    raise ValueError(
+                        f"{self.name}: the words '{self.words}' are of '{other}', another class of the concept "
+                        "classifier: call the concept so"
+                    )
         return self
 
     def named_in(self, text: str) -> bool:

@@ -92,6 +92,10 @@ def test_groups_and_their_benign_concepts(file: Path) -> None:
         (FILE + "classifier: styles", "the concept classifier has no head 'styles'; did you mean style"),
         (FILE + "classifier: style", r"head 'style' does not know 'van_gogh'; .* \(leave `classifier` out"),
         (
+            FILE.replace("  marvo:\n", "  marvo: {words: telune, classifier: style}\n"),
+            "marvo: the words 'telune' are of 'telune', another class of the concept classifier",
+        ),
+        (
             FILE + "images: photos/one",
             "marvo and van_gogh have one folder of pictures, .*photos/one: give each its own",
         ),
