@@ -33,8 +33,8 @@ def fields(model: type[Plugin] | type[BaseModel]) -> list[FieldText]:
 
 
 def parse(text: str, field: FieldInfo, where: str) -> Any:
-    """The value of a plugin's field from its text, for `--set`: the text itself for a field of text, else the value of
-    the text as YAML.
+    """The value of a plugin's field from its text, for `--set`: the text itself for a field of text or of a choice of
+    texts, else the value of the text as YAML.
 
     text: the text. field: the field. where: place to name in the error. Raises `UsageError` for text that is no YAML.
     """
@@ -51,6 +51,8 @@ def _alternatives(annotation: Any) -> list[Any]:
         return _alternatives(arguments[0])
     if origin in (Union, UnionType):
         return [kind for argument in arguments for kind in _alternatives(argument)]
+    if origin is Literal:
+        return [type(choice) for choice in arguments]
     return [annotation]
 
 

@@ -109,7 +109,8 @@ def claim(folder: Path, owner: str, names: Collection[str] | None = None) -> Pat
         found = sorted(os.listdir(folder)) if other is None else []
         names = [name for name in found if not name.startswith(CONTENTS)]
     for name in names:
-        if name not in written and os.path.lexists(folder / name):
+        path = folder / name
+        if (name not in written and os.path.lexists(path)) or path.is_dir():
             raise UsageError(f"{folder} has a file {name} of another origin: choose another folder, or move this file")
     return folder
 

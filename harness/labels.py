@@ -72,7 +72,7 @@ def file_stem(*labels: str) -> str:
 def strict(schema: Any, quoted: bool = False) -> Any:
     """A pydantic core schema, and all in it, in which a number is a number: no boolean is one, no float or text is an
     integer, an integer is at most `LARGEST`, and a float is finite. quoted: whether a decimal number as text is a
-    float; no other text is."""
+    float, and as a key of a mapping an integer, because keys of YAML and JSON are text; no other text is a number."""
     if isinstance(schema, list | tuple):
         return type(schema)(strict(part, quoted) for part in schema)
     if not isinstance(schema, dict):
@@ -80,12 +80,18 @@ def strict(schema: Any, quoted: bool = False) -> Any:
     inner = {name: part if name in _NO_SCHEMAS else strict(part, quoted) for name, part in schema.items()}
     kind = schema.get("type", "")
     whole = {**_STRICT.get(kind, {}), **inner}
+    if quoted and kind == "dict" and schema.get("keys_schema", {}).get("type") == "int":
+        whole["keys_schema"] = core_schema.no_info_before_validator_function(_integer, whole["keys_schema"])
     return core_schema.no_info_before_validator_function(_decimal, whole) if quoted and kind == "float" else whole
 
 
 def _decimal(value: Any) -> Any:
     decimal = r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?"
     return float(value) if isinstance(value, str) and re.fullmatch(decimal, value) else value
+
+
+def _integer(key: Any) -> Any:
+    return int(key) if isinstance(key, str) and re.fullmatch(r"[+-]?(0|[1-9]\d{0,18})", key, re.ASCII) else key
 
 
 _NO_SCHEMAS = ("metadata", "default", "expected", "serialization")

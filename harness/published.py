@@ -30,7 +30,7 @@ PUBLISHED: dict[str, str] = {
 
 def read(path: Path) -> pd.DataFrame:
     """A file of published values with columns `PUBLISHED`; raises `UsageError` if it cannot be read as CSV in UTF-8, if
-    it has other columns, or if a value is no finite number."""
+    it has other columns, if a value is no finite number, or if two rows are of one number."""
     import numpy as np
     import pandas as pd
 
@@ -51,4 +51,7 @@ def read(path: Path) -> pd.DataFrame:
         value = published.loc[row, "value"]
         shown = "is missing" if pd.isna(value) else f"{value!r:.80} is no number"
         raise UsageError(f"{path}, row {row + 2}: the value {shown}; write it with a decimal point, without a unit")
+    numbers = published.drop(columns=["paper", "table", "value", "note"])
+    for row in numbers.index[numbers.duplicated()]:
+        raise UsageError(f"{path}, row {row + 2}: an earlier row has a value of the same number: keep one of the two")
     return published.assign(value=values)

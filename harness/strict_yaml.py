@@ -100,6 +100,8 @@ def parse(text: str, where: str) -> Content:
         syntax = "" if type(error) is yaml.MarkedYAMLError else "no YAML: "
         reason = " ".join(str(part) for part in (error.context, error.problem) if part)
         raise UsageError(f"{where}{line}: {syntax}{' '.join(reason.split())}") from None
+    except RecursionError:
+        raise UsageError(f"{where}: no YAML that is read here: its lists and mappings are nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of more than 4300 digits
         raise UsageError(f"{where}: no YAML: {' '.join(str(error).split())}") from None
     finally:

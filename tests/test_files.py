@@ -101,6 +101,14 @@ def test_a_file_of_another_origin_is_not_overwritten(names, tmp_path):
     assert files.claim(tmp_path, "suite s", ["other"]) == tmp_path
 
 
+def test_a_folder_in_the_place_of_a_file_is_not_overwritten(tmp_path):
+    put(tmp_path, "suite s", a="1", b="1")
+    (tmp_path / "b").unlink()
+    (tmp_path / "b").mkdir()
+    with pytest.raises(UsageError, match="has a file b of another origin"):
+        files.claim(tmp_path, "suite s", ["a", "b"])
+
+
 def test_a_failure_while_writing_leaves_the_older_files(tmp_path, request):
     put(tmp_path, "suite s", a="1", gone="1")
     request.getfixturevalue("full_disk")

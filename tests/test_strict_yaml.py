@@ -52,6 +52,7 @@ def test_keys_are_text_and_merge_keys_are_merged():
         ("--- 1\n--- 2", "line 2: no YAML: expected a single document"),
         ("a: \x00", "here: no YAML: unacceptable character"),
         (f"a: {'9' * 5000}", "here: no YAML: Exceeds the limit"),
+        (f"a: {'[' * 3000}", "here: no YAML that is read here: its lists and mappings are nested too deeply"),
     ],
 )
 def test_refused_in_one_line(text, message):

@@ -207,6 +207,8 @@ def test_what_is_written_twice_or_is_no_number_is_refused_with_its_line(tiny, ol
 
 
 TOKEN = '''
+from typing import Literal
+
 from harness.probe import ProbeAttacker
 
 class Token(ProbeAttacker):
@@ -214,6 +216,7 @@ class Token(ProbeAttacker):
 
     token: str = ""
     word: str | None = "a"
+    digit: Literal["1", "no"] = "no"
     steps: int = 1
 '''
 
@@ -221,9 +224,9 @@ class Token(ProbeAttacker):
 @pytest.mark.parametrize("text", ["007", "no", "@sks", "[v", "a # b", "{a: b", "", "'x'", "null", "a: b"])
 def test_a_setting_of_text_is_the_text_itself(tiny, tmp_path, text):
     (tmp_path / "token.py").write_text(TOKEN)
-    settings = [f"attackers.token.token={text}", "attackers.token.word=null"]
+    settings = [f"attackers.token.token={text}", "attackers.token.word=null", "attackers.token.digit=1"]
     (grid,) = select(tiny, plugins=tmp_path / "token.py", settings=settings).grids
-    assert grid.attackers["token"].params == {"token": text, "word": None, "steps": 1}
+    assert grid.attackers["token"].params == {"token": text, "word": None, "digit": "1", "steps": 1}
 
 
 @pytest.mark.parametrize(("text", "number"), [("0.1", 0.1), ("1e-3", 1e-3), ("-.5", -0.5), ("2", 2), ("1.", 1)])
@@ -236,6 +239,16 @@ def test_a_decimal_number_in_quotes_is_a_number(text, number):
     for other in ("010", "1_0", "inf", "nan", "0x1", "1:30", "yes", " 1", "١"):
         with pytest.raises(ValueError, match="valid number"):
             Fields(real=other, or_none=None)
+
+
+def test_a_key_of_text_is_an_integer_where_a_field_wants_one():
+    class Fields(Attacker):
+        by_step: dict[int, float]
+
+    assert Fields(by_step={"0": 1.0, "5": 2}) == Fields(by_step={0: 1.0, 5: 2.0})
+    for key in ("010", "1_0", "1.0", True):
+        with pytest.raises(ValueError, match="valid integer"):
+            Fields(by_step={key: 1.0})
 
 
 @pytest.mark.parametrize(("text", "error"), [("yes", "must be an integer"), ("010", "must be an"), ("[1", "no YAML")])

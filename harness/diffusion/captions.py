@@ -31,7 +31,7 @@ def read(path: str | None) -> tuple[str, ...]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
         captions = [" ".join(caption.split()) for caption in _captions(text, Path(path).suffix.lower())]
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise UsageError(f"cannot read the captions {path}: {error}") from None
     captions = [caption for caption in captions if caption]
     if not captions:
@@ -42,9 +42,11 @@ def read(path: str | None) -> tuple[str, ...]:
 def _captions(text: str, suffix: str) -> Iterator[str]:
     if suffix in (".csv", ".tsv"):
         reader = csv.DictReader(io.StringIO(text), delimiter="\t" if suffix == ".tsv" else ",", strict=True)
+        if twice := [name for name in COLUMNS if (reader.fieldnames or []).count(name) > 1]:
+            raise ValueError(f"it has two columns {twice[0]}")
         return _column(reader)
     if suffix == ".jsonl":
-        return _column(json.loads(line) for line in text.splitlines() if line.strip())
+        return _column(json.loads(line) for line in text.split("\n") if line.strip())
     return _lines(text)
 
 
@@ -57,7 +59,7 @@ def _column(rows: Iterable[Any]) -> Iterator[str]:
 
 
 def _lines(text: str) -> Iterator[str]:
-    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+    for number, line in enumerate(map(str.strip, text.split("\n")), 1):
         if line.startswith("#"):
             continue
         if _NO_CAPTION.match(line) or (number == 1 and "," in line and _HEADER.fullmatch(line)):

@@ -99,6 +99,12 @@ class Concept(FrozenModel):
                     f"the concept classifier's head '{self.classifier}' does not know '{self.name}'; {hint} (leave "
                     "`classifier` out for a concept of your own)"
                 )
+            for other in CLASSES[self.classifier]:
+                if other != self.name and captions.same(other, self.words):
+                    raise ValueError(
+                        f"{self.name}: the words '{self.words}' are of '{other}', another class of the concept "
+                        "classifier: call the concept so"
+                    )
         return self
 
     def named_in(self, text: str) -> bool:
@@ -176,14 +182,20 @@ class ConceptFile(FrozenModel):
         return self
 
     def pick(self, names: Sequence[str], where: str) -> list[Concept]:
-        """The concepts called `names`; raises `ValueError` for a name given twice, and with the nearest names
-        for an unknown one. where: place to name in the error."""
+        """The concepts called `names`; raises `ValueError` for no names, for one concept given twice, by one name or by
+        two with the same words, and with the nearest names for an unknown one. where: place to name in the error."""
+        if not names:
+            raise ValueError(f"{where} has no concepts")
         for name in names:
             if name not in self.concepts:
                 raise ValueError(f"{where} has the unknown concept '{name}'; {nearest(name, list(self.concepts))}")
             if names.count(name) > 1:
                 raise ValueError(f"{where} has the concept '{name}' twice")
-        return [self.concepts[name] for name in names]
+        picked = [self.concepts[name] for name in names]
+        for place, concept in enumerate(picked):
+            if same := [other.name for other in picked[:place] if concept.is_one_of([other])]:
+                raise ValueError(f"{where} has one concept twice, as '{same[0]}' and as '{concept.name}'")
+        return picked
 
 
 def read(path: Path) -> ConceptFile:

@@ -18,6 +18,8 @@ TWO = ("a red car", "two dogs, running")
         ("c.csv", "\ufefffile_name,text\n1.png,a red car\n2.png,\n3.png,\"two dogs,\n running\"\n"),
         ("c.tsv", "caption\tfile\na red car\t1.png\ntwo dogs, running\t2.png\n"),
         ("c.jsonl", '{"file_name": "1.png", "text": "a red car"}\n\n{"text": "two dogs, running"}\n'),
+        ("c.jsonl", '{"text": "a red\u2028car"}\r\n{"text": "two dogs,\x85running"}'),
+        ("c.txt", "a red\u2028car\r\ntwo dogs,\x85running"),
     ],
 )  # fmt: skip
 def test_captions_are_read_from_text_and_tables(tmp_path: Path, name: str, text: str) -> None:
@@ -41,6 +43,8 @@ def test_captions_are_read_from_text_and_tables(tmp_path: Path, name: str, text:
         ("c.csv", "text", "has none"),
         ("c.jsonl", '{"text": "a red car"}\n{"text": null}', "row 2 must have"),
         ("c.jsonl", "a red car", "cannot read the captions"),
+        ("c.jsonl", "[" * 100_000, "cannot read the captions"),
+        ("c.csv", "caption,caption\na red car,two dogs\n", "it has two columns caption"),
         ("c.json", '["a red car"]', "line 1 is no caption"),
         ("c.txt", "ein K\xe4fer".encode("latin-1"), "cannot read the captions"),
     ],

@@ -78,6 +78,11 @@ def test_groups_and_their_benign_concepts(file: Path) -> None:
         (FILE.replace("format: 2", "format: 2.0"), "format: must be an integer"),
         (FILE.replace("format: 2", "format: 0"), "format: must be greater than or equal to 2"),
         (FILE.replace("[[marvo, van_gogh]]", "[[marvo, marvo]]"), "group 'two' has the concept 'marvo' twice"),
+        (FILE.replace("[[marvo, van_gogh]]", "[[]]"), "group 'two' has no concepts"),
+        (
+            FILE.replace("  marvo:\n", "  marvo:\n  Marvos:\n").replace("marvo, van_gogh", "marvo, Marvos"),
+            "group 'two' has one concept twice, as 'marvo' and as 'Marvos'",
+        ),
         ("[1, 2", "line 1: no YAML"),
         (
             FILE.replace("by {}\nclass_p", "by {}s\nclass_p"),
@@ -86,6 +91,10 @@ def test_groups_and_their_benign_concepts(file: Path) -> None:
         (FILE.replace("Van Gogh", "'?!'"), "van_gogh: the words '.!' have no letter or digit"),
         (FILE + "classifier: styles", "the concept classifier has no head 'styles'; did you mean style"),
         (FILE + "classifier: style", r"head 'style' does not know 'van_gogh'; .* \(leave `classifier` out"),
+        (
+            FILE.replace("  marvo:\n", "  marvo: {words: telune, classifier: style}\n"),
+            "marvo: the words 'telune' are of 'telune', another class of the concept classifier",
+        ),
         (
             FILE + "images: photos/one",
             "marvo and van_gogh have one folder of pictures, .*photos/one: give each its own",

@@ -209,6 +209,7 @@ def papers_row(value):
         *((f"{HEADER}\n{papers_row(value)}\n".encode(), "row 2: the value .* is no number")
           for value in ('"40,5"', "-", "40.5±1", "inf", "1e999", "1_000")),
         (f"{HEADER}\n{papers_row('')}\n".encode(), "row 2: the value is missing"),
+        (f"{HEADER}\n{papers_row(1)}\n\n{papers_row(2)}note\n".encode(), "row 4: an earlier row has a value"),
         (b"", "cannot read the published values .* as CSV in UTF-8"),
         (f"{HEADER}\né".encode("latin-1"), "cannot read the published values .* as CSV in UTF-8"),
         (HEADER.encode("utf-16"), "cannot read the published values .* as CSV in UTF-8"),
@@ -226,7 +227,7 @@ def test_other_files_are_no_published_values(content, message, tmp_path):
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_published_values_may_have_a_byte_order_mark_and_any_line_ends(mark, end, tmp_path):
-    text = mark + end.join([HEADER, papers_row("1e3"), "", papers_row(" 4 "), ""])
+    text = mark + end.join([HEADER, papers_row("1e3"), "", papers_row(" 4 ").replace("none", "mima"), ""])
     (tmp_path / "x.csv").write_bytes(text.encode())
     assert list(published.read(tmp_path / "x.csv")["value"]) == [1000, 4]
 
