@@ -13,6 +13,10 @@ Selector = dict[Literal["metric", "role", "variant", "split"], Label | None]
 any value."""
 
 
+MEAN = "mean"
+"""Stands on boards for the mean over a grid's attackers, so no attacker can have this label."""
+
+
 class Ranking(FrozenModel):
     """The value by which the defenses of a grid are ranked: it measures how well a model withstands an attack, at the
     last measured step. In a grid without attackers it is a value of the released model."""

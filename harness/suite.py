@@ -22,7 +22,7 @@ from harness.files import user_path
 from harness.labels import LONGEST_STEM, FrozenModel, Label, Name, Text, file_stem
 from harness.metric import Metric, Quantity
 from harness.plugin import KINDS, PluginSpec
-from harness.ranking import Ranking
+from harness.ranking import MEAN, Ranking
 from harness.registry import Registry, installed
 from harness.selection import Selection
 from harness.suite_file import GridFile, Row, SuiteFile, Tuning, counted, find, on_base, read
@@ -310,9 +310,9 @@ def describe_grid(registry: Registry, track: Track, tasks: Sequence[Any], protoc
     """Make a grid, with its ranking, members and quantities from the track and the metrics.
 
     tasks, protocol: models of the track. fields: the grid's other fields. Raises `UsageError` if two tasks have the
-    same label, if a metric has the label of run costs or pictures, if two metrics are the same one of the track's own
-    or define a quantity differently, if labels are no labels or make no names of files, or if the track finds that the
-    tasks, the protocol and the plugins do not fit together.
+    same label, if a metric has the label of run costs or pictures, or an attacker that of the mean, if two metrics are
+    the same one of the track's own or define a quantity differently, if labels are no labels or make no names of files,
+    or if the track finds that the tasks, the protocol and the plugins do not fit together.
     """
     where = f"grid '{fields['name']}'"
     metrics: dict[str, PluginSpec] = fields["metrics"]
@@ -322,6 +322,8 @@ def describe_grid(registry: Registry, track: Track, tasks: Sequence[Any], protoc
     for label in (COST, PICTURES):
         if label in metrics:
             raise UsageError(f"{where}: no metric can have the label '{label}'; choose another")
+    if MEAN in fields["attackers"]:
+        raise UsageError(f"{where}: no attacker can have the label '{MEAN}', the mean over attackers; choose another")
     for name, count in Counter(spec.name for spec in metrics.values()).items():
         if count > 1 and name in track.metrics:
             raise UsageError(f"{where}: {count} metrics are '{name}', which the track's tables show once; keep one")

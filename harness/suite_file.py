@@ -91,6 +91,11 @@ class BaseModelFile(FrozenModel):
     attackers: Rows = Field({}, description="further attacker rows of every grid that has attackers, as they stand")
 
 
+def _stripped(text: Any) -> Any:
+    """A folded block (`title: >`) without the line break that ends it."""
+    return text.rstrip("\n") if isinstance(text, str) else text
+
+
 class SuiteFile(FrozenModel):
     """The content of a suite file."""
 
@@ -99,7 +104,7 @@ class SuiteFile(FrozenModel):
     version: int = Field(
         ge=1, description="increased with every change that changes a value; values of two versions are never mixed"
     )
-    title: Text = Field(description="one line")
+    title: Annotated[Text, BeforeValidator(_stripped)] = Field(description="one line")
     description: str = Field("", description="purpose of the suite, and how its settings were chosen")
     seeds: Seeds = Field(counted(5), description="seeds of every cell: a list, or a number n for the seeds 1 … n")
     tuning: Tuning | None = Field(

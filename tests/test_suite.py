@@ -106,6 +106,7 @@ GRID = {"name": "one", "track": "probe", "tasks": [{"data": "house_prices"}], "d
         ),
         ({"grids__0__metrics": {"cost": {"plugin": "conditioning"}}}, "no metric can have the label 'cost'"),
         ({"grids__0__metrics": {"pictures": {"plugin": "conditioning"}}}, "no metric can have the label 'pictures'"),
+        ({"grids__0__attackers": {"mean": {"plugin": "adam"}}}, "no attacker can have the label 'mean'"),
         ({"grids": [GRID, GRID]}, "two grids have one name, one and one"),
         ({"published": "absent.csv"}, "the published values .*absent.csv do not exist"),
         ({"plugins": ["absent.py"]}, "plugin file .*absent.py does not exist"),
@@ -363,6 +364,12 @@ def test_the_papers_suites_run_on_the_papers_base_too(name, tmp_path):
     assert paper.grids[0].protocol != small.grids[0].protocol
     further = set(paper.grids[0].attackers) - set(small.grids[0].attackers)
     assert further == ({"textual_inversion"} if name == "personal" else set())
+
+
+def test_a_title_may_be_a_folded_block(tiny):
+    text = Path(change(tiny, title="TITLE")).read_text()
+    tiny.write_text(text.replace("title: TITLE", "title: >\n  Two lines\n  of a file"))
+    assert load(tiny).title == "Two lines of a file"
 
 
 def test_seeds_may_be_listed(tiny):

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from harness.leaderboard.long_form import MEAN
 from harness.leaderboard.scores import QUANTITY, Cells, retention_rows
+from harness.ranking import MEAN
 from harness.records import Records
 from harness.suite import Grid
 

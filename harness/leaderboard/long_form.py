@@ -8,14 +8,13 @@ import pandas as pd
 from harness.costs import COST
 from harness.leaderboard.scores import QUANTITY, quantity_of
 from harness.leaderboard.stats import BOUNDS, intervals, limits, logarithms
+from harness.ranking import MEAN
 from harness.records import COLUMNS as RECORD_COLUMNS
 from harness.records import Records
 from harness.suite import Grid
 
 CELL = ["suite", "suite_version", "grid", "track", "defense", "attacker", "measured_by"]
 NUMBER = ["concept", "metric", "role", "variant", "split", "step"]
-MEAN = "mean"
-"""Stands for an attacker in a mean over a grid's attackers."""
 
 COLUMNS: dict[str, str] = {
     **{name: RECORD_COLUMNS[name] for name in CELL},
