@@ -184,19 +184,23 @@ class _Reader:
             tasks += single_tasks(track, {**task, **changed}, self._where(file, "tasks", place), self._path.parent)
         number = self._selection.seeds
         seeds = list(dict.fromkeys(counted(number) if number else file.seeds or self._file.seeds))
-        return describe_grid(
-            self._registry,
-            track,
-            tasks,
-            protocol,
-            name=file.name,
-            defenses=rows["defense"],
-            attackers=rows["attacker"],
-            metrics=rows["metric"],
-            seeds=seeds,
-            reference=self._registry.get("defense", protocol.reference, where).spec({}, where),
-            changed=list(self._changed(file, rows, seeds)),
-        )
+        reference = self._registry.get("defense", protocol.reference, where).spec({}, where)
+        try:
+            return describe_grid(
+                self._registry,
+                track,
+                tasks,
+                protocol,
+                name=file.name,
+                defenses=rows["defense"],
+                attackers=rows["attacker"],
+                metrics=rows["metric"],
+                seeds=seeds,
+                reference=reference,
+                changed=list(self._changed(file, rows, seeds)),
+            )
+        except UsageError as error:
+            raise UsageError(f"{self._path.name}, {error}") from None
 
     def _where(self, file: GridFile, *path: str | int) -> str:
         """The place of a part of the grid `file`, for messages."""
