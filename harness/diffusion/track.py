@@ -166,15 +166,13 @@ def _pictures(tasks: Iterable[Group], protocol: DiffusionProtocol) -> Iterator[s
         if number == 1 and not protocol.shared:
             raise UsageError(one_picture(str(concepts[name].images)))
 
-    def split(number: int, defender: int) -> str:
-        return str(number) if protocol.shared else f"{number} + {defender}"
-
+    halves = {name: (number - number // 2, number // 2) for name, number in numbers.items()}
     texts = [
-        f"{name} {split(number if protocol.shared else number - number // 2, number // 2)}"
+        f"{name} {number if protocol.shared else ' + '.join(map(str, halves[name]))}"
         for name, number in numbers.items()
     ]
     if len(numbers) < len(concepts):
-        drawn = split(protocol.training_images, protocol.training_images)
+        drawn = " + ".join([str(protocol.training_images)] * (1 if protocol.shared else 2))
         texts.append(f"{'each other' if numbers else 'each'} concept {drawn}, drawn by the base model")
     whose = "the same for attackers and defenses" if protocol.shared else "attackers' + defenses'"
     yield f"training pictures ({whose}): {', '.join(texts)}"

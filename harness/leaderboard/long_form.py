@@ -102,7 +102,7 @@ def _averaged(measured: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     log = _is_log(measured["metric"], grid)
     means = intervals(groups, measured["task"], measured["seed"], measured["value"], log, grid.members)
     long = measured[[*CELL, *NUMBER]].groupby(groups).first()
-    long = long.join(means.drop(columns=["se", "df"]))
+    long = long.join(means[["value", *BOUNDS]])
     long["n_tasks"] = by_group["task"].nunique()
     long["n_seeds"] = by_group["seed"].nunique().clip(lower=1)
     long["unit"] = long["metric"].map({name: quantity_of(grid, name).unit or None for name in long["metric"].unique()})

@@ -34,7 +34,9 @@ def comparisons(cells: Cells) -> pd.DataFrame:
     by_pair = {i: wide[a] - wide[b] for i, (a, b) in enumerate(pairs)}
     differences = pd.concat(by_pair, names=["pair"]).dropna().reset_index(name="score")
     exact = np.array([{a, b} <= cells.exact for a, b in pairs])
-    means = _mean_differences(cells, differences, exact).reindex(names.index)
+    random = wide.dropna(axis=1, how="all").drop(columns=cells.exact, errors="ignore")
+    common = common_component(random) < COMMON
+    means = _mean_differences(cells, differences, exact, common).reindex(names.index)
     tests = _tests(cells, means, exact)
     signs = np.sign(differences["score"].where(differences["score"].abs() > cells.ranking.resolution, 0))
     tests["superiority"] = (signs.groupby(differences["pair"]).mean() + 1) / 2
@@ -50,12 +52,10 @@ def _better_first(wide: pd.DataFrame, a: str, b: str) -> tuple[str, str]:
     return (b, a) if mean < 0 else (a, b)
 
 
-def _mean_differences(cells: Cells, differences: pd.DataFrame, exact: Bools) -> pd.DataFrame:
+def _mean_differences(cells: Cells, differences: pd.DataFrame, exact: Bools, common: bool) -> pd.DataFrame:
     """Mean differences of scores by pair, as `stats.intervals` returns them. exact: by pair, whether nothing is
-    random."""
+    random. common: whether a seed moves all tasks alike."""
     unseeded = differences["pair"].map(dict(enumerate(exact))).astype(bool)
-    rows = cells.worst.unstack("defense").reindex(columns=cells.defenses).dropna(axis=1, how="all")
-    common = common_component(rows[[row for row in rows if row not in cells.exact]]) < COMMON
     means = intervals(
         differences["pair"],
         differences["task"],
