@@ -213,9 +213,7 @@ class Jobs:
             },
         }
 
-    def _drawn(
-        self, model: Immunize, concepts: Sequence[Concept], count: int, encoders: bool = True
-    ) -> Seen | None:
+    def _drawn(self, model: Immunize, concepts: Sequence[Concept], count: int, encoders: bool = True) -> Seen | None:
         """Pictures of `concepts` by a released model, `count` of each; None if it knows none of them by name. encoders:
         whether the encoders look at them, besides the classifier."""
         named = _named(concepts)

@@ -13,12 +13,11 @@ CAPTION = (
     "Share of pictures in which the concept classifier sees the concept: reachable: reference pictures, encoded and "
     "decoded; erased: targets after the erasure; released: targets by the released model; @t: targets after t steps of"
     " an attack; benign @0, benign: a benign concept before and after an attack on it; kept, kept held-out: further "
-    "concepts that a defense's captions may name, never name; kept composed: some of them in prompts with another "
-    "concept. MSGR, MRSGR: in %, at the last step, by encoder (C, D "
-    "and L: the papers'), with a 95 % t interval for other seeds (†: undefined in some cells, because the denominator "
-    "is near zero). kept M: similarity of kept/held-out pictures to the undefended model's. s, MiB: run cost of one "
-    "attack; def s, def MiB: run cost of the defense. The undefended row is the noise floor: undefended against "
-    "undefended under other draws of the attacker."
+    "concepts that a defense's captions may name, never name; kept composed: some of them with another concept. MSGR, "
+    "MRSGR: in %, at the last step, by encoder (C, D and L: the papers'), with a 95 % t interval for other seeds (†: "
+    "undefined in some cells, because the denominator is near zero). kept M: similarity of kept/held-out pictures to "
+    "the undefended model's. s, MiB: run cost of one attack; def s, def MiB: run cost of the defense. The undefended "
+    "row is the noise floor: undefended against undefended under other draws of the attacker."
 )
 
 

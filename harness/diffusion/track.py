@@ -107,6 +107,7 @@ class DiffusionTrack(Track):
             broken=BROKEN,
             resolution=1 / protocol.images,
             retention=[{"metric": "retention", "role": role} for role in RETAINED],
+            adapted=[{"metric": "retention", "role": "benign"}],
         )
 
     def members(self, task: Any) -> Sequence[str]:

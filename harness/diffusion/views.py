@@ -120,7 +120,7 @@ class ReleasedData(Targets):
     """By split (train: captions may name the concepts; heldout: no caption names them), pictures of further concepts by
     the released and by the undefended model, each (concepts, n, …)."""
     compositions: View | None = None
-    """Pictures of concepts to keep in compositions (see `harness.diffusion.concepts.Group.compositions`) by the released
-    model, (concepts, n, …), without embeddings."""
+    """Pictures of concepts to keep in compositions (see `Group.compositions`) by the released model, (concepts, n, …),
+    without embeddings."""
     encoders: Mapping[str, Encoder] = field(default_factory=dict)
     """The encoders by name."""

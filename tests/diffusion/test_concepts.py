@@ -199,7 +199,7 @@ def test_compositions_are_new_to_a_defense_and_name_no_target(file: Path) -> Non
     (file.parent / "o.yaml").write_text(
         "format: 2\nkind: object\nprompt: a photo of a {}\nerase: {'a {} by marvo': an artwork}\nconcepts: {boot: }"
     )
-    (file.parent / "c.txt").write_text("a car\nTwo bags by Obrick, on wood")
+    (file.parent / "c.txt").write_text("a car\nA bag by Obrick, on wood")
     (group,) = _block(groups=[["marvo"]]).expand()
     assert [(concept.name, concept.prompted()) for concept in group.compositions] == [
         ("obrick", "a car by obrick"), ("sevra", "a car by sevra"), ("kalindo", "a bag by kalindo"),
