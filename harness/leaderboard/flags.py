@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from harness.leaderboard.retention import kept, measured
+from harness.leaderboard.retention import RETENTION, measured, relative, retention_rows
 from harness.leaderboard.scores import Cells
 from harness.ranking import MEAN
 from harness.records import Records
@@ -17,8 +17,6 @@ from harness.suite import Grid
 
 SEEDS = 5
 """Fewer seeds are too few for a headline."""
-RETENTION = 0.95
-"""The share of the undefended model's retention that a defense is to reach."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +162,9 @@ def _of_metrics(frame: pd.DataFrame) -> Iterator[Raised]:
 
 def _of_retention(records: Records, grid: Grid) -> Iterator[Raised]:
     """Defenses whose released models do less of what they should than the undefended one."""
-    own, base = (values.groupby("defense", sort=False).mean() for values in measured(records, grid))
-    shares = kept(records, grid).groupby("defense", sort=False).mean()
+    rows = retention_rows(records, grid)
+    own, base = (values.groupby("defense", sort=False).mean() for values in measured(rows, grid))
+    shares = relative(rows, grid).groupby("defense", sort=False).mean()
     for defense, share in shares[shares.min(axis=1) < RETENTION - 1e-9].iterrows():
         least = share.index[int(share.argmin())]
         name = " ".join(part for part in least[1:] if part)
