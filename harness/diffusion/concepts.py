@@ -280,11 +280,11 @@ class Group(FrozenModel):
         """The first `COMPOSITIONS` bystanders, in the order of the files, each with one of its further prompts in place
         of its own, as in "a boot by marvo". The prompt names no target, and no caption of a defense contains it.
         Bystanders without such a prompt are left out."""
-        told = [self.captions[i] for i in self.known_captions]
+        known = [self.captions[i] for i in self.known_captions]
 
         def is_new(text: str) -> bool:
             named = any(target.named_in(text) for target in self.targets)
-            return not named and not any(captions.names(caption, text) for caption in told)
+            return not named and not any(captions.names(caption, text) for caption in known)
 
         composed = []
         for place, concept in enumerate(self._further):
