@@ -11,6 +11,7 @@ import harness
 from harness import plan
 from harness.diffusion import AttackedPictures, Concept, ConceptAttack, Encoder, View
 from harness.diffusion.concepts import Group, GroupBlock
+from harness.diffusion.measuring import MeasureReleased
 from harness.diffusion.metrics.attack_success import AttackSuccess
 from harness.diffusion.metrics.kept_similarity import KeptSimilarity
 from harness.diffusion.metrics.msgr import Msgr
@@ -473,6 +474,18 @@ def test_the_released_model_by_hand() -> None:
     (lost,) = KeptSimilarity().measure(None, Data)
     assert lost["value"] is None
     assert lost["note"] == "2 pictures of kept concepts are not finite"
+
+
+def test_compositions_are_drawn_by_the_released_model_for_the_classifier_alone() -> None:
+    quick = load("quick", Selection.of(grids=["styles"], defenses=["none"], seeds=1))
+    jobs = [job for job in plan.make(quick).jobs.values() if isinstance(job, MeasureReleased)]
+    assert jobs
+    for job in jobs:
+        drawn, look = job.compositions
+        assert drawn.model == job.model
+        assert all(concept.prompt in concept.erase for concept in drawn.concepts)
+        assert look.encoders == {}
+        assert look.classes == tuple((concept.classifier, concept.name) for concept in drawn.concepts)
 
 
 def test_the_success_rate_ranks_an_attacked_grid(suite: Path) -> None:
