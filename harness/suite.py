@@ -72,6 +72,11 @@ class Grid(FrozenModel):
         row = f"{kind}s.{label}"
         return [change for change in self.changed if change.partition("=")[0].rpartition(".")[0] == row]
 
+    def settings_of(self, kind: str, label: str) -> str:
+        """The same in short, without the row's label: `lr=0.1`, or `added`; empty if the row does not differ."""
+        changes = self.changes_of(kind, label)
+        return ", ".join(change.removeprefix(f"{kind}s.{label}.").strip() for change in changes)
+
 
 class Suite(FrozenModel):
     """A suite to run."""

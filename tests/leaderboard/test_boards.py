@@ -176,7 +176,7 @@ def test_what_all_grids_leave_out_is_reported_once():
     own = {"g": {"changed": ["seeds 1 instead of 1, 2"]},
            "h": {"changed": ["seeds 1 instead of 1, 2", "1 of 2 attackers"]}}  # fmt: skip
     made = boards.make(build(rows, grids=own))
-    assert made.title == "s (version 1), narrowed: seeds 1 instead of 1, 2; h: 1 of 2 attackers"
+    assert made.title == "s (version 1), part: seeds 1 instead of 1, 2; h: 1 of 2 attackers"
     assert [grid.section.title for grid in made.grids] == ["g (track elsewhere)", "h (track elsewhere)"]
 
 
