@@ -9,15 +9,14 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from harness.leaderboard.scores import QUANTITY, Cells, retention_rows
+from harness.leaderboard.retention import RETENTION, measured, relative, retention_rows
+from harness.leaderboard.scores import Cells
 from harness.ranking import MEAN
 from harness.records import Records
-from harness.suite import Grid
+from harness.suite import Grid, change_of_row
 
 SEEDS = 5
 """Fewer seeds are too few for a headline."""
-RETENTION = 0.95
-"""The share of the undefended model's retention that a defense is to reach."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,8 @@ FLAGS: Mapping[str, Flag] = {
              "do not call it a defense on this board; more seeds may tell"),
         Flag("control-as-good", "it is not shown to be better than a control, a method not designed to resist attacks",
              "compare with the controls, not with the undefended model"),
-        Flag("harms", f"retains less than {RETENTION:.0%} of what the undefended model does of what it should",
+        Flag("harms", f"retains less than {RETENTION:.0%} of what the undefended model does of what it should; where "
+             f"the undefended value is not positive, loses more than {1 - RETENTION:.2f}",
              "lower the defense's strength, or read its protection as damage"),
         Flag("floor", "a condition number was taken over a floor, not over the smallest eigenvalue",
              "read RIR under the variant `range` as well"),
@@ -119,8 +119,7 @@ def _of_the_run(records: Records, grid: Grid) -> Iterator[Raised]:
 def narrowing(grid: Grid) -> list[str]:
     """The changes of a grid that are neither of a defense's or attacker's row nor of all tasks: rows and seeds left
     out, other metrics."""
-    of_rows = [change for kind, label, _ in grid.rows() for change in grid.changes_of(kind, label)]
-    return [change for change in grid.changed if change not in (*of_rows, *changed_tasks(grid))]
+    return [change for change in grid.changed if change not in (*_of_rows(grid), *changed_tasks(grid))]
 
 
 def changed_tasks(grid: Grid) -> list[str]:
@@ -129,8 +128,13 @@ def changed_tasks(grid: Grid) -> list[str]:
 
 
 def changed_rows(grid: Grid) -> list[str]:
-    """The changed rows of a grid, each with its settings: `adam lr=0.1`."""
-    return [f"{label} {text}" for kind, label, _ in grid.rows() if (text := grid.settings_of(kind, label))]
+    """The changes of a grid's rows in short: `adam lr=0.1`."""
+    return [" ".join(change_of_row(change)) for change in _of_rows(grid)]
+
+
+def _of_rows(grid: Grid) -> list[str]:
+    changes = {change for kind, label, _ in grid.rows() for change in grid.changes_of(kind, label)}
+    return [change for change in grid.changed if change in changes]
 
 
 def _of_seeds(frame: pd.DataFrame) -> Iterator[Raised]:
@@ -168,15 +172,13 @@ def _of_metrics(frame: pd.DataFrame) -> Iterator[Raised]:
 def _of_retention(records: Records, grid: Grid) -> Iterator[Raised]:
     """Defenses whose released models do less of what they should than the undefended one."""
     rows = retention_rows(records, grid)
-    undefended = [label for label in grid.defenses if grid.control(label) == "undefended"]
-    baseline = rows[rows["defense"].isin(undefended)].groupby(QUANTITY, dropna=False)["value"].mean()
-    for defense, own in rows.groupby("defense", sort=False):
-        means = own.groupby(QUANTITY, dropna=False)["value"].mean()
-        share = (means / baseline[baseline > 0]).dropna()
-        if len(share) and share.min() < RETENTION:
-            least = share.index[int(share.argmin())]
-            name = " ".join(str(part) for part in least[1:] if not pd.isna(part))
-            yield Raised(str(defense), None, "harms", f"{name}: {share.min():.2f}")
+    own, base = (values.groupby("defense", sort=False).mean() for values in measured(rows, grid))
+    shares = relative(rows, grid).groupby("defense", sort=False).mean()
+    for defense, share in shares[shares.min(axis=1) < RETENTION - 1e-9].iterrows():
+        least = share.index[int(share.argmin())]
+        name = " ".join(part for part in least[1:] if part)
+        ours, undefended = (float(means.loc[str(defense)][least]) for means in (own, base))
+        yield Raised(str(defense), None, "harms", f"{name}: {ours:.3g}, undefended {undefended:.3g}")
 
 
 def _of_published(published: pd.DataFrame) -> Iterator[Raised]:
