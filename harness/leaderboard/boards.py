@@ -11,10 +11,11 @@ import pandas as pd
 
 from harness import published
 from harness.files import write_text
-from harness.leaderboard import flags, long_form, plots, reproduction, scores, section
+from harness.leaderboard import cost_to_break, flags, long_form, plots, prediction, reproduction, scores, section
 from harness.leaderboard.flags import Raised, flags_of_rows
 from harness.leaderboard.latex import latex
 from harness.leaderboard.markdown import markdown
+from harness.leaderboard.prediction import Prediction
 from harness.leaderboard.scores import Cells
 from harness.leaderboard.section import Section
 from harness.leaderboard.standings import comparisons, standings
@@ -27,8 +28,8 @@ from harness.track import Track
 @dataclass(frozen=True)
 class GridBoard:
     """One grid of a board. long: see `long_form.board`. reproduction: see `reproduction.compare`. cells, comparisons,
-    standings: see `scores` and `standings`; None where nothing ranks. raised: its flags. section: as people read it,
-    without pictures. track: None if it is not installed."""
+    standings: see `scores` and `standings`; None where nothing ranks. raised: its flags. predictions: see `prediction`.
+    section: as people read it, without pictures. track: None if it is not installed."""
 
     grid: Grid
     long: pd.DataFrame
@@ -37,6 +38,7 @@ class GridBoard:
     comparisons: pd.DataFrame | None
     standings: pd.DataFrame | None
     raised: Sequence[Raised]
+    predictions: Sequence[Prediction]
     section: Section
     track: Track | None
 
@@ -103,13 +105,14 @@ class Board:
 
     def csv(self) -> dict[str, str]:
         """The long forms as CSV, by file name; where nothing ranks there are no standings and comparisons,
-        and without published values no reproduction."""
+        without published values no reproduction, and where no metric is said to predict protection no prediction."""
         frames = {
             "leaderboard": self.long,
             "rows": self.rows,
             "standings": self.standings,
             "comparisons": self.comparisons,
             "reproduction": self.reproduction,
+            "prediction": _concatenated([prediction.table(grid.predictions) for grid in self.grids]),
         }
         return {f"{name}.csv": frame.to_csv(index=False) for name, frame in frames.items() if len(frame.columns)}
 
@@ -156,8 +159,9 @@ def _grid_board(
         ranks = ranks.assign(flags=pd.array(flags_of_rows(raised, ranks), "string")).reset_index(drop=True)
     known = [entry.name for entry in registry.all("track")]
     track = registry.track(grid.track) if grid.track in known else None
-    readable = section.make(records, grid, long, papers, cells, ranks, raised, track)
-    return GridBoard(grid, long, papers, cells, compared, ranks, raised, readable, track)
+    predictions = prediction.read(records, grid, cost_to_break.read(records, grid))
+    readable = section.make(records, grid, long, papers, cells, ranks, raised, predictions, track)
+    return GridBoard(grid, long, papers, cells, compared, ranks, raised, predictions, readable, track)
 
 
 def title(records: Records) -> str:
@@ -198,16 +202,17 @@ def texts(board: Board, pictures: Sequence[str]) -> dict[str, str]:
 
 
 def draw(board: Board, out: Path) -> Iterator[Path]:
-    """Draw the plots of a board into the folder `out`: of each grid its performance profile and its track's plots or
-    the default curves. Yields the files."""
+    """Draw the plots of a board into the folder `out`: of each grid the predictions, its performance profile, and
+    its track's plots or the default curves. Yields the files."""
     for grid in board.grids:
         frame = board.records.frame[board.records.frame["grid"] == grid.grid.name]
         profile = None if grid.cells is None else plots.profile(grid.cells, out)
+        predicted = prediction.draw(grid.predictions, out)
         drawn = None if grid.track is None else grid.track.plots(frame, out)
         if drawn is None:
             curves = plots.curves(frame, grid.grid, out)
             drawn = [curves] if curves else []
-        yield from ([profile] if profile else [])
+        yield from (picture for picture in (predicted, profile) if picture)
         yield from drawn
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from harness.leaderboard import reproduction
+from harness.leaderboard import prediction, reproduction
 from harness.leaderboard.flags import Raised, listing
+from harness.leaderboard.prediction import Prediction
 from harness.leaderboard.scores import Cells
 from harness.leaderboard.tables import default_table, marked, standings_table, with_failures, with_row_names
 from harness.records import Records
@@ -35,10 +36,12 @@ def make(
     cells: Cells | None,
     standings: pd.DataFrame | None,
     raised: Sequence[Raised],
+    predictions: Sequence[Prediction],
     track: Track | None,
 ) -> Section:
     """The section of a grid, without pictures. long: its long-form board. papers: the published values beside ours (see
-    `reproduction.compare`). cells, standings: None where nothing ranks. track: None if it is not installed."""
+    `reproduction.compare`). cells, standings: None where nothing ranks. predictions: see `prediction`. track: None if
+    it is not installed."""
     order = list(grid.defenses) if standings is None else list(standings["defense"])
     place = long["defense"].map({defense: i for i, defense in enumerate(order)})
     long = long.loc[place.sort_values(kind="stable").index]
@@ -50,6 +53,7 @@ def make(
         tables.append((with_row_names(with_failures(table, records, grid), grid), below))
     title = f"{grid.name} (track {grid.track})"
     notes = [*grid.notes, *_changes(grid), *_calls(grid), *flag_lines, *reproduction.lines(papers, grid)]
+    notes += prediction.lines(predictions)
     return Section(title, tables, notes)
 
 
