@@ -105,7 +105,7 @@ class Board:
 
     def csv(self) -> dict[str, str]:
         """The long forms as CSV, by file name; where nothing ranks there are no standings and comparisons,
-        without published values no reproduction, and where no metric is said to predict protection no prediction."""
+        without published values no reproduction, and without predictors no prediction."""
         frames = {
             "leaderboard": self.long,
             "rows": self.rows,
@@ -159,7 +159,8 @@ def _grid_board(
         ranks = ranks.assign(flags=pd.array(flags_of_rows(raised, ranks), "string")).reset_index(drop=True)
     known = [entry.name for entry in registry.all("track")]
     track = registry.track(grid.track) if grid.track in known else None
-    predictions = prediction.read(records, grid, cost_to_break.read(records, grid))
+    costs = cost_to_break.read(records, grid) if grid.ranking and grid.ranking.predictors else {}
+    predictions = prediction.read(records, grid, costs)
     readable = section.make(records, grid, long, papers, cells, ranks, raised, predictions, track)
     return GridBoard(grid, long, papers, cells, compared, ranks, raised, predictions, readable, track)
 

@@ -1,4 +1,4 @@
-"""Whether metrics of released models that are said to predict protection do: each against the cost to break."""
+"""Whether the metrics that papers report of released models predict protection: each against the cost to break."""
 
 from __future__ import annotations
 

@@ -218,7 +218,7 @@ def rank_correlation(x: pd.DataFrame, y: pd.DataFrame, units: pd.Series) -> tupl
     correlation, n = _mean_spearman(x, y), len(names)
     z, of_rest = (np.arctanh(np.clip(r, -0.999, 0.999)) for r in (correlation, without))
     se = np.sqrt((n - 1) / n * ((of_rest - of_rest.mean()) ** 2).sum())
-    half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * se if se > 0 else np.nan
+    half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * se if se > 1e-9 else np.nan
     return correlation, float(np.tanh(z - half)), float(np.tanh(z + half))
 
 

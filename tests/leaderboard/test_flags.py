@@ -152,6 +152,13 @@ def test_a_changed_row_is_marked_in_every_form():
     assert "changed" in long["none", "lora"].split()
 
 
+def test_of_long_settings_a_row_shows_the_beginning():
+    changed = ["attackers.lora.steps=5", f"attackers.lora.folder={'x' * 80}"]
+    text = boards.make(build(clean(), changed=changed)).markdown()
+    assert "| lora* steps=5, … " in text
+    assert f"lora* is changed: {', '.join(changed)}" in text
+
+
 def test_a_row_is_changed_where_its_grid_says_so():
     made = boards.make(build(clean(), changed=["defenses.mine.lr=0.1"]))
     raised = made.standings.set_index("defense")["flags"].str.split()
