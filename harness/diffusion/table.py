@@ -13,11 +13,11 @@ CAPTION = (
     "Share of pictures in which the concept classifier sees the concept: reachable: reference pictures, encoded and "
     "decoded; erased: targets after the erasure; released: targets by the released model; @t: targets after t steps of"
     " an attack; benign @0, benign: a benign concept before and after an attack on it; kept, kept held-out: further "
-    "concepts that a defense's captions may name, never name. MSGR, MRSGR: in %, at the last step, by encoder (C, D "
-    "and L: the papers'), with a 95 % t interval for other seeds (†: undefined in some cells, because the denominator "
-    "is near zero). kept M: similarity of kept/held-out pictures to the undefended model's. s, MiB: run cost of one "
-    "attack; def s, def MiB: run cost of the defense. The undefended row is the noise floor: undefended against "
-    "undefended under other draws of the attacker."
+    "concepts that a defense's captions may name, never name; kept composed: some of them with another concept. MSGR, "
+    "MRSGR: in %, at the last step, by encoder (C, D and L: the papers'), with a 95 % t interval for other seeds (†: "
+    "undefined in some cells, because the denominator is near zero). kept M: similarity of kept/held-out pictures to "
+    "the undefended model's. s, MiB: run cost of one attack; def s, def MiB: run cost of the defense. The undefended "
+    "row is the noise floor: undefended against undefended under other draws of the attacker."
 )
 
 
@@ -60,6 +60,7 @@ def _released(board: pd.DataFrame) -> dict[str, str]:
         "benign @0": value(board, "retention", role="benign"),
         "kept": value(board, "retention", role="kept", split="train"),
         "kept held-out": value(board, "retention", role="kept", split="heldout"),
+        "kept composed": value(board, "retention", role="composition"),
         **similarity,
         "def s": value(board, "seconds"),
         "def MiB": value(board, "peak_mb"),
