@@ -20,20 +20,22 @@ class Optimum:
     """The features of one task under one extractor: their spectra and the best probe on them.
 
     train, heldout: spectra of the features of the training and the held-out rows. weights: (dim) the probe w* of lowest
-    training loss, of least norm. best_loss: the training loss of w*. null_loss: the training loss of a probe of zeros.
-    best_score: held-out accuracy or R² of w*; None where targets are constant.
+    training loss, of least norm. bias: its intercept; 0 for probes without one. best_loss: the training loss of w*.
+    null_loss: the training loss of a probe of zeros. best_score: held-out accuracy or R² of w*; None where targets are
+    constant.
     """
 
     train: Spectrum
     heldout: Spectrum
     weights: torch.Tensor
+    bias: float
     best_loss: float
     null_loss: float
     best_score: float | None
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The fields as tensors by name, for a file; `from_tensors` reads them."""
-        numbers = {"best_loss": self.best_loss, "null_loss": self.null_loss}
+        numbers = {"bias": self.bias, "best_loss": self.best_loss, "null_loss": self.null_loss}
         if self.best_score is not None:
             numbers["best_score"] = self.best_score
         return {
@@ -52,46 +54,60 @@ class Optimum:
         return cls(
             **{split: Spectrum(tensors[split], len(weights), count) for split, count in rows.items()},
             weights=weights,
+            bias=float(tensors["bias"]),
             best_loss=float(tensors["best_loss"]),
             null_loss=float(tensors["null_loss"]),
             best_score=float(tensors["best_score"]) if "best_score" in tensors else None,
         )
 
 
-def optimum(train: Split, heldout: Split, loss: Loss, score: Score | None) -> Optimum:
+def optimum(train: Split, heldout: Split, loss: Loss, score: Score | None, intercept: bool = False) -> Optimum:
     """Find the best probe on the features of a task.
 
     train, heldout: features (rows, dim) and targets of the training and held-out rows. loss: squared or logistic.
-    score: score on held-out rows; None where targets are constant. The squared loss is minimised in closed form. A
-    logistic loss may have no minimum; then w* is the point where L-BFGS on the whitened features stops. Raises
-    `RunError` for a logistic loss on targets outside 0 … 1, on which it has no lower bound.
+    score: score on held-out rows; None where targets are constant. intercept: whether probes have an intercept. The
+    squared loss is minimised in closed form. A logistic loss may have no minimum; then w* is the point where L-BFGS on
+    the whitened features stops. Raises `RunError` for a logistic loss on targets outside 0 … 1, on which it has no
+    lower bound.
     """
     if loss == "logistic" and not ((train.y >= 0) & (train.y <= 1)).all():
         raise RunError("the logistic loss needs targets within 0 … 1: use the squared loss")
-    left, singular, right = torch.linalg.svd(train.x, full_matrices=False)
-    dim = train.x.shape[1]
-    spectrum = Spectrum(singular, dim, len(train))
-    left, basis = left[:, : spectrum.rank], right[: spectrum.rank] / singular[: spectrum.rank, None]
-    if loss == "squared":
-        whitened = left.T @ train.y
-    else:
-        # In the basis of the left singular vectors the problem is well-conditioned, whatever the features.
-        def objective(head: Any) -> tuple[float, Any]:
-            out = left @ torch.as_tensor(head)
-            return float(losses(out, train.y, loss)), (left.T @ losses_slope(out, train.y, loss)).numpy()
-
-        start = torch.zeros(spectrum.rank, dtype=torch.float64).numpy()
-        end = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "gtol": 1e-12})
-        whitened = torch.as_tensor(end.x)
+    rows, dim = train.x.shape
+    x = torch.cat([train.x, torch.ones(rows, 1, dtype=torch.float64)], 1) if intercept else train.x
+    left, singular, right = torch.linalg.svd(x, full_matrices=False)
+    rank = Spectrum(singular, x.shape[1], rows).rank
+    left, basis = left[:, :rank], right[:rank] / singular[:rank, None]
+    whitened = best_on(left, train.y, loss)
     weights = basis.T @ whitened
+    bias = float(weights[dim:].sum())
+    weights = weights[:dim].clone()
     return Optimum(
-        train=spectrum,
+        train=Spectrum(torch.linalg.svdvals(train.x) if intercept else singular, dim, rows),
         heldout=Spectrum(torch.linalg.svdvals(heldout.x), dim, len(heldout)),
         weights=weights,
+        bias=bias,
         best_loss=float(losses(left @ whitened, train.y, loss)),
         null_loss=float(losses(torch.zeros_like(train.y), train.y, loss)),
-        best_score=float(scores(heldout.x @ weights[:, None], heldout.y, score)[0]) if score else None,
+        best_score=float(scores(heldout.x @ weights[:, None] + bias, heldout.y, score)[0]) if score else None,
     )
+
+
+def best_on(basis: torch.Tensor, y: torch.Tensor, loss: Loss) -> torch.Tensor:
+    """The coefficients (k) of the outputs in the span of `basis` with the lowest loss. In an orthonormal basis of the
+    outputs the problem is well-conditioned, whatever the features.
+
+    basis: (rows, k), with orthonormal columns. y: targets (rows). loss: squared (in closed form) or logistic (L-BFGS).
+    """
+    if loss == "squared":
+        return basis.T @ y
+
+    def objective(head: Any) -> tuple[float, Any]:
+        out = basis @ torch.as_tensor(head)
+        return float(losses(out, y, loss)), (basis.T @ losses_slope(out, y, loss)).numpy()
+
+    start = torch.zeros(basis.shape[1], dtype=torch.float64).numpy()
+    end = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "gtol": 1e-12})
+    return torch.as_tensor(end.x)
 
 
 def scores(out: torch.Tensor, y: torch.Tensor, score: Score) -> torch.Tensor:

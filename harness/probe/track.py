@@ -12,7 +12,7 @@ import harness.track
 from harness.errors import RunError, UsageError
 from harness.plugin import Plugin, PluginSpec
 from harness.probe.tasks import LABELS, ROLES, Role, Task, TaskBlock
-from harness.ranking import Ranking
+from harness.ranking import Outcome, Ranking
 from harness.track import Repetition, Track
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ class ProbeTrack(Track):
             measure_at=protocol.measure_at,
             model=model,
         )
-        return stages.Attacked(attack, stages.FindOptima(loss=protocol.loss, model=model), model)
+        intercept = attacker.params["intercept"]
+        return stages.Attacked(attack, stages.FindOptima(loss=protocol.loss, model=model, intercept=intercept), model)
 
     def ranking(self, protocol: Protocol, attacked: bool) -> Ranking:
         """The excess loss on the harmful task; of a grid without attackers, the paper's RIR."""
@@ -122,6 +123,14 @@ class ProbeTrack(Track):
             resolution=1e-3,
             retention=[{"metric": "best_score", "role": "benign"}],
         )
+
+    def outcomes(self, protocol: Protocol) -> Mapping[str, Outcome]:
+        """The held-out success on the harmful task."""
+        return {
+            "success": Outcome(
+                value={"metric": "success", "role": "harmful", "split": "heldout"}, better="lower", resolution=0.01
+            )
+        }
 
     def members(self, task: Task) -> Sequence[str]:
         """The two digits of a pair."""
