@@ -1,4 +1,4 @@
-"""How the defenses of a grid are judged: the value that ranks them, values of retention, and threat models."""
+"""What ranks the defenses of a grid: a value of attacks, values of retention, and threat models."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ class Outcome(FrozenModel):
         None,
         description="value of a model that has learnt nothing of the harmful task; null: 0, or 1 if higher is better",
     )
+    broken: float | None = Field(
+        None,
+        description="an attacker that does not reach this value on the undefended model is weak; null: none is",
+    )
     resolution: float = Field(
         0.0, ge=0, description="smallest difference that counts, on the scale on which the value is averaged"
     )
@@ -42,9 +46,6 @@ class Ranking(Outcome):
     """The value by which the defenses of a grid are ranked: it measures how well a model withstands an attack, at the
     last measured step. In a grid without attackers it is a value of the released model."""
 
-    broken: float | None = Field(
-        None, description="an attack succeeds when the value reaches this threshold; null: there is no threshold"
-    )
     retention: list[Selector] = Field([], description="values of retention, before any attack")
     adapted: list[Selector] = Field(
         [], description="values of retention after fine-tuning on a benign task, at an attacker's last measured step"

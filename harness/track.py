@@ -180,7 +180,7 @@ class Track(ABC):
         return None
 
     def outcomes(self, protocol: Any) -> Mapping[str, Outcome]:
-        """The values, besides the one that ranks, by which a threat model of a suite may judge an attack, by name.
+        """The values, besides the one that ranks, that can say how far an attack of a threat model has got, by name.
 
         protocol: the grid's protocol.
         """
