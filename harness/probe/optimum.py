@@ -20,7 +20,7 @@ class Optimum:
     """The features of one task under one extractor: their spectra and the best probe on them.
 
     train, heldout: spectra of the features of the training and the held-out rows. weights: (dim) the probe w* of lowest
-    training loss, of least norm. bias: its intercept; 0 for probes without one. best_loss: the training loss of w*.
+    training loss, of least norm. bias: its intercept; 0 for probes without one and where the features make up for it. best_loss: the training loss of w*.
     null_loss: the training loss of a probe of zeros. best_score: held-out accuracy or R² of w*; None where targets are
     constant.
     """
@@ -64,32 +64,46 @@ class Optimum:
 def optimum(train: Split, heldout: Split, loss: Loss, score: Score | None, intercept: bool = False) -> Optimum:
     """Find the best probe on the features of a task.
 
+    intercept: whether probes have an intercept. The other parameters and errors are those of `optima`.
+    """
+    return optima(train, heldout, loss, score)[intercept]
+
+
+def optima(train: Split, heldout: Split, loss: Loss, score: Score | None) -> tuple[Optimum, Optimum]:
+    """Find the best probes on the features of a task, without and with an intercept.
+
     train, heldout: features (rows, dim) and targets of the training and held-out rows. loss: squared or logistic.
-    score: score on held-out rows; None where targets are constant. intercept: whether probes have an intercept. The
-    squared loss is minimised in closed form. A logistic loss may have no minimum; then w* is the point where L-BFGS on
-    the whitened features stops. Raises `RunError` for a logistic loss on targets outside 0 … 1, on which it has no
-    lower bound.
+    score: score on held-out rows; None where targets are constant. The squared loss is minimised in closed form. A
+    logistic loss may have no minimum; then w* is the point where L-BFGS on the whitened features stops. Raises
+    `RunError` for a logistic loss on targets outside 0 … 1, on which it has no lower bound.
     """
     if loss == "logistic" and not ((train.y >= 0) & (train.y <= 1)).all():
         raise RunError("the logistic loss needs targets within 0 … 1: use the squared loss")
-    rows, dim = train.x.shape
-    x = torch.cat([train.x, torch.ones(rows, 1, dtype=torch.float64)], 1) if intercept else train.x
-    left, singular, right = torch.linalg.svd(x, full_matrices=False)
-    rank = Spectrum(singular, x.shape[1], rows).rank
-    left, basis = left[:, :rank], right[:rank] / singular[:rank, None]
-    whitened = best_on(left, train.y, loss)
-    weights = basis.T @ whitened
-    bias = float(weights[dim:].sum())
-    weights = weights[:dim].clone()
-    return Optimum(
-        train=Spectrum(torch.linalg.svdvals(train.x) if intercept else singular, dim, rows),
-        heldout=Spectrum(torch.linalg.svdvals(heldout.x), dim, len(heldout)),
-        weights=weights,
-        bias=bias,
-        best_loss=float(losses(left @ whitened, train.y, loss)),
-        null_loss=float(losses(torch.zeros_like(train.y), train.y, loss)),
-        best_score=float(scores(heldout.x @ weights[:, None] + bias, heldout.y, score)[0]) if score else None,
-    )
+    left, singular, right = torch.linalg.svd(train.x, full_matrices=False)
+    dim = train.x.shape[1]
+    spectrum = Spectrum(singular, dim, len(train))
+    left, basis = left[:, : spectrum.rank], right[: spectrum.rank] / singular[: spectrum.rank, None]
+    heldout_spectrum = Spectrum(torch.linalg.svdvals(heldout.x), dim, len(heldout))
+    along = left.sum(0)  # coefficients of the ones within the span of the features
+    rest = 1 - left @ along
+    rest = rest / rest.square().sum() if rest.norm() > 1e-6 * len(train) ** 0.5 else torch.zeros_like(rest)
+
+    def best(intercept: bool) -> Optimum:
+        outputs = torch.cat([left, rest[:, None] / rest.norm()], 1) if intercept and rest.any() else left
+        head = best_on(outputs, train.y, loss)
+        bias = float(head[spectrum.rank :].sum() * rest.norm())
+        weights = basis.T @ (head[: spectrum.rank] - bias * along)
+        return Optimum(
+            train=spectrum,
+            heldout=heldout_spectrum,
+            weights=weights,
+            bias=bias,
+            best_loss=float(losses(outputs @ head, train.y, loss)),
+            null_loss=float(losses(torch.zeros_like(train.y), train.y, loss)),
+            best_score=float(scores(heldout.x @ weights[:, None] + bias, heldout.y, score)[0]) if score else None,
+        )
+
+    return best(False), best(True)
 
 
 def best_on(basis: torch.Tensor, y: torch.Tensor, loss: Loss) -> torch.Tensor:

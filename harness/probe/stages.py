@@ -15,13 +15,15 @@ from harness.errors import PluginError, RunError
 from harness.plugin import PluginSpec
 from harness.probe.data import ProbeData, Score, digest, load
 from harness.probe.model import Extractor, LinearProbe, Loss
-from harness.probe.optimum import Optimum, optimum, scores
+from harness.probe.optimum import Optimum, optima, scores
 from harness.probe.plugin import AttackData, ProbeAttacker, ReleasedData, TrainingRows, Trajectory
 from harness.probe.tasks import ROLES, Role, Task
 from harness.stage import Folders, Stage
 from harness.store.tensors import load_tensors, save_tensors
 
 ATTACK = "attack.safetensors"
+KINDS = ("", "_with_intercept")
+"""Ends of the names of files with optima of probes without and with an intercept."""
 
 
 @cache
@@ -69,26 +71,25 @@ class Immunize(Stage, track="probe", version=2):
 
 
 class FindOptima(Stage, track="probe", version=2):
-    """Find the best probe on the extractor's features of each task, and the spectra of these features.
-
-    intercept: whether probes have an intercept.
-    """
+    """Find the best probes on the extractor's features of each task, without and with an intercept, and the spectra of
+    these features."""
 
     loss: Loss
     model: Immunize
-    intercept: bool = False
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Save the optimum of each role in a file of its own."""
+        """Save each optimum in a file of its own."""
         data, model = self.model.data(), Extractor.load(folders[self.model])
         for role in ROLES:
             train, heldout = (model.features(getattr(split, role)) for split in (data.train, data.heldout))
-            best = optimum(train, heldout, self.loss, data.score, self.intercept)
-            save_tensors(best.tensors(), out / f"{role}.safetensors")
+            for kind, best in zip(KINDS, optima(train, heldout, self.loss, data.score), strict=True):
+                save_tensors(best.tensors(), out / f"{role}{kind}.safetensors")
 
-    def optima(self, folders: Folders) -> dict[Role, Optimum]:
-        """The optima that `run` saved, by role. folders: as for `run` of a child."""
-        return {role: Optimum.from_tensors(load_tensors(folders[self] / f"{role}.safetensors")) for role in ROLES}
+    def optima(self, folders: Folders, intercept: bool = False) -> dict[Role, Optimum]:
+        """The optima that `run` saved, by role. folders: as for `run` of a child. intercept: of probes with an
+        intercept."""
+        files = {role: folders[self] / f"{role}{KINDS[intercept]}.safetensors" for role in ROLES}
+        return {role: Optimum.from_tensors(load_tensors(file)) for role, file in files.items()}
 
 
 class Attack(Stage, track="probe", version=3):
@@ -193,7 +194,7 @@ class Attacked(NamedTuple):
             biases=tensors["biases"],
             validation=tensors.get("validation"),
             losses=tensors["losses"],
-            optimum=self.optima.optima(folders)[role],
+            optimum=self.optima.optima(folders, self.attack.plugin.params["intercept"])[role],
             extractor=Extractor.load(folders[self.model]),
             inputs={"train": getattr(data.train, role), "heldout": getattr(data.heldout, role)},
         )

@@ -108,8 +108,7 @@ class ProbeTrack(Track):
             measure_at=protocol.measure_at,
             model=model,
         )
-        intercept = attacker.params["intercept"]
-        return stages.Attacked(attack, stages.FindOptima(loss=protocol.loss, model=model, intercept=intercept), model)
+        return stages.Attacked(attack, stages.FindOptima(loss=protocol.loss, model=model), model)
 
     def ranking(self, protocol: Protocol, attacked: bool) -> Ranking:
         """The excess loss on the harmful task; of a grid without attackers, the paper's RIR."""
