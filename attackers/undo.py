@@ -11,12 +11,12 @@ from harness.probe import LinearProbe, TrainingRows
 
 
 class Undo(Ridge):
-    """Ridge regression on the inputs, which the pseudo-inverse of the released weights recovers from the features (a
-    control of this harness, not a published attack).
+    """Ridge regression on the inputs, recovered from the features (a control of this harness, not a published attack).
 
-    Theorem: an invertible extractor f(x) = xθ + b gives x = (f(x) − b)θ⁻¹, so this attacker reaches on every invertible
-    extractor, up to rounding, what it reaches on the undefended one. No such extractor protects against an attacker who
-    knows the weights. `standardise` and `intercept` apply to the recovered inputs.
+    The pseudo-inverse of the released weights recovers the inputs. Theorem: an invertible extractor f(x) = xθ + b gives
+    x = (f(x) − b)θ⁻¹, so this attacker reaches on every invertible extractor, up to rounding, what it reaches on the
+    undefended one. No such extractor protects against an attacker who knows the weights. `standardise` and `intercept`
+    apply to the recovered inputs.
     """
 
     name = "undo"

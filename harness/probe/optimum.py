@@ -20,9 +20,9 @@ class Optimum:
     """The features of one task under one extractor: their spectra and the best probe on them.
 
     train, heldout: spectra of the features of the training and the held-out rows. weights: (dim) the probe w* of lowest
-    training loss, of least norm. bias: its intercept; 0 for probes without one and where the features make up for it. best_loss: the training loss of w*.
-    null_loss: the training loss of a probe of zeros. best_score: held-out accuracy or R² of w*; None where targets are
-    constant.
+    training loss, of least norm. bias: its intercept; 0 for probes without one, and where the features make up for it.
+    best_loss: the training loss of w*. null_loss: the training loss of a probe of zeros. best_score: held-out accuracy
+    or R² of w*; None where targets are constant.
     """
 
     train: Spectrum

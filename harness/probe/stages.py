@@ -194,7 +194,7 @@ class Attacked(NamedTuple):
             biases=tensors["biases"],
             validation=tensors.get("validation"),
             losses=tensors["losses"],
-            optimum=self.optima.optima(folders, self.attack.plugin.params["intercept"])[role],
+            optimum=self.optima.optima(folders, self.attack.plugin.build().intercept)[role],
             extractor=Extractor.load(folders[self.model]),
             inputs={"train": getattr(data.train, role), "heldout": getattr(data.heldout, role)},
         )
