@@ -12,7 +12,7 @@ import harness.track
 from harness.errors import RunError, UsageError
 from harness.plugin import Plugin, PluginSpec
 from harness.probe.tasks import LABELS, ROLES, Role, Task, TaskBlock
-from harness.ranking import Ranking
+from harness.ranking import Outcome, Ranking
 from harness.track import Repetition, Track
 
 if TYPE_CHECKING:
@@ -125,6 +125,14 @@ class ProbeTrack(Track):
                 {"metric": "rir", "variant": kappa, "split": "train"} for kappa in ("floor", "range", "fixed-rank")
             ],
         )
+
+    def outcomes(self, protocol: Protocol) -> Mapping[str, Outcome]:
+        """The held-out success on the harmful task."""
+        return {
+            "success": Outcome(
+                value={"metric": "success", "role": "harmful", "split": "heldout"}, better="lower", resolution=0.01
+            )
+        }
 
     def members(self, task: Task) -> Sequence[str]:
         """The two digits of a pair."""

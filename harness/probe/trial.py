@@ -12,7 +12,7 @@ from harness.metric import Metric
 from harness.probe.data import ProbeTargets, Split
 from harness.probe.model import Extractor, LinearProbe
 from harness.probe.optimum import optimum
-from harness.probe.plugin import AttackData, ReleasedData, Trajectory
+from harness.probe.plugin import AttackData, ReleasedData, TrainingRows, Trajectory
 from harness.probe.tasks import ROLES
 
 ROWS, DIM = 128, 32
@@ -63,7 +63,8 @@ def _defense(seed: int) -> Trial:
 
 def _attacker(seed: int) -> Trial:
     """A probe to train on features of the undefended extractor."""
-    data, probe = _targets(seed).harmful, LinearProbe(DIM)
+    features, probe = _targets(seed).harmful, LinearProbe(DIM)
+    data = TrainingRows(features.x, features.y, seed, Extractor(DIM))
     return Trial(
         modules={"probe": probe},
         start=lambda plugin: plugin.generator(probe, data),
@@ -97,6 +98,8 @@ def _metric(seed: int) -> Trial:
     trajectory = Trajectory(
         steps=tuple(range(STEPS + 1)),
         heads=torch.stack(heads, 1),
+        biases=torch.zeros(STEPS + 1, dtype=torch.float64),
+        validation=torch.linspace(0, 0.5, STEPS + 1, dtype=torch.float64),
         losses=torch.stack(losses),
         optimum=optima["harmful"],
         extractor=model,

@@ -109,13 +109,13 @@ def test_an_optimum_reads_its_own_tensors():
     assert (again.heldout.rows, again.heldout.dim, again.train.rank) == (2, 2, 2)
 
 
-def trajectory(losses):
+def trajectory(losses, **fields):
     split = Split(torch.eye(2, dtype=torch.float64), tensor(1, 0))
     spectrum = Spectrum(tensor(1, 1), 2, 2)
-    best = Optimum(spectrum, spectrum, tensor(3, 5), best_loss=1.0, null_loss=11.0, best_score=None)
+    best = Optimum(spectrum, spectrum, tensor(3, 5), 1.0, best_loss=1.0, null_loss=11.0, best_score=None)
+    given = {"steps": (0, 2), "heads": torch.tensor([[0.0, 3.0], [0.0, 4.0]], dtype=torch.float64)}
     return Trajectory(
-        steps=(0, 2),
-        heads=torch.tensor([[0.0, 3.0], [0.0, 4.0]], dtype=torch.float64),
+        **(given | {"biases": tensor(0, 1), "validation": tensor(0, 1)} | fields),
         losses=tensor(*losses),
         optimum=best,
         extractor=Extractor(2),
@@ -123,26 +123,43 @@ def trajectory(losses):
     )
 
 
-def convergence(losses, undefended, success=0.1):
+def convergence(losses, undefended, success=0.1, **fields):
     data = AttackData(
         role="harmful", loss="squared", success=success, score="accuracy", undefended=trajectory(undefended)
     )
-    values = Convergence().measure(trajectory(losses), data)
+    values = Convergence().measure(trajectory(losses, **fields), data)
     return {(value["metric"], value.get("step")): value for value in values}
 
 
 def test_convergence_by_hand():
-    """Losses 11, 6, 1.5 above a best of 1: excess 1, .5, .05. Heads (0,0), (3,4) against w* = (3,5): 34/34, 1/34.
-    Held-out outputs are the heads, targets (1, 0): accuracy ½ each."""
+    """Losses 11, 6, 1.5 above a best of 1: excess 1, .5, .05. Heads (0,0), (3,4) with intercepts 0, 1 against w* =
+    (3,5) with 1: 35/35, 1/35. Held-out outputs are (0,0), (4,5), targets (1, 0): accuracy ½ each."""
     rows = convergence([11, 6, 1.5], [11, 1.5, 1])
     assert rows["excess_loss", 0]["value"] == 1
     assert rows["excess_loss", 2]["value"] == pytest.approx(0.05)
-    assert rows["norm_ratio", 2]["value"] == pytest.approx(1 / 34)
+    assert rows["norm_ratio", 2]["value"] == pytest.approx(1 / 35)
     assert rows["score", 2]["value"] == 0.5
     assert rows["steps_to_success", None]["value"] == 2
     assert rows["slow_down", None]["value"] == 2  # two steps against one
     assert "flag" not in rows["slow_down", None]
     assert convergence([11, 6, 1.5], [11, 6, 1], success=0.5)["slow_down", None]["value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("validation", "success"),
+    [
+        ((0.1, 0.5, 0.3), [0, 1, 1]),  # picks step 1 and keeps it
+        ((0.1, 0.5, 0.5), [0, 1, 0]),  # of equal ones the last
+        ((0.9, 0.5, 0.3), [0, 0, 0]),  # held-out rows choose nothing
+    ],
+)
+def test_success_is_that_of_the_step_that_validation_picks(validation, success):
+    """Outputs (0,0), (1,0), (1,1) on targets (1, 0): accuracy ½, 1, ½, of which ½ is chance."""
+    heads = torch.tensor([[-0.1, 0.9, 0.9], [-0.1, -0.1, 0.9]], dtype=torch.float64)
+    fields = {"heads": heads, "biases": tensor(0.1, 0.1, 0.1), "validation": tensor(*validation), "steps": (0, 1, 2)}
+    rows = convergence([11, 6, 1.5], [11, 1.5, 1], **fields)
+    assert [rows["success", step]["value"] for step in (0, 1, 2)] == success
+    assert [rows["score", step]["value"] for step in (0, 1, 2)] == [0.5, 1, 0.5]
 
 
 def test_an_attack_without_success_gives_a_lower_bound():
