@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from harness.leaderboard.scores import QUANTITY, Cells, retention_rows
+from harness.leaderboard.retention import kept, measured
+from harness.leaderboard.scores import Cells
 from harness.ranking import MEAN
 from harness.records import Records
 from harness.suite import Grid
@@ -52,7 +53,8 @@ FLAGS: Mapping[str, Flag] = {
              "do not call it a defense on this board; more seeds may tell"),
         Flag("control-as-good", "it is not shown to be better than a control, a method not designed to resist attacks",
              "compare with the controls, not with the undefended model"),
-        Flag("harms", f"retains less than {RETENTION:.0%} of what the undefended model does of what it should",
+        Flag("harms", f"retains less than {RETENTION:.0%} of what the undefended model does of what it should; where "
+             f"the undefended value is not positive, loses more than {1 - RETENTION:.2f}",
              "lower the defense's strength, or read its protection as damage"),
         Flag("floor", "a condition number was taken over a floor, not over the smallest eigenvalue",
              "read RIR under the variant `range` as well"),
@@ -162,16 +164,13 @@ def _of_metrics(frame: pd.DataFrame) -> Iterator[Raised]:
 
 def _of_retention(records: Records, grid: Grid) -> Iterator[Raised]:
     """Defenses whose released models do less of what they should than the undefended one."""
-    rows = retention_rows(records, grid)
-    undefended = [label for label in grid.defenses if grid.control(label) == "undefended"]
-    baseline = rows[rows["defense"].isin(undefended)].groupby(QUANTITY, dropna=False)["value"].mean()
-    for defense, own in rows.groupby("defense", sort=False):
-        means = own.groupby(QUANTITY, dropna=False)["value"].mean()
-        share = (means / baseline[baseline > 0]).dropna()
-        if len(share) and share.min() < RETENTION:
-            least = share.index[int(share.argmin())]
-            name = " ".join(str(part) for part in least[1:] if not pd.isna(part))
-            yield Raised(str(defense), None, "harms", f"{name}: {share.min():.2f}")
+    own, base = (values.groupby("defense", sort=False).mean() for values in measured(records, grid))
+    shares = kept(records, grid).groupby("defense", sort=False).mean()
+    for defense, share in shares[shares.min(axis=1) < RETENTION - 1e-9].iterrows():
+        least = share.index[int(share.argmin())]
+        name = " ".join(part for part in least[1:] if part)
+        ours, undefended = (float(means.loc[str(defense)][least]) for means in (own, base))
+        yield Raised(str(defense), None, "harms", f"{name}: {ours:.3g}, undefended {undefended:.3g}")
 
 
 def _of_published(long: pd.DataFrame) -> Iterator[Raised]:

@@ -5,7 +5,7 @@ A *score* is such a value turned so that a defender wants it high, and its logar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -149,15 +149,6 @@ def selected(frame: pd.DataFrame, selector: Selector) -> pd.Series:
     return chosen.astype(bool)
 
 
-def retention_rows(records: Records, grid: Grid) -> pd.DataFrame:
-    """The records that say whether a grid's released models still do what they should."""
-    frame = records.frame[(records.frame["grid"] == grid.name) & records.frame["attacker"].isna()]
-    chosen = pd.Series(False, frame.index)
-    for selector in grid.ranking.retention if grid.ranking else []:
-        chosen |= selected(frame, selector)
-    return frame[chosen]
-
-
 def read(records: Records) -> dict[str, Cells]:
     """The ranking values of each grid that has any, by the grid's name."""
     cells = {grid.name: _cells(records, grid, grid.ranking) for grid in records.suite.grids if grid.ranking}
@@ -228,8 +219,16 @@ def _scores(rows: pd.DataFrame, whole: pd.MultiIndex, grid: Grid, ranking: Ranki
     scaled = logarithms(values) if quantity.scale == "log" else values
     scores = scaled if ranking.better == "higher" else -scaled
     rows = rows.assign(score=scores, attacker=rows["attacker"].fillna(RELEASED))
-    unseeded = rows[rows["seed"].isna()].drop(columns="seed")
-    unseeded = unseeded.merge(pd.DataFrame({"seed": whole.unique("seed")}), how="cross")
-    seeded = pd.concat([rows[rows["seed"].notna()], unseeded])
-    wide = seeded.groupby(["defense", "task", "seed", "attacker"])["score"].first().unstack()
+    wide = (
+        for_every_seed(rows, whole.unique("seed"))
+        .groupby(["defense", "task", "seed", "attacker"])["score"]
+        .first()
+        .unstack()
+    )
     return wide.reindex(index=whole, columns=list(grid.attackers) or [RELEASED]).astype(float)
+
+
+def for_every_seed(rows: pd.DataFrame, seeds: Iterable[int]) -> pd.DataFrame:
+    """Records in which a value without a seed stands once for each of the seeds. rows: records."""
+    unseeded = rows[rows["seed"].isna()].drop(columns="seed").merge(pd.DataFrame({"seed": seeds}), how="cross")
+    return pd.concat([rows[rows["seed"].notna()], unseeded])

@@ -14,7 +14,8 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.colors import hex_to_rgb
 
-from harness.leaderboard.scores import QUANTITY, Cells, quantity_of, retention_rows
+from harness.leaderboard.retention import retention_rows
+from harness.leaderboard.scores import QUANTITY, Cells, quantity_of
 from harness.leaderboard.stats import Bools, Floats, logarithms
 from harness.leaderboard.tables import interval, number, unrounded
 from harness.site.view import BoardView, GridView

@@ -19,7 +19,8 @@ from harness.labels import file_stem
 from harness.leaderboard import boards
 from harness.leaderboard.boards import GridBoard
 from harness.leaderboard.flags import FLAGS
-from harness.leaderboard.scores import QUANTITY, retention_rows
+from harness.leaderboard.retention import retention_rows
+from harness.leaderboard.scores import QUANTITY
 from harness.leaderboard.tables import CI, WEAK, interval, number, row_name
 from harness.plugin import PluginSpec
 from harness.records import Records

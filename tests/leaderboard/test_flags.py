@@ -85,19 +85,30 @@ def test_no_better_than_the_undefended_model_or_than_a_control():
     assert beside["ascent"] == beside["noise"] == set()  # a control is not held against controls
 
 
-@pytest.mark.parametrize(("retained", "harms"), [(0.96, False), (0.9, True)])
-def test_what_is_to_be_retained(retained, harms):
+@pytest.mark.parametrize(
+    ("base", "retained", "harms"),
+    [
+        (1.0, 0.95, False),
+        (1.0, 0.9, True),
+        (0.5, 0.46, True),
+        (-0.5, -263, True),
+        (-9.6, -9.63, False),
+        (0, -0.1, True),
+    ],
+)
+def test_what_is_to_be_retained(base, retained, harms):
+    """By difference: .05 of a positive undefended value may be lost, .05 of any other."""
     released = {"attacker": None, "metric": "retention", "measured_by": "retention", "role": "benign", "step": None}
     rows = clean() + [
-        asr(defense, None, "a", 1, value) | released | {"split": split}
-        for defense, value in (("none", 1.0), ("mine", retained))
+        asr(defense, None, "a", seed, value) | released | {"split": split}
+        for defense, value, seed in (("none", base, None), ("mine", retained - 0.01, 1), ("mine", retained + 0.01, 2))
         for split in ("train", "heldout")
     ]
     made = boards.make(build(rows))
     raised = made.standings.set_index("defense")["flags"].str.split()
     assert ("harms" in raised["mine"]) == harms
     assert "harms" not in raised["none"]
-    assert ("retention benign heldout: 0.90" in made.markdown()) == harms
+    assert (f"retention benign train: {retained:.3g}, undefended {base:.3g}" in made.markdown()) == harms
 
 
 @pytest.mark.parametrize("flag", ["floor", "denominator", "lower-bound", "of-a-third-party"])

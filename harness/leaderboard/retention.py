@@ -1,0 +1,46 @@
+"""Retention: what released models still do of what they should, beside the undefended model."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from harness.leaderboard.scores import QUANTITY, for_every_seed, selected
+from harness.records import Records
+from harness.suite import Grid
+
+
+def retention_rows(records: Records, grid: Grid) -> pd.DataFrame:
+    """The records that say whether a grid's released models still do what they should."""
+    frame = records.frame[(records.frame["grid"] == grid.name) & records.frame["attacker"].isna()]
+    chosen = pd.Series(False, frame.index)
+    for selector in grid.ranking.retention if grid.ranking else []:
+        chosen |= selected(frame, selector)
+    return frame[chosen]
+
+
+def measured(records: Records, grid: Grid) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The values of retention of a grid's cells, and those of the undefended model of the same task and seed.
+
+    Both tables have the index defense × task × seed and a column for each quantity by `QUANTITY`, where an empty
+    coordinate is an empty text; NaN is missing. A value without a seed stands for every seed.
+    """
+    rows = retention_rows(records, grid)
+    seeds = grid.seeds if rows["seed"].notna().any() else grid.seeds[:1]
+    rows = for_every_seed(rows, seeds).fillna(dict.fromkeys(QUANTITY, ""))
+    cells = ["defense", "task", "seed"]
+    values = rows.astype({"seed": int, "value": float}).groupby([*cells, *QUANTITY], sort=False)["value"].mean()
+    own: pd.DataFrame = values.unstack(QUANTITY)
+    undefended = [grid.control(defense) == "undefended" for defense in own.index.get_level_values("defense")]
+    return own, own[undefended].reindex(own.index).groupby(cells[1:]).transform("mean")
+
+
+def kept(records: Records, grid: Grid) -> pd.DataFrame:
+    """Retention relative to the undefended model, by difference: 1 − (base − own)/scale.
+
+    The tables own and base are those of `measured`, and the result has their form. scale: the mean of base over tasks
+    and seeds where it is positive, so that the mean of the result over cells is the ratio of the means; elsewhere 1,
+    since a share of a value ≤ 0 says nothing.
+    """
+    own, base = measured(records, grid)
+    scale = base.groupby(["task", "seed"]).first().mean()
+    return 1 - (base - own) / scale.where(scale > 0, 1.0)
