@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from harness.api import Result, release, run
 from harness.errors import ImmuneBenchError, PluginError, RunError, UsageError
 from harness.kit.trial import Trial
+from harness.meter import count_gradient
 from harness.metric import Metric, Quantity, Value, write_values
 from harness.plugin import Attacker, Defense, Plugin, PluginSpec
 from harness.ranking import Ranking
@@ -45,6 +46,7 @@ __all__ = [
     "UsageError",
     "Value",
     "configured",
+    "count_gradient",
     "load_tensors",
     "release",
     "run",

@@ -37,6 +37,23 @@ COSTS = (
         limits="Steps of different plugins differ in cost.",
     ),
     Quantity(
+        name="gradients",
+        title="gradient evaluations",
+        unit="gradient evaluations",
+        description="evaluations of the model's gradient within the defense or attack, up to a step of an attack",
+        formula="Number of evaluations of the loss with its gradient; a product of a line search is half of one; mean "
+        "over a cell's attacks.",
+        limits="Work that evaluates no gradient, a factorisation for example, is in the seconds only.",
+    ),
+    Quantity(
+        name="samples",
+        title="samples",
+        unit="samples",
+        description="rows or pictures that a defense or attack read, up to a step of an attack",
+        formula="Sum of the batch sizes of all gradient evaluations; mean over a cell's attacks.",
+        limits="A row that is read twice counts twice, so it does not show how much data an attacker must have.",
+    ),
+    Quantity(
         name="noted",
         title="noted",
         description="numbers that a plugin reports itself, by variant: a merge's condition numbers, for example",
@@ -47,11 +64,13 @@ COSTS = (
 """The quantities that the engine measures for every row."""
 COST = "cost"
 """Coordinate `measured_by` of run costs."""
+COUNTED = ("gradients", "samples")
+"""Names of the quantities that models count, see `harness.meter.count_gradient`."""
 COST_UNITS = ("s", "MiB")
 """Units of quantities that differ from machine to machine."""
 
 
-class RunCost(Stage, track="engine", version=1):
+class RunCost(Stage, track="engine", version=2):
     """Measure the run cost of a defense, or of an attacker's runs in one cell.
 
     jobs: the jobs whose artifacts hold the costs.
@@ -60,13 +79,18 @@ class RunCost(Stage, track="engine", version=1):
     jobs: tuple[Stage, ...]
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Write `seconds`, `peak_mb`, `plugin_steps` and `noted` values."""
+        """Write the values of `COSTS`, and what was spent up to each marked step."""
         costs = [Cost.load(folders[job]) for job in self.jobs]
         values: list[Value] = [
             {"metric": "seconds", "value": fmean(cost.seconds for cost in costs)},
             {"metric": "peak_mb", "value": max(cost.peak_mb for cost in costs)},
             {"metric": "plugin_steps", "value": fmean(cost.steps for cost in costs)},
+            *({"metric": name, "value": fmean(getattr(cost, name) for cost in costs)} for name in COUNTED),
         ]
+        for step in costs[0].at:
+            for name in (*COUNTED, "seconds"):
+                number = fmean(getattr(cost.at[step], name) for cost in costs)
+                values.append({"metric": name, "value": number, "step": step})
         for name in costs[0].notes:
             number = fmean(cost.notes[name] for cost in costs)
             values.append({"metric": "noted", "variant": name, "value": number})

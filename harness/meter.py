@@ -1,4 +1,5 @@
-"""Runs a plugin's generator: counts its steps, measures time and memory, and raises if it breaks the contract."""
+"""Runs a plugin's generator: counts its steps and gradient evaluations, measures time and memory, and raises if it
+breaks the contract."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,18 +23,30 @@ from harness.files import write_text
 FILE = "meter.json"
 
 
-class Cost(BaseModel):
+class Spent(BaseModel):
+    """What a generator has spent so far.
+
+    gradients: gradient evaluations of the track's model, see `count_gradient`. samples: rows or pictures that they
+    read, each time they were read. seconds: wall time inside the plugin, without the harness's measuring; the GPU's
+    work is included, for the clock is read when the GPU has finished.
+    """
+
+    gradients: float = 0.0
+    samples: int = 0
+    seconds: float = 0.0
+
+
+class Cost(Spent):
     """The run cost of one generator.
 
-    steps: number of times that it yielded. seconds: wall time inside the plugin, without the harness's measuring; the
-    GPU's work is included, for the clock is read when the GPU has finished. peak_mb: highest memory while it ran, less
-    that at its start, in MiB: memory that torch allocated on the GPU if it allocated any there, else the process's
-    resident memory. notes: numbers that the plugin reports itself, by name.
+    steps: number of times that it yielded. peak_mb: highest memory while it ran, less that at its start, in MiB: memory
+    that torch allocated on the GPU if it allocated any there, else the process's resident memory. at: what it had spent
+    after the marked steps. notes: numbers that the plugin reports itself, by name.
     """
 
     steps: int = 0
-    seconds: float = 0.0
     peak_mb: float = 0.0
+    at: dict[int, Spent] = {}
     notes: dict[str, float] = {}
 
     def save(self, folder: Path) -> None:
@@ -46,12 +59,34 @@ class Cost(BaseModel):
         return cls(**json.loads((folder / FILE).read_text(encoding="utf-8")))
 
 
-def pull(generator: Any, who: str, steps: int | None = None, on_step: Callable[[int], None] | None = None) -> Cost:
+_spending: Spent | None = None
+"""What the generator that runs at this moment has spent."""
+
+
+def count_gradient(samples: int, evaluations: float = 1.0) -> None:
+    """Count an evaluation of a gradient, forward and backward; a track's model calls it in each one. While no plugin
+    runs, as when the harness measures, it does nothing.
+
+    samples: number of rows or pictures that the evaluation reads. evaluations: number of evaluations; a product without
+    a gradient, as in a line search, is half of one.
+    """
+    if _spending is not None:
+        _spending.gradients += evaluations
+        _spending.samples += samples
+
+
+def pull(
+    generator: Any,
+    who: str,
+    steps: int | None = None,
+    on_step: Callable[[int], None] | None = None,
+    marks: Collection[int] = (),
+) -> Cost:
     """Run `generator` for `steps` steps, or to its end if `steps` is None, and return its cost.
 
-    who: name of the plugin in errors. on_step(t): called after step t = 1, 2, …; its time is not counted. Raises
-    `PluginError` if `generator` is no generator, yields nothing, ends before `steps`, or yields a loss that is not a
-    finite number.
+    who: name of the plugin in errors. on_step(t): called after step t = 1, 2, …; its time is not counted. marks: steps
+    after which the cost so far is recorded. Raises `PluginError` if `generator` is no generator, yields nothing, ends
+    before `steps`, or yields a loss that is not a finite number.
     """
     if not inspect.isgenerator(generator):
         raise PluginError(f"{who} returned {type(generator).__name__}; it must be a generator that yields its loss")
@@ -59,14 +94,13 @@ def pull(generator: Any, who: str, steps: int | None = None, on_step: Callable[[
     cost = Cost()
     try:
         while steps is None or cost.steps < steps:
-            began = _clock()
             try:
-                loss = next(generator)
+                loss = _next(generator, cost)
             except StopIteration:
-                cost.seconds += _clock() - began
                 break
-            cost.seconds += _clock() - began
             cost.steps += 1
+            if cost.steps in marks:
+                cost.at[cost.steps] = Spent(**{name: getattr(cost, name) for name in Spent.model_fields})
             cost.peak_mb = max(cost.peak_mb, memory.risen())
             _check(loss, who, cost.steps)
             if on_step is not None:
@@ -80,6 +114,17 @@ def pull(generator: Any, who: str, steps: int | None = None, on_step: Callable[[
             f"{who} ended after {cost.steps} of {steps} steps; an attacker must continue until the harness stops it"
         )
     return cost
+
+
+def _next(generator: Any, cost: Cost) -> Any:
+    """The next value of a generator; what it spends is added to `cost`."""
+    global _spending
+    began, _spending = _clock(), cost
+    try:
+        return next(generator)
+    finally:
+        _spending = None
+        cost.seconds += _clock() - began
 
 
 class PeakMemory:

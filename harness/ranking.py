@@ -1,4 +1,4 @@
-"""Which value ranks the defenses of a grid, and which values measure a model's retention."""
+"""What ranks the defenses of a grid: a value of attacks, values of retention, and threat models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from harness.labels import FrozenModel, Label
+from harness.labels import FrozenModel, Label, Text
 
 Selector = dict[Literal["metric", "role", "variant", "split"], Label | None]
 """Selects values by coordinates of records. None: the coordinate must be empty; a coordinate that is left out may have
@@ -17,18 +17,65 @@ MEAN = "mean"
 """Stands on boards for the mean over a grid's attackers, so no attacker can have this label."""
 
 
-class Ranking(FrozenModel):
-    """The value by which the defenses of a grid are ranked: it measures how well a model withstands an attack, at the
-    last measured step. In a grid without attackers it is a value of the released model."""
+class Outcome(FrozenModel):
+    """A value that says how far an attack has got."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    value: Selector = Field(description="the value that ranks")
+    value: Selector = Field(description="the value")
     better: Literal["higher", "lower"] = Field(description="direction that a defender wants")
+    start: float | None = Field(
+        None,
+        description="value of a model that has learnt nothing of the harmful task; null: 0, or 1 if higher is better",
+    )
     broken: float | None = Field(
-        None, description="an attack succeeds when the value reaches this threshold; null: there is no threshold"
+        None,
+        description="an attacker that does not reach this value on the undefended model is weak; null: none is",
     )
     resolution: float = Field(
         0.0, ge=0, description="smallest difference that counts, on the scale on which the value is averaged"
     )
+
+    @property
+    def origin(self) -> float:
+        """The value of a model that has learnt nothing of the harmful task."""
+        return float(self.better == "higher") if self.start is None else self.start
+
+
+class Ranking(Outcome):
+    """The value by which the defenses of a grid are ranked: it measures how well a model withstands an attack, at the
+    last measured step. In a grid without attackers it is a value of the released model."""
+
     retention: list[Selector] = Field([], description="values of retention, before any attack")
+    adapted: list[Selector] = Field(
+        [], description="values of retention after fine-tuning on a benign task, at an attacker's last measured step"
+    )
+    predictors: list[Selector] = Field(
+        [], description="values of released models that are said to predict how well they withstand attacks"
+    )
+
+
+class ThreatModel(FrozenModel):
+    """A set of attackers with what they know and may spend. It reads measured values, so it changes no key."""
+
+    attackers: list[Label] = Field(min_length=1, description="labels of attacker rows")
+    knows: Text = Field("", description="what these attackers know and change")
+    unit: Literal["steps", "gradients", "samples", "seconds"] = Field(
+        "steps", description="what the cost to break is counted in"
+    )
+    budget: float | None = Field(
+        None, gt=0, description="what an attack may spend, in that unit; null: as much as each of its attackers spends"
+    )
+    share: float = Field(
+        0.8, gt=0, le=1, description="an attack succeeds with this share of what it reaches on the undefended model"
+    )
+    evidence: bool = Field(
+        False, description="one line instead of a column, for attackers that break every defense by a theorem"
+    )
+    outcome: Outcome | None = Field(
+        None, description="value that says how far an attack has got; null: the one that ranks"
+    )
+
+
+ALL_ATTACKERS = "all attackers"
+"""Name of the threat model of a grid that names none."""

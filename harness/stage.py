@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -199,14 +199,17 @@ class Stage:
             yield from parent.ancestry()
         yield self
 
-    def pull(self, generator: Any, out: Path, steps: int | None = None, on_step: Any = None) -> meter.Cost:
+    def pull(
+        self, generator: Any, out: Path, steps: int | None = None, on_step: Any = None, marks: Collection[int] = ()
+    ) -> meter.Cost:
         """Run the plugin's `generator` and save its run cost in the artifact folder `out`.
 
-        steps: number of steps; None: run to the end. on_step(t): called after step t = 1, 2, … Returns the run cost.
+        steps: number of steps; None: run to the end. on_step(t): called after step t = 1, 2, … marks: steps after which
+        the cost so far is recorded, which boards need for an attack: the measured steps. Returns the run cost.
         Raises `PluginError` if the plugin breaks its contract (see `harness.meter.pull`).
         """
         assert self.plugin is not None
-        cost = meter.pull(generator, f"{self.plugin.kind} {self.plugin.name}", steps, on_step)
+        cost = meter.pull(generator, f"{self.plugin.kind} {self.plugin.name}", steps, on_step, marks)
         cost.save(out)
         return cost
 

@@ -22,7 +22,7 @@ from harness.files import user_path
 from harness.labels import LONGEST_STEM, FrozenModel, Label, Name, Text, file_stem
 from harness.metric import Metric, Quantity
 from harness.plugin import KINDS, PluginSpec
-from harness.ranking import MEAN, Ranking
+from harness.ranking import ALL_ATTACKERS, MEAN, Ranking, ThreatModel
 from harness.registry import Registry, installed
 from harness.selection import Selection
 from harness.suite_file import GridFile, Row, SuiteFile, Tuning, counted, find, on_base, read
@@ -44,6 +44,12 @@ class Grid(FrozenModel):
         description="the defense that releases the undefended model, whether or not it is a row"
     )
     ranking: Ranking | None = Field(description="value that ranks the defenses; null: there is no ranking")
+    threat_models: dict[Label, ThreatModel] = Field(
+        {}, description="sets of attackers, each a column of the board; empty: there is no ranking or no attacker"
+    )
+    sweeps: dict[Label, list[Label]] = Field(
+        {}, description="by label of a swept row, the labels of its rows in `defenses`, the weakest first"
+    )
     members: dict[Label, list[Label]] = Field(
         description="by task label, the parts (digits, concepts) that tasks may share"
     )
@@ -69,7 +75,8 @@ class Grid(FrozenModel):
 
     def changes_of(self, kind: str, label: str) -> list[str]:
         """How the row `label` of a kind differs from the suite file, e.g. `attackers.adam.lr=0.1`."""
-        row = f"{kind}s.{label}"
+        swept = (sweep for sweep, labels in self.sweeps.items() if kind == "defense" and label in labels)
+        row = f"{kind}s.{next(swept, label)}"
         return [change for change in self.changed if change.partition("=")[0].rpartition(".")[0] == row]
 
 
@@ -169,7 +176,8 @@ class _Reader:
         if self._selection.grids and file.name not in self._selection.grids:
             return None
         track = self._registry.track(file.track, self._where(file, "track"))
-        rows = {kind: self._rows(kind, file, track) for kind in KINDS}
+        sweeps: dict[str, list[str]] = {}
+        rows = {kind: self._rows(kind, file, track, sweeps) for kind in KINDS}
         if not rows["defense"] or (file.attackers and not rows["attacker"]):
             return None
         where = self._where(file, "protocol")
@@ -197,7 +205,9 @@ class _Reader:
                 metrics=rows["metric"],
                 seeds=seeds,
                 reference=reference,
-                changed=list(self._changed(file, rows, seeds)),
+                threat_models=self._threat_models(file, track, protocol, rows["attacker"]),
+                sweeps=sweeps,
+                changed=list(self._changed(file, rows, sweeps, seeds)),
             )
         except UsageError as error:
             raise UsageError(f"{self._path.name}, {error}") from None
@@ -207,7 +217,8 @@ class _Reader:
         line = self._file.line("grids", self._file.grids.index(file), *path)
         return f"{self._path.name}{line}, grid '{file.name}'"
 
-    def _rows(self, kind: str, file: GridFile, track: Track) -> dict[str, PluginSpec]:
+    def _rows(self, kind: str, file: GridFile, track: Track, sweeps: dict[str, list[str]]) -> dict[str, PluginSpec]:
+        """The rows of a kind by label. Those of each swept row are added to `sweeps`."""
         rows: dict[str, PluginSpec] = {}
         for label, row in self._chosen(kind, file, track).items():
             self._used.add((kind, label))
@@ -217,13 +228,48 @@ class _Reader:
             known = entry.load().__pydantic_fields__
             for field, text in self._changes.get((kind, label), {}).items():
                 setting = f"--set {kind}s.{label}.{field}"
+                if field in row.sweep:
+                    raise UsageError(f"{setting}: the suite sweeps this field; set another one")
                 params[field] = parse(text, known[field], setting) if field in known else text
-            rows[label] = entry.spec(params, f"{where}, {kind} '{label}'", row.preset)
+            if row.sweep and kind != "defense":
+                raise UsageError(f"{where}: only a defense can have a sweep")
+            settings = {label: params}
+            for field, values in row.sweep.items():
+                settings = {f"{label}@{field}={_text(value)}": {**params, field: value} for value in values}
+                if len(settings) < len(values):
+                    raise UsageError(f"{where}: the sweep has a value of {field} twice")
+                sweeps[label] = list(settings)
+            for own, given in settings.items():
+                rows[own] = entry.spec(given, f"{where}, {kind} '{own}'", row.preset)
             if entry.load().track not in (track.name, "any"):
                 raise UsageError(
                     f"{where}: {kind} '{entry.name}' is of track '{entry.load().track}', the grid of '{track.name}'"
                 )
         return rows
+
+    def _threat_models(
+        self, file: GridFile, track: Track, protocol: Any, attackers: Mapping[str, PluginSpec]
+    ) -> dict[str, ThreatModel]:
+        """The threat models with the attackers that are left. Attackers that are in none are one of their own."""
+        outcomes = track.outcomes(protocol)
+        models: dict[str, ThreatModel] = {}
+        for name, model in file.threat_models.items():
+            where = self._where(file, "threat_models", name)
+            for label in model.attackers:
+                if label not in file.attackers:
+                    hint = nearest(label, list(file.attackers))
+                    raise UsageError(f"{where}: the grid has no attacker '{label}'; {hint}")
+            if model.outcome is not None and model.outcome not in outcomes:
+                hint = nearest(str(model.outcome), list(outcomes))
+                raise UsageError(f"{where}: track '{track.name}' has no outcome '{model.outcome}'; {hint}")
+            if left := [label for label in model.attackers if label in attackers]:
+                outcome = None if model.outcome is None else outcomes[model.outcome]
+                fields = {**dict(model), "attackers": left, "outcome": outcome}
+                models[name] = ThreatModel(**fields)
+        named = {label for model in models.values() for label in model.attackers}
+        if further := [label for label in attackers if label not in named]:
+            models["other attackers" if models else ALL_ATTACKERS] = ThreatModel(attackers=further)
+        return models
 
     def _chosen(self, kind: str, file: GridFile, track: Track) -> dict[str, Row]:
         """The rows to run: the selected ones or, without a selection, the grid's and those of added plugin files. A
@@ -240,17 +286,23 @@ class _Reader:
         return {label: given.get(label, Row()) for label in labels if label in given or label in further}
 
     def _changed(
-        self, file: GridFile, rows: Mapping[str, Mapping[str, PluginSpec]], seeds: Sequence[int]
+        self,
+        file: GridFile,
+        rows: Mapping[str, Mapping[str, PluginSpec]],
+        sweeps: Mapping[str, Sequence[str]],
+        seeds: Sequence[int],
     ) -> Iterator[str]:
+        swept = {label: sweep for sweep, labels in sweeps.items() for label in labels}
+        labels = {kind: list(dict.fromkeys(swept.get(label, label) for label in rows[kind])) for kind in rows}
         for field, value in self._fields.items():
             yield f"tasks.{field}={Path(value).name if field == 'base' else value}"
         for (kind, label), fields in self._changes.items():
-            if label in rows[kind]:
+            if label in labels[kind]:
                 yield from (f"{kind}s.{label}.{field}={value}" for field, value in fields.items())
         for kind in ("defense", "attacker"):
             given = getattr(file, f"{kind}s")
-            yield from (f"{kind}s.{label}. added" for label in rows[kind] if label not in given)
-            if change := rows_left_out(sum(label in rows[kind] for label in given), len(given), kind):
+            yield from (f"{kind}s.{label}. added" for label in labels[kind] if label not in given)
+            if change := rows_left_out(sum(label in labels[kind] for label in given), len(given), kind):
                 yield change
         if change := other_seeds(seeds, file.seeds or self._file.seeds):
             yield change
@@ -271,6 +323,11 @@ class _Reader:
                     else:
                         hint = f"it is of track '{plugins[label]}', which no grid of the suite has"
                     raise UsageError(f"suite '{self._file.name}' runs no {kind} '{label}'; {hint}")
+
+
+def _text(value: Any) -> str:
+    """A swept value as a part of a label."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def rows_left_out(kept: int, given: int, kind: str) -> str | None:

@@ -12,6 +12,7 @@ from harness import strict_yaml
 from harness.errors import UsageError, describe, nearest
 from harness.files import user_path
 from harness.labels import FrozenModel, Label, Name, Text, file_name
+from harness.ranking import ThreatModel
 from harness.registry import installed
 from harness.track import MOST_SEEDS
 
@@ -56,6 +57,12 @@ class Row(FrozenModel):
     preset: str | None = Field(
         None, description="one of the plugin's named settings; the row's own settings override it"
     )
+    sweep: dict[str, Annotated[list[Any], Field(min_length=2, max_length=50)]] = Field(
+        {},
+        max_length=1,
+        description="defenses only: a hyper-parameter with its values, from the weakest defense to the strongest; each "
+        "value is a row, and the board compares the defense at equal retention",
+    )
 
     @property
     def params(self) -> dict[str, Any]:
@@ -67,6 +74,15 @@ Rows = dict[Label, Annotated[Row, BeforeValidator(lambda row: {} if row is None 
 """Rows by label; a row without settings may be left empty: `none:`."""
 
 
+class ThreatModelFile(ThreatModel):
+    """A threat model of a suite file."""
+
+    outcome: str | None = Field(  # type: ignore[assignment]
+        None,
+        description="one of the track's outcomes, which says how far an attack has got; null: the value that ranks",
+    )
+
+
 class GridFile(FrozenModel):
     """One grid of a suite file."""
 
@@ -76,6 +92,9 @@ class GridFile(FrozenModel):
     protocol: dict[str, Any] = Field({}, description="budget and measured steps, as the track defines them")
     defenses: Rows = Field(min_length=1, description="rows by label")
     attackers: Rows = Field({}, description="rows by label; empty: only released models are measured")
+    threat_models: dict[Label, ThreatModelFile] = Field(
+        {}, description="sets of attackers, each a column of the board; empty: one of all attackers"
+    )
     metrics: Rows = Field({}, description="metrics beyond the track's own, or other settings of the latter")
     seeds: Seeds | None = Field(None, description="seeds of this grid instead of the suite's")
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, model_validator
 from harness.errors import UsageError
 from harness.labels import FrozenModel
 from harness.plugin import Plugin, PluginSpec
-from harness.ranking import Ranking
+from harness.ranking import Outcome, Ranking
 from harness.stage import Stage, seed_of
 
 if TYPE_CHECKING:
@@ -178,6 +178,13 @@ class Track(ABC):
         protocol: the grid's protocol. attacked: whether the grid has attackers.
         """
         return None
+
+    def outcomes(self, protocol: Any) -> Mapping[str, Outcome]:
+        """The values, besides the one that ranks, that can say how far an attack of a threat model has got, by name.
+
+        protocol: the grid's protocol.
+        """
+        return {}
 
     def members(self, task: Any) -> Sequence[str]:
         """Names of the parts (digits, concepts) of `task`; statistics treat two tasks that share a part as

@@ -182,3 +182,20 @@ def test_costs_are_kept(tmp_path):
     cost = Cost(steps=3, seconds=1.5, peak_mb=2.0)
     cost.save(tmp_path)
     assert Cost.load(tmp_path) == cost
+
+
+def test_gradient_evaluations_are_counted_within_the_plugin_only():
+    def attack():
+        while True:
+            meter.count_gradient(64)
+            meter.count_gradient(200, 0.5)
+            yield 1.0
+
+    meter.count_gradient(1000)
+    cost = pull(attack(), "it", 5, lambda step: meter.count_gradient(1000), marks=(0, 1, 4))
+    assert (cost.gradients, cost.samples) == (7.5, 5 * 264)
+    assert {step: (spent.gradients, spent.samples) for step, spent in cost.at.items()} == {
+        1: (1.5, 264),
+        4: (6, 4 * 264),
+    }
+    assert cost.at[1].seconds <= cost.at[4].seconds <= cost.seconds

@@ -69,6 +69,32 @@ def test_selecting_a_row_of_one_grid_adds_none_to_another():
     }
 
 
+def test_a_sweep_is_a_row_for_each_strength(tiny):
+    path = change(tiny, grids__0__defenses={"none": None, "rank_one": {"sweep": {"gain": [1, 10.0]}, "contrast": 2}})
+    (grid,) = load(path).grids
+    assert list(grid.defenses) == ["none", "rank_one@gain=1", "rank_one@gain=10"]
+    assert grid.sweeps == {"rank_one": ["rank_one@gain=1", "rank_one@gain=10"]}
+    assert [grid.defenses[row].params["gain"] for row in grid.sweeps["rank_one"]] == [1, 10]
+    (grid,) = select(path, defenses=["rank_one"], settings=["defenses.rank_one.contrast=3"]).grids
+    assert [spec.params["contrast"] for spec in grid.defenses.values()] == [3, 3]
+    assert grid.changes_of("defense", "rank_one@gain=10") == ["defenses.rank_one.contrast=3"]
+    assert grid.changed == ["defenses.rank_one.contrast=3", "1 of 2 defenses"]
+    with pytest.raises(UsageError, match="the suite sweeps this field"):
+        select(path, settings=["defenses.rank_one.gain=3"])
+
+
+def test_attackers_are_in_threat_models(tiny):
+    def attackers(path, **options):
+        return {name: model.attackers for name, model in select(path, **options).grids[0].threat_models.items()}
+
+    assert attackers(tiny) == {"all attackers": ["gradient_descent", "adam"]}
+    path = change(tiny, grids__0__threat_models={"tuned": {"attackers": ["adam"], "unit": "gradients", "budget": 100}})
+    assert attackers(path) == {"tuned": ["adam"], "other attackers": ["gradient_descent"]}
+    assert attackers(path, attackers=["adam"]) == {"tuned": ["adam"]}
+    assert attackers(path, attackers=["lbfgs"]) == {"all attackers": ["lbfgs"]}
+    assert load(path).grids[0].threat_models["tuned"].budget == 100
+
+
 def test_a_plugin_file_is_added_to_the_rows(tiny, tmp_path):
     mine = tmp_path / "mine.py"
     mine.write_text(MINE)
@@ -107,6 +133,13 @@ GRID = {"name": "one", "track": "probe", "tasks": [{"data": "house_prices"}], "d
         ({"grids__0__metrics": {"cost": {"plugin": "conditioning"}}}, "no metric can have the label 'cost'"),
         ({"grids__0__metrics": {"pictures": {"plugin": "conditioning"}}}, "no metric can have the label 'pictures'"),
         ({"grids__0__attackers": {"mean": {"plugin": "adam"}}}, "no attacker can have the label 'mean'"),
+        ({"grids__0__threat_models": {"all": {"attackers": ["adma"]}}}, "no attacker 'adma'; did you mean adam"),
+        ({"grids__0__threat_models": {"all": {"attackers": ["adam"], "outcome": "x"}}}, "'probe' has no outcome 'x'"),
+        ({"grids__0__threat_models": {"all": {"attackers": []}}}, "attackers: List should have at least 1 item"),
+        ({"grids__0__defenses": {"rank_one": {"sweep": {"gain": [1, 1]}}}}, "the sweep has a value of gain twice"),
+        ({"grids__0__defenses": {"rank_one": {"sweep": {"gian": [1, 2]}}}}, "'rank_one' has no field 'gian'"),
+        ({"grids__0__defenses": {"rank_one": {"sweep": {"gain": [1], "contrast": [1]}}}}, "sweep"),
+        ({"grids__0__attackers": {"adam": {"sweep": {"lr": [0.1, 0.2]}}}}, "only a defense can have a sweep"),
         ({"grids": [GRID, GRID]}, "two grids have one name, one and one"),
         ({"published": "absent.csv"}, "the published values .*absent.csv do not exist"),
         ({"plugins": ["absent.py"]}, "plugin file .*absent.py does not exist"),

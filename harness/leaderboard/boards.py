@@ -125,7 +125,7 @@ def make(records: Records) -> Board:
 
 
 def _grid_board(records: Records, grid: Grid, long: pd.DataFrame, cells: Cells | None, registry: Registry) -> GridBoard:
-    compared = None if cells is None else comparisons(cells)
+    compared = None if cells is None else comparisons(cells.scored(cells.worst))
     ranks = None if cells is None or compared is None else standings(cells, compared)
     raised = flags.raise_flags(records, grid, cells, compared, long)
     long = long.assign(flags=pd.array(flags_of_rows(raised, long), "string"))

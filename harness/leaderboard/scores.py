@@ -26,6 +26,59 @@ RELEASED = ""
 
 
 @dataclass(frozen=True)
+class Scale:
+    """How values become scores. better: direction that a defender wants of the value. log: whether scores are
+    logarithms."""
+
+    better: str = "higher"
+    log: bool = False
+
+    def score(self, value: Any) -> Any:
+        """The score of a value (a number or an array)."""
+        scaled = np.log(value) if self.log else value
+        return scaled if self.better == "higher" else -scaled
+
+    def value(self, score: Any) -> Any:
+        """The value of a score (a number or an array)."""
+        scaled = score if self.better == "higher" else -score
+        return np.exp(scaled) if self.log else scaled
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A score for each row and cell, on which rows are compared.
+
+    at: `suite`, `suite_version`, `grid` and `track`, as columns of tables. rows: labels of the compared rows, in the
+    suite's order. members: by task, its parts, see `Track.members`. by_cell: index defense × task × seed; NaN is
+    missing. exact: the rows in which, attacks included, nothing is random. scale: how values became scores. resolution:
+    smallest difference of scores that counts. unit: of the value.
+    """
+
+    at: Mapping[str, Any]
+    rows: Sequence[str]
+    members: Mapping[str, Sequence[str]]
+    by_cell: pd.Series
+    exact: frozenset[str]
+    scale: Scale = Scale("higher", log=False)
+    resolution: float = 0.0
+    unit: str = ""
+
+    def summary(self) -> pd.DataFrame:
+        """Means with intervals (`value` and `BOUNDS`), a row for each row that is compared, as values."""
+        flat = self.by_cell.rename("score").reset_index()
+        seeds = flat["seed"].where(~flat["defense"].isin(self.exact))
+        linear = pd.Series(False, flat.index)
+        means = intervals(
+            flat["defense"], flat["task"], seeds, flat["score"], linear, self.members, resolution=self.resolution
+        )
+        names = ["value", *BOUNDS]
+        values: pd.DataFrame = means[names].apply(self.scale.value).reindex(self.rows)
+        if self.scale.better == "lower":  # the lower bound of a score is the upper bound of its value
+            values.columns = ["value", "ci_high", "ci_low", "tasks_high", "tasks_low"]
+        return values[names].clip(*limits(self.unit))
+
+
+@dataclass(frozen=True)
 class Cells:
     """The values that rank the defenses of one grid.
 
@@ -71,15 +124,31 @@ class Cells:
         """The other control rows."""
         return [label for label in self.defenses if self.grid.control(label) == "control"]
 
+    def scored(self, by_cell: pd.Series) -> Scores:
+        """Scores of this grid's rows. by_cell: by defense × task × seed."""
+        return Scores(
+            at=self.at,
+            rows=self.defenses,
+            members=self.grid.members,
+            by_cell=by_cell,
+            exact=self.exact,
+            scale=self.scale,
+            resolution=self.ranking.resolution,
+            unit=self.quantity.unit,
+        )
+
+    @property
+    def scale(self) -> Scale:
+        """How values became scores."""
+        return Scale(self.ranking.better, self.log)
+
     def score(self, value: Any) -> Any:
         """The score of a value (a number or an array)."""
-        scaled = np.log(value) if self.log else value
-        return scaled if self.ranking.better == "higher" else -scaled
+        return self.scale.score(value)
 
     def value(self, score: Any) -> Any:
         """The value of a score (a number or an array)."""
-        scaled = score if self.ranking.better == "higher" else -score
-        return np.exp(scaled) if self.log else scaled
+        return self.scale.value(score)
 
     @cached_property
     def weak(self) -> list[str]:
@@ -116,23 +185,7 @@ class Cells:
 
     def summary(self, scores: pd.Series) -> pd.DataFrame:
         """Means with intervals (`value` and `BOUNDS`) of scores by cell, a row for each defense, as values."""
-        flat = scores.rename("score").reset_index()
-        seeds = flat["seed"].where(~flat["defense"].isin(self.exact))
-        linear = pd.Series(False, flat.index)
-        means = intervals(
-            flat["defense"],
-            flat["task"],
-            seeds,
-            flat["score"],
-            linear,
-            self.grid.members,
-            resolution=self.ranking.resolution,
-        )
-        names = ["value", *BOUNDS]
-        values: pd.DataFrame = means[names].apply(self.value).reindex(self.defenses)
-        if self.ranking.better == "lower":  # the lower bound of a score is the upper bound of its value
-            values.columns = ["value", "ci_high", "ci_low", "tasks_high", "tasks_low"]
-        return values[names].clip(*limits(self.quantity.unit))
+        return self.scored(scores).summary()
 
 
 def quantity_of(grid: Grid, metric: str) -> Quantity:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from harness.leaderboard.scores import Cells
-from harness.leaderboard.stats import BOUNDS, COMMON, LEVEL, Bools, common_component, holm, intervals, rank_intervals
+from harness.leaderboard.scores import Cells, Scores
+from harness.leaderboard.stats import (
+    BOUNDS,
+    COMMON,
+    LEVEL,
+    Bools,
+    common_component,
+    compact_letters,
+    holm,
+    intervals,
+    rank_intervals,
+)
 
 
-def comparisons(cells: Cells) -> pd.DataFrame:
-    """Every pair of a grid's defenses on the same cells (task × seed, each with its strongest attacker), the better one
-    first.
+def comparisons(scores: Scores) -> pd.DataFrame:
+    """Every pair of rows on the same cells (task × seed), the better one first.
 
     Columns: the grid's place, `defense`, `other`. `difference`: of the mean values, or their ratio where the scale is
     log, with intervals as in `stats.intervals`. `p`: of the paired t test over the cells, for these tasks (see
@@ -24,25 +34,25 @@ def comparisons(cells: Cells) -> pd.DataFrame:
     Kim, Effect Sizes for Research, 2005, ch. 5; paired here). `n_cells`: cells that both have. `separated`: p_holm <
     .05 and a difference above the ranking's resolution.
     """
-    wide = cells.worst.unstack("defense").reindex(columns=cells.defenses)
-    pairs = [_better_first(wide, a, b) for a, b in combinations(cells.defenses, 2)]
+    wide = scores.by_cell.unstack("defense").reindex(columns=list(scores.rows))
+    pairs = [_better_first(wide, a, b) for a, b in combinations(scores.rows, 2)]
     names = pd.DataFrame(
-        [{**cells.at, "defense": a, "other": b} for a, b in pairs], columns=[*cells.at, "defense", "other"]
+        [{**scores.at, "defense": a, "other": b} for a, b in pairs], columns=[*scores.at, "defense", "other"]
     )
     if not pairs or not wide.notna().any(axis=None):
         return names.assign(separated=False)
     by_pair = {i: wide[a] - wide[b] for i, (a, b) in enumerate(pairs)}
     differences = pd.concat(by_pair, names=["pair"]).dropna().reset_index(name="score")
-    exact = np.array([{a, b} <= cells.exact for a, b in pairs])
-    random = wide.dropna(axis=1, how="all").drop(columns=cells.exact, errors="ignore")
+    exact = np.array([{a, b} <= scores.exact for a, b in pairs])
+    random = wide.dropna(axis=1, how="all").drop(columns=scores.exact, errors="ignore")
     common = common_component(random) < COMMON
-    means = _mean_differences(cells, differences, exact, common).reindex(names.index)
-    tests = _tests(cells, means, exact)
-    signs = np.sign(differences["score"].where(differences["score"].abs() > cells.ranking.resolution, 0))
+    means = _mean_differences(scores, differences, exact, common).reindex(names.index)
+    tests = _tests(scores, means, exact)
+    signs = np.sign(differences["score"].where(differences["score"].abs() > scores.resolution, 0))
     tests["superiority"] = (signs.groupby(differences["pair"]).mean() + 1) / 2
     tests["n_cells"] = differences.groupby("pair").size().reindex(names.index, fill_value=0)
-    tests["separated"] = (means["value"].abs() > cells.ranking.resolution) & (tests["p_holm"] < 1 - LEVEL)
-    table: pd.DataFrame = pd.concat([names, _as_values(cells, means), tests], axis=1)
+    tests["separated"] = (means["value"].abs() > scores.resolution) & (tests["p_holm"] < 1 - LEVEL)
+    table: pd.DataFrame = pd.concat([names, _as_values(scores, means), tests], axis=1)
     return table
 
 
@@ -52,7 +62,7 @@ def _better_first(wide: pd.DataFrame, a: str, b: str) -> tuple[str, str]:
     return (b, a) if mean < 0 else (a, b)
 
 
-def _mean_differences(cells: Cells, differences: pd.DataFrame, exact: Bools, common: bool) -> pd.DataFrame:
+def _mean_differences(scores: Scores, differences: pd.DataFrame, exact: Bools, common: bool) -> pd.DataFrame:
     """Mean differences of scores by pair, as `stats.intervals` returns them. exact: by pair, whether nothing is
     random. common: whether a seed moves all tasks alike."""
     unseeded = differences["pair"].map(dict(enumerate(exact))).astype(bool)
@@ -62,26 +72,26 @@ def _mean_differences(cells: Cells, differences: pd.DataFrame, exact: Bools, com
         differences["seed"].where(~unseeded),
         differences["score"],
         pd.Series(False, differences.index),
-        cells.grid.members,
-        resolution=cells.ranking.resolution,
+        scores.members,
+        resolution=scores.resolution,
         common=common,
     )
     means.loc[exact[means.index.to_numpy(int)], ["ci_low", "ci_high", "se"]] = np.nan
     return means
 
 
-def _tests(cells: Cells, means: pd.DataFrame, exact: Bools) -> pd.DataFrame:
+def _tests(scores: Scores, means: pd.DataFrame, exact: Bools) -> pd.DataFrame:
     """`p` and `p_holm` by pair."""
-    rounding = cells.ranking.resolution**2 / 12 / len(cells.grid.members)
+    rounding = scores.resolution**2 / 12 / len(scores.members)
     over_tasks = np.sqrt(means["tasks_se"].fillna(0) ** 2 + rounding)
     se, df = means["se"].mask(exact, over_tasks), means["df"].mask(exact, means["tasks_df"])
     p = pd.Series(2 * stats.t.sf((means["value"] / se).abs(), df), means.index)
     return pd.DataFrame({"p": p, "p_holm": holm(p.to_numpy(float))})
 
 
-def _as_values(cells: Cells, means: pd.DataFrame) -> pd.DataFrame:
+def _as_values(scores: Scores, means: pd.DataFrame) -> pd.DataFrame:
     """Differences of scores as differences (ratios) of values, bounds in rising order."""
-    values: pd.DataFrame = means[["value", *BOUNDS]].apply(cells.value).rename(columns={"value": "difference"})
+    values: pd.DataFrame = means[["value", *BOUNDS]].apply(scores.scale.value).rename(columns={"value": "difference"})
     for kind in ("ci", "tasks"):
         low, high = f"{kind}_low", f"{kind}_high"
         ends = values[[low, high]]
@@ -100,7 +110,7 @@ def standings(cells: Cells, compared: pd.DataFrame) -> pd.DataFrame:
     worst = cells.summary(cells.worst)
     front = {**cells.at, "metric": cells.coordinates["metric"], "better": cells.ranking.better}
     table = pd.DataFrame(front, index=worst.index).assign(defense=worst.index)
-    table[["rank_low", "rank_high"]] = _ranks(cells, compared)
+    table[["rank_low", "rank_high"]] = ranks(cells.defenses, compared)[["rank_low", "rank_high"]]
     table = table.join(worst.rename(columns={"value": "worst"}))
     table["by"] = _strongest(cells)
     table["mean"] = cells.summary(cells.mean)["value"]
@@ -113,18 +123,20 @@ def standings(cells: Cells, compared: pd.DataFrame) -> pd.DataFrame:
     return table.loc[_order(cells)]
 
 
-def _ranks(cells: Cells, compared: pd.DataFrame) -> pd.DataFrame:
-    """The best and the worst rank of each defense by the separated pairs; empty for a defense of which no comparison
-    has a p-value."""
-    places = {defense: i for i, defense in enumerate(cells.defenses)}
+def ranks(rows: Sequence[str], compared: pd.DataFrame) -> pd.DataFrame:
+    """`rank_low` and `rank_high`, the best and the worst rank of each of `rows` by the separated pairs, and `letters`:
+    two rows that share a letter are not separated (see `stats.compact_letters`). Empty for a row of which no comparison
+    has a p-value. compared: see `comparisons`."""
+    places = {row: i for i, row in enumerate(rows)}
     better = np.zeros((len(places), len(places)), bool)
     separated = compared.loc[compared["separated"], ["defense", "other"]]
     for winner, loser in separated.itertuples(index=False):
         better[places[winner], places[loser]] = True
     low, high = rank_intervals(better)
     tested = compared.loc[compared["p"].notna(), ["defense", "other"]] if "p" in compared else compared.iloc[:0]
-    ranks: pd.DataFrame = pd.DataFrame({"rank_low": low, "rank_high": high}, cells.defenses).astype("Int64")
-    return ranks.loc[ranks.index.isin(tested.to_numpy().ravel())].reindex(ranks.index)
+    table = pd.DataFrame({"rank_low": low, "rank_high": high}, list(rows)).astype("Int64")
+    table["letters"] = pd.array(compact_letters(better, low + high), "string")
+    return table.loc[table.index.isin(tested.to_numpy().ravel())].reindex(table.index)
 
 
 def _order(cells: Cells) -> pd.Index:

@@ -184,6 +184,26 @@ def rank_intervals(better: Bools) -> tuple[npt.NDArray[np.int64], npt.NDArray[np
     return 1 + better.sum(axis=0), len(better) - better.sum(axis=1)
 
 
+def compact_letters(better: Bools, order: Sequence[float] | npt.NDArray[np.int64]) -> list[str]:
+    """Letters for each of n rows, so that two rows share a letter if and only if neither is known to be better: the
+    compact letter display of a partial order (insert and absorb; Piepho, J. Computational and Graphical Statistics 13,
+    2004).
+
+    better: as for `rank_intervals`. order: of the rows; the letter a goes to the first row. Where no two rows are
+    separated all have the letter a.
+    """
+    separated = better | better.T
+    groups = [frozenset(range(len(separated)))]
+    for i, j in zip(*np.nonzero(np.triu(separated)), strict=True):
+        split = [group - {one} for group in groups if {i, j} <= group for one in (i, j)]
+        kept = [group for group in groups if not {i, j} <= group]
+        groups = [group for group in dict.fromkeys(kept + split) if not any(group < other for other in kept + split)]
+    places = np.argsort(np.argsort(np.asarray(order), kind="stable"))
+    groups.sort(key=lambda group: sorted(places[list(group)]))
+    names = [chr(ord("a") + i % 26) + (str(i // 26) if i >= 26 else "") for i in range(len(groups))]
+    return ["".join(name for name, group in zip(names, groups, strict=True) if i in group) for i in range(len(better))]
+
+
 def performance_profile(scores: Floats, thresholds: Floats) -> Floats:
     """The share of cells whose score is at least each of the thresholds; NaN reaches none (Dolan & Moré, Mathematical
     Programming 91, 2002; as tail distributions of scores Agarwal et al., NeurIPS 2021)."""

@@ -92,6 +92,8 @@ class _Reader:
             metrics={label: self._spec(spec) for label, spec in grid.metrics.items()},
             seeds=grid.seeds,
             reference=self._spec(grid.reference),
+            threat_models=grid.threat_models,
+            sweeps=grid.sweeps,
             changed=grid.changed,
         )
         self.problems += [

@@ -1,0 +1,247 @@
+"""Cost to break: what the attackers of a threat model spend on each cell until an attack succeeds.
+
+An attack succeeds when its outcome has gone the threat model's share of the way from the outcome's start to the best
+value that the same attacker reaches on the undefended model of the cell. Its cost is interpolated linearly between
+measured steps. The cost of the threat model is the least one of its attackers.
+
+An attack that does not succeed within the budget has a censored cost. The budget is the same for all cells, so the cost
+restricted to it, min(cost, budget), is always known. Its mean logarithm is the restricted mean (Royston & Parmar, BMC
+Medical Research Methodology 13, 2013), which the paired tests of other values compare (`standings.comparisons`), and
+the Kaplan–Meier estimate of the survival function is the share of cells that are not yet broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.costs import COST
+from harness.leaderboard.scores import Scale, Scores, quantity_of, selected
+from harness.leaderboard.stats import Floats
+from harness.metric import Quantity
+from harness.ranking import ALL_ATTACKERS, Outcome, ThreatModel
+from harness.records import Records
+from harness.suite import Grid
+
+CELL = ["defense", "task", "seed", "attacker"]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The costs to break of a threat model on one grid.
+
+    name, model: the threat model; its `unit` is steps where the records do not count its own unit. grid: the grid.
+    outcome, quantity: what says how far an attack has got. at: as in `Scores`. costs: index defense × task × seed,
+    complete, a column for each attacker that breaks the undefended model; restricted to the budget; NaN is missing.
+    budget: in the unit. weak: attackers that are not shown to break the undefended model, whose survival earns a
+    defense nothing. reached: as `costs`, the best value of the outcome that any of these attackers reaches within the
+    budget. exact: as in `Scores`.
+    """
+
+    name: str
+    model: ThreatModel
+    grid: Grid
+    outcome: Outcome
+    quantity: Quantity
+    at: Mapping[str, Any]
+    costs: pd.DataFrame
+    budget: float
+    weak: tuple[str, ...]
+    reached: pd.Series
+    exact: frozenset[str]
+
+    @cached_property
+    def least(self) -> pd.Series:
+        """The least cost of the attackers by defense × task × seed; missing where an attack has failed, since a defense
+        must gain nothing by that."""
+        complete = self.costs.notna().all(axis=1) & (len(self.costs.columns) > 0)
+        return self.costs.min(axis=1).where(complete)
+
+    @cached_property
+    def censored(self) -> pd.Series:
+        """Whether no attack succeeds within the budget, by defense × task × seed."""
+        return self.least >= self.budget
+
+    @cached_property
+    def undefended(self) -> str | None:
+        """The undefended row."""
+        rows = [label for label in self.grid.defenses if self.grid.control(label) == "undefended"]
+        return rows[0] if rows else None
+
+    @cached_property
+    def scores(self) -> Scores:
+        """Log ratios of the least cost to that on the undefended model of the same cell."""
+        logs = np.log(self.least)
+        base = logs.xs(self.undefended, level="defense")
+        ratios = logs.unstack("defense").sub(base, axis=0).stack(future_stack=True)
+        ratios = ratios.reorder_levels(["defense", "task", "seed"]).reindex(logs.index)
+        return Scores(
+            at=self.at,
+            rows=list(self.grid.defenses),
+            members=self.grid.members,
+            by_cell=ratios,
+            exact=self.exact,
+            scale=Scale("higher", log=True),
+            resolution=1e-3,
+        )
+
+    @cached_property
+    def outcomes(self) -> Scores:
+        """The best value of the outcome that the attackers reach within the budget."""
+        scale = Scale(self.outcome.better, log=self.quantity.scale == "log")
+        return replace(
+            self.scores,
+            by_cell=scale.score(self.reached),
+            scale=scale,
+            resolution=self.outcome.resolution,
+            unit=self.quantity.unit,
+        )
+
+    @cached_property
+    def strongest(self) -> pd.Series:
+        """By defense, the attacker with the least cost in most cells."""
+        rows = list(self.grid.defenses)
+        known = self.costs.dropna()
+        if known.empty or not len(known.columns):
+            return pd.Series(pd.NA, rows, dtype="string")
+        first = known.idxmin(axis=1).groupby("defense").agg(lambda names: names.mode().iloc[0])
+        return first.reindex(rows).astype("string")
+
+    def survival(self, defense: str) -> tuple[Floats, Floats]:
+        """The Kaplan–Meier curve of a row: ascending costs, and the share of cells that are not broken up to each."""
+        costs = np.sort(self.least.xs(defense, level="defense").dropna().to_numpy(float))
+        broken = costs[costs < self.budget]
+        return broken, 1 - np.arange(1, len(broken) + 1) / max(len(costs), 1)
+
+
+def threat_models(grid: Grid) -> Mapping[str, ThreatModel]:
+    """The threat models of a grid; one of all attackers where the grid, of an earlier harness, names none."""
+    if grid.threat_models or not grid.attackers or grid.ranking is None:
+        return grid.threat_models
+    return {ALL_ATTACKERS: ThreatModel(attackers=list(grid.attackers))}
+
+
+def read(records: Records, grid: Grid) -> dict[str, Costs]:
+    """The costs to break of each threat model of a grid that has any measured, by name. Without an undefended row there
+    are none."""
+    if grid.ranking is None:
+        return {}
+    frame = records.frame[records.frame["grid"] == grid.name]
+    models = {name: _costs(records, grid, frame, name, model) for name, model in threat_models(grid).items()}
+    return {name: costs for name, costs in models.items() if costs is not None and costs.undefended is not None}
+
+
+def _costs(records: Records, grid: Grid, frame: pd.DataFrame, name: str, model: ThreatModel) -> Costs | None:
+    outcome = model.outcome or grid.ranking
+    assert outcome is not None
+    frame = frame[frame["attacker"].isin(model.attackers)]
+    curves = frame[(frame["status"] == "ok") & selected(frame, outcome.value) & frame["step"].notna()]
+    if curves.empty:
+        return None
+    first = curves.iloc[0]
+    for coordinate in ("measured_by", "role", "variant", "split"):  # a selector need not name all of them
+        same = curves[coordinate].isna() if pd.isna(first[coordinate]) else curves[coordinate] == first[coordinate]
+        curves = curves[same.fillna(False)]
+    spent, unit = _spent(frame, curves, model)
+    suite = records.suite
+    exact = curves["seed"].isna().groupby(curves["defense"]).all()
+    values = _wide(curves, grid)
+    spent = _wide(spent, grid).reindex(values.index)
+    progress = outcome.origin - values if outcome.better == "higher" else values - outcome.origin
+    best = progress.T.cummax().T  # an attacker keeps the best of its measured steps
+    reach = best.ffill(axis=1).iloc[:, -1].unstack("attacker").reindex(columns=model.attackers)
+    undefended = [label for label in grid.defenses if grid.control(label) == "undefended"]
+    base = reach[reach.index.get_level_values("defense").isin(undefended)].groupby(["task", "seed"]).first()
+    weak = _weak(base, outcome)
+    targets = model.share * base.drop(columns=weak).where(base > 0)
+    costs = _crossings(best, spent, targets)
+    last = spent.ffill(axis=1).iloc[:, -1]
+    budget = model.budget or float(last.min())
+    whole = pd.MultiIndex.from_product(
+        [list(grid.defenses), list(grid.members), values.index.unique("seed")], names=["defense", "task", "seed"]
+    )
+    strong = [label for label in model.attackers if label not in weak]
+    reached = reach[strong].max(axis=1, skipna=False).reindex(whole)
+    return Costs(
+        name=name,
+        model=model.model_copy(update={"unit": unit}),
+        grid=grid,
+        outcome=outcome,
+        quantity=quantity_of(grid, str(first["metric"])),
+        at={"suite": suite.name, "suite_version": suite.version, "grid": grid.name, "track": grid.track},
+        costs=costs.clip(upper=budget).reindex(index=whole, columns=strong),
+        budget=budget,
+        weak=tuple(weak),
+        reached=outcome.origin + (-reached if outcome.better == "higher" else reached),
+        exact=frozenset(exact.index[exact]),
+    )
+
+
+def _spent(frame: pd.DataFrame, curves: pd.DataFrame, model: ThreatModel) -> tuple[pd.DataFrame, str]:
+    """Rows like `curves` whose values are what the attack has spent at its measured steps, and the unit: steps where
+    the records do not count the model's own."""
+    if model.unit != "steps":
+        counted = frame[(frame["measured_by"] == COST) & (frame["metric"] == model.unit) & frame["step"].notna()]
+        if len(counted):
+            return counted, model.unit
+    return curves.assign(value=curves["step"].astype(float)), "steps"
+
+
+def _wide(rows: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    """Values by cell and attacker, a column for each step; a value without a seed stands for every seed of the grid, or
+    for one where nothing is random."""
+    seeds = grid.seeds if rows["seed"].notna().any() else grid.seeds[:1]
+    unseeded = rows[rows["seed"].isna()].drop(columns="seed").merge(pd.DataFrame({"seed": seeds}), how="cross")
+    rows = pd.concat([rows[rows["seed"].notna()], unseeded])
+    rows = rows.assign(seed=rows["seed"].astype(int), step=rows["step"].astype(int), value=rows["value"].astype(float))
+    return rows.groupby([*CELL, "step"])["value"].first().unstack("step")
+
+
+def _weak(base: pd.DataFrame, outcome: Outcome) -> list[str]:
+    """The attackers that are not shown to break the undefended model, on the mean over cells. base: what they reach
+    there, from the start."""
+    least = 0.0 if outcome.broken is None else abs(outcome.broken - outcome.origin)
+    means = base.mean()
+    return [str(attacker) for attacker, mean in means.items() if not (mean > 0 and mean >= least - 1e-9)]
+
+
+def _crossings(best: pd.DataFrame, spent: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
+    """The cost at which each attack reaches its target: index defense × task × seed, a column for each attacker;
+    infinite where it does not, NaN where it has no values or no target.
+
+    best: progress by attack (index `CELL`), a column for each step. spent: the costs likewise. targets: by task and
+    seed, a column for each attacker.
+    """
+    steps = best.columns.to_numpy(int)
+    costs: dict[tuple[Any, ...], float] = {}
+    for place, line, cost in zip(best.index, best.to_numpy(float), spent.to_numpy(float), strict=True):
+        _, task, seed, attacker = place
+        target = targets[attacker].get((task, seed), np.nan) if attacker in targets else np.nan
+        cost = np.where(steps == 0, 0.0, cost)
+        known = np.isfinite(line) & np.isfinite(cost)
+        costs[place] = _crossing(steps[known], line[known], cost[known], target)
+    series = pd.Series(costs, dtype=float).rename_axis(CELL)
+    return series.unstack("attacker")
+
+
+def _crossing(steps: Any, line: Floats, cost: Floats, target: float) -> float:
+    """The cost at which a rising line of progress first reaches the target, at least that of one step; infinite if it
+    does not."""
+    if not len(line) or not np.isfinite(target):
+        return np.nan
+    if steps[0] > 0:  # nothing is learnt before the first step
+        steps, line, cost = (np.concatenate([[0], part]) for part in (steps, line, cost))
+    reached = np.flatnonzero(line >= target)
+    if not len(reached):
+        return np.inf
+    i = int(reached[0])
+    at = cost[i]
+    if i > 0:
+        at = cost[i - 1] + (cost[i] - cost[i - 1]) * (target - line[i - 1]) / (line[i] - line[i - 1])
+    one = cost[steps > 0][0] / steps[steps > 0][0] if (steps > 0).any() else 1.0
+    return float(max(at, one))
