@@ -11,7 +11,7 @@ import torch
 
 from harness.metric import Metric, Value
 from harness.plugin import Attacker, Defense
-from harness.probe.data import ProbeTargets, Score, Split
+from harness.probe.data import BenignTask, ProbeTargets, Score, Split
 from harness.probe.model import Extractor, LinearProbe, Loss
 from harness.probe.optimum import Optimum
 from harness.probe.tasks import Role
@@ -60,11 +60,15 @@ class ProbeMetric(Metric):
 class ReleasedData(ProbeTargets):
     """The data that a metric of a released extractor receives: all that a defense receives (`ProbeTargets`), and
 
-    heldout: the held-out rows of both tasks. loss: loss of the probe. optima: by role, the optimum on the features of
-    the released extractor. undefended: by role, the optimum on the features of the undefended extractor.
+    heldout: the held-out rows of both tasks. score: score on held-out rows; None where their targets are constant.
+    further: by name, benign tasks of which no defense is told. loss: loss of the probe. optima: by role, the optimum on
+    the features of the released extractor. undefended: by role, the optimum on the features of the undefended
+    extractor.
     """
 
     heldout: ProbeTargets
+    score: Score | None
+    further: Mapping[str, BenignTask]
     loss: Loss
     optima: Mapping[Role, Optimum]
     undefended: Mapping[Role, Optimum]

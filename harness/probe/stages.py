@@ -67,7 +67,7 @@ class Immunize(Stage, track="probe", version=2):
         model.save(out)
 
 
-class FindOptima(Stage, track="probe", version=1):
+class FindOptima(Stage, track="probe", version=2):
     """Find the best probe on the extractor's features of each task, and the spectra of these features."""
 
     loss: Loss
@@ -143,6 +143,8 @@ class MeasureReleased(Stage, track="probe", version=1):
             harmful=rows.train.harmful,
             seed=self.seed or 0,
             heldout=rows.heldout,
+            score=rows.score,
+            further=rows.further,
             loss=self.optima.loss,
             optima=self.optima.optima(folders),
             undefended=self.undefended.optima(folders),
@@ -171,7 +173,7 @@ class Attacked(NamedTuple):
         )
 
 
-class MeasureAttacked(Stage, track="probe", version=1):
+class MeasureAttacked(Stage, track="probe", version=2):
     """Measure a metric on an attack, given the same attack on the undefended extractor.
 
     success: excess loss at which an attack has succeeded.
