@@ -65,7 +65,7 @@ class ProbeTargets:
 
 @dataclass(frozen=True)
 class BenignTask:
-    """A benign task: its training and its held-out rows, and the score of a probe on the latter."""
+    """A benign task. train, heldout: its training and its held-out rows. score: score of a probe on the latter."""
 
     train: Split
     heldout: Split
@@ -75,7 +75,7 @@ class BenignTask:
 @dataclass(frozen=True)
 class ProbeData:
     """The rows of a task. score: score of a probe on held-out rows; None where targets are constant. further: by
-    name, benign tasks of which neither defenses nor attackers are told."""
+    name, benign tasks that neither a defense nor an attacker receives."""
 
     train: ProbeTargets
     heldout: ProbeTargets
@@ -193,8 +193,8 @@ def load(task: Task) -> ProbeData:
     )
     further = {}
     for digit in _further_digits(*pair):
-        rows = (_digit_rows(digits, part, digit, "one-vs-rest", FURTHER_ROWS) for part in parts)
-        further[f"digit {digit}"] = BenignTask(*rows, score="accuracy")
+        own, held = (_digit_rows(digits, part, digit, "one-vs-rest", FURTHER_ROWS) for part in parts)
+        further[f"digit {digit}"] = BenignTask(own, held, "accuracy")
     return ProbeData(train, heldout, "accuracy" if task.framing == "one-vs-rest" else None, further)
 
 

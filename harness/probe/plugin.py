@@ -61,7 +61,7 @@ class ReleasedData(ProbeTargets):
     """The data that a metric of a released extractor receives: all that a defense receives (`ProbeTargets`), and
 
     heldout: the held-out rows of both tasks. score: score on held-out rows; None where their targets are constant.
-    further: by name, benign tasks of which no defense is told. loss: loss of the probe. optima: by role, the optimum on
+    further: by name, benign tasks that no defense receives. loss: loss of the probe. optima: by role, the optimum on
     the features of the released extractor. undefended: by role, the optimum on the features of the undefended
     extractor.
     """

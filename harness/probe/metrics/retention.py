@@ -24,8 +24,8 @@ class Retention(ProbeMetric):
             description="held-out score of a ridge probe on benign tasks",
             formula="Accuracy at threshold ½ (digits) or Spearman's rank correlation (prices) on held-out rows, of a "
             "ridge probe with an intercept on the training rows' features, its penalty chosen by leave-one-out. Role "
-            "benign: the task that defenses are told to keep. Role other: the mean over benign tasks of which they are "
-            "not told: three further digits, each against the rest, or four further columns of the benign task's "
+            "benign: the task that defenses receive and are to keep. Role other: the mean over benign tasks that they "
+            "do not receive: three further digits, each against the rest, or four further columns of the benign task's "
             "houses (year built, overall quality, rooms, garage area), each predicted from the others.",
             limits="It does not show how many steps or rows a benign user needs. Role benign is undefined where "
             "targets are constant (single-class digits).",
