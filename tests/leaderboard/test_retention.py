@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.leaderboard.retention import kept
+from harness.leaderboard.retention import relative, retention_rows
 from tests.leaderboard.builders import asr, build
 
 
@@ -19,17 +19,20 @@ def test_values_are_relative_to_the_undefended_model_of_the_same_cell():
         rows += [retained("none", task, None, base, role)]
         rows += [retained("mine", task, seed, value, role) for value in own for seed in (1, 2)]
     records = build(rows)
-    relative = kept(records, records.suite.grids[0])
-    relative.columns = relative.columns.get_level_values("role")
-    assert relative.loc["none"].stack().tolist() == [1] * 8
+    grid = records.suite.grids[0]
+    shares = relative(retention_rows(records, grid), grid)
+    shares.columns = shares.columns.get_level_values("role")
+    assert shares.loc["none"].stack().tolist() == [1] * 8
     for seed in (1, 2):
-        assert relative.loc["mine", "a", seed]["benign"] == pytest.approx(0.8)
-        assert relative.loc["mine", "b", seed]["benign"] == pytest.approx(1.2)
-        assert relative.loc["mine", "a", seed]["other"] == pytest.approx(-1)
-    assert relative.loc["mine", "b"]["other"].isna().all()
+        assert shares.loc["mine", "a", seed]["benign"] == pytest.approx(0.8)
+        assert shares.loc["mine", "b", seed]["benign"] == pytest.approx(1.2)
+        assert shares.loc["mine", "a", seed]["other"] == pytest.approx(-1)
+    assert shares.loc["mine", "b"]["other"].isna().all()
 
 
 def test_without_an_undefended_row_nothing_is_relative():
     records = build([retained("mine", "a", 1, 0.5, "benign")])
-    assert kept(records, records.suite.grids[0]).isna().all(axis=None)
-    assert kept(records, records.suite.grids[0].model_copy(update={"ranking": None})).empty
+    grid = records.suite.grids[0]
+    assert relative(retention_rows(records, grid), grid).isna().all(axis=None)
+    unranked = grid.model_copy(update={"ranking": None})
+    assert relative(retention_rows(records, unranked), unranked).empty
