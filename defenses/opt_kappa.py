@@ -12,10 +12,10 @@ from harness.probe import condition_number
 class OptKappa(ExtractorDescent):
     """Descent on log κ(H_P) − log κ(H_H) of the batch (ICML 2025, baseline "Opt κ").
 
-    The released function for κ returns its logarithm, hence the default of `log`. A loss class "kappa" in the released
-    code, which nothing there uses, is benign loss + log κ(H_P) + 1/log κ(H_H): preset `released`. With `policy: floor`,
-    as in the released code, both condition numbers are σ₁/1e-6 and only the largest eigenvalues change; with `range`
-    the smallest nonzero eigenvalue of the batch counts too.
+    The released function for κ returns its logarithm, hence the default of `log`. A loss class in the released code,
+    which nothing there uses, is benign loss + λ₁·log κ(H_P) + λ₂/log κ(H_H) (preset `released`); no source gives the
+    weights. With `policy: floor`, as in the released code, both condition numbers are σ₁/1e-6 and only the largest
+    eigenvalues change; with `range` the smallest nonzero eigenvalue of the batch counts too.
     """
 
     name = "opt_kappa"
@@ -28,7 +28,7 @@ class OptKappa(ExtractorDescent):
     policy: Literal["floor", "range"] = Field("floor", description="κ policy of the condition numbers")
     floor: float = Field(1e-6, gt=0, description="floor under the κ policy floor")
     log: bool = Field(True, description="take logarithms; without them the larger κ dominates the objective")
-    weight_harmful: float = Field(1.0, gt=0, description="weight of the harmful κ's term")
+    weight_harmful: float = Field(1.0, gt=0, description="λ₂, weight of the harmful κ's term")
     reciprocal: bool = Field(False, description="add the reciprocal of the harmful κ or logarithm, not its negative")
 
     def objective(self, benign: Batch, harmful: Batch, head: torch.Tensor) -> torch.Tensor:
