@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from pydantic import Field
 
-from harness.probe import Extractor, ProbeDefense, ProbeTargets, ridge
+from harness.probe import Extractor, ProbeDefense, ProbeTargets, fit_ridge
 
 
 class BenignSpan(ProbeDefense):
@@ -23,7 +23,7 @@ class BenignSpan(ProbeDefense):
 
     def immunize(self, model: Extractor, targets: ProbeTargets) -> Iterator[float]:
         """Compute θ from one ridge regression."""
-        head, _ = ridge(targets.benign, intercept=False)
+        head, _ = fit_ridge(targets.benign, intercept=False)
         direction = head / head.norm()
         with torch.no_grad():
             model.weight.mul_(self.scale).add_(torch.outer(direction, direction), alpha=1 - self.scale)

@@ -13,9 +13,9 @@ class OptKappa(ExtractorDescent):
     """Descent on log κ(H_P) − log κ(H_H) of the batch (ICML 2025, baseline "Opt κ").
 
     The released function for κ returns its logarithm, hence the default of `log`. A loss class in the released code,
-    which nothing there uses, is benign loss + λ₁·log κ(H_P) + λ₂/log κ(H_H) (preset `released`); no source gives the
-    weights. With `policy: floor`, as in the released code, both condition numbers are σ₁/1e-6 and only the largest
-    eigenvalues change; with `range` the smallest nonzero eigenvalue of the batch counts too.
+    which nothing there uses, is benign loss + log κ(H_P) + λ₂/log κ(H_H) (preset `released`); no source gives the
+    weights of its terms. With `policy: floor`, as in the released code, both condition numbers are σ₁/1e-6 and only the
+    largest eigenvalues change; with `range` the smallest nonzero eigenvalue of the batch counts too.
     """
 
     name = "opt_kappa"

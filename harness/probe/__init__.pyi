@@ -14,7 +14,7 @@ from .plugin import ProbeDefense as ProbeDefense
 from .plugin import ProbeMetric as ProbeMetric
 from .plugin import ReleasedData as ReleasedData
 from .plugin import Trajectory as Trajectory
-from .ridge import ridge as ridge
+from .ridge import fit_ridge as fit_ridge
 from .spectrum import Spectrum as Spectrum
 from .spectrum import condition_number as condition_number
 from .spectrum import gram as gram

@@ -11,7 +11,7 @@ PENALTIES = torch.logspace(-12, 1, 27, dtype=torch.float64)
 
 
 @torch.no_grad()
-def ridge(data: Split, intercept: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+def fit_ridge(data: Split, intercept: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
     """The head w (dim) and the intercept c (a scalar) that minimise Σ(xw + c − y)² + λ‖w‖².
 
     data: features (rows, dim) and targets of the training rows. intercept: without one c is 0. λ is that of `PENALTIES`

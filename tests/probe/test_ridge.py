@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from harness.probe.data import Split
-from harness.probe.ridge import PENALTIES, ridge
+from harness.probe.ridge import PENALTIES, fit_ridge
 
 
 def plain(data, penalty, intercept):
@@ -34,7 +34,7 @@ def test_the_penalty_is_that_of_the_least_error_on_the_row_left_out(noise, inter
             left_out.append(float(x[row] @ head + constant - data.y[row]) ** 2)
         errors.append(sum(left_out))
     best = penalties[torch.tensor(errors).argmin()]
-    head, constant = ridge(data, intercept)
+    head, constant = fit_ridge(data, intercept)
     expected, level = plain(data, best, intercept)
     torch.testing.assert_close(head, expected)
     assert float(constant) == pytest.approx(float(level))
@@ -42,6 +42,6 @@ def test_the_penalty_is_that_of_the_least_error_on_the_row_left_out(noise, inter
 
 def test_constant_features_and_targets_have_a_probe():
     data = Split(torch.ones(5, 3, dtype=torch.float64), torch.full((5,), 2.0, dtype=torch.float64))
-    head, constant = ridge(data)
+    head, constant = fit_ridge(data)
     assert head.tolist() == [0, 0, 0]
     assert constant == 2

@@ -9,7 +9,7 @@ from harness.probe.data import BenignTask
 from harness.probe.model import Extractor
 from harness.probe.optimum import scores
 from harness.probe.plugin import ProbeMetric, ReleasedData
-from harness.probe.ridge import ridge
+from harness.probe.ridge import fit_ridge
 
 
 class Retention(ProbeMetric):
@@ -43,6 +43,6 @@ class Retention(ProbeMetric):
 
 
 def _score(model: Extractor, task: BenignTask) -> float:
-    head, intercept = ridge(model.features(task.train))
+    head, intercept = fit_ridge(model.features(task.train))
     out = model.features(task.heldout).x @ head + intercept
     return float(scores(out[:, None], task.heldout.y, task.score)[0])
