@@ -1,3 +1,4 @@
+from .data import BenignTask as BenignTask
 from .data import ProbeTargets as ProbeTargets
 from .data import Split as Split
 from .model import Extractor as Extractor
@@ -15,6 +16,7 @@ from .plugin import ProbeMetric as ProbeMetric
 from .plugin import ReleasedData as ReleasedData
 from .plugin import TrainingRows as TrainingRows
 from .plugin import Trajectory as Trajectory
+from .ridge import fit_ridge as fit_ridge
 from .spectrum import Spectrum as Spectrum
 from .spectrum import condition_number as condition_number
 from .spectrum import gram as gram

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from scipy.optimize import minimize
+from scipy.stats import rankdata
 
 from harness.errors import RunError
 from harness.probe.data import Score, Split
@@ -21,8 +22,8 @@ class Optimum:
 
     train, heldout: spectra of the features of the training and the held-out rows. weights: (dim) the probe w* of lowest
     training loss, of least norm. bias: its intercept; 0 for probes without one, and where the features make up for it.
-    best_loss: the training loss of w*. null_loss: the training loss of a probe of zeros. best_score: held-out accuracy
-    or R² of w*; None where targets are constant.
+    best_loss: the training loss of w*. null_loss: the training loss of a probe of zeros. best_score: held-out score of
+    w*; None where targets are constant.
     """
 
     train: Spectrum
@@ -127,9 +128,13 @@ def best_on(basis: torch.Tensor, y: torch.Tensor, loss: Loss) -> torch.Tensor:
 def scores(out: torch.Tensor, y: torch.Tensor, score: Score) -> torch.Tensor:
     """The scores (heads) of several heads.
 
-    out: outputs (rows, heads). y: targets (rows). score: accuracy (at threshold ½) or r2, R² = 1 − Σ(y − ŷ)²/Σ(y − ȳ)².
+    out: outputs (rows, heads). y: targets (rows). score: accuracy (at threshold ½), spearman (Spearman's rank
+    correlation; 0 for constant outputs), or r2, R² = 1 − Σ(y − ŷ)²/Σ(y − ȳ)².
     """
     if score == "accuracy":
         return ((out > 0.5) == (y[:, None] > 0.5)).double().mean(0)
+    if score == "spearman":
+        ranks = torch.as_tensor(rankdata(torch.column_stack([y, out]), axis=0))
+        return torch.corrcoef(ranks.T)[0, 1:].nan_to_num()
     residual = (out - y[:, None]).square().sum(0)
     return 1 - residual / (y - y.mean()).square().sum()

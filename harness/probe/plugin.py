@@ -12,7 +12,7 @@ from pydantic import Field
 
 from harness.metric import Metric, Value
 from harness.plugin import Attacker, Defense
-from harness.probe.data import ProbeTargets, Score, Split
+from harness.probe.data import BenignTask, ProbeTargets, Score, Split
 from harness.probe.model import Extractor, LinearProbe, Loss
 from harness.probe.optimum import Optimum
 from harness.probe.tasks import Role
@@ -119,11 +119,15 @@ class ProbeMetric(Metric):
 class ReleasedData(ProbeTargets):
     """The data that a metric of a released extractor receives: all that a defense receives (`ProbeTargets`), and
 
-    heldout: the held-out rows of both tasks. loss: loss of the probe. optima: by role, the optimum on the features of
-    the released extractor. undefended: by role, the optimum on the features of the undefended extractor.
+    heldout: the held-out rows of both tasks. score: score on held-out rows; None where their targets are constant.
+    further: by name, benign tasks that no defense receives. loss: loss of the probe. optima: by role, the optimum on
+    the features of the released extractor. undefended: by role, the optimum on the features of the undefended
+    extractor.
     """
 
     heldout: ProbeTargets
+    score: Score | None
+    further: Mapping[str, BenignTask]
     loss: Loss
     optima: Mapping[Role, Optimum]
     undefended: Mapping[Role, Optimum]

@@ -70,7 +70,7 @@ class Immunize(Stage, track="probe", version=2):
         model.save(out)
 
 
-class FindOptima(Stage, track="probe", version=2):
+class FindOptima(Stage, track="probe", version=3):
     """Find the best probes on the extractor's features of each task, without and with an intercept, and the spectra of
     these features."""
 
@@ -170,6 +170,8 @@ class MeasureReleased(Stage, track="probe", version=1):
             harmful=rows.train.harmful,
             seed=self.seed or 0,
             heldout=rows.heldout,
+            score=rows.score,
+            further=rows.further,
             loss=self.optima.loss,
             optima=self.optima.optima(folders),
             undefended=self.undefended.optima(folders),

@@ -37,7 +37,7 @@ class ProbeTrack(Track):
     task_model = TaskBlock
     single_task_model = Task
     protocol_model = Protocol
-    metrics: ClassVar[Sequence[str]] = ("conditioning", "definition", "optimum", "convergence")
+    metrics: ClassVar[Sequence[str]] = ("conditioning", "definition", "optimum", "retention", "convergence")
 
     def check(self, tasks: Sequence[Task], protocol: Protocol, rows: Mapping[str, Plugin]) -> Sequence[str]:
         """Raise `UsageError` for a logistic loss on real labels, on which it has no lower bound: the protocol's `loss`,
@@ -120,7 +120,8 @@ class ProbeTrack(Track):
             better="higher",
             broken=protocol.success,
             resolution=1e-3,
-            retention=[{"metric": "best_score", "role": "benign"}],
+            retention=[{"metric": "retention"}],
+            adapted=[{"metric": "score", "role": "benign"}],
             predictors=[
                 {"metric": "rir", "variant": kappa, "split": "train"} for kappa in ("floor", "range", "fixed-rank")
             ],

@@ -9,7 +9,7 @@ import torch
 
 from harness.kit.trial import Trial
 from harness.metric import Metric
-from harness.probe.data import ProbeTargets, Split
+from harness.probe.data import BenignTask, ProbeTargets, Split
 from harness.probe.model import Extractor, LinearProbe
 from harness.probe.optimum import optimum
 from harness.probe.plugin import AttackData, ReleasedData, TrainingRows, Trajectory
@@ -78,12 +78,14 @@ def _metric(seed: int) -> Trial:
     """A released extractor, or a gradient-descent attack on its features, to measure."""
     train, heldout, model = _targets(seed), _targets(seed + 1), Extractor(DIM)
     splits = {role: (getattr(train, role), getattr(heldout, role)) for role in ROLES}
-    optima = {role: optimum(*pair, "squared", "r2") for role, pair in splits.items()}
+    optima = {role: optimum(*pair, "squared", "spearman") for role, pair in splits.items()}
     released = ReleasedData(
         benign=train.benign,
         harmful=train.harmful,
         seed=seed,
         heldout=heldout,
+        score="spearman",
+        further={"other": BenignTask(*splits["harmful"], "spearman")},
         loss="squared",
         optima=optima,
         undefended=optima,
@@ -105,7 +107,7 @@ def _metric(seed: int) -> Trial:
         extractor=model,
         inputs=dict(zip(("train", "heldout"), splits["harmful"], strict=True)),
     )
-    attack = AttackData(role="harmful", loss="squared", success=0.1, score="r2", undefended=trajectory, seed=seed)
+    attack = AttackData(role="harmful", loss="squared", success=0.1, score="spearman", undefended=trajectory, seed=seed)
 
     def start(plugin: Metric) -> Any:
         return plugin.generator(*((trajectory, attack) if plugin.measures == "attacked" else (model, released)))

@@ -93,7 +93,7 @@ def test_a_plan_shares_what_it_can(tiny: Path):
         models,
         models,
         models * 2 * 2,
-        models * 3,
+        models * 4,
         models * 2 * 2,
     ]
     seeds = {(cell.coordinates["defense"], cell.coordinates["seed"]) for cell in plan.cells}
@@ -222,13 +222,15 @@ def test_ranking_and_members():
     ranking = TRACK.ranking(Protocol(success=0.2), attacked=True)
     assert ranking.value == {"metric": "excess_loss", "role": "harmful", "split": "train"}
     assert (ranking.better, ranking.broken, ranking.resolution) == ("higher", 0.2, 1e-3)
-    assert ranking.retention == [{"metric": "best_score", "role": "benign"}]
+    assert ranking.retention == [{"metric": "retention"}]
+    assert ranking.adapted == [{"metric": "score", "role": "benign"}]
     ranking = TRACK.ranking(Protocol(), attacked=False)
     assert ranking.value == {"metric": "rir", "variant": "floor", "split": "train"}
     assert ranking.broken is None
     assert TRACK.outcomes(Protocol())["success"].value == {"metric": "success", "role": "harmful", "split": "heldout"}
     assert TRACK.members(PAIR) == ("3", "8")
     assert TRACK.members(HOUSES) == ("house_prices",)
+    assert TRACK.members(HOUSES.model_copy(update={"split": 2})) == ("house_prices split 2",)
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ class Convergence(ProbeMetric):
             name="score",
             title="held-out score",
             better="lower",
-            description="held-out accuracy (digits) or R² (prices) of the attacked probe",
-            formula="Accuracy at threshold ½, or R², of the probe w_t on held-out rows.",
+            description="held-out accuracy (digits) or rank correlation (prices) of the attacked probe",
+            formula="Accuracy at threshold ½, or Spearman's rank correlation, of the probe w_t on held-out rows.",
             limits="It is undefined where targets are constant (single-class digits).",
         ),
         Quantity(
