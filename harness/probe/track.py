@@ -121,7 +121,7 @@ class ProbeTrack(Track):
             broken=protocol.success,
             resolution=1e-3,
             retention=[{"metric": "retention"}],
-            adapted=[{"metric": "score", "role": "benign"}],
+            adapted=[{"metric": "success", "role": "benign"}],
             predictors=[
                 {"metric": "rir", "variant": kappa, "split": "train"} for kappa in ("floor", "range", "fixed-rank")
             ],
