@@ -182,7 +182,7 @@ def on_base(file: SuiteFile, base: str) -> tuple[SuiteFile, dict[str, str]]:
     changes = file.bases[name]
 
     def rows(given: Mapping[str, Row]) -> dict[str, Row]:
-        changed = {"preset": changes.preset, "sweep": {}}
+        changed: dict[str, Any] = {"preset": changes.preset, "sweep": {}}
         return {label: row.model_copy(update=changed) for label, row in given.items()}
 
     grids = [
