@@ -51,7 +51,7 @@ class Ranking(Outcome):
         [], description="values of retention after fine-tuning on a benign task, at an attacker's last measured step"
     )
     predictors: list[Selector] = Field(
-        [], description="values of released models that are said to predict how well they withstand attacks"
+        [], description="values of released models that papers report as measures of protection"
     )
 
 

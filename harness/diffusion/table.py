@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from harness.diffusion.protocol import ENCODER_TITLES
-from harness.leaderboard.tables import interval, number, pick, value
+from harness.leaderboard.tables import interval, pick, published, value
 
 CAPTION = (
     "Share of pictures in which the concept classifier sees the concept: reachable: reference pictures, encoded and "
@@ -78,10 +78,8 @@ def _attacked(board: pd.DataFrame) -> dict[str, str]:
             last_value = pick(measured, metric, variant=encoder, step=last)
             mark = " †" if "denominator" in str(last_value.get("flag")).split() else ""
             row[f"{title} ({ENCODER_TITLES.get(encoder, encoder)})"] = interval(last_value) + mark
-        published = [
-            number(pick(board[board["published"].notna()], metric, variant=encoder).get("published"))
-            for encoder in ENCODER_TITLES
-        ]
-        if any(published):
-            row[f"{title} paper (C / D / L)"] = " / ".join(text or "–" for text in published)
+        papers = board[board["published"].notna()]
+        texts = [published(pick(papers, metric, variant=encoder)) for encoder in ENCODER_TITLES]
+        if any(texts):
+            row[f"{title} paper (C / D / L)"] = " / ".join(text or "–" for text in texts)
     return row | {"s": value(board, "seconds"), "MiB": value(board, "peak_mb")}
