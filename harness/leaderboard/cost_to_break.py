@@ -29,6 +29,8 @@ from harness.records import Records
 from harness.suite import Grid
 
 CELL = ["defense", "task", "seed", "attacker"]
+RESOLUTION = 1e-3
+"""Smallest relative difference of costs that counts."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Costs:
             by_cell=ratios,
             exact=self.exact,
             scale=Scale("higher", log=True),
-            resolution=1e-3,
+            resolution=RESOLUTION,
         )
 
     @cached_property
