@@ -39,8 +39,8 @@ class Costs:
 
     name, model: the threat model; its `unit` is steps where the records do not count its own unit. grid: the grid.
     outcome, quantity: what says how far an attack has got. at: as in `Scores`. costs: index defense × task × seed,
-    complete, a column for each attacker that breaks the undefended model; restricted to the budget; NaN is missing.
-    budget: in the unit. weak: attackers that are not shown to break the undefended model, whose survival earns a
+    complete, a column for each attacker that breaks the undefended model; infinite where its attack does not succeed,
+    NaN where it is missing. budget: in the unit. weak: attackers that are not shown to break the undefended model, whose survival earns a
     defense nothing. reached: as `costs`, the best value of the outcome that any of these attackers reaches within the
     budget. exact: as in `Scores`.
     """
@@ -59,15 +59,15 @@ class Costs:
 
     @cached_property
     def least(self) -> pd.Series:
-        """The least cost of the attackers by defense × task × seed; missing where an attack has failed, since a defense
-        must gain nothing by that."""
+        """The least cost of the attackers by defense × task × seed, restricted to the budget; missing where an attack
+        has failed, since a defense must gain nothing by that."""
         complete = self.costs.notna().all(axis=1) & (len(self.costs.columns) > 0)
-        return self.costs.min(axis=1).where(complete)
+        return self.costs.min(axis=1).clip(upper=self.budget).where(complete)
 
     @cached_property
     def censored(self) -> pd.Series:
         """Whether no attack succeeds within the budget, by defense × task × seed."""
-        return self.least >= self.budget
+        return self.costs.min(axis=1) > self.budget
 
     @cached_property
     def undefended(self) -> str | None:
@@ -116,9 +116,9 @@ class Costs:
 
     def survival(self, defense: str) -> tuple[Floats, Floats]:
         """The Kaplan–Meier curve of a row: ascending costs, and the share of cells that are not broken up to each."""
-        costs = np.sort(self.least.xs(defense, level="defense").dropna().to_numpy(float))
-        broken = costs[costs < self.budget]
-        return broken, 1 - np.arange(1, len(broken) + 1) / max(len(costs), 1)
+        least = self.least.xs(defense, level="defense").dropna()
+        broken = np.sort(least[~self.censored.loc[defense].reindex(least.index)].to_numpy(float))
+        return broken, 1 - np.arange(1, len(broken) + 1) / max(len(least), 1)
 
 
 def threat_models(grid: Grid) -> Mapping[str, ThreatModel]:
@@ -176,7 +176,7 @@ def _costs(records: Records, grid: Grid, frame: pd.DataFrame, name: str, model: 
         outcome=outcome,
         quantity=quantity_of(grid, str(first["metric"])),
         at={"suite": suite.name, "suite_version": suite.version, "grid": grid.name, "track": grid.track},
-        costs=costs.clip(upper=budget).reindex(index=whole, columns=strong),
+        costs=costs.reindex(index=whole, columns=strong),
         budget=budget,
         weak=tuple(weak),
         reached=outcome.origin + (-reached if outcome.better == "higher" else reached),

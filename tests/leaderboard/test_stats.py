@@ -12,6 +12,7 @@ from scipy import stats
 from harness.leaderboard.stats import (
     COMMON,
     common_component,
+    compact_letters,
     holm,
     intervals,
     performance_profile,
@@ -313,3 +314,43 @@ def test_what_seeds_share_is_tested_by_an_f_test():
     assert common_component(pd.DataFrame(draw.reshape(12, 2), index)) == pytest.approx(stats.f.sf(f, 3, 6))
     assert np.isnan(common_component(pd.DataFrame(np.ones((12, 2)), index)))
     assert np.isnan(common_component(pd.DataFrame(draw.reshape(12, 2), index)[[0]]))
+
+
+@pytest.mark.parametrize(("seeds", "censored"), [(3, 0.5), (3, 0.9), (5, 0.5)])
+def test_equal_rows_with_censored_costs_are_seldom_told_apart(seeds, censored):
+    """Log costs restricted to a budget that censors half, and nine tenths, of the cells: five equal rows."""
+    values = cells_of(np.random.default_rng(seeds), seeds, [0] * 5)
+    restricted = np.minimum(values, stats.norm.ppf(1 - censored))
+    assert pairs_told_apart(restricted).any(1).mean() <= 0.091
+
+
+@pytest.mark.parametrize("censored", [0.0, 0.3, 0.6])
+def test_intervals_of_restricted_means_cover(censored):
+    """The difference of two rows' restricted means; the second is stronger by a residual. The truth: a million
+    cells."""
+    rng = np.random.default_rng(1)
+    budget = np.inf if censored == 0 else stats.norm.ppf(1 - censored, 0.5)
+    draws = [rng.normal(mean, 1, 10**6) for mean in (0, 1)]
+    truth = np.minimum(draws[1], budget).mean() - np.minimum(draws[0], budget).mean()
+    weak, strong = rng.normal(0, 1, (DRAWS, 5, 3)), rng.normal(1, 1, (DRAWS, 5, 3))
+    differences = np.minimum(strong, budget) - np.minimum(weak, budget)
+    assert coverage(differences, "ci", truth=truth) >= 0.93
+
+
+def test_letters_by_hand():
+    """a > c, a > d, b > d: a and b share a letter, b and c do, c and d do."""
+    better = np.zeros((4, 4), bool)
+    better[0, [2, 3]] = better[1, 3] = True
+    assert compact_letters(better, range(4)) == ["a", "ab", "bc", "c"]
+    assert compact_letters(np.zeros((3, 3), bool), range(3)) == ["a", "a", "a"]
+    assert compact_letters(np.zeros((0, 0), bool), []) == []
+
+
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 7), share=st.floats(0, 1))
+def test_two_rows_share_a_letter_unless_they_are_separated(seed, n, share):
+    rng = np.random.default_rng(seed)
+    better = np.triu(rng.random((n, n)) < share, 1)
+    letters = compact_letters(better, range(n))
+    for i, j in itertools.combinations(range(n), 2):
+        assert bool(set(letters[i]) & set(letters[j])) == (not better[i, j])
+    assert all(letters)
