@@ -11,13 +11,15 @@ import pandas as pd
 
 from harness import published
 from harness.files import write_text
-from harness.leaderboard import flags, long_form, plots, scores, section
+from harness.leaderboard import flags, long_form, plots, protection, protection_plots, scores, section
 from harness.leaderboard.flags import Raised, flags_of_rows
 from harness.leaderboard.latex import latex
 from harness.leaderboard.markdown import markdown
+from harness.leaderboard.protection import Protection
 from harness.leaderboard.scores import Cells
 from harness.leaderboard.section import Section
 from harness.leaderboard.standings import comparisons, standings
+from harness.leaderboard.strength import strengths
 from harness.records import Records
 from harness.registry import Registry, installed
 from harness.suite import Grid, Suite
@@ -27,14 +29,15 @@ from harness.track import Track
 @dataclass(frozen=True)
 class GridBoard:
     """One grid of a board. long: see `long_form.board`. cells, comparisons, standings: see `scores` and `standings`;
-    None where nothing ranks. raised: its flags. section: as people read it, without pictures. track: None if it is not
-    installed."""
+    None where nothing ranks. protection: against each threat model. raised: its flags. section: as people read it,
+    without pictures. track: None if it is not installed."""
 
     grid: Grid
     long: pd.DataFrame
     cells: Cells | None
     comparisons: pd.DataFrame | None
     standings: pd.DataFrame | None
+    protection: Sequence[Protection]
     raised: Sequence[Raised]
     section: Section
     track: Track | None
@@ -66,9 +69,33 @@ class Board:
         return _concatenated([grid.comparisons for grid in self.grids])
 
     @property
+    def protection(self) -> pd.DataFrame:
+        """A row for each grid, threat model and defense, see `protection.COLUMNS`; empty if no cost to break is
+        known."""
+        return _concatenated([one.table for grid in self.grids for one in grid.protection])
+
+    @property
+    def protection_comparisons(self) -> pd.DataFrame:
+        """A row for each grid, threat model and pair of defenses: their costs to break at equal retention, see
+        `standings.comparisons`."""
+        models = [one for grid in self.grids for one in grid.protection]
+        return _concatenated([one.compared.assign(threat_model=one.costs.name) for one in models])
+
+    @property
+    def strengths(self) -> pd.DataFrame:
+        """The points of strength curves, see `strength.COLUMNS`, of the grids with sweeps."""
+        models = [one for grid in self.grids if grid.grid.sweeps for one in grid.protection]
+        return _concatenated([strengths(one) for one in models])
+
+    @property
     def tables(self) -> dict[str, pd.DataFrame]:
-        """By grid, its first readable table: the standings or, where nothing ranks, the values."""
-        return {grid.grid.name: grid.section.tables[0][0] for grid in self.grids}
+        """By grid, its first readable table: the headline, else the standings or, where nothing ranks, the values."""
+        return {grid.grid.name: (grid.section.headline or grid.section.tables[0])[0] for grid in self.grids}
+
+    @property
+    def verdict(self) -> dict[str, str]:
+        """By grid, the sentences that its data bear out."""
+        return {grid.grid.name: grid.section.verdict for grid in self.grids}
 
     def markdown(self, pictures: Sequence[str] = ()) -> str:
         """The readable board as Markdown. pictures: links to files, shown with the grid that their names begin with."""
@@ -96,10 +123,14 @@ class Board:
         )
 
     def csv(self) -> dict[str, str]:
-        """The long forms as CSV, by file name; where nothing ranks there are no standings and comparisons."""
+        """The long forms as CSV, by file name; where nothing ranks there are no standings and comparisons, where no
+        cost to break is known no protection, and without sweeps no strength."""
         frames = {
             "leaderboard": self.long,
             "rows": self.rows,
+            "protection": self.protection,
+            "protection_comparisons": self.protection_comparisons,
+            "strength": self.strengths,
             "standings": self.standings,
             "comparisons": self.comparisons,
         }
@@ -127,14 +158,15 @@ def make(records: Records) -> Board:
 def _grid_board(records: Records, grid: Grid, long: pd.DataFrame, cells: Cells | None, registry: Registry) -> GridBoard:
     compared = None if cells is None else comparisons(cells.scored(cells.worst))
     ranks = None if cells is None or compared is None else standings(cells, compared)
-    raised = flags.raise_flags(records, grid, cells, compared, long)
+    found = protection.read(records, grid)
+    raised = flags.raise_flags(records, grid, cells, compared, found, long)
     long = long.assign(flags=pd.array(flags_of_rows(raised, long), "string"))
     if ranks is not None:
         ranks = ranks.assign(flags=pd.array(flags_of_rows(raised, ranks), "string")).reset_index(drop=True)
     known = [entry.name for entry in registry.all("track")]
     track = registry.track(grid.track) if grid.track in known else None
-    readable = section.make(records, grid, long, cells, ranks, raised, track)
-    return GridBoard(grid, long, cells, compared, ranks, raised, readable, track)
+    readable = section.make(records, grid, long, cells, ranks, raised, track, found)
+    return GridBoard(grid, long, cells, compared, ranks, found, raised, readable, track)
 
 
 def title(records: Records) -> str:
@@ -174,8 +206,8 @@ def texts(board: Board, pictures: Sequence[str]) -> dict[str, str]:
 
 
 def draw(board: Board, out: Path) -> Iterator[Path]:
-    """Draw the plots of a board into the folder `out`: of each grid its performance profile and its track's plots or
-    the default curves. Yields the files."""
+    """Draw the plots of a board into the folder `out`: of each grid those of its protection, its performance profile
+    and its track's plots or the default curves. Yields the files."""
     for grid in board.grids:
         frame = board.records.frame[board.records.frame["grid"] == grid.grid.name]
         profile = None if grid.cells is None else plots.profile(grid.cells, out)
@@ -183,6 +215,7 @@ def draw(board: Board, out: Path) -> Iterator[Path]:
         if drawn is None:
             curves = plots.curves(frame, grid.grid, out)
             drawn = [curves] if curves else []
+        yield from protection_plots.draw(grid.protection, grid.grid, out)
         yield from ([profile] if profile else [])
         yield from drawn
 

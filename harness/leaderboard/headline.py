@@ -138,7 +138,7 @@ def row_text(grid: Grid, one: Protection, row: str) -> str:
     """A row's name with its control mark and its call, or the strengths between which a sweep is compared."""
     first = rows_of(grid, row)[0]
     control = grid.control(first)
-    name = (row if row in grid.sweeps else row_name(grid, "defense", row)) + (f" ({control})" if control else "")
+    name = row_name(grid, "defense", row) + (f" ({control})" if control else "")
     if row in grid.sweeps:
         mix = one.places[row].mix
         return f"{name} at " + " + ".join(
@@ -172,7 +172,7 @@ def in_full(found: Sequence[Protection], grid: Grid, long: pd.DataFrame) -> tupl
     order = in_order(found)
     for one in found:
         rows = one.table.set_index("defense").loc[order]
-        part = pd.DataFrame({"defense": order}, dtype=object)
+        part = pd.DataFrame({"defense": [row_name(grid, "defense", row) for row in order]}, dtype=object)
         part["threat model"] = one.costs.name
         part[f"ratio {CI}"] = [times(row) for _, row in rows.iterrows()]
         part["other tasks"] = [_ends(row, "tasks") for _, row in rows.iterrows()]
@@ -226,7 +226,7 @@ def spent(records_frame: pd.DataFrame, grid: Grid) -> tuple[pd.DataFrame, str] |
     means = means.reindex([label for label in grid.attackers if label in means.index]).dropna(axis=1, how="all")
     if not set(means) & set(COUNTED):
         return None
-    titles = {name: quantity_of(grid, name).title for name in means}
+    titles = {str(name): quantity_of(grid, str(name)).title for name in means}
     table = means.map(number).rename(columns=titles | {"seconds": "seconds"}).rename_axis(columns=None)
     table.insert(0, "attacker", [row_name(grid, "attacker", label) for label in table.index])
     whose = "on the undefended model" if of_base.any() else "over all rows"

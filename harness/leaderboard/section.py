@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from harness.leaderboard import headline
 from harness.leaderboard.flags import Raised, listing
+from harness.leaderboard.protection import Protection
 from harness.leaderboard.scores import Cells
 from harness.leaderboard.tables import default_table, row_name, standings_table, with_failures, with_row_names
+from harness.leaderboard.verdict import verdict
 from harness.records import Records
 from harness.suite import Grid
 from harness.track import Track
@@ -18,12 +21,17 @@ from harness.track import Track
 @dataclass(frozen=True)
 class Section:
     """One grid. tables: each with the text below it. notes: lines of a list below the tables. pictures: files, as
-    links that are relative to the board's folder."""
+    links that are relative to the board's folder. verdict: sentences that come first. headline: the first table, with
+    the text below it; None where no cost to break is known. details: further tables of the headline, each with its
+    title and the text below it."""
 
     title: str
     tables: Sequence[tuple[pd.DataFrame, str]]
     notes: Sequence[str]
     pictures: Sequence[str] = ()
+    verdict: str = ""
+    headline: tuple[pd.DataFrame, str] | None = None
+    details: Sequence[tuple[str, pd.DataFrame, str]] = ()
 
 
 def make(
@@ -34,9 +42,10 @@ def make(
     standings: pd.DataFrame | None,
     raised: Sequence[Raised],
     track: Track | None,
+    found: Sequence[Protection],
 ) -> Section:
     """The section of a grid, without pictures. long: its long-form board. cells, standings: None where nothing ranks.
-    track: None if it is not installed."""
+    track: None if it is not installed. found: the protection against each threat model."""
     order = list(grid.defenses) if standings is None else list(standings["defense"])
     place = long["defense"].map({defense: i for i, defense in enumerate(order)})
     long = long.loc[place.sort_values(kind="stable").index]
@@ -48,7 +57,12 @@ def make(
         tables.append((with_row_names(with_failures(table, records, grid), grid), below))
     published = [f"published: {note}" for note in long["published_note"].dropna().unique()]
     title = f"{grid.name} (track {grid.track})"
-    return Section(title, tables, [*grid.notes, *_changes(grid), *_calls(grid), *flag_lines, *published])
+    notes = [*grid.notes, *_changes(grid), *_calls(grid), *flag_lines, *published]
+    first = headline.headline(found, grid, flags)
+    details = [("In full", *headline.in_full(found, grid, long))] if first else []
+    if (spent := headline.spent(records.frame[records.frame["grid"] == grid.name], grid)) is not None:
+        details.append(("Cost of the attacks", *spent))
+    return Section(title, tables, notes, verdict=verdict(grid, found), headline=first, details=details)
 
 
 def _value_tables(long: pd.DataFrame, grid: Grid, track: Track | None) -> Iterator[tuple[pd.DataFrame, str]]:

@@ -94,7 +94,7 @@ def _endurance(one: Protection, compared: pd.DataFrame) -> Iterator[str]:
     shares = compared["censored"].dropna()
     if shares.empty:
         return
-    whole = list(shares.index[shares == 1])
+    whole = [str(row) for row in shares.index[shares == 1]]
     if whole:
         yield f"{_joined(whole)} {_verb(whole, 'hold')} for {budget(one)} in every cell"
     elif shares.max() == 0 and len(shares) == len(compared):
@@ -107,12 +107,12 @@ def _of_evidence(found: Sequence[Protection]) -> Iterator[str]:
     """What the attackers of threat models without a column show."""
     for one in found:
         rows = one.table[one.table["control"] != "undefended"]
-        attackers = list(one.costs.costs)
+        attackers = [str(name) for name in one.costs.costs]
         if not one.evidence or not attackers or rows.empty or rows["ratio"].isna().any():
             continue
         knows = f" ({one.costs.model.knows})" if one.costs.model.knows else ""
         standing = list(rows.loc[rows["censored"] > 0, "defense"])
-        most = rows.loc[rows["ratio"].idxmax()]
+        most = rows.iloc[int(rows["ratio"].argmax())]
         if standing:
             result = f"{_verb(attackers, 'do')} not break {_joined(standing)} in every cell within {budget(one)}"
         elif most["ratio"] < SAME:
