@@ -26,7 +26,8 @@ def verdict(grid: Grid, found: Sequence[Protection]) -> str:
         return f"No attacker was run, so {values} no protection."
     if not found:
         return ""
-    parts = [_against(one) for one in found if not one.evidence and len(one.costs.costs.columns)]
+    others = [row for row in found[0].places if row != found[0].costs.undefended]
+    parts = [_against(one) for one in found if others and not one.evidence and len(one.costs.costs.columns)]
     if parts and any(place.kind != "unknown" for place in found[0].places.values()):
         parts[0] = f"at {RETAINED} retention, {parts[0]}"
     parts += [*_of_evidence(found), *_of_retention(found[0]), *_of_weak_attackers(found)]
