@@ -54,7 +54,7 @@ class Ranking(Outcome):
         [], description="values that an attack on a released model reaches with an unlimited budget"
     )
     predictors: list[Selector] = Field(
-        [], description="values of released models that are said to predict how well they withstand attacks"
+        [], description="values of released models that papers report as measures of protection"
     )
 
 

@@ -11,7 +11,7 @@ from harness.leaderboard.cost_to_break import RESOLUTION
 from harness.leaderboard.protection import Protection
 from harness.leaderboard.retention import RETENTION
 from harness.leaderboard.scores import quantity_of, selected
-from harness.leaderboard.tables import CI, interval, number, row_name, without_empty_columns
+from harness.leaderboard.tables import CI, interval, marked, number, row_name, without_empty_columns
 from harness.suite import Grid
 
 THREAT_MODELS = 4
@@ -138,7 +138,7 @@ def row_text(grid: Grid, one: Protection, row: str) -> str:
     """A row's name with its control mark and its call, or the strengths between which a sweep is compared."""
     first = rows_of(grid, row)[0]
     control = grid.control(first)
-    name = row_name(grid, "defense", row) + (f" ({control})" if control else "")
+    name = marked(grid, "defense", row) + (f" ({control})" if control else "")
     if row in grid.sweeps:
         mix = one.places[row].mix
         return f"{name} at " + " + ".join(
@@ -172,7 +172,7 @@ def in_full(found: Sequence[Protection], grid: Grid, long: pd.DataFrame) -> tupl
     order = in_order(found)
     for one in found:
         rows = one.table.set_index("defense").loc[order]
-        part = pd.DataFrame({"defense": [row_name(grid, "defense", row) for row in order]}, dtype=object)
+        part = pd.DataFrame({"defense": [marked(grid, "defense", row) for row in order]}, dtype=object)
         part["threat model"] = one.costs.name
         part[f"ratio {CI}"] = [times(row) for _, row in rows.iterrows()]
         part["other tasks"] = [_ends(row, "tasks") for _, row in rows.iterrows()]

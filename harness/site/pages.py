@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from harness.files import write_text
-from harness.leaderboard import plots, protection_plots
+from harness.leaderboard import plots, prediction, protection_plots
 from harness.leaderboard.flags import FLAGS, flag
 from harness.leaderboard.headline import row_text, rows_of
 from harness.leaderboard.scores import Cells
@@ -34,6 +34,7 @@ ROW_COLUMNS = {"defense": "defense", "other": "defense", "attacker": "attacker",
 PICTURES = {
     "Strength curves": "protection against retention, a line for each swept defense.",
     "Survival curves": "the share of cells that are not yet broken against the cost, a line for each defense.",
+    "Prediction": "metrics of released models against the cost to break, a point for each defense and task.",
     "Performance profile": "the share of tasks and seeds in which each defense does at least so well.",
 }
 """By heading, the text alternatives of plots; they are drawn from the cells."""
@@ -136,6 +137,7 @@ class Site:
             paths = {
                 "Strength curves": protection_plots.strength(found, made.grid, folder),
                 "Survival curves": protection_plots.survival(found, made.grid, folder),
+                "Prediction": prediction.draw(made.predictions, folder),
                 "Performance profile": None if made.cells is None else plots.profile(made.cells, folder),
             }
             drawn[grid.name] = {heading: path.name for heading, path in paths.items() if path is not None}
@@ -162,13 +164,13 @@ class Site:
                 return [(name, f"{root}flags.html#{name}") for name in text.split()]
             if column in ROW_COLUMNS:
                 kind = row.get("kind", ROW_COLUMNS[column])
-                plugin = self._rows.get((board, row.get("grid", grid), kind, text.removesuffix(CHANGED)))
+                plugin = self._rows.get((board, row.get("grid", grid), kind, text.partition(CHANGED)[0]))
                 return [(text, f"{root}{plugin.page}" if plugin else None)]
-            attacker = column.removesuffix(WEAK).removesuffix(CHANGED)
+            attacker = column.removesuffix(WEAK).partition(CHANGED)[0]
             of_attacker = {"attacker": attacker} if cells is not None and attacker in cells.scores else {}
-            if cells is None or not text or not (of_attacker or column == "mean" or column.endswith(CI)):
+            if cells is None or not text or not (of_attacker or column == "mean" or CI in column):
                 return [(text, None)]
-            defense = str(row["defense"]).removesuffix(CHANGED)
+            defense = str(row["defense"]).partition(CHANGED)[0]
             place = urlencode({"grid": grid, "defense": defense, "measures": RANKING, **of_attacker})
             return [(text, f"{root}boards/{quote(board)}/cells.html#{place}")]
 
