@@ -75,14 +75,14 @@ def _below(first: Protection, grid: Grid, adapted: bool) -> str:
     harms = sum(place.kind == "harms" for place in first.places.values())
     last = f"The last {harms} rows retain" if harms > 1 else "The last row retains"
     apart = f"{last} less than {RETAINED} and {'are' if harms > 1 else 'is'} not compared. " if harms else ""
-    swept = "Swept defenses are interpolated between the strengths that are named. " if grid.sweeps else ""
+    swept = "A swept defense is interpolated between the strengths in its row, or is at its strongest. "
     outcome = f"{first.costs.quantity.title}: the best that an attacker reaches within the budget. "
     retention = (
         "Retention: of the released model, relative to the undefended one, the smallest of its kinds"
         + ("; adapted: the same after fine-tuning on a benign task" if adapted else "")
         + "."
     )
-    return apart + swept + outcome + retention
+    return apart + (swept if grid.sweeps else "") + outcome + retention
 
 
 def times(row: pd.Series, digits: int = 3) -> str:
@@ -141,9 +141,8 @@ def row_text(grid: Grid, one: Protection, row: str) -> str:
     name = marked(grid, "defense", row) + (f" ({control})" if control else "")
     if row in grid.sweeps:
         mix = one.places[row].mix
-        return f"{name} at " + " + ".join(
-            f"{share:.2g} {label.partition('@')[2] or label}" for label, share in mix.items()
-        )
+        shares = {label: f"{share:.2g} " if len(mix) > 1 else "" for label, share in mix.items()}
+        return f"{name} at {' + '.join(share + (label.partition('@')[2] or label) for label, share in shares.items())}"
     return f"{name}: {_short(grid.defenses[row].call)}"
 
 
@@ -170,6 +169,7 @@ def in_full(found: Sequence[Protection], grid: Grid, long: pd.DataFrame) -> tupl
     """
     parts = []
     order = in_order(found)
+    found = [one for one in found if not one.evidence]
     for one in found:
         rows = one.table.set_index("defense").loc[order]
         part = pd.DataFrame({"defense": [marked(grid, "defense", row) for row in order]}, dtype=object)
@@ -220,10 +220,10 @@ def spent(records_frame: pd.DataFrame, grid: Grid) -> tuple[pd.DataFrame, str] |
     of_base = frame["defense"].isin(undefended)
     frame = frame[of_base] if of_base.any() else frame
     names = ["plugin_steps", *COUNTED, "seconds"]
-    means = (
-        frame.astype({"value": float}).groupby(["attacker", "metric"])["value"].mean().unstack().reindex(columns=names)
-    )
-    means = means.reindex([label for label in grid.attackers if label in means.index]).dropna(axis=1, how="all")
+    means = frame.astype({"value": float}).groupby(["attacker", "metric"])["value"].mean().unstack()
+    rows = [label for label in grid.attackers if label in means.index]
+    means = means.reindex(index=rows, columns=names)
+    means = means.loc[:, (means > 0).any()]  # a track need not count
     if not set(means) & set(COUNTED):
         return None
     titles = {str(name): quantity_of(grid, str(name)).title for name in means}

@@ -104,9 +104,9 @@ def strength(found: Sequence[Protection], grid: Grid, out: Path) -> Path | None:
         points = strengths(one)
         for place, (defense, rows) in enumerate(points.groupby("defense", sort=False)):
             if rows["control"].iloc[0] != "undefended":
-                colour = CONTROL if rows["control"].iloc[0] == "control" else mpl.colormaps["tab10"](place % 10)
-                _draw_curve(axis, rows, "retention", colour, str(defense))
-                _draw_curve(axis, rows, "adapted", colour, None)
+                look = _look(place, rows["control"].iloc[0])
+                _draw_curve(axis, rows, "retention", look, str(defense))
+                _draw_curve(axis, rows, "adapted", look, None)
         axis.axvline(RETENTION, color="black", linewidth=0.8, linestyle=":")
         axis.axhline(1, color="black", linewidth=0.8, linestyle=":")
         axis.plot(1, 1, "s", color="black", label="undefended")
@@ -121,16 +121,25 @@ def strength(found: Sequence[Protection], grid: Grid, out: Path) -> Path | None:
     return save(figure, out / f"{grid.name}_strength")
 
 
-def _draw_curve(axis: Axes, rows: pd.DataFrame, name: str, colour: Any, label: str | None) -> None:
+def _look(place: int, control: str | None) -> tuple[Any, str, str]:
+    """Colour, line style and marker of the defense at a place in the suite; controls are grey."""
+    if control is not None:
+        return CONTROL, ("-", "--", ":", "-.")[place % 4], "^Dvs"[place % 4]
+    colours = mpl.colormaps["tab10"]([0, 1, 2, 3, 4, 5, 6, 8, 9])  # the other one is grey
+    return colours[place % 9], ("-", "--", ":", "-.")[place // 9 % 4], "o"
+
+
+def _draw_curve(axis: Axes, rows: pd.DataFrame, name: str, look: tuple[Any, str, str], label: str | None) -> None:
     """Draw the points of one defense with their intervals, and through those of a sweep a line from the undefended
-    model. rows: of `strengths`. name: `retention` or `adapted`."""
+    model. rows: of `strengths`. name: `retention` or `adapted`. look: see `_look`."""
+    colour, _, marker = look
     rows = rows[rows[[name, "ratio"]].notna().all(axis=1)].astype({name: float, "ratio": float})
     if rows.empty:
         return
     x, y = rows[name].to_numpy(), rows["ratio"].to_numpy()
     released = name == "retention"
     style: dict[str, Any] = {
-        "fmt": "o",
+        "fmt": marker,
         "color": colour,
         "markerfacecolor": colour if released else "white",
         "elinewidth": 0.8,
@@ -159,8 +168,7 @@ def survival(found: Sequence[Protection], grid: Grid, out: Path) -> Path | None:
             row = max(where.mix, key=lambda label: where.mix[label])
             at, shares = one.costs.survival(row)
             control = grid.control(row)
-            colour = mpl.colormaps["tab10"](place % 10) if control is None else CONTROL
-            style = "--" if where.kind == "harms" else ":" if place >= 10 else "-"
+            colour, style, _ = _look(place, control)
             axis.step(
                 [min(start, one.costs.budget / 2), *at, one.costs.budget],
                 [1, *shares, *(shares[-1:] if len(shares) else [1])],
@@ -188,7 +196,7 @@ def _log(axis: Any, values: pd.DataFrame) -> None:
     low, high = float(values.min().min()), float(values.max().max())
     room = max((high / low) ** 0.08, 1.03)
     low, high = low / room, high * room
-    digits = (1, 2, 5) if high > 4 * low else (1, 1.2, 1.5, 2, 3, 5, 7)
+    digits = (1, 2, 5) if high > 8 * low else (1, 1.2, 1.5, 2, 3, 5, 7)
     ticks = (digit * 10.0**power for power in range(-6, 8) for digit in digits)
     axis._set_axes_scale("log")
     axis.set_view_interval(low, high, ignore=True)

@@ -39,7 +39,7 @@ def strengths(one: Protection) -> pd.DataFrame:
     for defense, place in one.places.items():
         labels = [label for label in grid.sweeps.get(defense, [defense]) if label in grid.defenses]
         part = table.loc[labels].assign(defense=defense, row=labels)
-        part["control"] = pd.array([grid.control(row) for row in labels], "string")
+        part["control"] = pd.Series([grid.control(row) for row in labels], part.index, object)
         for name, values in (("retention", one.kept), ("adapted", one.adapted)):
             kind = place.binding if name == "retention" and place.binding is not None else _least(values, labels[-1])
             if kind is not None:

@@ -39,7 +39,7 @@ def _against(one: Protection) -> str:
     rows = one.table.set_index("defense")
     compared = [row for row in rows.index if one.places[row].kind != "harms" and rows["control"][row] != "undefended"]
     parts = [_best(one, rows, compared), *_endurance(one, rows.loc[compared])]
-    return f"against {one.costs.name} " + "; ".join(parts)
+    return f"against {one.costs.name}, " + "; ".join(parts)
 
 
 def _best(one: Protection, rows: pd.DataFrame, compared: Sequence[str]) -> str:
@@ -119,8 +119,8 @@ def _of_evidence(found: Sequence[Protection]) -> Iterator[str]:
         elif most["ratio"] < SAME:
             result = f"{_verb(attackers, 'break')} every defense at the cost of the undefended model"
         else:
-            bound = f"at most {times(most, 2).partition(' ')[0]} the cost of the undefended model ({most['defense']})"
-            result = f"{_verb(attackers, 'break')} every defense at {bound}"
+            bound = f"at up to {times(most, 2).partition(' ')[0]} the cost of the undefended model ({most['defense']})"
+            result = f"{_verb(attackers, 'break')} every defense, {bound}"
         yield f"the attacker{_s(attackers)} {_joined(attackers)}{knows} {result}"
 
 
