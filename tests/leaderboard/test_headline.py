@@ -44,7 +44,7 @@ def test_a_row_for_each_defense_with_its_call_the_longest_delay_first():
     ]
     assert list(made["retention"]) == ["1.02", "0.97", "1", "1", "0.501"]
     assert list(made["flags"]) == ["", "", "", "", "harms"]
-    assert made["ASR within 100 steps [95 %]"][0] == "0"
+    assert made["ASR within 100 steps [95 %]"][0] == "0 [< 0.05]"
     assert "The last row retains less than 95 % and is not compared." in below
     assert "share a letter" in below
 
