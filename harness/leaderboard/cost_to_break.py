@@ -125,7 +125,7 @@ def threat_models(grid: Grid) -> Mapping[str, ThreatModel]:
     """The threat models of a grid; one of all attackers where the grid, of an earlier harness, names none."""
     if grid.threat_models or not grid.attackers or grid.ranking is None:
         return grid.threat_models
-    return {ALL_ATTACKERS: ThreatModel(attackers=list(grid.attackers))}
+    return {ALL_ATTACKERS: ThreatModel.model_construct(attackers=list(grid.attackers))}
 
 
 def read(records: Records, grid: Grid) -> dict[str, Costs]:
