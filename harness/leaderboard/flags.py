@@ -50,9 +50,11 @@ FLAGS: Mapping[str, Flag] = {
              "rank", "give it more steps or other settings, on seeds that are not reported"),
         Flag("stalled-attack", "the attack has not succeeded, and twice the steps bring it no further: the defense may "
              "hold, or the attacker is stuck", "try other step sizes and attackers before the defense is believed"),
-        Flag("no-better", "it is not shown to be better than the undefended model",
+        Flag("no-better", "it is not shown to be better than the undefended model: by its cost to break at "
+             "equal retention; without an attacker, by the value that ranks",
              "do not call it a defense on this board; more seeds may tell"),
-        Flag("control-as-good", "it is not shown to be better than a control, a method not designed to resist attacks",
+        Flag("control-as-good", "it is not shown to be better than a control, a method not designed to resist "
+             "attacks, by the same measure",
              "compare with the controls, not with the undefended model"),
         Flag("harms", f"retains less than {RETENTION:.0%} of what the undefended model does of what it should; where "
              f"the undefended value is not positive, loses more than {1 - RETENTION:.2f}",

@@ -29,9 +29,10 @@ LETTERS = "Two rows that share a letter are not separated (paired comparisons of
 
 
 def in_order(found: Sequence[Protection]) -> list[str]:
-    """The defenses by their ratio against the first threat model, the best first; those that retain too little come
+    """The defenses by their ratio against the first threat model with a column, the best first; those that retain too little come
     last. found: the protection against each threat model of a grid, not empty."""
-    table = found[0].table.assign(harms=found[0].table["kind"] == "harms")
+    table = (columns(found) or found)[0].table
+    table = table.assign(harms=table["kind"] == "harms")
     ordered = table.sort_values(["harms", "ratio"], ascending=[True, False], kind="stable", na_position="last")
     return [str(row) for row in ordered["defense"]]
 
