@@ -28,18 +28,18 @@ BELOW = (
 LETTERS = "Two rows that share a letter are not separated (paired comparisons of the cells, Holm, 5 %). "
 
 
+def shown(found: Sequence[Protection]) -> list[Protection]:
+    """The protection against the threat models that pictures and tables show: those with a column, of which a cost to
+    break is known. found: against each threat model of a grid."""
+    return [one for one in found if not one.evidence and one.table["ratio"].notna().any()]
+
+
 def in_order(found: Sequence[Protection]) -> list[str]:
-    """The defenses by their ratio against the first threat model with a column, the best first; those that retain too little come
-    last. found: the protection against each threat model of a grid, not empty."""
-    table = (columns(found) or found)[0].table
-    table = table.assign(harms=table["kind"] == "harms")
+    """The defenses by their ratio against the first threat model, the best first; those that retain too little come
+    last. found: see `shown`, not empty."""
+    table = found[0].table.assign(harms=found[0].table["kind"] == "harms")
     ordered = table.sort_values(["harms", "ratio"], ascending=[True, False], kind="stable", na_position="last")
     return [str(row) for row in ordered["defense"]]
-
-
-def columns(found: Sequence[Protection]) -> list[Protection]:
-    """The threat models that are columns of the table."""
-    return [one for one in found if not one.evidence][:THREAT_MODELS]
 
 
 def headline(found: Sequence[Protection], grid: Grid, flags: Mapping[str, str]) -> tuple[pd.DataFrame, str] | None:
@@ -47,19 +47,19 @@ def headline(found: Sequence[Protection], grid: Grid, flags: Mapping[str, str]) 
 
     found: the protection against each threat model of the grid. flags: by row, the names of its flags.
     """
-    shown = columns(found)
-    if not any(one.table["ratio"].notna().any() for one in shown):
+    found = shown(found)[:THREAT_MODELS]
+    if not found:
         return None
     order = in_order(found)
     table = pd.DataFrame({"defense": [row_text(grid, found[0], row) for row in order]}, dtype=object)
-    for one in shown:
+    for one in found:
         rows = one.table.set_index("defense").loc[order]
         letters = rows["letters"].fillna("") if one.separated else pd.Series("", rows.index)
         texts = [f"{times(row)} {letter}".strip() for (_, row), letter in zip(rows.iterrows(), letters, strict=True)]
         table[f"cost to break: {one.costs.name} {CI}"] = texts
-    first = shown[0]
+    first = found[0]
     rows = first.table.set_index("defense").loc[order]
-    several = f", {first.costs.name}" if len(shown) > 1 else ""
+    several = f", {first.costs.name}" if len(found) > 1 else ""
     table[f"{first.costs.quantity.title} within {budget(first)}{several} {CI}"] = reached(first, rows)
     adapted = rows["adapted"].notna().any()
     pairs = zip(rows["retention"].map(number), rows["adapted"].map(number), strict=True)
@@ -67,7 +67,7 @@ def headline(found: Sequence[Protection], grid: Grid, flags: Mapping[str, str]) 
         f"{released} / {after or '–'}" if adapted else released for released, after in pairs
     ]
     table["flags"] = [row_flags(grid, flags, row) for row in order]
-    below = BELOW + (LETTERS if any(one.separated for one in shown) else "") + _below(first, grid, bool(adapted))
+    below = BELOW + (LETTERS if any(one.separated for one in found) else "") + _below(first, grid, bool(adapted))
     return without_empty_columns(table), below
 
 
@@ -169,8 +169,8 @@ def in_full(found: Sequence[Protection], grid: Grid, long: pd.DataFrame) -> tupl
     long: the grid's long-form board.
     """
     parts = []
+    found = shown(found)
     order = in_order(found)
-    found = [one for one in found if not one.evidence]
     for one in found:
         rows = one.table.set_index("defense").loc[order]
         part = pd.DataFrame({"defense": [marked(grid, "defense", row) for row in order]}, dtype=object)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from harness.leaderboard.headline import RETAINED, budget, in_order
+from harness.leaderboard.headline import RETAINED, budget, in_order, shown
 from harness.leaderboard.plots import MIN_CELLS, save
 from harness.leaderboard.protection import Protection
 from harness.leaderboard.retention import RETENTION
@@ -33,14 +33,9 @@ def draw(found: Sequence[Protection], grid: Grid, out: Path) -> Iterator[Path]:
             yield path
 
 
-def shown(found: Sequence[Protection]) -> list[Protection]:
-    """The protection that is drawn: against the threat models with a column, where any cost is known."""
-    return [one for one in found if not one.evidence and one.table["ratio"].notna().any()]
-
-
 def costs(found: Sequence[Protection], grid: Grid, out: Path) -> Path | None:
     """Draw each defense's cost to break as a multiple of the undefended model's: a panel for each threat model, rows in
-    the order of the headline. found: the protection to draw. None where there is only the undefended row."""
+    the order of the headline. found: see `headline.shown`. None where there is only the undefended row."""
     if not found:
         return None
     controls = found[0].table.set_index("defense")["control"]
@@ -96,7 +91,7 @@ def _keys(found: Sequence[Protection]) -> list[Line2D]:
 
 def strength(found: Sequence[Protection], grid: Grid, out: Path) -> Path | None:
     """Draw protection against retention: a panel for each threat model, a line for each sweep from the undefended model
-    on, a point for each single row. found: the protection to draw. None without sweeps or retention."""
+    on, a point for each single row. found: see `headline.shown`. None without sweeps or retention."""
     if not found or not grid.sweeps or found[0].kept.isna().all(axis=None):
         return None
     figure, axes = _panels(found, 3.9)
@@ -157,7 +152,7 @@ def _bars(rows: pd.DataFrame, name: str, ends: str) -> list[Any]:
 
 def survival(found: Sequence[Protection], grid: Grid, out: Path) -> Path | None:
     """Draw Kaplan–Meier curves: the share of cells that are not yet broken against the cost, a panel for each threat
-    model, a line for each defense; a sweep is shown at the strength that weighs most. found: the protection to draw.
+    model, a line for each defense; a sweep is shown at the strength that weighs most. found: see `headline.shown`.
     None where there are too few cells."""
     if max((one.costs.least.groupby("defense").count().max() for one in found), default=0) < MIN_CELLS:
         return None

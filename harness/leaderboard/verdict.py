@@ -43,7 +43,8 @@ def _against(one: Protection) -> str:
 
 
 def _best(one: Protection, rows: pd.DataFrame, compared: Sequence[str]) -> str:
-    """The rows with the highest ratio that are shown to be better than the undefended row.
+    """The rows with the highest ratio of those that are shown to be better than the undefended row, and those that are
+    shown to be worse.
 
     rows: `Protection.table` by row. compared: the rows that are compared with the undefended one.
     """
@@ -53,8 +54,10 @@ def _best(one: Protection, rows: pd.DataFrame, compared: Sequence[str]) -> str:
     better.sort(key=lambda row: -rows["ratio"][row])
     if not compared:
         return f"no defense retains {RETAINED}"
+    worse = [row for row in compared if (one.costs.undefended, row) in separated]
+    faster = f"; {_joined(worse)} {_verb(worse, 'make')} the attack faster" if worse else ""
     if not better:
-        return f"no defense is shown to be better than none{_untested(one)}"
+        return f"no defense is shown to be better than none{_untested(one)}{faster}"
     first, *others = better
     group = [first, *(row for row in others if (first, row) not in separated)]
     controls = [row for row in group if rows["control"][row] == "control"]
@@ -66,7 +69,7 @@ def _best(one: Protection, rows: pd.DataFrame, compared: Sequence[str]) -> str:
     if defenses and controls:
         text += f", and the control{_s(controls)} {_joined(controls)} {'does' if len(controls) == 1 else 'do'} as well"
     less = [row for row in others if row not in group]
-    return text + (f"; {_joined(less)} {_verb(less, 'delay')} it less" if less else "")
+    return text + (f"; {_joined(less)} {_verb(less, 'delay')} it less" if less else "") + faster
 
 
 def _untested(one: Protection) -> str:

@@ -15,7 +15,7 @@ import plotly.io
 from plotly.colors import hex_to_rgb
 
 from harness.leaderboard.boards import GridBoard
-from harness.leaderboard.headline import RETAINED, in_order
+from harness.leaderboard.headline import RETAINED, in_order, shown
 from harness.leaderboard.retention import retention_rows
 from harness.leaderboard.scores import QUANTITY, Cells, quantity_of
 from harness.leaderboard.stats import BOUNDS, Bools, Floats, logarithms
@@ -77,10 +77,11 @@ def of_grid(board: BoardView, grid: GridView) -> dict[str, list[Chart]]:
 def protection(made: GridBoard) -> Iterator[Chart]:
     """For each threat model, each defense's cost to break as a multiple of the undefended model's with both
     intervals."""
-    for one in made.protection:
-        rows = one.table.set_index("defense").reindex(in_order(made.protection)[::-1])  # plotly draws upwards
+    found = shown(made.protection)
+    for one in found:
+        rows = one.table.set_index("defense").loc[in_order(found)[::-1]]  # plotly draws upwards
         rows = rows[(rows["control"] != "undefended") & rows["ratio"].notna()]
-        if one.evidence or rows.empty:
+        if rows.empty:
             continue
         what = "cost to break over that of the undefended model"
         figure = _figure(what, "", height=160 + 26 * len(rows), margin_l=10)

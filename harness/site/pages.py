@@ -21,7 +21,7 @@ from plotly.offline import get_plotlyjs
 from harness.files import write_text
 from harness.leaderboard import plots, prediction, protection_plots
 from harness.leaderboard.flags import FLAGS, flag
-from harness.leaderboard.headline import row_text, rows_of
+from harness.leaderboard.headline import row_text, rows_of, shown
 from harness.leaderboard.scores import Cells
 from harness.leaderboard.tables import CHANGED, CI, WEAK
 from harness.registry import installed
@@ -133,7 +133,7 @@ class Site:
         drawn: dict[str, dict[str, str]] = {}
         for grid in board.grids:
             made = grid.board
-            found = protection_plots.shown(made.protection)
+            found = shown(made.protection)
             paths = {
                 "Strength curves": protection_plots.strength(found, made.grid, folder),
                 "Survival curves": protection_plots.survival(found, made.grid, folder),

@@ -33,7 +33,9 @@ AGAINST = "Against all attackers,"
          f"{AGAINST} the control ascent delays the attack 2.1× […], ahead of the rest; mine delays it less; "
          f"{BROKEN}"),
         ({"mine": 20.1, "ascent": 20}, f"{AGAINST} no defense is shown to be better than none; {BROKEN}"),
-        ({"mine": 15}, f"{AGAINST} no defense is shown to be better than none; {BROKEN}"),
+        ({"mine": 15, "other": 42},
+         f"{AGAINST} other delays the attack 2.1× […], ahead of the rest; mine makes the attack faster; {BROKEN}"),
+        ({"mine": 15}, f"{AGAINST} no defense is shown to be better than none; mine makes the attack faster; {BROKEN}"),
         ({"mine": 300}, f"{AGAINST} mine delays the attack at least 5×; mine holds for 100 steps in "
          "every cell."),
         ({"mine": 100}, f"{AGAINST} mine delays the attack at least 4.9× […]; nothing holds for 100 "
