@@ -153,7 +153,7 @@ def _costs(records: Records, grid: Grid, frame: pd.DataFrame, name: str, model: 
     suite = records.suite
     exact = curves["seed"].isna().groupby(curves["defense"]).all()
     values = _wide(curves, grid)
-    spent = _wide(spent, grid).reindex(values.index)
+    spent = _wide(spent, grid).reindex(index=values.index, columns=values.columns)  # at step 0 no cost is recorded
     progress = outcome.origin - values if outcome.better == "higher" else values - outcome.origin
     best = progress.T.cummax().T  # an attacker keeps the best of its measured steps
     reach = best.ffill(axis=1).iloc[:, -1].unstack("attacker").reindex(columns=model.attackers)

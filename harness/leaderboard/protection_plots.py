@@ -21,6 +21,8 @@ from harness.leaderboard.strength import strengths
 from harness.suite import Grid
 
 COLOUR, CONTROL = "#0072B2", "#8a8a8a"
+WIDEST = 30
+"""An axis ends at this multiple of the largest ratio, however wide its interval is."""
 RATIO = "cost to break over that\nof the undefended model"
 
 
@@ -49,7 +51,7 @@ def costs(found: Sequence[Protection], grid: Grid, out: Path) -> Path | None:
             _draw_ratio(axis, row, len(order) - 1 - place)
         axis.axvline(1, color="black", linewidth=0.8, linestyle=":")
         axis.set(title=one.costs.name, xlabel=RATIO, ylim=(-0.6, len(order) - 0.4))
-        _log(axis.xaxis, rows[["ratio", "ci_low", "ci_high"]].assign(one=1.0))
+        _log(axis.xaxis, rows)
     names = [f"{row} (control)" if controls[row] == "control" else row for row in order]
     axes[0].set_yticks(range(len(order)), names[::-1])
     figure.legend(handles=_keys(found), loc="outside lower center", ncols=3, fontsize=8)
@@ -106,7 +108,7 @@ def strength(found: Sequence[Protection], grid: Grid, out: Path) -> Path | None:
         axis.axhline(1, color="black", linewidth=0.8, linestyle=":")
         axis.plot(1, 1, "s", color="black", label="undefended")
         axis.set(title=one.costs.name, xlabel="retention")
-        _log(axis.yaxis, points[["ratio", "ci_low", "ci_high"]])
+        _log(axis.yaxis, points)
     axes[0].set_ylabel(RATIO)
     keys, names = axes[0].get_legend_handles_labels()
     if found[0].adapted.notna().any(axis=None):
@@ -174,7 +176,7 @@ def survival(found: Sequence[Protection], grid: Grid, out: Path) -> Path | None:
                 label=str(defense) if row == defense else row,
             )
         axis.set(title=one.costs.name, xlabel=f"cost, of {budget(one)}", ylim=(-0.03, 1.03))
-        _log(axis.xaxis, pd.DataFrame({"cost": [start, one.costs.budget]}))
+        _scale(axis.xaxis, start, one.costs.budget)
     axes[0].set_ylabel("share of cells\nthat are not broken")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     return save(figure, out / f"{grid.name}_survival")
@@ -186,12 +188,20 @@ def _panels(found: Sequence[Protection], height: float) -> tuple[Figure, list[Ax
     return figure, list(figure.subplots(1, len(found), squeeze=False, sharey=True)[0])
 
 
-def _log(axis: Any, values: pd.DataFrame) -> None:
-    """Give an axis a logarithmic scale over these values, with plain numbers."""
-    low, high = float(values.min().min()), float(values.max().max())
+def _log(axis: Any, rows: pd.DataFrame) -> None:
+    """Give an axis a logarithmic scale over ratios, their intervals and 1. rows: with columns as `Protection.table`."""
+    ratios = rows["ratio"].astype(float)
+    low, high = min(ratios.min(), 1.0), max(ratios.max(), 1.0)
+    _scale(
+        axis, max(min(rows["ci_low"].min(), low), low / WIDEST), min(max(rows["ci_high"].max(), high), high * WIDEST)
+    )
+
+
+def _scale(axis: Any, low: float, high: float) -> None:
+    """Give an axis a logarithmic scale from `low` to `high`, with plain numbers."""
     room = max((high / low) ** 0.08, 1.03)
     low, high = low / room, high * room
-    digits = (1, 2, 5) if high > 8 * low else (1, 1.2, 1.5, 2, 3, 5, 7)
+    digits = (1,) if high > 300 * low else (1, 2, 5) if high > 8 * low else (1, 1.2, 1.5, 2, 3, 5, 7)
     ticks = (digit * 10.0**power for power in range(-6, 8) for digit in digits)
     axis._set_axes_scale("log")
     axis.set_view_interval(low, high, ignore=True)
