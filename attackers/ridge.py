@@ -13,7 +13,7 @@ Rows = Annotated[int, Field(ge=3)]
 
 
 class Ridge(ProbeAttacker):
-    """Ridge regression with the penalty of the least leave-one-out error (Allen, 1974; Golub, Heath & Wahba, 1979).
+    """Ridge regression with the penalty of the least leave-one-out error (Allen, 1974).
 
     Step t uses the first 30, 60, 120, … rows (field `rows`) in a random order, and after these steps all rows. It
     evaluates no gradient and counts the rows that a step reads for the first time as samples. An intercept has no
@@ -32,15 +32,10 @@ class Ridge(ProbeAttacker):
             x, y = data.x[order[:count]], data.y[order[:count]]
             count_gradient(count - read, 0.0)
             read = count
-            model.weight.data.copy_(self._fit(Split(x, y if model.kind == "squared" else 4 * y - 2)))
+            weight, intercept = fit_ridge(Split(x, y if model.kind == "squared" else 4 * y - 2), self.intercept)
+            weight[-1] += intercept  # the last feature is constant with an intercept, which is 0 without one
+            model.weight.data.copy_(weight)
             loss = losses(x @ model.weight.data, y, model.kind)
             yield loss
         while True:
             yield loss
-
-    def _fit(self, data: Split) -> torch.Tensor:
-        """The weight (dim) on features of which the last is constant with an intercept."""
-        weight, level = fit_ridge(data, self.intercept)
-        if self.intercept:
-            weight[-1] += level
-        return weight

@@ -41,7 +41,8 @@ class Scale:
     def value(self, score: Any) -> Any:
         """The value of a score (a number or an array)."""
         scaled = score if self.better == "higher" else -score
-        return np.exp(scaled) if self.log else scaled
+        with np.errstate(over="ignore"):  # an end of a very wide interval is infinite
+            return np.exp(scaled) if self.log else scaled
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,7 @@ class ProbeTrack(Track):
         return Ranking(
             value={"metric": "excess_loss", "role": "harmful", "split": "train"},
             better="higher",
+            optimum=[{"metric": "best_loss", "role": "harmful", "split": "train"}],
             broken=protocol.success,
             resolution=1e-3,
             retention=[{"metric": "retention"}],
