@@ -161,11 +161,11 @@ def release(
     """Save a released model of a suite as files that its library loads: a text-to-image model as a pipeline folder for
     diffusers. The model is computed first if the store lacks it.
 
-    suite: as for `run`. defense: label of the suite's row, or name of another plugin. out: the folder to write. task:
-    label of the task (default: the suite's first task). seed: one of the suite's seeds (default: the smallest). store,
-    selection: as for `run`. Raises `UsageError` if the suite has no such task or seed, if two of its grids have
-    different models of it, if the track saves no models, or if `out` cannot be written or has other files than those of
-    a released model.
+    suite: as for `run`. defense: label of the suite's row (of a swept one with the strength, as on a board), or name of
+    another plugin. out: the folder to write. task: label of the task (default: the suite's first task). seed: one of
+    the suite's seeds (default: the smallest). store, selection: as for `run`. Raises `UsageError` if the suite has no
+    such task or seed, or several rows of a swept defense, if two of its grids have different models of it, if the track
+    saves no models, or if `out` cannot be written or has other files than those of a released model.
     """
     from harness.execution.worker import ensure
     from harness.plan import repetitions
@@ -174,10 +174,14 @@ def release(
     from harness.suite import load
     from harness.track import Track
 
-    asked = load(suite, Selection.of(**{**selection, "defenses": [defense]}))
+    asked = load(suite, Selection.of(**{**selection, "defenses": [defense.partition("@")[0]]}))
+    grids = [grid for grid in asked.grids if defense in grid.defenses]
+    if not grids:
+        rows = dict.fromkeys(label for grid in asked.grids for label in grid.defenses)
+        raise UsageError(f"suite '{asked.name}' has several rows of '{defense}'; give one of them: {', '.join(rows)}")
     registry = installed().with_files(asked.plugins)
-    tracks = {grid.name: registry.track(grid.track) for grid in asked.grids}
-    models = [(grid, repetition) for grid in asked.grids for repetition in repetitions(grid, tracks[grid.name])]
+    tracks = {grid.name: registry.track(grid.track) for grid in grids}
+    models = [(grid, repetition) for grid in grids for repetition in repetitions(grid, tracks[grid.name])]
     tasks = list(dict.fromkeys(repetition.task.label for _, repetition in models))
     task = tasks[0] if task is None else task
     if task not in tasks:
