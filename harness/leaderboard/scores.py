@@ -41,8 +41,7 @@ class Scale:
     def value(self, score: Any) -> Any:
         """The value of a score (a number or an array)."""
         scaled = score if self.better == "higher" else -score
-        with np.errstate(over="ignore"):  # an end of a very wide interval is infinite
-            return np.exp(scaled) if self.log else scaled
+        return np.exp(scaled) if self.log else scaled
 
 
 @dataclass(frozen=True)

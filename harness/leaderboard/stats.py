@@ -66,8 +66,7 @@ def intervals(
         result[f"{kind}_low"], result[f"{kind}_high"] = mean - width, mean + width
     is_log = log.groupby(groups).first()
     on_scale = ["value", *BOUNDS]
-    with np.errstate(over="ignore"):  # an end of a very wide interval is infinite
-        result.loc[is_log, on_scale] = np.exp(result.loc[is_log, on_scale])
+    result.loc[is_log, on_scale] = np.exp(result.loc[is_log, on_scale])
     return result
 
 
