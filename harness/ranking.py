@@ -68,7 +68,9 @@ class ThreatModel(FrozenModel):
         "steps", description="what the cost to break is counted in"
     )
     budget: float | None = Field(
-        None, gt=0, description="what an attack may spend, in that unit; null: as much as each of its attackers spends"
+        None,
+        gt=0,
+        description="what an attack may spend, in that unit; by default, and at most, as much as each attacker spends",
     )
     share: float = Field(
         0.8, gt=0, le=1, description="an attack succeeds with this share of what it reaches on the undefended model"
@@ -89,7 +91,7 @@ others."""
 def covering(models: Mapping[str, ThreatModel], attackers: Collection[str]) -> dict[str, ThreatModel]:
     """The threat models of a grid: those of `models` with the attackers that are left, and one of all further ones.
 
-    models: by name; those called `ALL_ATTACKERS` or `OTHER_ATTACKERS` are made anew. attackers: the grid's.
+    models: by name; those called `ALL_ATTACKERS` or `OTHER_ATTACKERS` are replaced. attackers: the grid's.
     """
     covered: dict[str, ThreatModel] = {}
     for name, model in models.items():

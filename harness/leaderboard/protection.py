@@ -31,7 +31,7 @@ COLUMNS = {
     "rank_low": "best rank that the comparisons leave open",
     "rank_high": "worst rank that the comparisons leave open",
     "letters": "two rows that share a letter are not separated",
-    "by": "the attacker with the least cost in most cells",
+    "by": "the attacker with the least cost in most of the cells that are broken",
     "cost": "cost to break, geometric mean, restricted to the budget",
     "reached": "best value of the outcome that any attacker reaches within the budget, mean over cells",
     **{f"reached_{bound}": "95 % interval of it" for bound in BOUNDS},

@@ -45,6 +45,10 @@ def test_where_each_defense_is_compared():
 def test_a_sweep_starts_at_the_undefended_model_and_may_never_fall():
     means = {"none": {HELD: 1}, "mine@1": {HELD: 0.9}, "mine@2": {HELD: 0.8}, "mine@3": {HELD: 0.7}}
     assert places(kept_of(means), grid_of(list(means)))["mine"].mix == pytest.approx({"none": 0.5, "mine@1": 0.5})
+    del means["mine@2"]  # a strength after the end of the sweep does not matter; one before it does
+    assert places(kept_of(means), grid_of(ROWS))["mine"].mix == pytest.approx({"none": 0.5, "mine@1": 0.5})
+    del means["mine@1"]
+    assert places(kept_of(means), grid_of(ROWS))["mine"].kind == "unknown"
     means = {"none": {HELD: 1}, "mine@1": {HELD: 1.0}, "mine@2": {HELD: 0.98}, "mine@3": {HELD: 0.96}}
     place = places(kept_of(means), grid_of(list(means)))["mine"]
     assert (place.kind, place.mix) == ("strongest retains", {"mine@3": 1.0})

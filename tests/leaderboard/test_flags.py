@@ -266,3 +266,9 @@ def test_a_mean_over_attackers_has_the_flags_of_each():
     long = boards.make(build(rows, changed=["attackers.other.lr=0.1"])).long
     changed = long.groupby("attacker")["flags"].agg(lambda flags: "changed" in flags.iloc[0].split())
     assert changed.to_dict() == {"lora": False, "other": True, "mean": True}
+
+
+def test_a_board_of_evidence_alone_compares_the_values_that_rank():
+    models = {"weights": ThreatModel(attackers=["lora"], evidence=True)}
+    rows = cells({"none": {"lora": 1.0}, "mine": {"lora": lambda task, seed: 1 - seed / 1000}}, seeds=FIVE)
+    assert "no-better" in flags(rows, threat_models=models)["mine"]
