@@ -158,7 +158,7 @@ rates = st.lists(st.integers(0, 20).map(lambda shown: shown / 20), min_size=3, m
 @settings(max_examples=20)
 @given(base=rates.filter(lambda values: max(values) >= 0.8), mine=rates, further=rates)
 def test_properties(base, mine, further):
-    """The undefended model's own row has the ratio 1; a further attacker that reaches no more there never raises a cost;
+    """The undefended model has the ratio 1; a further attacker that reaches no more there never raises a cost;
     a curve that is nowhere lower costs no more."""
     rows = curve("none", "lora", base) + curve("mine", "lora", mine) + curve("same", "lora", base)
     higher = [max(pair) for pair in zip(mine, further, strict=True)]
