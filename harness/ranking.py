@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 from pydantic import ConfigDict, Field
@@ -88,5 +89,22 @@ class ThreatModel(FrozenModel):
     )
 
 
-ALL_ATTACKERS = "all attackers"
-"""Name of the threat model of a grid that names none."""
+ALL_ATTACKERS, OTHER_ATTACKERS = "all attackers", "other attackers"
+"""Names of the threat model of the attackers that no threat model of a grid names: where there is none, and beside
+others."""
+
+
+def covering(models: Mapping[str, ThreatModel], attackers: Collection[str]) -> dict[str, ThreatModel]:
+    """The threat models of a grid: those of `models` with the attackers that are left, and one of all further ones.
+
+    models: by name; those called `ALL_ATTACKERS` or `OTHER_ATTACKERS` are made anew. attackers: the grid's.
+    """
+    covered: dict[str, ThreatModel] = {}
+    for name, model in models.items():
+        left = [label for label in dict.fromkeys(model.attackers) if label in attackers]
+        if left and name not in (ALL_ATTACKERS, OTHER_ATTACKERS):
+            covered[name] = model.model_copy(update={"attackers": left})
+    named = {label for model in covered.values() for label in model.attackers}
+    if further := [label for label in attackers if label not in named]:
+        covered[OTHER_ATTACKERS if covered else ALL_ATTACKERS] = ThreatModel(attackers=further)
+    return covered

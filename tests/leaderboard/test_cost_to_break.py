@@ -117,6 +117,67 @@ def test_costs_are_counted_in_the_threat_models_unit_and_budget():
     assert uncounted.model.unit == "steps"
 
 
+@pytest.mark.parametrize("spent", [{"lora": 0, "full": 0}, {"lora": 10, "full": 0}, {"lora": 10}])
+def test_a_unit_in_which_an_attacker_spends_nothing_is_not_used(spent):
+    """A track that counts no gradients has zeros, and so has an attacker by factorisation."""
+    model = ThreatModel(attackers=["lora", "full"], unit="gradients")
+    rows = []
+    for defense, attacker in (("none", "lora"), ("none", "full"), ("mine", "lora"), ("mine", "full")):
+        rows += curve(defense, attacker, [0, 1, 1])
+        if attacker in spent:
+            costs_of = [spent[attacker] * step for step in STEPS]
+            rows += curve(defense, attacker, costs_of, measured_by="cost", metric="gradients", role=None)
+    ours = costs(rows, "m", threat_models={"m": model})
+    assert (ours.model.unit, ours.least.tolist()) == ("steps", pytest.approx([22, 22]))
+
+
+def test_a_cost_without_a_seed_stands_for_every_seed():
+    """The attack has no random draws, its metric has."""
+    model = ThreatModel(attackers=["lora"], unit="samples")
+    rows = [row for seed in (1, 2) for row in curve("none", "lora", [0, 1, 1], seed=seed)]
+    spent = [10 * step for step in STEPS]
+    rows += curve("none", "lora", spent, seed=None, measured_by="cost", metric="samples", role=None)
+    assert costs(rows, "m", threat_models={"m": model}).least.tolist() == pytest.approx([220, 220])
+
+
+def test_nothing_is_claimed_beyond_what_was_measured():
+    model = ThreatModel(attackers=["lora"], budget=1000)
+    rows = curve("none", "lora", [1, 1, 1]) + curve("mine", "lora", [0, 0, 0.5])
+    assert costs(rows, "m", threat_models={"m": model}).budget == 60
+    diverged = curve("mine", "lora", [0, 0.5, np.inf])
+    ours = costs(curve("none", "lora", [1, 1, 1]) + diverged)
+    assert ours.least.isna().tolist() == [False, True]
+    assert np.isnan(ours.reached["mine"].item())
+
+
+def test_what_is_reached_is_reached_within_the_budget():
+    model = ThreatModel(attackers=["lora"], budget=40)
+    rows = curve("none", "lora", [1, 1, 1]) + curve("mine", "lora", [0, 0.3, 1])
+    ours = costs(rows, "m", threat_models={"m": model})
+    assert ours.reached.tolist() == pytest.approx([1, 0.3 + 0.7 * 15 / 35])
+
+
+def test_a_cell_whose_undefended_model_is_not_broken_within_the_budget_tells_nothing():
+    model = ThreatModel(attackers=["lora"], budget=20)
+    rows = curve("none", "lora", [1, 1, 1], "a") + curve("none", "lora", [0, 0, 1], "b")
+    rows += curve("mine", "lora", [0, 0, 1], "a") + curve("mine", "lora", [0, 0, 1], "b")
+    ours = costs(rows, "m", threat_models={"m": model})
+    assert ours.least.tolist() == pytest.approx([8, np.nan, 20, np.nan], nan_ok=True)
+
+
+def test_a_weak_attacker_does_not_end_the_budget():
+    rows = curve("none", "lora", [0, 1, 1]) + curve("mine", "lora", [0, 0, 1])
+    rows += curve("none", "words", [0.1], steps=[10]) + curve("mine", "words", [0.1], steps=[10])
+    ours = costs(rows)
+    assert (ours.weak, ours.budget) == (("words",), 60)
+
+
+def test_no_attacker_is_the_strongest_where_none_succeeds():
+    rows = [*curve("none", "lora", [0, 1, 1]), *curve("none", "full", [0, 1, 1])]
+    rows += [*curve("mine", "lora", [0, 0, 0]), *curve("mine", "full", [0, 0, 0])]
+    assert pd.isna(costs(rows).strongest["mine"])
+
+
 def test_another_outcome_runs_from_its_own_start():
     """Accuracy from .5: the undefended model reaches .9, so .5 + .8·.4 = .82 counts."""
     outcome = Outcome(value={"metric": "accuracy"}, better="lower", start=0.5)
