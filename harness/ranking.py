@@ -33,6 +33,11 @@ class Outcome(FrozenModel):
         None,
         description="an attacker that does not reach this value on the undefended model is weak; null: none is",
     )
+    chosen: bool = Field(
+        False,
+        description="the value at a step is of the step that the attacker has chosen by then, without seeing the value"
+        "; else it keeps the best",
+    )
     resolution: float = Field(
         0.0, ge=0, description="smallest difference that counts, on the scale on which the value is averaged"
     )
@@ -73,7 +78,10 @@ class ThreatModel(FrozenModel):
         description="what an attack may spend, in that unit; by default, and at most, as much as each attacker spends",
     )
     share: float = Field(
-        0.8, gt=0, le=1, description="an attack succeeds with this share of what it reaches on the undefended model"
+        0.8,
+        gt=0,
+        le=1,
+        description="an attack succeeds with this share of the best that is reached on the undefended model",
     )
     evidence: bool = Field(
         False, description="one line instead of a column, for attackers that break every defense by a theorem"

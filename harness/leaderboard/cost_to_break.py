@@ -1,8 +1,9 @@
 """Cost to break: what the attackers of a threat model spend on each cell until an attack succeeds.
 
 An attack succeeds when its outcome has gone the threat model's share of the way from the outcome's start to the best
-value that the same attacker reaches on the undefended model of the cell. Its cost is interpolated linearly between
-measured steps. The cost of the threat model is the least one of its attackers.
+value that an attacker of the threat model reaches on the undefended model of the cell, so that a weak attacker sets no
+low bar. Its cost is interpolated linearly between measured steps. The cost of the threat model is the least one of its
+attackers.
 
 An attack that does not succeed within the budget has a censored cost. The budget is the same for all cells, so the cost
 restricted to it, min(cost, budget), is always known. Its mean logarithm is the restricted mean (Royston & Parmar, BMC
@@ -161,8 +162,8 @@ def _costs(records: Records, grid: Grid, frame: pd.DataFrame, name: str, model: 
     values = values.where(np.isfinite(values))
     spent = _wide(spent, seeds).reindex(index=values.index, columns=values.columns)  # at step 0 no cost is recorded
     progress = outcome.origin - values if outcome.better == "higher" else values - outcome.origin
-    best = progress.T.cummax().T  # an attacker keeps the best of its measured steps
-    reach = best.max(axis=1).unstack("attacker").reindex(columns=model.attackers)
+    best = progress if outcome.chosen else progress.T.cummax().T  # an attacker keeps the best of its measured steps
+    reach = best.ffill(axis=1).iloc[:, -1].unstack("attacker").reindex(columns=model.attackers)
     undefended = [label for label in grid.defenses if grid.control(label) == "undefended"][:1]
     base = reach[reach.index.get_level_values("defense").isin(undefended)].groupby(["task", "seed"]).first()
     weak = _weak(base, outcome)
@@ -170,7 +171,8 @@ def _costs(records: Records, grid: Grid, frame: pd.DataFrame, name: str, model: 
     last = spent.ffill(axis=1).iloc[:, -1]
     last = last[last.index.isin(strong or model.attackers, level="attacker")]
     budget = min(model.budget or np.inf, float(last.min()))
-    targets = model.share * base[strong].where(base > 0)
+    bar = base[strong].max(axis=1)
+    targets = model.share * bar.where(bar > 0)
     costs, within = _crossings(best, spent, targets, budget)
     whole = pd.MultiIndex.from_product(
         [list(grid.defenses), list(grid.members), values.index.unique("seed")], names=["defense", "task", "seed"]
@@ -217,20 +219,19 @@ def _weak(base: pd.DataFrame, outcome: Outcome) -> list[str]:
 
 
 def _crossings(
-    best: pd.DataFrame, spent: pd.DataFrame, targets: pd.DataFrame, budget: float
+    best: pd.DataFrame, spent: pd.DataFrame, targets: pd.Series, budget: float
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The cost at which each attack reaches its target, and its progress within the budget: index defense × task ×
     seed, a column for each attacker. The cost is infinite where the attack does not reach it; both are NaN where too
     few values are known, the cost also where there is no target.
 
     best: progress by attack (index `CELL`), a column for each step. spent: the costs likewise. targets: by task and
-    seed, a column for each attacker.
+    seed.
     """
     steps = best.columns.to_numpy(int)
     found = []
     for place, line, cost in zip(best.index, best.to_numpy(float), spent.to_numpy(float), strict=True):
-        _, task, seed, attacker = place
-        target = targets[attacker].get((task, seed), np.nan) if attacker in targets else np.nan
+        target = targets.get(place[1:3], np.nan)
         cost = np.where(steps == 0, 0.0, cost)
         known = np.isfinite(line) & np.isfinite(cost)
         found.append(_crossing(steps[known], line[known], cost[known], target, budget))
