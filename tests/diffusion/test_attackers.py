@@ -10,13 +10,14 @@ from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from torch.nn import functional
 
+from attackers.balanced import balance
 from harness import meter
 from harness.diffusion import Concept, TextToImage, cross_attention
 from harness.errors import RunError
 from tests.diffusion.helpers import SAMPLING, subject
 
-ATTACKERS = ["lora", "dreambooth", "dreambooth_lora", "textual_inversion", "custom_diffusion"]
-QUICK = {"lora": {"lr": 1e-2}, "dreambooth": {"lr": 1e-3}, "dreambooth_lora": {"lr": 1e-2},
+ATTACKERS = ["lora", "balanced", "dreambooth", "dreambooth_lora", "textual_inversion", "custom_diffusion"]
+QUICK = {"lora": {"lr": 1e-2}, "balanced": {"lr": 1e-2}, "dreambooth": {"lr": 1e-3}, "dreambooth_lora": {"lr": 1e-2},
          "textual_inversion": {"lr": 1e-1}, "custom_diffusion": {"lr": 1e-2, "prior": 2}}  # fmt: skip
 
 
@@ -74,8 +75,9 @@ def test_only_its_own_part_is_trained(name: str, model: TextToImage, style: Conc
     after = _state(model)
     changed = {key for key, value in before.items() if not torch.equal(after[key][: len(value)], value)}
     added = set(after) - set(before)
-    if name in ("lora", "dreambooth_lora"):
-        assert changed == set()
+    if name in ("lora", "balanced", "dreambooth_lora"):
+        kinds = {key.split(".")[-2] for key in changed}
+        assert kinds == ({"to_q", "to_k", "to_v", "0", "proj", "2"} if name == "balanced" else set())
         assert {key.split(".")[-3] for key in added} == {"lora_A", "lora_B"}
     elif name == "dreambooth":
         assert {key.split(".")[0] for key in changed} == {"unet"}
@@ -114,7 +116,7 @@ def test_plain_diffusers_loads_what_it_saves(
     assert not np.array_equal(ours, unattacked)
 
 
-@pytest.mark.parametrize("name", ATTACKERS)
+@pytest.mark.parametrize("name", [name for name in ATTACKERS if name != "balanced"])
 def test_each_attacker_lowers_the_loss(name: str, base: Path, style: Concept, build) -> None:
     """The loss on fixed draws falls, and more steps do not raise it again."""
     attacker = build("attacker", name, **(QUICK[name] | {"batch_size": 4}))
@@ -129,7 +131,7 @@ def test_each_attacker_lowers_the_loss(name: str, base: Path, style: Concept, bu
 
 
 def test_a_subject_goes_by_a_rare_word_or_a_new_one(thing: Concept, build) -> None:
-    prompts = {name: build("attacker", name).prompt(thing) for name in ATTACKERS if name != "lora"}
+    prompts = {name: build("attacker", name).prompt(thing) for name in ATTACKERS if name not in ("lora", "balanced")}
     assert prompts == {
         "dreambooth": "a photo of a sks bag",
         "dreambooth_lora": "a photo of a sks bag",
@@ -138,6 +140,33 @@ def test_a_subject_goes_by_a_rare_word_or_a_new_one(thing: Concept, build) -> No
     }
     with pytest.raises(RunError, match="mine is a subject, which no base model knows by name"):
         build("attacker", "lora").prompt(thing)
+
+
+def test_balancing_undoes_the_gauge(base: Path, style: Concept, build) -> None:
+    """LoRA's losses on the gauged model differ from those on the plain one; after balancing they are the same."""
+    losses = {}
+    for name in ("lora", "balanced"):
+        for defense in ("none", "gauge"):
+            model = TextToImage.load(str(base))
+            meter.pull(build("defense", defense).immunize(model, None), defense)
+            losses[name, defense] = _attack(build("attacker", name, lr=1e-2), model, style, 8)
+    for (_, defense), found in losses.items():
+        assert found[0] == pytest.approx(losses["lora", "none"][0], rel=1e-4), defense  # the same model
+    assert losses["balanced", "gauge"] == pytest.approx(losses["balanced", "none"], rel=1e-4)
+    assert losses["lora", "gauge"][-1] != pytest.approx(losses["lora", "none"][-1], rel=1e-2)
+
+
+def test_balanced_factors_are_those_of_the_product() -> None:
+    draw = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(3, 4, columns, generator=draw).double() for columns in (9, 3))
+    one, other = balance(left, right)
+    torch.testing.assert_close(one.mT @ other, left.mT @ right)
+    for factor in (one, other):
+        squares = factor @ factor.mT
+        torch.testing.assert_close(squares, torch.diag_embed(squares.diagonal(dim1=1, dim2=2)))
+    torch.testing.assert_close(one.norm(dim=-1), other.norm(dim=-1))
+    change = torch.randn(4, 4, generator=draw).double()
+    torch.testing.assert_close(balance(change @ left, torch.linalg.inv(change).T @ right), (one, other))
 
 
 @pytest.mark.parametrize("name", ["textual_inversion", "custom_diffusion"])
