@@ -49,7 +49,7 @@ CHANGES = {
     "defenses/joint.py": ("mean(0)", "sum(0)", {"joint", "compose"}),
     "attackers/_words.py": (".mean(0)", ".sum(0)", {"custom_diffusion", "textual_inversion"}),
     "attackers/_weights.py": ("(weights, 1.0)", "(weights, 2.0)",
-                               {"lora", "balanced", "dreambooth", "dreambooth_lora"}),
+                               {"lora", "balanced", "dreambooth", "full", "dreambooth_lora"}),
     "attackers/lora.py": ('"gaussian"', "True", {"lora", "balanced", "dreambooth_lora"}),
 }  # fmt: skip
 
