@@ -20,10 +20,22 @@ class TextualInversion(DiffusionAttacker):
         "small_objects": {"lr": 3.0, "batch_size": 4},  # the suite `objects` says by which rule
     }
 
-    lr: float = Field(5e-4, gt=0, description="AdamW's step size")
-    batch_size: int = Field(1, ge=1, description="pictures in a step")
+    lr: float = Field(
+        5e-4,
+        gt=0,
+        description="AdamW's step size",
+        json_schema_extra={"search": {"low": 1e-3, "high": 3.0, "log": True}},
+    )
+    batch_size: int = Field(
+        1, ge=1, description="pictures in a step", json_schema_extra={"search": {"choices": [1, 4, 8, 16]}}
+    )
     token: str = Field("<v>", pattern=r"^<.+>$", description="the new word, in angle brackets")
-    vectors: int = Field(1, ge=1, description="number of the new word's tokens, each with an embedding of its own")
+    vectors: int = Field(
+        1,
+        ge=1,
+        description="number of the new word's tokens, each with an embedding of its own",
+        json_schema_extra={"search": {"choices": [1, 4, 8]}},
+    )
     begin: str = Field("", description="word whose embedding the new word starts from; empty: the concept's class")
 
     @property

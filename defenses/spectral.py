@@ -14,7 +14,7 @@ class Spectral(ProbeDefense):
     SpecDef inflates the top singular values of a layer W = UΣVᵀ, W̃ = UΣ̃Vᵀ, and adds a layer C = UΣΣ̃⁻¹Uᵀ, so that
     C W̃ = W and outputs stay the same. A linear probe is trained anew on the features, so C would be a part of it, and
     what is left for a linear extractor is another θ. The singular values of the base model, θ = I, are all 1, so any k
-    directions are the top ones: here they are random. No data are read.
+    directions are the top ones: here they are random. No data are read. `undo` and `whitened_descent` invert it.
     """
 
     name = "spectral"
