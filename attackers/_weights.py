@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.diffusion import Batch, Concept, ConceptData, DiffusionAttacker, TextToImage
 
@@ -48,6 +48,12 @@ class WeightAttacker(DiffusionAttacker):
     prior_weight: float = Field(1.0, ge=0, description="weight of the loss on the class's pictures")
     benign_steps: int = Field(0, ge=0, description="number of steps at first on the class's pictures alone")
 
+    @model_validator(mode="after")
+    def _given_pictures(self) -> Self:
+        if self.benign_steps and not self.prior:
+            raise ValueError("benign_steps train on the class's pictures, so set prior to their number")
+        return self
+
     @property
     def needs(self) -> tuple[str, ...]:
         """The class prompt, for its pictures or as the prompt."""
@@ -72,10 +78,9 @@ class WeightAttacker(DiffusionAttacker):
     def batches(self, data: ConceptData) -> Iterator[Batch]:
         """Yield batches of the concept's pictures and, if `prior` is not 0, of as many pictures of the class; of these
         alone in the first `benign_steps` steps."""
-        rows, weight = self.batch_size, self.prior_weight
-        for step, batch in enumerate(
-            data.batches(self.prompt(data.concept), rows, prior=self.prior, prior_weight=weight)
-        ):
+        rows, prompt = self.batch_size, self.prompt(data.concept)
+        drawn = data.batches(prompt, rows, prior=self.prior, prior_weight=self.prior_weight)
+        for step, batch in enumerate(drawn):
             if step < self.benign_steps:
                 batch = Batch(batch.latents[rows:], batch.prompts[rows:], batch.noise[rows:], batch.times[rows:])
             yield batch
@@ -98,8 +103,6 @@ class WeightAttacker(DiffusionAttacker):
     def _share(self, step: int) -> float:
         """The step size after `step` steps, as a share of `lr`."""
         risen = min(1.0, (step + 1) / (self.warmup + 1))
-        return (
-            risen * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.horizon)))
-            if self.schedule == "cosine"
-            else risen
-        )
+        if self.schedule == "constant":
+            return risen
+        return risen * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.horizon)))

@@ -13,7 +13,7 @@ from torch.nn import functional
 from attackers.balanced import balance
 from harness import meter
 from harness.diffusion import Concept, TextToImage, cross_attention
-from harness.errors import RunError
+from harness.errors import RunError, UsageError
 from tests.diffusion.helpers import SAMPLING, subject
 
 ATTACKERS = ["lora", "balanced", "dreambooth", "full", "dreambooth_lora", "textual_inversion", "custom_diffusion"]
@@ -202,6 +202,11 @@ def test_it_trains_on_the_prompt_that_is_measured(model: TextToImage, style: Con
     plain = list(itertools.islice(data.batches("an artwork", 2, prior=2), 2))
     assert torch.equal(first.latents, plain[0].latents[2:])
     assert torch.equal(second.latents, plain[1].latents)
+
+
+def test_benign_steps_need_pictures(build) -> None:
+    with pytest.raises(UsageError, match="so set prior to their number"):
+        build("attacker", "lora", benign_steps=5)
 
 
 def test_schedules(build) -> None:
