@@ -84,9 +84,9 @@ def pull(
 ) -> Cost:
     """Run `generator` for `steps` steps, or to its end if `steps` is None, and return its cost.
 
-    who: name of the plugin in errors. on_step(t): called after step t = 1, 2, …; its time is not counted. record_at: steps
-    after which the cost so far is recorded. Raises `PluginError` if `generator` is no generator, yields nothing, ends
-    before `steps`, or yields a loss that is not a finite number.
+    who: name of the plugin in errors. on_step(t): called after step t = 1, 2, …; its time is not counted. record_at:
+    steps after which the cost so far is recorded. Raises `PluginError` if `generator` is no generator, yields nothing,
+    ends before `steps`, or yields a loss that is not a finite number.
     """
     if not inspect.isgenerator(generator):
         raise PluginError(f"{who} returned {type(generator).__name__}; it must be a generator that yields its loss")

@@ -50,6 +50,9 @@ class Ranking(Outcome):
     adapted: list[Selector] = Field(
         [], description="values of retention after fine-tuning on a benign task, at an attacker's last measured step"
     )
+    optimum: list[Selector] = Field(
+        [], description="values that an attack on a released model reaches with an unlimited budget"
+    )
     predictors: list[Selector] = Field(
         [], description="values of released models that papers report as measures of protection"
     )

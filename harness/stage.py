@@ -204,8 +204,8 @@ class Stage:
     ) -> meter.Cost:
         """Run the plugin's `generator` and save its run cost in the artifact folder `out`.
 
-        steps: number of steps; None: run to the end. on_step(t): called after step t = 1, 2, … record_at: steps after which
-        the cost so far is recorded, which boards need for an attack: the measured steps. Returns the run cost.
+        steps: number of steps; None: run to the end. on_step(t): called after step t = 1, 2, … record_at: steps after
+        which the cost so far is recorded, which boards need for an attack: the measured steps. Returns the run cost.
         Raises `PluginError` if the plugin breaks its contract (see `harness.meter.pull`).
         """
         assert self.plugin is not None

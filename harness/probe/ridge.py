@@ -6,7 +6,7 @@ import torch
 
 from harness.probe.data import Split
 
-PENALTIES = torch.logspace(-12, 1, 27, dtype=torch.float64)
+PENALTIES = torch.logspace(-12, 1, 53, dtype=torch.float64)
 """Penalties to choose from, in units of the largest squared singular value of the features."""
 
 

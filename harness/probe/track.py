@@ -118,10 +118,11 @@ class ProbeTrack(Track):
         return Ranking(
             value={"metric": "excess_loss", "role": "harmful", "split": "train"},
             better="higher",
+            optimum=[{"metric": "best_loss", "role": "harmful", "split": "train"}],
             broken=protocol.success,
             resolution=1e-3,
             retention=[{"metric": "retention"}],
-            adapted=[{"metric": "score", "role": "benign"}],
+            adapted=[{"metric": "success", "role": "benign"}],
             predictors=[
                 {"metric": "rir", "variant": kappa, "split": "train"} for kappa in ("floor", "range", "fixed-rank")
             ],

@@ -223,7 +223,7 @@ def test_ranking_and_members():
     assert ranking.value == {"metric": "excess_loss", "role": "harmful", "split": "train"}
     assert (ranking.better, ranking.broken, ranking.resolution) == ("higher", 0.2, 1e-3)
     assert ranking.retention == [{"metric": "retention"}]
-    assert ranking.adapted == [{"metric": "score", "role": "benign"}]
+    assert ranking.adapted == [{"metric": "success", "role": "benign"}]
     ranking = TRACK.ranking(Protocol(), attacked=False)
     assert ranking.value == {"metric": "rir", "variant": "floor", "split": "train"}
     assert ranking.broken is None

@@ -54,9 +54,9 @@ class Convergence(ProbeMetric):
             better="lower",
             description="held-out score, from chance (0) to perfect (1), of the probe that the attacker would pick",
             formula="(s − c)/(1 − c), s the held-out score of the probe w_t' that the attacker picks, c the score of "
-            "chance (accuracy ½, R² 0). t' ≤ t is the measured step with the highest validation score (the last of "
-            "equal ones): that of a second run on four fifths of the training rows, on every fifth row. Held-out rows "
-            "choose nothing.",
+            "chance (accuracy ½, correlation 0). t' ≤ t is the measured step with the highest validation score (the "
+            "last of equal ones): that of a second run on four fifths of the training rows, on every fifth row. "
+            "Held-out rows choose nothing.",
             limits="The second run, which costs the attacker at most as much as the first, is not in the run cost. It "
             "is undefined where targets are constant (single-class digits).",
         ),
