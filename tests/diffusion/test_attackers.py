@@ -155,7 +155,7 @@ def test_balancing_undoes_the_gauge(base: Path, style: Concept, build) -> None:
         for defense in ("none", "gauge"):
             model = TextToImage.load(str(base))
             meter.pull(build("defense", defense).immunize(model, None), defense)
-            losses[name, defense] = _attack(build("attacker", name, lr=1e-2), model, style, 8)
+            losses[name, defense] = _attack(build("attacker", name, lr=1e-2), model, style, 4)
     for (_, defense), found in losses.items():
         assert found[0] == pytest.approx(losses["lora", "none"][0], rel=1e-4), defense  # the same model
     assert losses["balanced", "gauge"] == pytest.approx(losses["balanced", "none"], rel=1e-4)
