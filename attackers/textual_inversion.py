@@ -18,13 +18,14 @@ class TextualInversion(DiffusionAttacker):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "small": {"lr": 2e-2, "batch_size": 4},
         "small_objects": {"lr": 3.0, "batch_size": 4},  # the suite `objects` says by which rule
+        "small_strong": {"lr": 3.0, "batch_size": 4, "vectors": 4},  # docs/pages/text_to_image.md says by which rule
     }
 
     lr: float = Field(
         5e-4,
         gt=0,
         description="AdamW's step size",
-        json_schema_extra={"search": {"low": 1e-3, "high": 3.0, "log": True}},
+        json_schema_extra={"search": {"low": 1e-3, "high": 10.0, "log": True}},
     )
     batch_size: int = Field(
         1, ge=1, description="pictures in a step", json_schema_extra={"search": {"choices": [1, 4, 8, 16]}}
