@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 from pydantic import ConfigDict, Field
@@ -31,6 +32,11 @@ class Outcome(FrozenModel):
     broken: float | None = Field(
         None,
         description="an attacker that does not reach this value on the undefended model is weak; null: none is",
+    )
+    chosen: bool = Field(
+        False,
+        description="the value at a step is of the step that the attacker has chosen by then, without seeing the value"
+        "; else it keeps the best",
     )
     resolution: float = Field(
         0.0, ge=0, description="smallest difference that counts, on the scale on which the value is averaged"
@@ -70,7 +76,10 @@ class ThreatModel(FrozenModel):
         None, gt=0, description="what an attack may spend, in that unit; null: as much as each of its attackers spends"
     )
     share: float = Field(
-        0.8, gt=0, le=1, description="an attack succeeds with this share of what it reaches on the undefended model"
+        0.8,
+        gt=0,
+        le=1,
+        description="an attack succeeds with this share of the best that is reached on the undefended model",
     )
     evidence: bool = Field(
         False, description="one line instead of a column, for attackers that break every defense by a theorem"
@@ -80,5 +89,22 @@ class ThreatModel(FrozenModel):
     )
 
 
-ALL_ATTACKERS = "all attackers"
-"""Name of the threat model of a grid that names none."""
+ALL_ATTACKERS, OTHER_ATTACKERS = "all attackers", "other attackers"
+"""Names of the threat model of the attackers that no threat model of a grid names: where there is none, and beside
+others."""
+
+
+def covering(models: Mapping[str, ThreatModel], attackers: Collection[str]) -> dict[str, ThreatModel]:
+    """The threat models of a grid: those of `models` with the attackers that are left, and one of all further ones.
+
+    models: by name; those called `ALL_ATTACKERS` or `OTHER_ATTACKERS` are made anew. attackers: the grid's.
+    """
+    covered: dict[str, ThreatModel] = {}
+    for name, model in models.items():
+        left = [label for label in dict.fromkeys(model.attackers) if label in attackers]
+        if left and name not in (ALL_ATTACKERS, OTHER_ATTACKERS):
+            covered[name] = model.model_copy(update={"attackers": left})
+    named = {label for model in covered.values() for label in model.attackers}
+    if further := [label for label in attackers if label not in named]:
+        covered[OTHER_ATTACKERS if covered else ALL_ATTACKERS] = ThreatModel(attackers=further)
+    return covered

@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from harness import published
 from harness.costs import COST, COSTS
@@ -22,7 +22,7 @@ from harness.files import user_path
 from harness.labels import LONGEST_STEM, FrozenModel, Label, Name, Text, file_stem
 from harness.metric import Metric, Quantity
 from harness.plugin import KINDS, PluginSpec
-from harness.ranking import ALL_ATTACKERS, MEAN, Ranking, ThreatModel
+from harness.ranking import ALL_ATTACKERS, MEAN, OTHER_ATTACKERS, Ranking, ThreatModel, covering
 from harness.registry import Registry, installed
 from harness.selection import Selection
 from harness.suite_file import GridFile, Row, SuiteFile, Tuning, counted, find, on_base, read
@@ -58,6 +58,17 @@ class Grid(FrozenModel):
         [], description="differences from the suite file: tasks and rows changed, rows added, rows or seeds left out"
     )
     notes: list[Text] = Field([], description="lines about the data of the tasks, from the track")
+
+    @model_validator(mode="after")
+    def _names_of_rows(self) -> Grid:
+        for field, sets, rows in (
+            ("threat_models", {name: model.attackers for name, model in self.threat_models.items()}, self.attackers),
+            ("sweeps", self.sweeps, self.defenses),
+        ):
+            for name, labels in sets.items():
+                if unknown := [label for label in labels if label not in rows]:
+                    raise ValueError(f"{field}: '{name}' names '{unknown[0]}', which is no row of the grid")
+        return self
 
     def rows(self, *kinds: str) -> Iterator[tuple[str, str, PluginSpec]]:
         """Kind, label and plugin of each row. kinds: `defense`, `attacker` or `metric`; by default those that boards
@@ -259,6 +270,8 @@ class _Reader:
         models: dict[str, ThreatModel] = {}
         for name, model in file.threat_models.items():
             where = self._where(file, "threat_models", name)
+            if name in (ALL_ATTACKERS, OTHER_ATTACKERS):
+                raise UsageError(f"{where}: no threat model can have the name '{name}'; choose another")
             for label in model.attackers:
                 if label not in file.attackers:
                     hint = nearest(label, list(file.attackers))
@@ -266,14 +279,10 @@ class _Reader:
             if model.outcome is not None and model.outcome not in outcomes:
                 hint = nearest(str(model.outcome), list(outcomes))
                 raise UsageError(f"{where}: track '{track.name}' has no outcome '{model.outcome}'; {hint}")
-            if left := [label for label in model.attackers if label in attackers]:
-                outcome = None if model.outcome is None else outcomes[model.outcome]
-                fields = {**dict(model), "attackers": left, "outcome": outcome}
-                models[name] = ThreatModel(**fields)
-        named = {label for model in models.values() for label in model.attackers}
-        if further := [label for label in attackers if label not in named]:
-            models["other attackers" if models else ALL_ATTACKERS] = ThreatModel(attackers=further)
-        return models
+            outcome = None if model.outcome is None else outcomes[model.outcome]
+            fields = {**dict(model), "outcome": outcome}
+            models[name] = ThreatModel(**fields)
+        return covering(models, attackers)
 
     def _chosen(self, kind: str, file: GridFile, track: Track) -> dict[str, Row]:
         """The rows to run: the selected ones or, without a selection, the grid's and those of added plugin files. A

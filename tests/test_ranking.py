@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from harness.leaderboard.scores import selected
-from harness.ranking import Ranking
+from harness.ranking import Ranking, ThreatModel, covering
 from harness.records import frame
 
 ASR = Ranking(
@@ -50,3 +50,11 @@ def test_a_ranking_round_trips_and_refuses_other_coordinates():
         Ranking(value={"metric": "asr", "defense": "mima"}, better="lower")
     with pytest.raises(ValidationError, match="finite"):
         Ranking(value={"metric": "asr"}, better="lower", broken=float("nan"))
+
+
+def test_every_attacker_is_in_a_threat_model():
+    few, many = ThreatModel(attackers=["lora", "lora", "words"], share=0.5), ThreatModel(attackers=["full"])
+    covered = covering({"few": few, "many": many}, ["lora", "new"])
+    expected = {"few": ThreatModel(attackers=["lora"], share=0.5), "other attackers": ThreatModel(attackers=["new"])}
+    assert covered == expected
+    assert covering(covered, ["new"]) == {"all attackers": ThreatModel(attackers=["new"])}

@@ -135,6 +135,10 @@ GRID = {"name": "one", "track": "probe", "tasks": [{"data": "house_prices"}], "d
         ({"grids__0__attackers": {"mean": {"plugin": "adam"}}}, "no attacker can have the label 'mean'"),
         ({"grids__0__threat_models": {"all": {"attackers": ["adma"]}}}, "no attacker 'adma'; did you mean adam"),
         ({"grids__0__threat_models": {"all": {"attackers": ["adam"], "outcome": "x"}}}, "'probe' has no outcome 'x'"),
+        (
+            {"grids__0__threat_models": {"other attackers": {"attackers": ["adam"]}}},
+            "can have the name 'other attackers'",
+        ),
         ({"grids__0__threat_models": {"all": {"attackers": []}}}, "attackers: List should have at least 1 item"),
         ({"grids__0__defenses": {"rank_one": {"sweep": {"gain": [1, 1]}}}}, "the sweep has a value of gain twice"),
         ({"grids__0__defenses": {"rank_one": {"sweep": {"gian": [1, 2]}}}}, "'rank_one' has no field 'gian'"),

@@ -1,8 +1,9 @@
 """Cost to break: what the attackers of a threat model spend on each cell until an attack succeeds.
 
 An attack succeeds when its outcome has gone the threat model's share of the way from the outcome's start to the best
-value that the same attacker reaches on the undefended model of the cell. Its cost is interpolated linearly between
-measured steps. The cost of the threat model is the least one of its attackers.
+value that an attacker of the threat model reaches on the undefended model of the cell, so that a weak attacker sets no
+low bar. Its cost is interpolated linearly between measured steps. The cost of the threat model is the least one of its
+attackers.
 
 An attack that does not succeed within the budget has a censored cost. The budget is the same for all cells, so the cost
 restricted to it, min(cost, budget), is always known. Its mean logarithm is the restricted mean (Royston & Parmar, BMC
@@ -12,7 +13,7 @@ the Kaplan–Meier estimate of the survival function is the share of cells that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from harness.costs import COST
-from harness.leaderboard.scores import Scale, Scores, quantity_of, selected
+from harness.leaderboard.scores import Scale, Scores, for_every_seed, quantity_of, selected
 from harness.leaderboard.stats import Floats
 from harness.metric import Quantity
 from harness.ranking import ALL_ATTACKERS, Outcome, ThreatModel
@@ -60,9 +61,12 @@ class Costs:
     @cached_property
     def least(self) -> pd.Series:
         """The least cost of the attackers by defense × task × seed, restricted to the budget; missing where an attack
-        has failed, since a defense must gain nothing by that."""
+        has failed, since a defense must gain nothing by that, and where the undefended model is not broken within the
+        budget, since there is nothing to compare with."""
         complete = self.costs.notna().all(axis=1) & (len(self.costs.columns) > 0)
-        return self.costs.min(axis=1).clip(upper=self.budget).where(complete)
+        is_base = self.censored.index.get_level_values("defense") == self.undefended
+        unbroken = (self.censored & is_base).groupby(["task", "seed"]).transform("any")
+        return self.costs.min(axis=1).clip(upper=self.budget).where(complete & ~unbroken)
 
     @cached_property
     def censored(self) -> pd.Series:
@@ -96,9 +100,10 @@ class Costs:
     def outcomes(self) -> Scores:
         """The best value of the outcome that the attackers reach within the budget."""
         scale = Scale(self.outcome.better, log=self.quantity.scale == "log")
+        defined = self.reached.where(self.reached > 0) if scale.log else self.reached
         return replace(
             self.scores,
-            by_cell=scale.score(self.reached),
+            by_cell=scale.score(defined),
             scale=scale,
             resolution=self.outcome.resolution,
             unit=self.quantity.unit,
@@ -106,9 +111,9 @@ class Costs:
 
     @cached_property
     def strongest(self) -> pd.Series:
-        """By defense, the attacker with the least cost in most cells."""
+        """By defense, the attacker with the least cost in most of the cells that are broken."""
         rows = list(self.grid.defenses)
-        known = self.costs.dropna()
+        known = self.costs[~self.censored].dropna()
         if known.empty or not len(known.columns):
             return pd.Series(pd.NA, rows, dtype="string")
         first = known.idxmin(axis=1).groupby("defense").agg(lambda names: names.mode().iloc[0])
@@ -152,23 +157,27 @@ def _costs(records: Records, grid: Grid, frame: pd.DataFrame, name: str, model: 
     spent, unit = _spent(frame, curves, model)
     suite = records.suite
     exact = curves["seed"].isna().groupby(curves["defense"]).all()
-    values = _wide(curves, grid)
-    spent = _wide(spent, grid).reindex(index=values.index, columns=values.columns)  # at step 0 no cost is recorded
+    seeds = grid.seeds if curves["seed"].notna().any() else grid.seeds[:1]
+    values = _wide(curves, seeds)
+    values = values.where(np.isfinite(values))
+    spent = _wide(spent, seeds).reindex(index=values.index, columns=values.columns)  # at step 0 no cost is recorded
     progress = outcome.origin - values if outcome.better == "higher" else values - outcome.origin
-    best = progress.T.cummax().T  # an attacker keeps the best of its measured steps
+    best = progress if outcome.chosen else progress.T.cummax().T  # an attacker keeps the best of its measured steps
     reach = best.ffill(axis=1).iloc[:, -1].unstack("attacker").reindex(columns=model.attackers)
-    undefended = [label for label in grid.defenses if grid.control(label) == "undefended"]
+    undefended = [label for label in grid.defenses if grid.control(label) == "undefended"][:1]
     base = reach[reach.index.get_level_values("defense").isin(undefended)].groupby(["task", "seed"]).first()
     weak = _weak(base, outcome)
-    targets = model.share * base.drop(columns=weak).where(base > 0)
-    costs = _crossings(best, spent, targets)
+    strong = [label for label in model.attackers if label not in weak]
     last = spent.ffill(axis=1).iloc[:, -1]
-    budget = model.budget or float(last.min())
+    last = last[last.index.isin(strong or model.attackers, level="attacker")]
+    budget = min(model.budget or np.inf, float(last.min()))
+    bar = base[strong].max(axis=1)
+    targets = model.share * bar.where(bar > 0)
+    costs, within = _crossings(best, spent, targets, budget)
     whole = pd.MultiIndex.from_product(
         [list(grid.defenses), list(grid.members), values.index.unique("seed")], names=["defense", "task", "seed"]
     )
-    strong = [label for label in model.attackers if label not in weak]
-    reached = reach[strong].max(axis=1, skipna=False).reindex(whole)
+    reached = within.reindex(columns=strong).max(axis=1, skipna=False).reindex(whole)
     return Costs(
         name=name,
         model=model.model_copy(update={"unit": unit}),
@@ -186,20 +195,17 @@ def _costs(records: Records, grid: Grid, frame: pd.DataFrame, name: str, model: 
 
 def _spent(frame: pd.DataFrame, curves: pd.DataFrame, model: ThreatModel) -> tuple[pd.DataFrame, str]:
     """Rows like `curves` whose values are what the attack has spent at its measured steps, and the unit: steps where
-    the records do not count the model's own."""
+    the records do not count the model's own, or nothing of it for one of the attackers."""
     if model.unit != "steps":
         counted = frame[(frame["measured_by"] == COST) & (frame["metric"] == model.unit) & frame["step"].notna()]
-        if len(counted):
+        if set(curves["attacker"]) <= set(counted.loc[counted["value"] > 0, "attacker"]):
             return counted, model.unit
     return curves.assign(value=curves["step"].astype(float)), "steps"
 
 
-def _wide(rows: pd.DataFrame, grid: Grid) -> pd.DataFrame:
-    """Values by cell and attacker, a column for each step; a value without a seed stands for every seed of the grid, or
-    for one where nothing is random."""
-    seeds = grid.seeds if rows["seed"].notna().any() else grid.seeds[:1]
-    unseeded = rows[rows["seed"].isna()].drop(columns="seed").merge(pd.DataFrame({"seed": seeds}), how="cross")
-    rows = pd.concat([rows[rows["seed"].notna()], unseeded])
+def _wide(rows: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
+    """Values by cell and attacker, a column for each step; a value without a seed stands for each of the seeds."""
+    rows = for_every_seed(rows, seeds)
     rows = rows.assign(seed=rows["seed"].astype(int), step=rows["step"].astype(int), value=rows["value"].astype(float))
     return rows.groupby([*CELL, "step"])["value"].first().unstack("step")
 
@@ -212,38 +218,44 @@ def _weak(base: pd.DataFrame, outcome: Outcome) -> list[str]:
     return [str(attacker) for attacker, mean in means.items() if not (mean > 0 and mean >= least - 1e-9)]
 
 
-def _crossings(best: pd.DataFrame, spent: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
-    """The cost at which each attack reaches its target: index defense × task × seed, a column for each attacker;
-    infinite where it does not, NaN where it has no values or no target.
+def _crossings(
+    best: pd.DataFrame, spent: pd.DataFrame, targets: pd.Series, budget: float
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The cost at which each attack reaches its target, and its progress within the budget: index defense × task ×
+    seed, a column for each attacker. The cost is infinite where the attack does not reach it; both are NaN where too
+    few values are known, the cost also where there is no target.
 
     best: progress by attack (index `CELL`), a column for each step. spent: the costs likewise. targets: by task and
-    seed, a column for each attacker.
+    seed.
     """
     steps = best.columns.to_numpy(int)
-    costs: dict[tuple[Any, ...], float] = {}
+    found = []
     for place, line, cost in zip(best.index, best.to_numpy(float), spent.to_numpy(float), strict=True):
-        _, task, seed, attacker = place
-        target = targets[attacker].get((task, seed), np.nan) if attacker in targets else np.nan
+        target = targets.get(place[1:3], np.nan)
         cost = np.where(steps == 0, 0.0, cost)
         known = np.isfinite(line) & np.isfinite(cost)
-        costs[place] = _crossing(steps[known], line[known], cost[known], target)
-    series = pd.Series(costs, dtype=float).rename_axis(CELL)
-    return series.unstack("attacker")
+        found.append(_crossing(steps[known], line[known], cost[known], target, budget))
+    table = pd.DataFrame(found, index=best.index, columns=["cost", "progress"], dtype=float)
+    return table["cost"].unstack("attacker"), table["progress"].unstack("attacker")
 
 
-def _crossing(steps: Any, line: Floats, cost: Floats, target: float) -> float:
-    """The cost at which a rising line of progress first reaches the target, at least that of one step; infinite if it
-    does not."""
-    if not len(line) or not np.isfinite(target):
-        return np.nan
+def _crossing(steps: Any, line: Floats, cost: Floats, target: float, budget: float) -> tuple[float, float]:
+    """The cost at which a rising line of progress first reaches the target, at least that of one step, and the progress
+    within the budget; see `_crossings`."""
+    if not len(line):
+        return np.nan, np.nan
     if steps[0] > 0:  # nothing is learnt before the first step
         steps, line, cost = (np.concatenate([[0], part]) for part in (steps, line, cost))
+    progress = float(np.interp(budget, cost, line, right=np.nan))
+    if not np.isfinite(target):
+        return np.nan, progress
     reached = np.flatnonzero(line >= target)
     if not len(reached):
-        return np.inf
+        return (np.inf if cost[-1] >= budget else np.nan), progress
     i = int(reached[0])
     at = cost[i]
     if i > 0:
         at = cost[i - 1] + (cost[i] - cost[i - 1]) * (target - line[i - 1]) / (line[i] - line[i - 1])
-    one = cost[steps > 0][0] / steps[steps > 0][0] if (steps > 0).any() else 1.0
-    return float(max(at, one))
+    paid = cost > 0
+    one = cost[paid][0] / steps[paid][0] if paid.any() else 1.0
+    return float(max(at, one)), progress

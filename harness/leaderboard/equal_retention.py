@@ -62,9 +62,12 @@ def places(kept: pd.DataFrame, grid: Grid, target: float = RETENTION) -> dict[st
 def _on_curve(means: pd.DataFrame, strengths: Sequence[str], grid: Grid, target: float) -> Place:
     """Where a sweep is compared. means: relative retention by row."""
     undefended = next((row for row in grid.defenses if grid.control(row) == "undefended"), None)
-    if undefended is None or not set(strengths) <= set(means.dropna(how="all").index):
+    if undefended is None:
         return Place("unknown", {strengths[-1]: 1.0})
+    known = set(means.dropna(how="all").index)
     for weaker, stronger in zip([undefended, *strengths], strengths, strict=False):
+        if not {weaker, stronger} <= known:
+            return Place("unknown", {strengths[-1]: 1.0})
         pairs = zip(means.columns, means.loc[weaker], means.loc[stronger], strict=True)
         weights = {kind: (low - target) / (low - high) for kind, low, high in pairs if high < target}
         if weights:

@@ -107,7 +107,9 @@ def raise_flags(
     raised += [*_of_metrics(frame), *_of_retention(records, grid), *_of_published(published)]
     if cells is not None and compared is not None:
         raised += [*_of_missing_scores(cells), *_of_attackers(cells)]
-        raised += _of_protection(grid, found) if found else _of_comparisons(cells, compared)
+        raised += (
+            _of_protection(grid, found) if any(not one.evidence for one in found) else _of_comparisons(cells, compared)
+        )
     return list(dict.fromkeys(raised))
 
 

@@ -26,7 +26,7 @@ def verdict(grid: Grid, found: Sequence[Protection]) -> str:
         return f"No attacker was run, so {values} no protection."
     if not found:
         return ""
-    others = [row for row in found[0].places if row != found[0].costs.undefended]
+    others = (found[0].table["control"] != "undefended").any()
     parts = [_against(one) for one in found if others and not one.evidence and len(one.costs.costs.columns)]
     if parts and any(place.kind != "unknown" for place in found[0].places.values()):
         parts[0] = f"at {RETAINED} retention, {parts[0]}"
@@ -36,9 +36,11 @@ def verdict(grid: Grid, found: Sequence[Protection]) -> str:
 
 def _against(one: Protection) -> str:
     """Which rows are shown to be better than the undefended one against a threat model, and which are not broken."""
+    if one.costs.censored.xs(one.costs.undefended, level="defense").all():
+        return f"against {one.costs.name}, no attack breaks the undefended model within {budget(one)}"
     rows = one.table.set_index("defense")
     compared = [row for row in rows.index if one.places[row].kind != "harms" and rows["control"][row] != "undefended"]
-    parts = [_best(one, rows, compared), *_endurance(one, rows.loc[compared])]
+    parts = [_best(one, rows, compared), *_endurance(one, rows["censored"][compared])]
     return f"against {one.costs.name}, " + "; ".join(parts)
 
 
@@ -74,6 +76,8 @@ def _best(one: Protection, rows: pd.DataFrame, compared: Sequence[str]) -> str:
 
 def _untested(one: Protection) -> str:
     """Why nothing could be shown, where no pair could be tested."""
+    if one.table.loc[one.table["control"] != "undefended", "ratio"].isna().all():
+        return ", for cells are missing"
     tested = "p" in one.compared and one.compared["p"].notna().any()
     return "" if tested else ", for repetitions are too few to compare"
 
@@ -93,18 +97,19 @@ def _ratio(row: pd.Series) -> str:
     return text.partition(" [")[0] if row["censored"] == 1 else text
 
 
-def _endurance(one: Protection, compared: pd.DataFrame) -> Iterator[str]:
-    """Which rows are not broken within the budget. compared: these rows of the table."""
-    shares = compared["censored"].dropna()
+def _endurance(one: Protection, censored: pd.Series) -> Iterator[str]:
+    """Which rows are not broken within the budget. censored: shares of their cells, by row."""
+    shares = censored.dropna()
     if shares.empty:
         return
+    labels = {label for row in censored.index for label in one.places[row].mix}
+    missing = one.costs.least[one.costs.least.index.isin(labels, level="defense")].isna().any()
+    cell = "measured cell" if missing else "cell"
     whole = [str(row) for row in shares.index[shares == 1]]
     if whole:
-        yield f"{_joined(whole)} {_verb(whole, 'hold')} for {budget(one)} in every cell"
-    elif shares.max() == 0 and len(shares) == len(compared):
-        yield f"nothing holds for {budget(one)} in any cell"
+        yield f"{_joined(whole)} {_verb(whole, 'hold')} for {budget(one)} in every {cell}"
     else:
-        yield f"nothing holds for {budget(one)} in every cell"
+        yield f"nothing holds for {budget(one)} in {'any' if shares.max() == 0 else 'every'} {cell}"
 
 
 def _of_evidence(found: Sequence[Protection]) -> Iterator[str]:
@@ -112,7 +117,7 @@ def _of_evidence(found: Sequence[Protection]) -> Iterator[str]:
     for one in found:
         rows = one.table[one.table["control"] != "undefended"]
         attackers = [str(name) for name in one.costs.costs]
-        if not one.evidence or not attackers or rows.empty or rows["ratio"].isna().any():
+        if not one.evidence or not attackers or rows.empty or one.costs.least.isna().any():
             continue
         knows = f" ({one.costs.model.knows})" if one.costs.model.knows else ""
         standing = list(rows.loc[rows["censored"] > 0, "defense"])
@@ -128,7 +133,11 @@ def _of_evidence(found: Sequence[Protection]) -> Iterator[str]:
 
 
 def _of_retention(one: Protection) -> Iterator[str]:
-    """The rows that retain too little to be compared."""
+    """The rows that retain too little to be compared, and those of which it is not known what they retain while it is
+    of others."""
+    unknown = [row for row, place in one.places.items() if place.kind == "unknown"]
+    if 0 < len(unknown) < len(one.places):
+        yield f"the retention of {_joined(unknown)} is not known"
     harms = [row for row, place in one.places.items() if place.kind == "harms"]
     if harms:
         result = f"{_verb(harms, 'retain')} less than {RETAINED} and {_are(harms)} listed separately"

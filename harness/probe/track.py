@@ -132,7 +132,10 @@ class ProbeTrack(Track):
         """The held-out success on the harmful task."""
         return {
             "success": Outcome(
-                value={"metric": "success", "role": "harmful", "split": "heldout"}, better="lower", resolution=0.01
+                value={"metric": "success", "role": "harmful", "split": "heldout"},
+                better="lower",
+                chosen=True,
+                resolution=0.01,
             )
         }
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from harness.errors import UsageError, describe
 from harness.files import user_path
 from harness.plugin import PluginSpec
+from harness.ranking import covering
 from harness.registry import Registry, installed
 from harness.submission.anonymise import placed
 from harness.submission.schema import InvalidSubmission, Submission
@@ -92,7 +93,7 @@ class _Reader:
             metrics={label: self._spec(spec) for label, spec in grid.metrics.items()},
             seeds=grid.seeds,
             reference=self._spec(grid.reference),
-            threat_models=grid.threat_models,
+            threat_models=covering(grid.threat_models, grid.attackers),
             sweeps=grid.sweeps,
             changed=grid.changed,
         )
@@ -134,7 +135,7 @@ class _Reader:
 
 def _differences(grid: Grid, local: Grid) -> Iterator[str]:
     """The derived fields that differ from those here. Quantities of metrics that are missing here are not compared."""
-    for field in ("ranking", "members"):
+    for field in ("ranking", "members", "threat_models"):
         if getattr(grid, field) != getattr(local, field):
             yield field
     expected = [quantity.identity for quantity in local.quantities]

@@ -12,6 +12,7 @@ from typing import Any
 from harness.errors import UsageError
 from harness.files import user_path
 from harness.plugin import KINDS
+from harness.ranking import covering
 from harness.records import Records, frame
 from harness.submission import read_write
 from harness.submission.local_suite import installed_suite, plugin_files
@@ -73,8 +74,8 @@ def merge(submissions: Mapping[Path, Submission]) -> Records:
     values of the first one.
 
     The suite has the grids, tasks, rows and seeds of all. Raises `UsageError` if the submissions differ in suite,
-    version or format, in the protocol, ranking or a row's settings of a grid, or in the keys or values of a cell; only
-    seconds and memory of a cell may differ.
+    version or format, in the protocol, ranking, threat models, sweeps or a row's settings of a grid, or in the keys or
+    values of a cell; only seconds and memory of a cell may differ.
     """
     first_path, first = next(iter(submissions.items()))
     suite = first.suite
@@ -140,6 +141,13 @@ def _merge_grids(grid: Grid, other: Grid, path: Path) -> Grid:
         for label in ours.keys() & theirs.keys():
             check(ours[label].identity == theirs[label].identity, f"{kind} '{label}'")
         update[f"{kind}s"] = ours | theirs
+    for sweep in grid.sweeps.keys() & other.sweeps.keys():
+        check(grid.sweeps[sweep] == other.sweeps[sweep], f"sweep of '{sweep}'")
+    models = dict(grid.threat_models)
+    for name, model in other.threat_models.items():
+        before = models.setdefault(name, model)
+        models[name] = before.model_copy(update={"attackers": [*before.attackers, *model.attackers]})
+        check(models[name].model_copy(update={"attackers": model.attackers}) == model, f"threat model '{name}'")
     for task in grid.members.keys() & other.members.keys():
         check(grid.members[task] == other.members[task], f"list of members of task '{task}'")
     tasks = grid.tasks + [task for task in other.tasks if task not in grid.tasks]
@@ -154,6 +162,8 @@ def _merge_grids(grid: Grid, other: Grid, path: Path) -> Grid:
             "tasks": tasks,
             "seeds": sorted({*grid.seeds, *other.seeds}),
             "members": grid.members | other.members,
+            "sweeps": grid.sweeps | other.sweeps,
+            "threat_models": covering(models, update["attackers"]),
             "quantities": list(quantities.values()),
             "notes": list(dict.fromkeys([*grid.notes, *other.notes])),
         }

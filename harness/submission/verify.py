@@ -25,6 +25,7 @@ from harness.execution.worker import ensure
 from harness.metric import read_values
 from harness.plan import Cell, Plan, make
 from harness.plugin import KINDS
+from harness.ranking import covering
 from harness.selection import Selection
 from harness.store import Store, default_root, file_digest
 from harness.submission import provenance, read_write
@@ -255,7 +256,12 @@ def _unmarked_changes(suite: Suite, whole: Suite) -> Iterator[str]:
             if not same and not grid.changes_of(kind, label):
                 yield f"grid '{grid.name}': {kind} '{label}' differs from {whole.name} and is not marked as changed"
         if grid.name in grids:
-            for change in _narrowing(grid, grids[grid.name]):
+            whole_grid = grids[grid.name]
+            if list(grid.threat_models.items()) != list(covering(whole_grid.threat_models, grid.attackers).items()):
+                yield f"grid '{grid.name}': the threat models differ from those of {whole.name}"
+            if grid.sweeps != {row: rows for row, rows in whole_grid.sweeps.items() if {*rows} & {*grid.defenses}}:
+                yield f"grid '{grid.name}': the sweeps differ from those of {whole.name}"
+            for change in _narrowing(grid, whole_grid):
                 if change not in grid.changed:
                     yield f"grid '{grid.name}': {whole.name} is narrowed ({change}) and this is not marked"
 

@@ -34,9 +34,12 @@ for page, language, block in BLOCKS:
 
 
 def run(command: str, request: pytest.FixtureRequest) -> None:
-    """Run a documented `immunebench` command here: one seed, one worker, or the tests' own cluster."""
+    """Run a documented `immunebench` command here: one seed, one grid of house prices, one worker, or the tests' own
+    cluster."""
     if "tcp://head:8786" in command:
         command = command.replace("tcp://head:8786", request.getfixturevalue("cluster").scheduler_address)
+    if command.startswith("run house_prices ") and "--grid" not in command:
+        command += " --grid house_prices"
     if command.startswith("run "):
         command += " --seeds 1" + " --workers 1" * ("--cluster" not in command)
     elif command.startswith("verify "):

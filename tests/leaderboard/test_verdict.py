@@ -68,6 +68,34 @@ def test_rows_that_retain_too_little_are_named_once():
     )
 
 
+def test_a_row_of_unknown_retention_is_named():
+    rows = curves({"none": 20, "mine": 42}) + retained({"none": 1.0})
+    assert sentences(rows).endswith("The retention of mine is not known.")
+
+
+def test_a_missing_cell_did_not_hold():
+    rows = [row for row in curves({"none": 20, "mine": 300, "other": 30}) if row["key"] != "mineloraa1"]
+    assert sentences(rows).endswith("mine holds for 100 steps in every measured cell.")
+    rows = [row for row in curves({"none": 20, "mine": 42}) if row["key"] != "mineloraa1"]
+    assert sentences(rows).endswith("nothing holds for 100 steps in any measured cell.")
+    rows = [row for row in rows if row["defense"] == "none"]
+    failed = asr("mine", "lora", "a", 1, None, status="failed", metric=None, role=None, step=None)
+    assert sentences([*rows, failed]) == f"{AGAINST} no defense is shown to be better than none, for cells are missing."
+
+
+def test_a_budget_within_which_the_undefended_model_is_not_broken():
+    models = {"few": ThreatModel(attackers=["lora"], budget=15)}
+    text = sentences(curves({"none": 20, "mine": 42}), threat_models=models)
+    assert text == "Against few, no attack breaks the undefended model within 15 steps."
+
+
+def test_a_second_undefended_row_is_no_defense():
+    records = build(curves({"none": 20, "again": 20}))
+    grid = records.suite.grids[0]
+    grid = grid.model_copy(update={"defenses": dict.fromkeys(grid.defenses, grid.defenses["none"])})
+    assert verdict(grid, protection.read(records, grid)) == ""
+
+
 def test_each_threat_model_has_its_sentence():
     models = {"few": ThreatModel(attackers=["lora"]), "many": ThreatModel(attackers=["full"])}
     rows = curves({"none": 20, "mine": 42}) + curves({"none": 40, "mine": 40.1}, "full")
@@ -103,6 +131,12 @@ def test_evidence_is_one_sentence(cost, expected):
     text = sentences(rows, threat_models=models)
     assert text.endswith(f"The attacker undo (the weights) {expected}")
     assert "gainst weights" not in text
+
+
+def test_evidence_of_which_a_cell_is_missing_is_no_sentence():
+    models = {"weights": ThreatModel(attackers=["lora"], evidence=True)}
+    rows = [row for row in curves({"none": 20, "mine": 20}) if row["key"] != "mineloraa1"]
+    assert sentences(rows, threat_models=models) == ""
 
 
 def test_values_without_an_attack_show_no_protection():

@@ -45,6 +45,31 @@ def test_two_halves_are_the_whole(honest, tmp_path):
     assert merge.load(halves[:1]).records.suite.grids[0].changed == ["2 of 3 defenses"]
 
 
+def test_threat_models_and_sweeps_are_united(content, honest, tmp_path):
+    """Each submission has some of the attackers of the one model, and the second one's defense is swept."""
+    grid = content["suite"]["grids"][0]
+    fast = {"attackers": ["fast"], "budget": 3}
+    grid["attackers"] = {"fast": grid["attackers"]["full_descent"]}
+    grid["threat_models"] = {"first": fast}
+    grid["sweeps"] = {"shrinking": ["shrinking@share=0.05", "shrinking@share=0.01"]}
+    grid["defenses"] = dict(zip(grid["sweeps"]["shrinking"], list(grid["defenses"].values())[1:], strict=True))
+    cell = find(content, defense="shrinking", measured_by="sharpness")
+    cell["coordinates"]["defense"] = grid["sweeps"]["shrinking"][0]
+    content["cells"] = [cell]
+    other, third = write_content(content, tmp_path / "other.json"), content_of(honest)
+    third["suite"]["grids"][0]["threat_models"] = {"first": fast | {"attackers": ["full_descent"]}}
+    merged = merge.load([other, write_content(third, tmp_path / "third.json")]).records.suite.grids[0]
+    assert merged.sweeps == grid["sweeps"]
+    assert {name: model.attackers for name, model in merged.threat_models.items()} == {
+        "first": ["fast", "full_descent"]
+    }
+    merged = merge.load([honest, other]).records.suite.grids[0]
+    assert {name: model.attackers for name, model in merged.threat_models.items()} == {
+        "first": ["fast"],
+        "other attackers": ["full_descent"],
+    }
+
+
 def test_seeds_and_tasks_are_united(honest, tmp_path):
     files = []
     for seed in (2, 1):
@@ -150,6 +175,10 @@ def other_ranking(content):
     content["suite"]["grids"][0]["ranking"] = {"value": {"metric": "error"}, "better": "higher"}
 
 
+def other_budget(content):
+    content["suite"]["grids"][0]["threat_models"]["all attackers"]["budget"] = 3
+
+
 def other_settings(content):
     """Of a row whose cells are not in both."""
     content["suite"]["grids"][0]["defenses"]["strong"]["params"]["share"] = 0.5
@@ -199,6 +228,7 @@ def failed(content):
         (other_protocol, "protocol in grid 'teachers' differs"),
         (other_reference, "reference in grid 'teachers' differs"),
         (other_ranking, "ranking in grid 'teachers' differs"),
+        (other_budget, "threat model 'all attackers' in grid 'teachers' differs"),
         (other_settings, "defense 'strong' in grid 'teachers' differs"),
         (other_members, "list of members of task '1' in grid 'teachers' differs"),
         (other_quantity, "definition of .* in grid 'teachers' differs"),

@@ -186,6 +186,11 @@ def ranked(content):
     content["suite"]["grids"][0]["ranking"] = {"value": {"metric": "error"}, "better": "higher"}
 
 
+def eased(content):
+    """Of a model that the harness makes."""
+    content["suite"]["grids"][0]["threat_models"]["all attackers"]["share"] = 1.0
+
+
 def alike(content):
     content["suite"]["grids"][0]["members"]["1"] = ["2"]
 
@@ -224,6 +229,7 @@ def other_measure(content):
         (swapped, None, "values do not agree"),
         (invented, 0, "or another base model): 1, e.g."),
         (ranked, 0, "grid 'teachers': the field ranking differs"),
+        (eased, 0, "grid 'teachers': the field threat_models differs"),
         (alike, 0, "grid 'teachers': the field members differs"),
         (uncounted, 0, "grid 'teachers': the field quantities differs"),
         (upside_down, 0, "grid 'teachers': the field quantities differs"),
@@ -577,3 +583,18 @@ def test_a_verification_is_recorded_beside_its_submission(honest, tmp_path):
     report = check(path, 2, seed=5)
     tiers.verification_file(path).write_text(report.verification.model_dump_json(indent=1))
     assert tiers.tier(path).startswith("spot-checked, 2 of 30 cells rerun on ")
+
+
+def test_threat_models_and_sweeps_are_the_installed_suites(content, honest, install, tmp_path):
+    """They read values alone, so no key tells that they were changed."""
+    install(grids__0__threat_models={"few": {"attackers": ["full_descent"]}})
+    grid = content["suite"]["grids"][0]
+    grid["threat_models"] = {"few": {"attackers": ["full_descent"], "evidence": True}}
+    grid["sweeps"] = {"strong": ["shrinking", "strong"]}
+    assert check(write_content(content, tmp_path / "forged.json"), 0).problems == [
+        "grid 'teachers': the threat models differ from those of small",
+        "grid 'teachers': the sweeps differ from those of small",
+    ]
+    grid["sweeps"] = {"strong": ["stronger"]}
+    with pytest.raises(InvalidSubmission, match="sweeps: 'strong' names 'stronger', which is no row of the grid"):
+        check(write_content(content, tmp_path / "forged.json"), 0)
