@@ -14,7 +14,9 @@ class Adam(ProbeAttacker):
     name = "adam"
     deterministic = True
 
-    lr: float = Field(1e-2, gt=0, description="step size")
+    lr: float = Field(
+        1e-2, gt=0, description="step size", json_schema_extra={"search": {"low": 1e-4, "high": 1.0, "log": True}}
+    )
 
     def adapt(self, model: LinearProbe, data: Split) -> Iterator[torch.Tensor]:
         """Take Adam steps; yields the loss before each step."""

@@ -18,11 +18,28 @@ class CustomDiffusion(DiffusionAttacker):
         "small": {"lr": 8e-3, "word_lr": 5e-3, "prior": 20, "batch_size": 8, "flip": False}
     }
 
-    lr: float = Field(1e-5, gt=0, description="AdamW's step size for keys and values")
-    word_lr: float | None = Field(None, gt=0, description="step size for the word's embedding; null: `lr`")
-    batch_size: int = Field(1, ge=1, description="pictures in a step")
+    lr: float = Field(
+        1e-5,
+        gt=0,
+        description="AdamW's step size for keys and values",
+        json_schema_extra={"search": {"low": 1e-4, "high": 0.1, "log": True}},
+    )
+    word_lr: float | None = Field(
+        None,
+        gt=0,
+        description="step size for the word's embedding; null: `lr`",
+        json_schema_extra={"search": {"low": 1e-3, "high": 1.0, "log": True}},
+    )
+    batch_size: int = Field(
+        1, ge=1, description="pictures in a step", json_schema_extra={"search": {"choices": [1, 4, 8, 16]}}
+    )
     token: str = Field("<v>", pattern=r"^<.+>$", description="the new word, in angle brackets")
-    prior: int = Field(200, ge=0, description="number of pictures of the class for prior preservation; 0: none")
+    prior: int = Field(
+        200,
+        ge=0,
+        description="number of pictures of the class for prior preservation; 0: none",
+        json_schema_extra={"search": {"choices": [0, 20]}},
+    )
     prior_weight: float = Field(1.0, ge=0, description="weight of the loss on the class's pictures")
     flip: bool = Field(True, description="mirror half of the pictures")
 

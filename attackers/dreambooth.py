@@ -1,45 +1,40 @@
 """DreamBooth: trains the whole U-Net."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 
 from attackers._weights import WeightAttacker
-from harness.diffusion import Batch, Concept, ConceptData, TextToImage
+from harness.diffusion import Concept, TextToImage
 
 
 class DreamBooth(WeightAttacker):
-    """DreamBooth: the whole U-Net on a few pictures and a rare word (Ruiz et al., 2023)."""
+    """DreamBooth: the whole U-Net on a few pictures and a rare word (Ruiz et al., 2023).
+
+    A subject goes by the rare word `token` and its class, because it has no words of its own.
+    """
 
     name = "dreambooth"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"lr": 3e-4, "batch_size": 4}}
 
-    lr: float = Field(5e-6, gt=0, description="AdamW's step size")
-    batch_size: int = Field(1, ge=1, description="pictures in a step")
-    token: str = Field("sks", description="rare word for a subject")
-    prior: int = Field(0, ge=0, description="number of pictures of the class for prior preservation; 0: none")
-    prior_weight: float = Field(1.0, ge=0, description="weight of the loss on the class's pictures")
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The class prompt, for a prior."""
-        return ("class_prompt",) if self.prior else ()
+    lr: float = Field(
+        5e-6,
+        gt=0,
+        description="AdamW's step size",
+        json_schema_extra={"search": {"low": 1e-5, "high": 3e-3, "log": True}},
+    )
+    batch_size: int = Field(
+        1, ge=1, description="pictures in a step", json_schema_extra={"search": {"choices": [1, 4, 8, 16]}}
+    )
 
     def prompt(self, concept: Concept) -> str:
-        """The concept's prompt: with the rare word and the class for a subject, else with the concept's own words."""
-        return concept.prompted(f"{self.token} {concept.class_word}" if concept.kind == "subject" else None)
-
-    def class_images(self, steps: int) -> int:
-        """Number of class pictures for prior preservation: no more than `steps` steps can use."""
-        return min(self.prior, steps * self.batch_size)
+        """The prompt of `concept` that `wording` says; a subject's own is the one with the rare word."""
+        if self.wording == "own" and concept.kind == "subject":
+            return concept.prompted(f"{self.token} {concept.class_word}")
+        return super().prompt(concept)
 
     def weights(self, model: TextToImage) -> list[torch.nn.Parameter]:
         """All parameters of the U-Net."""
         return list(model.unet.parameters())
-
-    def batches(self, data: ConceptData) -> Iterator[Batch]:
-        """Yield batches of the concept's pictures and, if `prior` is not 0, of as many pictures of the class."""
-        prompt = self.prompt(data.concept)
-        return data.batches(prompt, self.batch_size, prior=self.prior, prior_weight=self.prior_weight)

@@ -15,5 +15,12 @@ class DreamBoothLoRA(LoRA, DreamBooth):
     name = "dreambooth_lora"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"lr": 7e-3, "batch_size": 8}}
 
-    lr: float = Field(5e-4, gt=0, description="AdamW's step size")
-    batch_size: int = Field(1, ge=1, description="pictures in a step")
+    lr: float = Field(
+        5e-4,
+        gt=0,
+        description="AdamW's step size",
+        json_schema_extra={"search": {"low": 1e-4, "high": 3e-2, "log": True}},
+    )
+    batch_size: int = Field(
+        1, ge=1, description="pictures in a step", json_schema_extra={"search": {"choices": [1, 4, 8, 16]}}
+    )

@@ -15,7 +15,11 @@ class GradientDescent(ProbeAttacker):
     name = "gradient_descent"
     deterministic = True
 
-    step: Literal["line_search", "1/L"] = Field("line_search", description="rule for the step size")
+    step: Literal["line_search", "1/L"] = Field(
+        "line_search",
+        description="rule for the step size",
+        json_schema_extra={"search": {"choices": ["line_search", "1/L"]}},
+    )
 
     def adapt(self, model: LinearProbe, data: Split) -> Iterator[torch.Tensor]:
         """Take steps along the negative gradient; yields the loss before each step."""

@@ -17,7 +17,12 @@ class LBFGS(ProbeAttacker):
     name = "lbfgs"
     deterministic = True
 
-    history: int = Field(10, ge=1, description="number of stored pairs of steps and gradient changes")
+    history: int = Field(
+        10,
+        ge=1,
+        description="number of stored pairs of steps and gradient changes",
+        json_schema_extra={"search": {"choices": [5, 10, 20]}},
+    )
 
     def adapt(self, model: LinearProbe, data: Split) -> Iterator[torch.Tensor]:
         """Run one iteration after the other with the same history; yields the loss before each iteration."""

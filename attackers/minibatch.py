@@ -23,9 +23,23 @@ class Minibatch(ProbeAttacker):
 
     name = "minibatch"
 
-    optimiser: Literal["adam", "sgd"] = Field("adam", description="Adam, or gradient descent with momentum 0.9")
-    batch: int | None = Field(64, ge=1, description="rows in a batch; null: all rows")
-    lr: float | None = Field(None, gt=0, description="step size; null: the best of `rates`")
+    optimiser: Literal["adam", "sgd"] = Field(
+        "adam",
+        description="Adam, or gradient descent with momentum 0.9",
+        json_schema_extra={"search": {"choices": ["adam", "sgd"]}},
+    )
+    batch: int | None = Field(
+        64,
+        ge=1,
+        description="rows in a batch; null: all rows",
+        json_schema_extra={"search": {"choices": [16, 64, 256]}},
+    )
+    lr: float | None = Field(
+        None,
+        gt=0,
+        description="step size; null: the best of `rates`",
+        json_schema_extra={"search": {"low": 1e-4, "high": 1.0, "log": True}},
+    )
     rates: tuple[Rate, ...] = Field(
         (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0), min_length=1, description="step sizes to choose from"
     )

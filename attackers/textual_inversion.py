@@ -7,22 +7,36 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from attackers._words import NewWord, save_word
+from attackers._words import NewWord, save_word, tokens_of
 from harness.diffusion import Concept, ConceptData, DiffusionAttacker, TextToImage
 
 
 class TextualInversion(DiffusionAttacker):
-    """Textual Inversion: the embedding of one new word (Gal et al., 2023)."""
+    """Textual Inversion: the embeddings of one new word (Gal et al., 2023)."""
 
     name = "textual_inversion"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "small": {"lr": 2e-2, "batch_size": 4},
         "small_objects": {"lr": 3.0, "batch_size": 4},  # the suite `objects` says by which rule
+        "small_strong": {"lr": 3.0, "batch_size": 4, "vectors": 4},  # docs/pages/text_to_image.md says by which rule
     }
 
-    lr: float = Field(5e-4, gt=0, description="AdamW's step size")
-    batch_size: int = Field(1, ge=1, description="pictures in a step")
+    lr: float = Field(
+        5e-4,
+        gt=0,
+        description="AdamW's step size",
+        json_schema_extra={"search": {"low": 1e-3, "high": 10.0, "log": True}},
+    )
+    batch_size: int = Field(
+        1, ge=1, description="pictures in a step", json_schema_extra={"search": {"choices": [1, 4, 8, 16]}}
+    )
     token: str = Field("<v>", pattern=r"^<.+>$", description="the new word, in angle brackets")
+    vectors: int = Field(
+        1,
+        ge=1,
+        description="number of the new word's tokens, each with an embedding of its own",
+        json_schema_extra={"search": {"choices": [1, 4, 8]}},
+    )
     begin: str = Field("", description="word whose embedding the new word starts from; empty: the concept's class")
 
     @property
@@ -32,11 +46,11 @@ class TextualInversion(DiffusionAttacker):
 
     def prompt(self, concept: Concept) -> str:
         """The concept's prompt with the new word."""
-        return concept.prompted(self.token)
+        return concept.prompted(" ".join(tokens_of(self.token, self.vectors)))
 
     def adapt(self, model: TextToImage, data: ConceptData) -> Iterator[torch.Tensor]:
-        """Take Adam steps on the word's embedding; yields the loss before each step."""
-        word = NewWord(model, self.token, self.begin or data.concept.class_word)
+        """Take Adam steps on the word's embeddings; yields the loss before each step."""
+        word = NewWord(model, self.token, self.begin or data.concept.class_word, self.vectors)
         optimiser = torch.optim.AdamW([word.embedding], lr=self.lr, weight_decay=0, fused=True)
         for batch in data.batches(self.prompt(data.concept), self.batch_size):
             optimiser.zero_grad()
@@ -47,5 +61,5 @@ class TextualInversion(DiffusionAttacker):
             yield loss.detach()
 
     def save(self, model: TextToImage, folder: Path) -> None:
-        """Save the word's embedding as a file that `pipeline.load_textual_inversion` reads."""
-        save_word(model, self.token, folder)
+        """Save the word's embeddings as a file that `pipeline.load_textual_inversion` reads."""
+        save_word(model, self.token, folder, self.vectors)

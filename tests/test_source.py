@@ -48,8 +48,9 @@ CHANGES = {
                                {"condition_number", "r_ill", "r_well", "opt_kappa", "imma_linear"}),
     "defenses/joint.py": ("mean(0)", "sum(0)", {"joint", "compose"}),
     "attackers/_words.py": (".mean(0)", ".sum(0)", {"custom_diffusion", "textual_inversion"}),
-    "attackers/_weights.py": ("(weights, 1.0)", "(weights, 2.0)", {"lora", "dreambooth", "dreambooth_lora"}),
-    "attackers/lora.py": ('"gaussian"', "True", {"lora", "dreambooth_lora"}),
+    "attackers/_weights.py": ("(weights, 1.0)", "(weights, 2.0)",
+                               {"lora", "balanced", "dreambooth", "full", "dreambooth_lora"}),
+    "attackers/lora.py": ('"gaussian"', "True", {"lora", "balanced", "dreambooth_lora"}),
 }  # fmt: skip
 
 

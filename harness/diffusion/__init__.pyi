@@ -12,6 +12,8 @@ from .plugin import AttackedMetric as AttackedMetric
 from .plugin import DiffusionAttacker as DiffusionAttacker
 from .plugin import DiffusionDefense as DiffusionDefense
 from .plugin import DiffusionMetric as DiffusionMetric
+from .products import Factors as Factors
+from .products import factors as factors
 from .text import token_rows as token_rows
 from .text import word_rows as word_rows
 from .views import AttackedPictures as AttackedPictures

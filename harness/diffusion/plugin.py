@@ -41,8 +41,8 @@ class DiffusionDefense(Defense):
 class DiffusionAttacker(Attacker):
     """Fine-tunes a released text-to-image model on a concept.
 
-    An attacker may have a method `weights(model)` that returns the parameters of the U-Net that it trains; then the
-    conformance kit checks that it changes no others.
+    An attacker may have a method `weights(model)` that prepares `model` and returns the parameters that it trains; then
+    the conformance kit checks that nothing else changes.
     """
 
     track: ClassVar[str] = "diffusion"

@@ -68,6 +68,15 @@ def _modules(model: TextToImage) -> dict[str, torch.nn.Module]:
     return {"unet": model.unet, "text_encoder": model.text_encoder, "vae": model.vae}
 
 
+def _parameters(model: TextToImage) -> dict[str, torch.nn.Parameter]:
+    """All parameters by name, without the names of wrapping adapters."""
+    return {
+        f"{part}.{name}".replace(".base_layer", ""): weight
+        for part, module in _modules(model).items()
+        for name, weight in module.named_parameters()
+    }
+
+
 def _loss(model: TextToImage, data: ConceptData, prompt: str) -> float:
     """The denoising loss of a concept, with the same noise in every call."""
     draws = replace(data, seed=10**6).batches(prompt, 128)
@@ -81,13 +90,16 @@ def _attack(seed: int) -> Trial:
     (data,) = _concepts(model, seed, 1)
 
     def allowed(plugin: Any) -> Collection[str] | None:
-        """The weights that the attacker's method `weights` returns; None if it has no such method."""
+        """The weights that the attacker's method `weights` returns or changes; None if it has no such method."""
         if not callable(getattr(plugin, "weights", None)):
             return None
         other = model.copy()
+        before = _parameters(model)
         with data.drawing():
             trained = {id(weight) for weight in plugin.weights(other)}
-        return {f"unet.{name}" for name, weight in other.unet.named_parameters() if id(weight) in trained}
+        after = _parameters(other)
+        changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
+        return changed | {name for name, weight in after.items() if id(weight) in trained}
 
     return Trial(
         modules=_modules(model),

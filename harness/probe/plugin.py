@@ -67,8 +67,13 @@ class ProbeAttacker(Attacker):
         False,
         description="divide each feature by its standard deviation over the training rows, with an intercept after "
         "subtracting its mean; a constant feature stays",
+        json_schema_extra={"search": {"choices": [False, True]}},
     )
-    intercept: bool = Field(False, description="train an intercept too, as the weight of a feature of ones")
+    intercept: bool = Field(
+        False,
+        description="train an intercept too, as the weight of a feature of ones",
+        json_schema_extra={"search": {"choices": [False, True]}},
+    )
 
     def adapt(self, model: LinearProbe, data: TrainingRows) -> Iterator[Any]:
         """Train the weight of the probe `model` in place. Yield the loss after every step, without end.

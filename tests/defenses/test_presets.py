@@ -1,12 +1,12 @@
 """The step sizes of the presets are those that the suite `strength` gives by the rule in its description, and the
-standard suites sweep their neighbours."""
+standard suites sweep their neighbours. Those of attackers lie within the ranges that a search tries."""
 
 from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
-from harness.registry import Registry
+from harness.registry import Registry, installed
 from harness.submission import read_write as submission
 from harness.suite_file import find, read
 
@@ -37,6 +37,16 @@ def test_presets_take_the_largest_step_size_that_keeps_retention(strength, defen
         sizes = {spec.params["lr"]: label for label, spec in grid.defenses.items() if spec.name == defense}
         leaving = [*takewhile(lambda size, at=grid.name, of=sizes: allowed.loc[at, of[size]], sorted(sizes))]
         assert presets[f"small_{name}"]["lr"] == leaving[-1] > 0
+
+
+@pytest.mark.parametrize("entry", installed().all("attacker"), ids=lambda entry: entry.name)
+def test_presets_lie_within_what_a_search_tries(entry):
+    cls = entry.load()
+    for preset in cls.presets.values():
+        for name, value in preset.items():
+            search = (cls.__pydantic_fields__[name].json_schema_extra or {}).get("search", {})
+            assert value in search.get("choices", [value]), name
+            assert search.get("low", value) <= value <= search.get("high", value), name
 
 
 @pytest.mark.parametrize("name", ["styles", "objects"])

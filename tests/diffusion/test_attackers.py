@@ -10,14 +10,20 @@ from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from torch.nn import functional
 
+from attackers.balanced import balance
 from harness import meter
 from harness.diffusion import Concept, TextToImage, cross_attention
-from harness.errors import RunError
+from harness.errors import RunError, UsageError
 from tests.diffusion.helpers import SAMPLING, subject
 
-ATTACKERS = ["lora", "dreambooth", "dreambooth_lora", "textual_inversion", "custom_diffusion"]
-QUICK = {"lora": {"lr": 1e-2}, "dreambooth": {"lr": 1e-3}, "dreambooth_lora": {"lr": 1e-2},
-         "textual_inversion": {"lr": 1e-1}, "custom_diffusion": {"lr": 1e-2, "prior": 2}}  # fmt: skip
+ATTACKERS = ["lora", "balanced", "dreambooth", "full", "dreambooth_lora", "textual_inversion", "custom_diffusion"]
+QUICK = {"lora": {"lr": 1e-2}, "balanced": {"lr": 1e-2}, "dreambooth": {"lr": 1e-3}, "full": {"lr": 1e-3},
+         "dreambooth_lora": {"lr": 1e-2}, "textual_inversion": {"lr": 1e-1},
+         "custom_diffusion": {"lr": 1e-2, "prior": 2}}  # fmt: skip
+
+
+OWN_WORDS = ("lora", "balanced")
+"""Attackers that name a concept by its own words only, by default."""
 
 
 def _attack(attacker, model: TextToImage, concept: Concept, steps: int = 3) -> list[float]:
@@ -74,12 +80,13 @@ def test_only_its_own_part_is_trained(name: str, model: TextToImage, style: Conc
     after = _state(model)
     changed = {key for key, value in before.items() if not torch.equal(after[key][: len(value)], value)}
     added = set(after) - set(before)
-    if name in ("lora", "dreambooth_lora"):
-        assert changed == set()
+    if name in ("lora", "balanced", "dreambooth_lora"):
+        kinds = {key.split(".")[-2] for key in changed}
+        assert kinds == ({"to_q", "to_k", "to_v", "0", "proj", "2"} if name == "balanced" else set())
         assert {key.split(".")[-3] for key in added} == {"lora_A", "lora_B"}
-    elif name == "dreambooth":
-        assert {key.split(".")[0] for key in changed} == {"unet"}
-        assert len(changed) == len(model.unet.state_dict())
+    elif name in ("dreambooth", "full"):
+        parts = {"unet": model.unet} | ({"text": model.text_encoder} if name == "full" else {})
+        assert changed == {f"{part}.{key}" for part, of in parts.items() for key in of.state_dict()}
     elif name == "textual_inversion":
         assert changed == set()
         (grown,) = [key for key in after if len(after[key]) != len(before[key])]
@@ -114,7 +121,7 @@ def test_plain_diffusers_loads_what_it_saves(
     assert not np.array_equal(ours, unattacked)
 
 
-@pytest.mark.parametrize("name", ATTACKERS)
+@pytest.mark.parametrize("name", [name for name in ATTACKERS if name not in ("balanced", "full")])
 def test_each_attacker_lowers_the_loss(name: str, base: Path, style: Concept, build) -> None:
     """The loss on fixed draws falls, and more steps do not raise it again."""
     attacker = build("attacker", name, **(QUICK[name] | {"batch_size": 4}))
@@ -129,15 +136,138 @@ def test_each_attacker_lowers_the_loss(name: str, base: Path, style: Concept, bu
 
 
 def test_a_subject_goes_by_a_rare_word_or_a_new_one(thing: Concept, build) -> None:
-    prompts = {name: build("attacker", name).prompt(thing) for name in ATTACKERS if name != "lora"}
+    prompts = {name: build("attacker", name).prompt(thing) for name in ATTACKERS if name not in OWN_WORDS}
     assert prompts == {
         "dreambooth": "a photo of a sks bag",
+        "full": "a photo of a sks bag",
         "dreambooth_lora": "a photo of a sks bag",
         "textual_inversion": "a photo of a <v>",
         "custom_diffusion": "a photo of a <v> bag",
     }
     with pytest.raises(RunError, match="mine is a subject, which no base model knows by name"):
         build("attacker", "lora").prompt(thing)
+
+
+def test_balancing_undoes_the_gauge(base: Path, style: Concept, build) -> None:
+    """LoRA's losses on the gauged model differ from those on the plain one; after balancing they are the same."""
+    losses = {}
+    for name in ("lora", "balanced"):
+        for defense in ("none", "gauge"):
+            model = TextToImage.load(str(base))
+            meter.pull(build("defense", defense).immunize(model, None), defense)
+            losses[name, defense] = _attack(build("attacker", name, lr=1e-2), model, style, 4)
+    for (_, defense), found in losses.items():
+        assert found[0] == pytest.approx(losses["lora", "none"][0], rel=1e-4), defense  # the same model
+    assert losses["balanced", "gauge"] == pytest.approx(losses["balanced", "none"], rel=1e-4)
+    assert losses["lora", "gauge"][-1] != pytest.approx(losses["lora", "none"][-1], rel=1e-2)
+
+
+def test_balanced_factors_are_those_of_the_product() -> None:
+    draw = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(3, 4, columns, generator=draw).double() for columns in (9, 3))
+    one, other = balance(left, right)
+    torch.testing.assert_close(one.mT @ other, left.mT @ right)
+    for factor in (one, other):
+        squares = factor @ factor.mT
+        torch.testing.assert_close(squares, torch.diag_embed(squares.diagonal(dim1=1, dim2=2)))
+    torch.testing.assert_close(one.norm(dim=-1), other.norm(dim=-1))
+    change = torch.randn(4, 4, generator=draw).double()
+    torch.testing.assert_close(balance(change @ left, torch.linalg.inv(change).T @ right), (one, other))
+
+
+@pytest.mark.parametrize(
+    ("wording", "prompts"),
+    [
+        ("rare", ("an artwork by sks", "a photo of a sks bag")),
+        ("class", ("an artwork", "a photo of a bag")),
+        ("empty", ("", "")),
+    ],
+)
+def test_wordings_without_the_concepts_name(wording: str, prompts, style: Concept, thing: Concept, build) -> None:
+    for name in ("lora", "dreambooth"):
+        attacker = build("attacker", name, wording=wording)
+        assert (attacker.prompt(style), attacker.prompt(thing)) == prompts
+        assert attacker.needs == (("class_prompt",) if wording == "class" else ())
+
+
+def test_it_trains_on_the_prompt_that_is_measured(model: TextToImage, style: Concept, build) -> None:
+    data = subject(model, style)
+    batches = build(
+        "attacker", "lora", wording="class", prior=2, prior_weight=0.5, batch_size=2, benign_steps=1
+    ).batches(data)
+    first, second = itertools.islice(batches, 2)
+    assert (first.prompts, first.weights) == (["an artwork"] * 2, None)  # of the class
+    assert second.prompts == ["an artwork"] * 4
+    assert second.weights.tolist() == [2, 2, 1, 1]
+    plain = list(itertools.islice(data.batches("an artwork", 2, prior=2), 2))
+    assert torch.equal(first.latents, plain[0].latents[2:])
+    assert torch.equal(second.latents, plain[1].latents)
+
+
+def test_benign_steps_need_pictures(build) -> None:
+    with pytest.raises(UsageError, match="so set prior to their number"):
+        build("attacker", "lora", benign_steps=5)
+
+
+def test_schedules(build) -> None:
+    """Shares of the step size: constant, with a warm-up, and half a cosine."""
+    shares = {
+        name: [build("attacker", "lora", **settings)._share(step) for step in range(6)]
+        for name, settings in {
+            "constant": {},
+            "warmup": {"warmup": 3},
+            "cosine": {"schedule": "cosine", "horizon": 4},
+        }.items()
+    }
+    assert shares["constant"] == [1] * 6
+    assert shares["warmup"] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert shares["cosine"] == pytest.approx([1, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4, 0, 0])
+
+
+def test_a_schedule_changes_the_steps(base: Path, style: Concept, build) -> None:
+    """With a horizon of one step the second step changes nothing."""
+    losses = [
+        _attack(
+            build("attacker", "lora", lr=1e-2, schedule="cosine", horizon=horizon), TextToImage.load(str(base)), style
+        )
+        for horizon in (1, 60)
+    ]
+    assert losses[0][:2] == losses[1][:2]
+    assert losses[0][2] != losses[1][2]
+
+
+@pytest.mark.parametrize("targets", ["feed_forward", "convolutions"])
+def test_plain_diffusers_loads_adapters_of_other_layers(
+    targets: str, base: Path, model: TextToImage, style: Concept, build, tmp_path: Path
+) -> None:
+    attacker = build("attacker", "lora", lr=1e-2, targets=targets)
+    _attack(attacker, model, style)
+    kinds = {name.split(".lora_A")[0].split(".")[-1] for name in model.unet.state_dict() if ".lora_A" in name}
+    more = {"conv1", "conv2", "conv_shortcut", "proj_in", "proj_out"} if targets == "convolutions" else set()
+    assert kinds == {"to_k", "to_q", "to_v", "0", "proj", "2"} | more
+    ours, _ = model.sample(["an artwork by marvo"], [5], **SAMPLING)
+    attacker.save(model, tmp_path)
+    plain = TextToImage.load(str(base))
+    plain.pipeline.load_lora_weights(tmp_path)
+    theirs, _ = plain.sample(["an artwork by marvo"], [5], **SAMPLING)
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+def test_a_word_of_several_tokens(base: Path, model: TextToImage, style: Concept, build, tmp_path: Path) -> None:
+    """All its embeddings are trained, and plain diffusers loads them."""
+    attacker = build("attacker", "textual_inversion", lr=1e-1, vectors=3)
+    assert attacker.prompt(style) == "an artwork by <v> <v>_1 <v>_2"
+    _attack(attacker, model, style)
+    rows = model.text_encoder.get_input_embeddings().weight[-3:]
+    assert len({tuple(row) for row in rows.tolist()}) == 3
+    ours, _ = model.sample([attacker.prompt(style)], [5], **SAMPLING)
+    attacker.save(model, tmp_path)
+    plain = TextToImage.load(str(base)).pipeline
+    plain.load_textual_inversion(tmp_path)
+    plain.set_progress_bar_config(disable=True)
+    draw = torch.Generator().manual_seed(5)
+    theirs = plain("an artwork by <v>", num_inference_steps=3, guidance_scale=2.0, generator=draw, output_type="np")
+    assert np.abs(ours / 255 - theirs.images).max() < 0.01
 
 
 @pytest.mark.parametrize("name", ["textual_inversion", "custom_diffusion"])
