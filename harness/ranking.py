@@ -50,6 +50,11 @@ class Ranking(Outcome):
     adapted: list[Selector] = Field(
         [], description="values of retention after fine-tuning on a benign task, at an attacker's last measured step"
     )
+    retained: list[Selector] = Field(
+        [],
+        description="values of retention of a released model, and of an attacked model at its last measured step, of "
+        "what the attack is not about",
+    )
     predictors: list[Selector] = Field(
         [], description="values of released models that are said to predict how well they withstand attacks"
     )
