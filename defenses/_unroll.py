@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from harness import count_gradient
 from harness.diffusion import KEYS_VALUES, Batch, TextToImage
 
 
@@ -54,6 +55,7 @@ def losses_apart(
     with attention:
         layers = {f"{name}.weight": layer for name, layer in model.unet.named_modules() if _may_be_grouped(name, layer)}
         if set(weights) <= set(layers):  # one pass for all concepts
+            count_gradient(0, len(batches) - 1)  # the pass counts as one gradient, and is one for each concept
             with _grouped(layers[name] for name in weights):
                 losses = model.denoising_losses(Batch.join(batches), weights)
             return losses.unflatten(0, (len(batches), -1)).mean(1)

@@ -15,6 +15,7 @@ PUBLISHED: dict[str, str] = {
     "table": "table or figure of the paper",
     "setting": "name of the suite's grid that has the same tasks; else the paper's own words",
     "task": "label of the task, or the paper's group; empty: the mean over all tasks",
+    "mean": "arithmetic or geometric, which the mean over all tasks is; empty: as the board averages the quantity",
     "n_concepts": "how many concepts a task has",
     "defense": "label of the row",
     "attacker": "label of the row; `mean`: over the paper's attackers; empty: before any attack",
@@ -51,6 +52,9 @@ def read(path: Path) -> pd.DataFrame:
         value = published.loc[row, "value"]
         shown = "is missing" if pd.isna(value) else f"{value!r:.80} is no number"
         raise UsageError(f"{path}, row {row + 2}: the value {shown}; write it with a decimal point, without a unit")
+    for row in published.index[~published["mean"].isin(["arithmetic", "geometric"]) & published["mean"].notna()]:
+        mean = published.loc[row, "mean"]
+        raise UsageError(f"{path}, row {row + 2}: the mean is {mean!r:.80}; write arithmetic, geometric or nothing")
     numbers = published.drop(columns=["paper", "table", "value", "note"])
     for row in numbers.index[numbers.duplicated()]:
         raise UsageError(f"{path}, row {row + 2}: an earlier row has a value of the same number: keep one of the two")

@@ -56,7 +56,7 @@ class Ranking(Outcome):
         "what the attack is not about",
     )
     predictors: list[Selector] = Field(
-        [], description="values of released models that are said to predict how well they withstand attacks"
+        [], description="values of released models that papers report as measures of protection"
     )
 
 

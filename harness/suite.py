@@ -86,6 +86,10 @@ class Grid(FrozenModel):
         row = f"{kind}s.{next(swept, label)}"
         return [change for change in self.changed if change.partition("=")[0].rpartition(".")[0] == row]
 
+    def settings_of(self, kind: str, label: str) -> str:
+        """The same in short: `lr=0.1`, or `added`; empty if the row does not differ."""
+        return ", ".join(change_of_row(change)[1] for change in self.changes_of(kind, label))
+
 
 class Suite(FrozenModel):
     """A suite to run."""
@@ -393,6 +397,13 @@ class _Reader:
                     else:
                         hint = f"it is of track '{plugins[label]}', which no grid of the suite has"
                     raise UsageError(f"suite '{self._file.name}' runs no {kind} '{label}'; {hint}")
+
+
+def change_of_row(change: str) -> tuple[str, str]:
+    """The label and the setting in the change of a row: `adam` and `lr=0.1` in `attackers.adam.lr=0.1`."""
+    field, equals, value = change.partition("=")
+    row, _, name = field.rpartition(".")
+    return row.partition(".")[2], f"{name.strip()}{equals}{value}"
 
 
 def _text(value: Any) -> str:

@@ -123,7 +123,8 @@ class BaseModelFile(FrozenModel):
     tasks: dict[str, Any] = Field({}, description="fields that replace those of every block of tasks")
     protocol: dict[str, Any] = Field({}, description="fields that replace those of every protocol")
     preset: str | None = Field(
-        None, description="preset of every row instead of the row's own; null: the plugins' defaults"
+        None,
+        description="preset of every row instead of the row's own and of its sweep; null: the plugins' defaults",
     )
     attackers: Rows = Field({}, description="further attacker rows of every grid that has attackers, as they stand")
 
@@ -199,7 +200,8 @@ def on_base(file: SuiteFile, base: str) -> tuple[SuiteFile, dict[str, str]]:
     changes = file.bases[name]
 
     def rows(given: Mapping[str, Row]) -> dict[str, Row]:
-        return {label: row.model_copy(update={"preset": changes.preset}) for label, row in given.items()}
+        changed: dict[str, Any] = {"preset": changes.preset, "sweep": {}}
+        return {label: row.model_copy(update=changed) for label, row in given.items()}
 
     grids = [
         grid.model_copy(

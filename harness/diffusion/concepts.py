@@ -39,6 +39,8 @@ CHECKPOINTING = (
 
 FORMAT = 2
 """The concept file format that this harness reads."""
+COMPOSITIONS = 6
+"""Largest number of concepts to keep that are measured in compositions too."""
 Pattern = Annotated[
     str,
     StringConstraints(pattern=r"^[^{}]*\{\}[^{}]*$"),
@@ -70,7 +72,9 @@ class Concept(FrozenModel):
         None, description="head of the concept classifier that knows the concept: object, style or subject; null: none"
     )
     erase: dict[Pattern, str] = Field(
-        {}, description="further prompts with {} to erase, each with the prompt that replaces its meaning"
+        {},
+        description="further prompts, which combine {} with other concepts, each with the prompt that replaces its "
+        "meaning: those of a target are erased, those of a concept to keep measure retention",
     )
 
     @model_validator(mode="before")
@@ -264,9 +268,29 @@ class Group(FrozenModel):
     def bystanders(self) -> dict[str, list[Concept]]:
         """The concepts that are neither targets nor benign concepts nor subjects, by split. `heldout`: every third one,
         which no caption of a defense names. `train`: the others. A defense must keep both."""
-        rest = [concept for concept in self.kept if concept not in self.others and concept.kind != "subject"]
-        heldout = rest[1::3]
-        return {"train": [concept for concept in rest if concept not in heldout], "heldout": heldout}
+        heldout = self._further[1::3]
+        return {"train": [concept for concept in self._further if concept not in heldout], "heldout": heldout}
+
+    @property
+    def _further(self) -> list[Concept]:
+        return [concept for concept in self.kept if concept not in self.others and concept.kind != "subject"]
+
+    @property
+    def compositions(self) -> list[Concept]:
+        """The first `COMPOSITIONS` bystanders, in the order of the files, each with one of its further prompts in place
+        of its own, as in "a boot by marvo". The prompt names no target, and no caption of a defense contains it.
+        Bystanders without such a prompt are left out."""
+        known = [self.captions[i] for i in self.known_captions]
+
+        def is_new(text: str) -> bool:
+            named = any(target.named_in(text) for target in self.targets)
+            return not named and not any(captions.names(caption, text) for caption in known)
+
+        composed = []
+        for place, concept in enumerate(self._further):
+            if prompts := [prompt for prompt in concept.erase if is_new(fill(prompt, concept.words))]:
+                composed.append(concept.model_copy(update={"prompt": prompts[place % len(prompts)]}))
+        return composed[:COMPOSITIONS]
 
 
 class GroupBlock(FrozenModel):

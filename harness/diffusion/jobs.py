@@ -193,7 +193,10 @@ class Jobs:
 
     def _released_views(self, model: Immunize, undefended: Immunize) -> dict[str, Any]:
         images, few = self.protocol.images, self.protocol.kept_images
-        known = [concept for concept in self.group.targets if concept.classifier]
+        known, composed = (
+            [concept for concept in concepts if concept.classifier]
+            for concepts in (self.group.targets, self.group.compositions)
+        )
         decoded = [Decode(**self._on_base, pictures=self.pictures[concept.name]) for concept in known]
         return {
             "drawn": self._drawn(model, self.group.targets, images),
@@ -202,6 +205,7 @@ class Jobs:
             "reachable": tuple(
                 self._look(job, [concept], images, encoders=False) for job, concept in zip(decoded, known, strict=True)
             ),
+            "compositions": self._drawn(model, composed, few, encoders=False),
             "bystanders": {
                 split: (self._drawn(model, concepts, few), self._drawn(undefended, concepts, few))
                 for split, concepts in self.group.bystanders.items()
@@ -209,12 +213,13 @@ class Jobs:
             },
         }
 
-    def _drawn(self, model: Immunize, concepts: Sequence[Concept], count: int) -> Seen | None:
-        """Pictures of `concepts` by a released model, `count` of each; None if it knows none of them by name."""
+    def _drawn(self, model: Immunize, concepts: Sequence[Concept], count: int, encoders: bool = True) -> Seen | None:
+        """Pictures of `concepts` by a released model, `count` of each; None if it knows none of them by name. encoders:
+        whether the encoders look at them, besides the classifier."""
         named = _named(concepts)
         if not named:
             return None
-        return self._look(self._draw(model, named, count), named, len(named) * count)
+        return self._look(self._draw(model, named, count), named, len(named) * count, encoders)
 
     def _draw(self, model: Immunize, named: Sequence[Concept], count: int) -> Draw:
         return Draw(**self._sampling, seed=self.noise, concepts=tuple(named), images=count, model=model)

@@ -106,7 +106,7 @@ class MeasureAttacked(Stage, track="diffusion", version=1):
         self.measure(AttackedPictures(self.measure_at, targets, benign), _encoders(self.encoders), out)
 
 
-class MeasureReleased(TargetsStage, version=1):
+class MeasureReleased(TargetsStage, version=2):
     """Measure a metric on a released model; all metrics of a cell have the same parents. The fields are those of
     `ReleasedData`."""
 
@@ -117,11 +117,12 @@ class MeasureReleased(TargetsStage, version=1):
     benign: Seen | None = None
     reachable: tuple[Seen, ...] = ()
     bystanders: Mapping[str, tuple[Seen, Seen]]
+    compositions: Seen | None = None
 
     def run(self, folders: Folders, out: Path) -> None:
         """Write the metric's values."""
         model = self.load(folders[self.model])
-        named = {name: getattr(self, name) for name in ("drawn", "erased", "benign")}
+        named = {name: getattr(self, name) for name in ("drawn", "erased", "benign", "compositions")}
         bystanders = {
             split: (mine.view(folders), undefended.view(folders))
             for split, (mine, undefended) in self.bystanders.items()

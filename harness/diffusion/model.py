@@ -24,6 +24,7 @@ from harness.diffusion.checkpointing import checkpointed
 from harness.diffusion.loss_scaling import LossScaling
 from harness.diffusion.small import PIPELINE
 from harness.errors import RunError
+from harness.meter import count_gradient
 
 Images = npt.NDArray[np.uint8]
 """Pictures, (n, height, width, 3) uint8, RGB."""
@@ -225,8 +226,11 @@ class TextToImage:
         U-Net's predictions of the scheduler's target (Ho et al., 2020, Eq. 14).
 
         weights: U-Net weights by name that replace the U-Net's own in this call; the losses are differentiable with
-        respect to them.
+        respect to them. Where torch records gradients, the call counts as one gradient evaluation (see
+        `harness.meter.count_gradient`).
         """
+        if torch.is_grad_enabled():
+            count_gradient(len(batch.latents))
         latents, noise, times = (x.to(self.device) for x in (batch.latents, batch.noise, batch.times))
         scaling = LossScaling.of(latents.numel()) if self.dtype == torch.float16 else None
         with self.computing():

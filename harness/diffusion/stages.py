@@ -318,7 +318,7 @@ class TargetsStage(TrainingStage):
         return Targets(model, concepts, group, captions, pictures, seed_of(self.name, "kept", seed))
 
 
-class Immunize(TargetsStage, version=1):
+class Immunize(TargetsStage, version=2):
     """Run a defense on the base model, or on the erased base model, which becomes the released model."""
 
     transient: ClassVar[bool] = True
@@ -360,7 +360,7 @@ class Draw(SamplingStage, version=1):
         save_images(out, *self.sample_each(model, self.concepts, self.images, self.seed))
 
 
-class Attack(TrainingStage, version=1):
+class Attack(TrainingStage, version=2):
     """Fine-tune a released model on a concept, and draw pictures (steps, images, …) of it after the measured steps.
 
     seed: seed of the attacker's draws. noise: seed of the pictures' noise, which all rows of a repetition share.
@@ -394,7 +394,7 @@ class Attack(TrainingStage, version=1):
             if step in self.measure_at:
                 drawn.append(self.sample(model, [attacker.prompt(self.concept)] * self.images, seeds))
 
-        self.pull(attacker.adapt(model, data), out, self.steps, measure)
+        self.pull(attacker.adapt(model, data), out, self.steps, measure, self.measure_at)
         save_images(out, *(np.stack(parts) for parts in zip(*drawn, strict=True)))
         if self.save_attacked:
             attacker.save(model, out / "attacked")

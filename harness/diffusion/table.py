@@ -7,17 +7,17 @@ from collections.abc import Iterator
 import pandas as pd
 
 from harness.diffusion.protocol import ENCODER_TITLES
-from harness.leaderboard.tables import interval, number, pick, value
+from harness.leaderboard.tables import interval, pick, published, value
 
 CAPTION = (
     "Share of pictures in which the concept classifier sees the concept: reachable: reference pictures, encoded and "
     "decoded; erased: targets after the erasure; released: targets by the released model; @t: targets after t steps of"
     " an attack; benign @0, benign: a benign concept before and after an attack on it; kept, kept held-out: further "
-    "concepts that a defense's captions may name, never name. MSGR, MRSGR: in %, at the last step, by encoder (C, D "
-    "and L: the papers'), with a 95 % t interval for other seeds (†: undefined in some cells, because the denominator "
-    "is near zero). kept M: similarity of kept/held-out pictures to the undefended model's. s, MiB: run cost of one "
-    "attack; def s, def MiB: run cost of the defense. The undefended row is the noise floor: undefended against "
-    "undefended under other draws of the attacker."
+    "concepts that a defense's captions may name, never name; kept composed: some of them with another concept. MSGR, "
+    "MRSGR: in %, at the last step, by encoder (C, D and L: the papers'), with a 95 % t interval for other seeds (†: "
+    "undefined in some cells, because the denominator is near zero). kept M: similarity of kept/held-out pictures to "
+    "the undefended model's. s, MiB: run cost of one attack; def s, def MiB: run cost of the defense. The undefended "
+    "row is the noise floor: undefended against undefended under other draws of the attacker."
 )
 
 
@@ -60,6 +60,7 @@ def _released(board: pd.DataFrame) -> dict[str, str]:
         "benign @0": value(board, "retention", role="benign"),
         "kept": value(board, "retention", role="kept", split="train"),
         "kept held-out": value(board, "retention", role="kept", split="heldout"),
+        "kept composed": value(board, "retention", role="composition"),
         **similarity,
         "def s": value(board, "seconds"),
         "def MiB": value(board, "peak_mb"),
@@ -77,10 +78,8 @@ def _attacked(board: pd.DataFrame) -> dict[str, str]:
             last_value = pick(measured, metric, variant=encoder, step=last)
             mark = " †" if "denominator" in str(last_value.get("flag")).split() else ""
             row[f"{title} ({ENCODER_TITLES.get(encoder, encoder)})"] = interval(last_value) + mark
-        published = [
-            number(pick(board[board["published"].notna()], metric, variant=encoder).get("published"))
-            for encoder in ENCODER_TITLES
-        ]
-        if any(published):
-            row[f"{title} paper (C / D / L)"] = " / ".join(text or "–" for text in published)
+        papers = board[board["published"].notna()]
+        texts = [published(pick(papers, metric, variant=encoder)) for encoder in ENCODER_TITLES]
+        if any(texts):
+            row[f"{title} paper (C / D / L)"] = " / ".join(text or "–" for text in texts)
     return row | {"s": value(board, "seconds"), "MiB": value(board, "peak_mb")}

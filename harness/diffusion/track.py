@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 BROKEN = 0.8
 """Attack success rate from which an attack has succeeded."""
+RETAINED = ("kept", "composition", "benign")
+"""Roles of the concepts whose retention by a released model is measured."""
 
 
 class DiffusionTrack(Track):
@@ -104,7 +106,8 @@ class DiffusionTrack(Track):
             better="lower",
             broken=BROKEN,
             resolution=1 / protocol.images,
-            retention=[{"metric": "retention", "role": role} for role in ("kept", "benign")],
+            retention=[{"metric": "retention", "role": role} for role in RETAINED],
+            adapted=[{"metric": "retention", "role": "benign"}],
         )
 
     def members(self, task: Any) -> Sequence[str]:

@@ -127,6 +127,7 @@ def _start_metric(model: TextToImage, targets: Targets) -> Callable[[Any], Itera
     used = {ENCODER: encoders.encoder(ENCODER)}
     boots, dresses = (_view(thing, 2) for thing in ("boot", "dress"))
     views: dict[str, Any] = {"drawn": boots, "erased": dresses, "benign": boots, "reachable": [boots[0]]}
+    views["compositions"] = replace(boots, embeddings={})
     data = ReleasedData(**vars(targets), **views, bystanders={"train": (boots, dresses)}, encoders=used)
     attacks = [ConceptAttack(given.concept, boots, dresses, boots[0]) for given in targets]
     pictures = AttackedPictures((1, 2), attacks, attacks[:1])

@@ -119,5 +119,8 @@ class ReleasedData(Targets):
     bystanders: Mapping[str, tuple[View, View]] = field(default_factory=dict)
     """By split (train: captions may name the concepts; heldout: no caption names them), pictures of further concepts by
     the released and by the undefended model, each (concepts, n, …)."""
+    compositions: View | None = None
+    """Pictures of concepts to keep in compositions (see `Group.compositions`) by the released model, (concepts, n, …),
+    without embeddings."""
     encoders: Mapping[str, Encoder] = field(default_factory=dict)
     """The encoders by name."""

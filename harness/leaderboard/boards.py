@@ -11,10 +11,11 @@ import pandas as pd
 
 from harness import published
 from harness.files import write_text
-from harness.leaderboard import flags, long_form, plots, scores, section
+from harness.leaderboard import cost_to_break, flags, long_form, plots, prediction, reproduction, scores, section
 from harness.leaderboard.flags import Raised, flags_of_rows
 from harness.leaderboard.latex import latex
 from harness.leaderboard.markdown import markdown
+from harness.leaderboard.prediction import Prediction
 from harness.leaderboard.scores import Cells
 from harness.leaderboard.section import Section
 from harness.leaderboard.standings import comparisons, standings
@@ -26,24 +27,26 @@ from harness.track import Track
 
 @dataclass(frozen=True)
 class GridBoard:
-    """One grid of a board. long: see `long_form.board`. cells, comparisons, standings: see `scores` and `standings`;
-    None where nothing ranks. raised: its flags. section: as people read it, without pictures. track: None if it is not
-    installed."""
+    """One grid of a board. long: see `long_form.board`. reproduction: see `reproduction.compare`. cells, comparisons,
+    standings: see `scores` and `standings`; None where nothing ranks. raised: its flags. predictions: see `prediction`.
+    section: as people read it, without pictures. track: None if it is not installed."""
 
     grid: Grid
     long: pd.DataFrame
+    reproduction: pd.DataFrame
     cells: Cells | None
     comparisons: pd.DataFrame | None
     standings: pd.DataFrame | None
     raised: Sequence[Raised]
+    predictions: Sequence[Prediction]
     section: Section
     track: Track | None
 
 
 @dataclass(frozen=True)
 class Board:
-    """The board of one suite. title: the suite's name and version, and how it was narrowed. note: a line below the
-    title: how far the records were checked."""
+    """The board of one suite. title: see `title`. note: a line below the title: how far the records were
+    checked."""
 
     records: Records
     grids: Sequence[GridBoard]
@@ -64,6 +67,11 @@ class Board:
     def comparisons(self) -> pd.DataFrame:
         """A row for each grid and pair of defenses; empty if no grid has a ranking."""
         return _concatenated([grid.comparisons for grid in self.grids])
+
+    @property
+    def reproduction(self) -> pd.DataFrame:
+        """The published values beside ours, a row for each; empty if there are none."""
+        return _concatenated([grid.reproduction for grid in self.grids if len(grid.reproduction)])
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -96,12 +104,15 @@ class Board:
         )
 
     def csv(self) -> dict[str, str]:
-        """The long forms as CSV, by file name; where nothing ranks there are no standings and comparisons."""
+        """The long forms as CSV, by file name; where nothing ranks there are no standings and comparisons,
+        without published values no reproduction, and without predictors no prediction."""
         frames = {
             "leaderboard": self.long,
             "rows": self.rows,
             "standings": self.standings,
             "comparisons": self.comparisons,
+            "reproduction": self.reproduction,
+            "prediction": _concatenated([prediction.table(grid.predictions) for grid in self.grids]),
         }
         return {f"{name}.csv": frame.to_csv(index=False) for name, frame in frames.items() if len(frame.columns)}
 
@@ -115,34 +126,52 @@ def make(records: Records) -> Board:
     track, are those of the records' suite."""
     suite = records.suite
     registry = installed().with_files(suite.plugins)
-    long = long_form.board(records, published.read(suite.published) if suite.published else None)
+    compared = reproduction.compare(records, published.read(suite.published) if suite.published else None)
+    long = long_form.board(records, compared)
     ranked = scores.read(records)
     grids = [
-        _grid_board(records, grid, long[long["grid"] == grid.name], ranked.get(grid.name), registry)
+        _grid_board(
+            records,
+            grid,
+            long[long["grid"] == grid.name],
+            compared[compared["grid"] == grid.name],
+            ranked.get(grid.name),
+            registry,
+        )
         for grid in suite.grids
     ]
     return Board(records, grids, title(records), f"Tier: {records.tier}." if records.tier else "")
 
 
-def _grid_board(records: Records, grid: Grid, long: pd.DataFrame, cells: Cells | None, registry: Registry) -> GridBoard:
+def _grid_board(
+    records: Records,
+    grid: Grid,
+    long: pd.DataFrame,
+    papers: pd.DataFrame,
+    cells: Cells | None,
+    registry: Registry,
+) -> GridBoard:
     compared = None if cells is None else comparisons(cells.scored(cells.worst))
     ranks = None if cells is None or compared is None else standings(cells, compared)
-    raised = flags.raise_flags(records, grid, cells, compared, long)
+    raised = flags.raise_flags(records, grid, cells, compared, papers)
     long = long.assign(flags=pd.array(flags_of_rows(raised, long), "string"))
     if ranks is not None:
         ranks = ranks.assign(flags=pd.array(flags_of_rows(raised, ranks), "string")).reset_index(drop=True)
     known = [entry.name for entry in registry.all("track")]
     track = registry.track(grid.track) if grid.track in known else None
-    readable = section.make(records, grid, long, cells, ranks, raised, track)
-    return GridBoard(grid, long, cells, compared, ranks, raised, readable, track)
+    costs = cost_to_break.read(records, grid) if grid.ranking and grid.ranking.predictors else {}
+    predictions = prediction.read(records, grid, costs)
+    readable = section.make(records, grid, long, papers, cells, ranks, raised, predictions, track)
+    return GridBoard(grid, long, papers, cells, compared, ranks, raised, predictions, readable, track)
 
 
 def title(records: Records) -> str:
-    """The title line of a board."""
+    """The title line of a board: `digits (version 2), part: 2 of 13 defenses; adam lr=0.1`."""
     suite = records.suite
     parts = [f"{suite.name} (version {suite.version})"]
-    for name, select in {"changed": flags.changed_tasks, "narrowed": flags.narrowing}.items():
-        parts += [f"{name}: {'; '.join(changes)}"] if (changes := _changes(suite, select)) else []
+    narrowed = _changes(suite, flags.narrowing)
+    if changes := [*narrowed, *_changes(suite, flags.changed_tasks), *_changes(suite, flags.changed_rows)]:
+        parts.append(f"{'part' if narrowed else 'changed'}: {'; '.join(changes)}")
     parts += ["of an older submission format"] if records.older else []
     return ", ".join(parts)
 
@@ -174,16 +203,17 @@ def texts(board: Board, pictures: Sequence[str]) -> dict[str, str]:
 
 
 def draw(board: Board, out: Path) -> Iterator[Path]:
-    """Draw the plots of a board into the folder `out`: of each grid its performance profile and its track's plots or
-    the default curves. Yields the files."""
+    """Draw the plots of a board into the folder `out`: of each grid the predictions, its performance profile, and
+    its track's plots or the default curves. Yields the files."""
     for grid in board.grids:
         frame = board.records.frame[board.records.frame["grid"] == grid.grid.name]
         profile = None if grid.cells is None else plots.profile(grid.cells, out)
+        predicted = prediction.draw(grid.predictions, out)
         drawn = None if grid.track is None else grid.track.plots(frame, out)
         if drawn is None:
             curves = plots.curves(frame, grid.grid, out)
             drawn = [curves] if curves else []
-        yield from ([profile] if profile else [])
+        yield from (picture for picture in (predicted, profile) if picture)
         yield from drawn
 
 

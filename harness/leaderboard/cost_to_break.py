@@ -38,9 +38,9 @@ class Costs:
     name, model: the threat model; its `unit` is steps where the records do not count its own unit. grid: the grid.
     outcome, quantity: what says how far an attack has got. at: as in `Scores`. costs: index defense × task × seed,
     complete, a column for each attacker that breaks the undefended model; infinite where its attack does not succeed,
-    NaN where it is missing. budget: in the unit. weak: attackers that are not shown to break the undefended model, whose survival earns a
-    defense nothing. reached: as `costs`, the best value of the outcome that any of these attackers reaches within the
-    budget. exact: as in `Scores`.
+    NaN where it is missing. budget: in the unit. weak: attackers that are not shown to break the undefended model,
+    whose survival earns a defense nothing. reached: as `costs`, the best value of the outcome that any of these
+    attackers reaches within the budget. exact: as in `Scores`.
     """
 
     name: str

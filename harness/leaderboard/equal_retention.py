@@ -2,7 +2,7 @@
 
 A swept defense is a curve over its strength, from the undefended model (strength zero) to its strongest row. Where the
 curve first falls below the target retention, its score is interpolated linearly between the two neighbouring strengths.
-A defense with one row is a point: it is compared if it retains the target, else it stands apart.
+A defense with one row is a point: it is compared if it retains the target, else it is listed separately.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Place(NamedTuple):
 
     kind: `retains`: a single row that retains the target; `interpolated`: a sweep between two strengths; `strongest
     retains`: a sweep of which all rows retain the target, compared at the strongest, so a lower bound; `harms`: a
-    single row that retains less, which stands apart; `unknown`: no retention was measured. mix: the rows that are
+    single row that retains less, which is listed separately; `unknown`: no retention was measured. mix: the rows that are
     interpolated with their weights, the undefended row as strength zero. binding: of an interpolated sweep, the kind of
     retention that falls below the target first, a column of `retention.relative`.
     """
@@ -74,7 +74,7 @@ def _on_curve(means: pd.DataFrame, strengths: Sequence[str], grid: Grid, target:
 
 
 def at_equal_retention(scores: Scores, found: Mapping[str, Place], kept: pd.DataFrame) -> Scores:
-    """The scores of defenses at equal retention, without the rows that stand apart.
+    """The scores of defenses at equal retention, without the rows that are listed separately.
 
     scores: of all rows of a grid. found: see `places`. kept: as there.
     """

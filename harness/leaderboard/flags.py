@@ -13,7 +13,7 @@ from harness.leaderboard.retention import RETENTION, measured, relative, retenti
 from harness.leaderboard.scores import Cells
 from harness.ranking import MEAN
 from harness.records import Records
-from harness.suite import Grid
+from harness.suite import Grid, change_of_row
 
 SEEDS = 5
 """Fewer seeds are too few for a headline."""
@@ -64,8 +64,8 @@ FLAGS: Mapping[str, Flag] = {
              "report seeds and tasks on which nothing was chosen"),
         Flag("tuning-unknown", "the suite does not say on which seeds and tasks its settings were chosen",
              "say it in the suite file's `tuning`"),
-        Flag("unlike-published", "our interval excludes the published value",
-             "read the published value's note: other models, data, steps or means"),
+        Flag("unlike-published", "our interval, of the same kind of mean, excludes the published value",
+             "read the published value's note: other models, data or steps"),
     )
 }  # fmt: skip
 """By name, in the order in which boards list them."""
@@ -87,13 +87,13 @@ class Raised(NamedTuple):
 
 
 def raise_flags(
-    records: Records, grid: Grid, cells: Cells | None, compared: pd.DataFrame | None, long: pd.DataFrame
+    records: Records, grid: Grid, cells: Cells | None, compared: pd.DataFrame | None, published: pd.DataFrame
 ) -> list[Raised]:
-    """The flags of one grid. cells, compared: its ranking values and their comparisons, None where nothing ranks. long:
-    its long-form board."""
+    """The flags of one grid. cells, compared: its ranking values and their comparisons, None where nothing ranks.
+    published: the published values beside ours (see `reproduction.compare`)."""
     frame = records.frame[records.frame["grid"] == grid.name]
     raised = [*_of_the_run(records, grid), *_of_seeds(frame), *_of_tuning(records, frame), *_of_failures(frame, cells)]
-    raised += [*_of_metrics(frame), *_of_retention(records, grid), *_of_published(long)]
+    raised += [*_of_metrics(frame), *_of_retention(records, grid), *_of_published(published)]
     if cells is not None and compared is not None:
         raised += [*_of_missing_scores(cells), *_of_comparisons(cells, compared), *_of_attackers(cells)]
     return list(dict.fromkeys(raised))
@@ -119,13 +119,22 @@ def _of_the_run(records: Records, grid: Grid) -> Iterator[Raised]:
 def narrowing(grid: Grid) -> list[str]:
     """The changes of a grid that are neither of a defense's or attacker's row nor of all tasks: rows and seeds left
     out, other metrics."""
-    of_rows = [change for kind, label, _ in grid.rows() for change in grid.changes_of(kind, label)]
-    return [change for change in grid.changed if change not in (*of_rows, *changed_tasks(grid))]
+    return [change for change in grid.changed if change not in (*_of_rows(grid), *changed_tasks(grid))]
 
 
 def changed_tasks(grid: Grid) -> list[str]:
     """The changed fields of all tasks of a grid."""
     return [change for change in grid.changed if change.startswith("tasks.")]
+
+
+def changed_rows(grid: Grid) -> list[str]:
+    """The changes of a grid's rows in short: `adam lr=0.1`."""
+    return [" ".join(change_of_row(change)) for change in _of_rows(grid)]
+
+
+def _of_rows(grid: Grid) -> list[str]:
+    changes = {change for kind, label, _ in grid.rows() for change in grid.changes_of(kind, label)}
+    return [change for change in grid.changed if change in changes]
 
 
 def _of_seeds(frame: pd.DataFrame) -> Iterator[Raised]:
@@ -172,9 +181,9 @@ def _of_retention(records: Records, grid: Grid) -> Iterator[Raised]:
         yield Raised(str(defense), None, "harms", f"{name}: {ours:.3g}, undefended {undefended:.3g}")
 
 
-def _of_published(long: pd.DataFrame) -> Iterator[Raised]:
-    outside = ((long["published"] < long["ci_low"]) | (long["published"] > long["ci_high"])).fillna(False)
-    for defense, rows in long[outside].groupby("defense", sort=False):
+def _of_published(published: pd.DataFrame) -> Iterator[Raised]:
+    outside = ((published["published"] < published["low"]) | (published["published"] > published["high"])).fillna(False)
+    for defense, rows in published[outside].groupby("defense", sort=False):
         names = rows["metric"].str.cat(rows["role"], " ", na_rep="").str.strip().unique()
         yield Raised(str(defense), None, "unlike-published", ", ".join(names))
 

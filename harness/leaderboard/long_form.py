@@ -26,6 +26,7 @@ COLUMNS: dict[str, str] = {
     "n_failed": "Int64",  # failed cells
     "unit": "string",
     "published": "Float64",
+    "published_ours": "Float64",  # ours on the paper's tasks, averaged as the paper does; see `reproduction`
     "published_note": "string",
     "note": "string",
     "flag": "string",  # raised by the metric of these values
@@ -34,30 +35,39 @@ COLUMNS: dict[str, str] = {
 """Column → pandas type."""
 
 
-def board(records: Records, published: pd.DataFrame | None = None) -> pd.DataFrame:
+def board(records: Records, compared: pd.DataFrame | None = None) -> pd.DataFrame:
     """The long-form board of records, with columns `COLUMNS`; `flags` stays empty (see `harness.leaderboard.flags`).
 
     Values are averaged over tasks within a seed, then over seeds, geometrically where the scale is log (see
     `stats.intervals`). Of grids with two attackers and more, a mean over the attackers is added (see
     `mean_over_attackers`). A row with failed cells says so in `n_failed` and `note`; one whose cells all failed keeps
-    a row without a value. published: see `published.PUBLISHED`; a value is in the row of the same grid,
-    defense, attacker and quantity.
+    a row without a value. compared: published values beside ours, see `reproduction.compare`; a value that is not
+    measured here has a row of its own.
     """
     parts = [_grid_board(records, grid) for grid in records.suite.grids]
     long = pd.concat([part for part in parts if len(part)] or parts[:1])
     long = long.reindex(columns=list(COLUMNS)).astype(COLUMNS).reset_index(drop=True)
-    return long if published is None else _with_published(long, published)
+    return long if compared is None else _with_published(long, compared)
+
+
+def measured(records: Records, grid: Grid) -> pd.DataFrame:
+    """The measured values of a grid's rows, with the means over its attackers; what is not finite is undefined."""
+    frame = _of_rows(records, grid)
+    values = frame[frame["status"] == "ok"]
+    finite = np.isfinite(values["value"].astype(float))
+    values = values.assign(value=values["value"].where(finite))
+    return pd.concat([values, mean_over_attackers(values, grid)], ignore_index=True)
+
+
+def _of_rows(records: Records, grid: Grid) -> pd.DataFrame:
+    frame = records.frame[records.frame["grid"] == grid.name]
+    return frame[frame["attacker"].isna() | frame["attacker"].isin(list(grid.attackers))]
 
 
 def _grid_board(records: Records, grid: Grid) -> pd.DataFrame:
-    frame = records.frame[records.frame["grid"] == grid.name]
-    frame = frame[frame["attacker"].isna() | frame["attacker"].isin(list(grid.attackers))]
-    measured = frame[frame["status"] == "ok"]
-    finite = np.isfinite(measured["value"].astype(float))
-    measured = measured.assign(value=measured["value"].where(finite))
-    measured = pd.concat([measured, mean_over_attackers(measured, grid)], ignore_index=True)
-    long = _averaged(measured, grid) if len(measured) else pd.DataFrame(columns=[*CELL, *NUMBER])
-    long = _with_failures(long, frame)
+    values = measured(records, grid)
+    long = _averaged(values, grid) if len(values) else pd.DataFrame(columns=[*CELL, *NUMBER])
+    long = _with_failures(long, _of_rows(records, grid))
     return _in_grid_order(long, grid)
 
 
@@ -170,39 +180,16 @@ def _in_grid_order(long: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     return long.loc[place.sort_values(["defense", "attacker"], kind="stable").index]
 
 
-def _with_published(long: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """The board with `published` and `published_note` beside each number at an attack's last step. A quantity that is
-    measured here, but only by another variant (because an encoder is not available), gets a row without a value."""
-    keys = ["grid", "defense", "attacker", "metric", "role", "variant", "split"]
-    papers = _paper_values(published, keys)
-    merged = long.drop(columns=["published", "published_note"]).merge(papers, on=keys, how="left")
-    cells = merged.groupby(["grid", "defense", "attacker"], dropna=False)
-    last = (merged["step"].isna() | (merged["step"] == cells["step"].transform("max"))).fillna(True)
-    whole = merged["concept"].isna()
-    for name in ("published", "published_note"):
-        merged[name] = merged[name].where(last & whole)
-    measured_kinds = long[[*CELL[:-1], "metric"]].drop_duplicates()
-    unmeasured = papers.merge(measured_kinds, on=["grid", "defense", "attacker", "metric"])
-    unmeasured = unmeasured.merge(long[keys].drop_duplicates(), on=keys, how="left", indicator=True)
-    unmeasured = unmeasured[unmeasured["_merge"] == "left_only"]
-    unmeasured = unmeasured.assign(n_tasks=0, n_seeds=0, n_failed=0, note="published only")
-    both = pd.concat([merged, unmeasured]) if len(unmeasured) else merged
+def _with_published(long: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
+    """The board with the published values beside the numbers of whole tasks, and those that are not measured here in
+    rows of their own."""
+    papers = compared.rename(columns={"ours": "published_ours", "note": "published_note"})
+    columns = ["published", "published_ours", "published_note"]
+    places = [*CELL, *(name for name in NUMBER if name != "concept")]
+    beside = papers[papers["measured_by"].notna()]
+    merged = long.drop(columns=columns).merge(beside[[*places, *columns]], on=places, how="left")
+    merged[columns] = merged[columns].where(merged["concept"].isna())
+    alone = papers.loc[papers["measured_by"].isna(), [*places, *columns]]
+    alone = alone.assign(n_tasks=0, n_seeds=0, n_failed=0, note="published only")
+    both = pd.concat([merged, alone]) if len(alone) else merged
     return both.reindex(columns=list(COLUMNS)).astype(COLUMNS).reset_index(drop=True)
-
-
-def _paper_values(published: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """One published value for each combination of `keys`, with its place; single tasks are averaged where a paper gives
-    no mean."""
-    papers = published.rename(columns={"setting": "grid", "value": "published"})
-    place = papers["paper"] + ", " + papers["table"]
-    papers["published_note"] = place.where(papers["note"].isna(), place + ": " + papers["note"])
-    single = (
-        papers[papers["task"].notna()]
-        .groupby(keys, dropna=False)
-        .agg(published=("published", "mean"), published_note=("published_note", "first"), tasks=("task", "size"))
-        .reset_index()
-    )
-    single["published_note"] += "; mean of " + single["tasks"].astype("string") + " tasks"
-    papers = pd.concat([papers[papers["task"].isna()], single])[[*keys, "published", "published_note"]]
-    papers = papers.drop_duplicates(keys)
-    return papers.astype({**dict.fromkeys(keys, "string"), "published_note": "string"})

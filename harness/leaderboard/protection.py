@@ -75,8 +75,8 @@ def read(records: Records, grid: Grid) -> list[Protection]:
 def _protection(costs: Costs, found: dict[str, Place], kept: pd.DataFrame, adapted: pd.DataFrame) -> Protection:
     scores = at_equal_retention(costs.scores, found, kept)
     compared = comparisons(scores)
-    outcomes = at_equal_retention(costs.outcomes, _all_shown(found), kept).summary()
-    table = at_equal_retention(costs.scores, _all_shown(found), kept).summary().rename(columns={"value": "ratio"})
+    outcomes = at_equal_retention(costs.outcomes, _with_harmful(found), kept).summary()
+    table = at_equal_retention(costs.scores, _with_harmful(found), kept).summary().rename(columns={"value": "ratio"})
     table = table.join(ranks(scores.rows, compared))
     table = table.join(outcomes.rename(columns={"value": "reached", **{bound: f"reached_{bound}" for bound in BOUNDS}}))
     grid = costs.grid
@@ -106,8 +106,8 @@ def _protection(costs: Costs, found: dict[str, Place], kept: pd.DataFrame, adapt
     return Protection(costs, found, compared, table)
 
 
-def _all_shown(found: dict[str, Place]) -> dict[str, Place]:
-    """The places with rows that stand apart too: they are shown, but not compared."""
+def _with_harmful(found: dict[str, Place]) -> dict[str, Place]:
+    """The places with the rows that harm too: they are shown, but not compared."""
     return {row: place._replace(kind="unknown") if place.kind == "harms" else place for row, place in found.items()}
 
 

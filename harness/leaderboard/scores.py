@@ -194,8 +194,15 @@ def quantity_of(grid: Grid, metric: str) -> Quantity:
     return next(known, Quantity(name=metric, title=metric, description=""))
 
 
-def selected(frame: pd.DataFrame, selector: Selector) -> pd.Series:
-    """Which records are of whole tasks and have the coordinates in a selector."""
+def named(grid: Grid, coordinates: Mapping[str, Any]) -> str:
+    """A number as text: its metric's title with its other coordinates, `excess loss (harmful, train)`."""
+    others = [str(part) for name, part in coordinates.items() if name != "metric" and not pd.isna(part)]
+    title = quantity_of(grid, str(coordinates["metric"])).title
+    return f"{title} ({', '.join(others)})" if others else title
+
+
+def selected(frame: pd.DataFrame, selector: Mapping[Any, str | None]) -> pd.Series:
+    """Which records are of whole tasks and have the coordinates in `selector` (see `harness.ranking.Selector`)."""
     chosen = frame["concept"].isna()
     for column, wanted in selector.items():
         chosen &= frame[column].isna() if wanted is None else (frame[column] == wanted).fillna(False)
@@ -216,7 +223,7 @@ def _cells(records: Records, grid: Grid, ranking: Ranking) -> Cells | None:
     if measured.empty and failed.empty:
         return None
     coordinates = _coordinates(measured, ranking.value)
-    curve = measured[selected(measured, coordinates)]  # type: ignore[arg-type]
+    curve = measured[selected(measured, coordinates)]
     attacker = curve["attacker"].fillna(RELEASED)
     last = curve["step"].groupby(attacker).transform("max")
     final = curve[(curve["step"] == last).fillna(True) & (curve["step"].isna() == last.isna())]

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from harness.leaderboard import prediction, reproduction
 from harness.leaderboard.flags import Raised, listing
+from harness.leaderboard.prediction import Prediction
 from harness.leaderboard.scores import Cells
-from harness.leaderboard.tables import default_table, row_name, standings_table, with_failures, with_row_names
+from harness.leaderboard.tables import default_table, marked, standings_table, with_failures, with_row_names
 from harness.records import Records
 from harness.suite import Grid
 from harness.track import Track
@@ -30,13 +32,16 @@ def make(
     records: Records,
     grid: Grid,
     long: pd.DataFrame,
+    papers: pd.DataFrame,
     cells: Cells | None,
     standings: pd.DataFrame | None,
     raised: Sequence[Raised],
+    predictions: Sequence[Prediction],
     track: Track | None,
 ) -> Section:
-    """The section of a grid, without pictures. long: its long-form board. cells, standings: None where nothing ranks.
-    track: None if it is not installed."""
+    """The section of a grid, without pictures. long: its long-form board. papers: the published values beside ours (see
+    `reproduction.compare`). cells, standings: None where nothing ranks. predictions: see `prediction`. track: None if
+    it is not installed."""
     order = list(grid.defenses) if standings is None else list(standings["defense"])
     place = long["defense"].map({defense: i for i, defense in enumerate(order)})
     long = long.loc[place.sort_values(kind="stable").index]
@@ -46,9 +51,10 @@ def make(
         tables.append(standings_table(cells, standings, flags))
     for table, below in _value_tables(long, grid, track):
         tables.append((with_row_names(with_failures(table, records, grid), grid), below))
-    published = [f"published: {note}" for note in long["published_note"].dropna().unique()]
     title = f"{grid.name} (track {grid.track})"
-    return Section(title, tables, [*grid.notes, *_changes(grid), *_calls(grid), *flag_lines, *published])
+    notes = [*grid.notes, *_changes(grid), *_calls(grid), *flag_lines, *reproduction.lines(papers, grid)]
+    notes += prediction.lines(predictions)
+    return Section(title, tables, notes)
 
 
 def _value_tables(long: pd.DataFrame, grid: Grid, track: Track | None) -> Iterator[tuple[pd.DataFrame, str]]:
@@ -68,9 +74,9 @@ def _changes(grid: Grid) -> Iterator[str]:
     """A line for each changed row."""
     for kind, label, _ in grid.rows():
         if changes := grid.changes_of(kind, label):
-            yield f"{row_name(grid, kind, label)} is changed: {', '.join(changes)}"
+            yield f"{marked(grid, kind, label)} is changed: {', '.join(changes)}"
 
 
 def _calls(grid: Grid) -> Iterator[str]:
     """A line for each row with the call that makes its plugin."""
-    yield from (f"{kind} {row_name(grid, kind, label)}: {spec.call}" for kind, label, spec in grid.rows())
+    yield from (f"{kind} {marked(grid, kind, label)}: {spec.call}" for kind, label, spec in grid.rows())

@@ -204,6 +204,33 @@ def compact_letters(better: Bools, order: Sequence[float] | npt.NDArray[np.int64
     return ["".join(name for name, group in zip(names, groups, strict=True) if i in group) for i in range(len(better))]
 
 
+def rank_correlation(x: pd.DataFrame, y: pd.DataFrame, units: pd.Series) -> tuple[float, float, float]:
+    """Spearman's correlation over rows within each task, averaged over tasks, and its 95 % interval for other units.
+
+    x, y: a row for each defense, a column for each task; NaN is missing. units: by row, what is left out together; the
+    strengths of one defense are one unit. The interval is that of the delete-one-unit jackknife (Efron & Stein, Annals
+    of Statistics 9, 1981) on Fisher's scale artanh r, with n - 1 degrees of freedom for n units. Returns the
+    correlation and the ends of its interval; NaN where a side has no two values, or where leaving out a unit changes
+    nothing, which says nothing of its spread.
+    """
+    names = units.unique()
+    without = np.array([_mean_spearman(x[units != name], y[units != name]) for name in names])
+    correlation, n = _mean_spearman(x, y), len(names)
+    z, of_rest = (np.arctanh(np.clip(r, -0.999, 0.999)) for r in (correlation, without))
+    se = np.sqrt((n - 1) / n * ((of_rest - of_rest.mean()) ** 2).sum())
+    half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * se if se > 1e-9 else np.nan
+    return correlation, float(np.tanh(z - half)), float(np.tanh(z + half))
+
+
+def _mean_spearman(x: pd.DataFrame, y: pd.DataFrame) -> float:
+    """The mean of the columns' rank correlations; columns in which a side has no two values are left out."""
+    both = x.notna() & y.notna()
+    x, y = (side.where(both).rank() for side in (x, y))
+    x, y = x - x.mean(), y - y.mean()
+    squares = (x**2).sum() * (y**2).sum()
+    return float(((x * y).sum() / squares.where(squares > 0) ** 0.5).mean())
+
+
 def performance_profile(scores: Floats, thresholds: Floats) -> Floats:
     """The share of cells whose score is at least each of the thresholds; NaN reaches none (Dolan & Moré, Mathematical
     Programming 91, 2002; as tail distributions of scores Agarwal et al., NeurIPS 2021)."""

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from harness.leaderboard.scores import QUANTITY, Cells, quantity_of
+from harness.leaderboard.scores import QUANTITY, Cells, named, quantity_of
 from harness.records import Records
 from harness.suite import Grid
 
 CI = "[95 %]"
-"""How the title of a column ends whose values have intervals for other seeds on these tasks."""
+"""In the title of a column whose values have intervals for other seeds on these tasks."""
+TASKS = "(other tasks)"
+"""Follows `CI` where a second interval is for other tasks as well."""
 WEAK = " (weak)"
 """Ends the title of an attacker that does not break the undefended model."""
 CHANGED = "*"
-"""Ends a row's name if its settings are not the suite file's; no label can hold it."""
+"""Follows a row's label if its settings are not the suite file's; no label can hold it."""
+LONGEST_SETTINGS = 40
+"""Of longer changed settings a row's name shows the beginning."""
+
+
+def marked(grid: Grid, kind: str, label: str) -> str:
+    """A defense's or attacker's label, marked if the row is changed."""
+    return f"{label}{CHANGED}" if grid.changes_of(kind, label) else label
 
 
 def row_name(grid: Grid, kind: str, label: str) -> str:
-    """A defense's or attacker's label as tables write it, marked if the row is changed."""
-    return f"{label}{CHANGED}" if grid.changes_of(kind, label) else label
+    """A row's marked label with the changed settings in short, as tables write it: `adam* lr=0.1`."""
+    settings = textwrap.shorten(grid.settings_of(kind, label), LONGEST_SETTINGS, placeholder=" …")
+    return f"{marked(grid, kind, label)} {settings}".strip()
 
 
 def pick(cell: pd.DataFrame, metric: str, **coordinates: object) -> Mapping[str, Any]:
@@ -44,11 +55,30 @@ def interval(row: Mapping[str, Any] | pd.Series, resolution: float = 0.0) -> str
     """The value of a long-form row with its interval for other seeds (`ci_low`, `ci_high`), as text. resolution: an
     interval that is narrower than this cannot be known and is written as `< resolution`."""
     text = number(row.get("value"))
-    if text and not pd.isna(row["ci_low"]) and row["ci_low"] < row["ci_high"]:
-        width = row["ci_high"] - row["ci_low"]
-        ends = f"{number(row['ci_low'])}, {number(row['ci_high'])}"
-        text += f" [{ends}]" if width >= resolution else f" [< {number(resolution)}]"
-    return text
+    ends = _ends(row, "ci", resolution)
+    return f"{text} [{ends}]" if text and ends else text
+
+
+def intervals(row: Mapping[str, Any] | pd.Series, resolution: float = 0.0) -> str:
+    """The same with the interval for other tasks (`tasks_low`, `tasks_high`) in parentheses."""
+    text = interval(row, resolution)
+    ends = _ends(row, "tasks", resolution)
+    return f"{text} ({ends})" if text and ends else text
+
+
+def _ends(row: Mapping[str, Any] | pd.Series, kind: str, resolution: float) -> str:
+    """The ends of an interval as text; empty where there is none."""
+    low, high = row.get(f"{kind}_low"), row.get(f"{kind}_high")
+    if low is None or high is None or pd.isna(low) or not low < high:
+        return ""
+    return f"{number(low)}, {number(high)}" if high - low >= resolution else f"< {number(resolution)}"
+
+
+def published(row: Mapping[str, Any] | pd.Series) -> str:
+    """The published value of a long-form row as text, with ours in parentheses where it is not the row's value: the
+    paper's tasks are others, or its mean is another one."""
+    text, ours = number(row.get("published")), number(row.get("published_ours"))
+    return f"{text} (ours {ours})" if text and ours not in ("", number(row.get("value"))) else text
 
 
 def number(value: Any) -> str:
@@ -130,10 +160,11 @@ def standings_table(cells: Cells, standings: pd.DataFrame, flags: Mapping[str, s
     grid = cells.grid
     rows = unrounded(cells, standings)
     what = cells.quantity.title
-    headline = f"{'worst ' if cells.attacked else ''}{what} {CI}"
+    other_tasks = f" {TASKS}" if rows["tasks_low"].notna().any() else ""
+    headline = f"{'worst ' if cells.attacked else ''}{what} {CI}{other_tasks}"
     table = pd.DataFrame({"rank": _ranks(standings), "defense": standings["defense"].to_numpy()}, dtype=object)
     resolution = 0.0 if cells.log else cells.ranking.resolution
-    table[headline] = [interval(row, resolution) for _, row in rows.rename(columns={"worst": "value"}).iterrows()]
+    table[headline] = [intervals(row, resolution) for _, row in rows.rename(columns={"worst": "value"}).iterrows()]
     if cells.attacked:
         table["by"] = standings["by"].to_numpy()
         table["mean"] = rows["mean"].map(number).to_numpy()
@@ -146,17 +177,16 @@ def standings_table(cells: Cells, standings: pd.DataFrame, flags: Mapping[str, s
 
 def _below(cells: Cells) -> str:
     """How the standings are to be read."""
-    coordinates = [cells.coordinates[name] for name in ("role", "variant", "split")]
-    where = ", ".join(name for name in coordinates if name)
+    number = named(cells.grid, {name: cells.coordinates[name] for name in ("metric", "role", "variant", "split")})
     attack = (
         " after the last step: on each task and seed the value that the strongest attacker leaves, then the mean "
         "(where several are equally strong this is worse than each one's mean, because chance picks the strongest)"
     )
+    other_tasks = ", in parentheses one for other tasks of the kind as well" if len(cells.grid.members) > 1 else ""
     return (
-        f"{cells.quantity.title}{f' ({where})' if where else ''}{attack if cells.attacked else ''}; a defender wants "
-        f"it {cells.ranking.better}. In brackets a 95 % t interval for other seeds on these tasks. A range of ranks "
-        "holds all that the paired comparisons (Holm, 5 %) leave open; without a second seed, or a second task where "
-        "nothing is random, there is no rank."
+        f"{number}{attack if cells.attacked else ''}; a defender wants it {cells.ranking.better}. In brackets a 95 % t "
+        f"interval for other seeds on these tasks{other_tasks}. A range of ranks holds all that the paired comparisons "
+        "(Holm, 5 %) leave open; without a second seed, or a second task where nothing is random, there is no rank."
     )
 
 

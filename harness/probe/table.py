@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from harness.leaderboard.tables import interval, number, pick, value
+from harness.leaderboard.tables import interval, number, pick, published, value
 
 CAPTION = (
     "RIR = (i)/(ii) under the paper's κ policy `floor`, on training rows: geometric mean over tasks, with a 95 % t "
-    "interval for other seeds; published: the paper's value (over digits an arithmetic mean). range: RIR over the "
+    "interval for other seeds; published: the paper's value, on the same tasks and averaged in the same way where the "
+    "paper has single tasks, else with ours in parentheses. range: RIR over the "
     "numerical rank; held-out: under floor on held-out rows. a b c: share of cells in which each part of the paper's "
     "definition of an immunized model holds after scale normalisation (range). best: the attacker with the smallest "
     "excess loss on the harmful task (among those with none, the one that succeeds first); slow-down: its steps to "
@@ -58,7 +59,7 @@ def _released(cell: pd.DataFrame) -> dict[str, str]:
     parts = [value(cell, f"definition_{part}", variant="range", split="train") for part in "abc"]
     return {
         "RIR [95 %]": interval(rir),
-        "published": number(rir.get("published")),
+        "published": published(rir),
         "(i)": value(cell, "kappa_ratio", role="harmful", variant="floor", split="train"),
         "(ii)": value(cell, "kappa_ratio", role="benign", variant="floor", split="train"),
         "range": value(cell, "rir", variant="range", split="train"),

@@ -121,6 +121,9 @@ class ProbeTrack(Track):
             broken=protocol.success,
             resolution=1e-3,
             retention=[{"metric": "best_score", "role": "benign"}],
+            predictors=[
+                {"metric": "rir", "variant": kappa, "split": "train"} for kappa in ("floor", "range", "fixed-rank")
+            ],
         )
 
     def members(self, task: Task) -> Sequence[str]:

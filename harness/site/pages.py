@@ -135,13 +135,13 @@ class Site:
                 return [(name, f"{root}flags.html#{name}") for name in text.split()]
             if column in ROW_COLUMNS:
                 kind = row.get("kind", ROW_COLUMNS[column])
-                plugin = self._rows.get((board, row.get("grid", grid), kind, text.removesuffix(CHANGED)))
+                plugin = self._rows.get((board, row.get("grid", grid), kind, text.partition(CHANGED)[0]))
                 return [(text, f"{root}{plugin.page}" if plugin else None)]
-            attacker = column.removesuffix(WEAK).removesuffix(CHANGED)
+            attacker = column.removesuffix(WEAK).partition(CHANGED)[0]
             of_attacker = {"attacker": attacker} if cells is not None and attacker in cells.scores else {}
-            if cells is None or not text or not (of_attacker or column == "mean" or column.endswith(CI)):
+            if cells is None or not text or not (of_attacker or column == "mean" or CI in column):
                 return [(text, None)]
-            defense = str(row["defense"]).removesuffix(CHANGED)
+            defense = str(row["defense"]).partition(CHANGED)[0]
             place = urlencode({"grid": grid, "defense": defense, "measures": RANKING, **of_attacker})
             return [(text, f"{root}boards/{quote(board)}/cells.html#{place}")]
 

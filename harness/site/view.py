@@ -21,7 +21,7 @@ from harness.leaderboard.boards import GridBoard
 from harness.leaderboard.flags import FLAGS
 from harness.leaderboard.retention import retention_rows
 from harness.leaderboard.scores import QUANTITY
-from harness.leaderboard.tables import CI, WEAK, interval, number, row_name
+from harness.leaderboard.tables import CI, WEAK, interval, number, row_name, without_empty_columns
 from harness.plugin import PluginSpec
 from harness.records import Records
 from harness.registry import Entry, Registry
@@ -153,12 +153,13 @@ class GridView:
     @property
     def published(self) -> pd.DataFrame:
         """The papers' values beside ours."""
-        rows = self.board.long[self.board.long["published"].notna()]
+        rows = self.board.reproduction
         table = rows[["defense", "attacker", "metric", "role", "variant", "split", "step"]].copy()
-        table["ours"] = [interval(row) for _, row in rows.iterrows()]
-        table["published"] = rows["published"].map(number)
-        table["where"] = rows["published_note"]
-        return table.dropna(axis=1, how="all")
+        ends = rows.rename(columns={"ours": "value", "low": "ci_low", "high": "ci_high"})
+        table["ours"] = [interval(row) for _, row in ends.iterrows()]
+        for name in ("published", "pearson", "spearman"):
+            table[name] = rows[name].map(number)
+        return without_empty_columns(table.assign(where=rows["note"]).astype(object))
 
     @property
     def pairs(self) -> pd.DataFrame:
@@ -183,10 +184,10 @@ class GridView:
         flags = "" if ranks is None else " ".join(ranks.loc[ranks["defense"] == label, "flags"].dropna())
         table = self.standings
         for row in table[table["defense"] == row_name(self.board.grid, "defense", label)].to_dict("records"):
-            column = next((str(name) for name in row if str(name).endswith(CI)), "")
+            column = next((str(name) for name in row if CI in str(name)), "")
             yield {
                 "rank": row.get("rank", ""),
-                "quantity": column.removesuffix(CI).strip(),
+                "quantity": column.partition(CI)[0].strip(),
                 "value": row.get(column, ""),
                 "mean": row.get("mean", ""),
                 "flags": flags.split(),

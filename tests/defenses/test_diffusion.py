@@ -43,6 +43,27 @@ def test_only_its_own_weights_change(name: str, model: TextToImage, build) -> No
     assert all(torch.equal(value, text[key]) for key, value in model.text_encoder.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "gradients", "samples"),
+    [
+        ("ascent", {}, 1 + 1, 4 + 2),
+        ("ascent", {"prior": "none"}, 1, 4),
+        ("joint", {"inner_steps": 2}, 2 + 1 + 1, 2 * 4 + 4 + 2),
+        ("mima", {"inner_steps": 2}, 2 * 2 + 1 + 1, 2 * 4 + 4 + 2),
+        ("mima", {"inner_weights": "unet"}, 2 + 1 + 1, 4 + 4 + 2),  # a pass for each concept
+        ("mima", {"mode": "released", "inner_lr": 1e-4}, 2 * 2 + 1 + 1, 2 * 4 + 4 + 2),
+        ("compose", {}, 2 + 1 + 1, 4 + 4 + 2),
+        ("compose", {"mode": "separate"}, 1 + 1 + 1, 2 + 2 + 2),
+        ("imma", {}, 1 + 1 + 1, 4 + 2 + 2),
+    ],
+)
+def test_gradients_are_counted(name: str, settings, gradients: int, samples: int, model: TextToImage, build) -> None:
+    """Of each of two steps, with batches of two: those of the concepts' descents, the ascent and the prior."""
+    defense = _build(build, name, steps=2, **settings)
+    cost = meter.pull(defense.immunize(model, _of(model, name)), name)
+    assert (cost.gradients, cost.samples) == (2 * gradients, 2 * samples)
+
+
 @pytest.mark.parametrize("name", DEFENSES)
 def test_the_same_seed_gives_the_same_weights(name: str, base: Path, build) -> None:
     found = []

@@ -1,4 +1,5 @@
-"""The step sizes of the presets are those that the suite `strength` gives by the rule in its description."""
+"""The step sizes of the presets are those that the suite `strength` gives by the rule in its description, and the
+standard suites sweep their neighbours."""
 
 from itertools import takewhile
 from pathlib import Path
@@ -7,28 +8,51 @@ import pytest
 
 from harness.registry import Registry
 from harness.submission import read_write as submission
+from harness.suite_file import find, read
 
 STRENGTH = Path(__file__).parents[2] / "results" / "submissions" / "strength" / "strength.json.gz"
 LEAVES = 0.95
 
 
 @pytest.fixture(scope="module")
-def allowed():
-    """By grid and defense's label, whether it keeps enough of the undefended retention of every kind on every group."""
-    records = submission.read(STRENGTH).records().frame
-    rates = records[records["metric"] == "retention"]
+def strength():
+    """The suite as it ran, and by grid and row whether it keeps enough of the undefended retention of every kind on
+    every group."""
+    records = submission.read(STRENGTH).records()
+    rates = records.frame[records.frame["metric"] == "retention"]
+    rates = rates[rates["role"] != "composition"]  # which had no part in the choice
     rates = rates.assign(kind=rates["role"] + rates["split"].fillna(""), value=rates["value"].astype(float))
     rates = rates.pivot_table(index=["grid", "task", "kind"], columns="defense", values="value").dropna(subset="none")
-    return rates.ge(LEAVES * rates["none"] - 1e-12, axis=0).groupby("grid").all()
+    return records.suite, rates.ge(LEAVES * rates["none"] - 1e-12, axis=0).groupby("grid").all()
 
 
 @pytest.mark.parametrize("defense", ["ascent", "joint", "compose", "mima", "imma"])
-def test_presets_take_the_largest_step_size_that_keeps_retention(allowed, defense):
+def test_presets_take_the_largest_step_size_that_keeps_retention(strength, defense):
     presets = Registry().get("defense", defense).load().presets
-    sizes = {float(label.removeprefix(f"{defense}_")): label for label in allowed if label.startswith(f"{defense}_")}
-    for suite in ("styles", "objects", "personal"):
-        if f"small_{suite}" not in presets:
+    suite, allowed = strength
+    for name in ("styles", "objects", "personal"):
+        if f"small_{name}" not in presets:
             continue
-        grid = "styles_one" if defense == "imma" else suite  # which takes one concept at a time
-        leaving = [*takewhile(lambda size, grid=grid: allowed.loc[grid, sizes[size]], sorted(sizes))]
-        assert presets[f"small_{suite}"]["lr"] == leaving[-1] > 0
+        grid = suite.grid("styles_one" if defense == "imma" else name)  # IMMA takes one concept at a time
+        sizes = {spec.params["lr"]: label for label, spec in grid.defenses.items() if spec.name == defense}
+        leaving = [*takewhile(lambda size, at=grid.name, of=sizes: allowed.loc[at, of[size]], sorted(sizes))]
+        assert presets[f"small_{name}"]["lr"] == leaving[-1] > 0
+
+
+@pytest.mark.parametrize("name", ["styles", "objects"])
+def test_the_boards_sweep_the_presets_neighbours(name):
+    """Three successive step sizes of the suite `strength`; the preset's is the middle one or, of those, the first."""
+    tried = {
+        label: row.sweep.get("lr") for grid in read(find("strength")).grids for label, row in grid.defenses.items()
+    }
+    swept = {
+        (label, *row.sweep["lr"])
+        for grid in read(find(name)).grids
+        for label, row in grid.defenses.items()
+        if row.sweep
+    }
+    assert {label for label, *_ in swept} >= {"ascent", "joint", "compose", "mima"}
+    for label, *sizes in swept:
+        place = tried[label].index(Registry().get("defense", label).load().presets[f"small_{name}"]["lr"])
+        first = max(0, place - 1)
+        assert sizes == tried[label][first : first + 3]

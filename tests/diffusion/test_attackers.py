@@ -178,6 +178,13 @@ def test_custom_diffusion_gives_the_start_token_no_gradient(model: TextToImage, 
     assert (projection.weight.grad != 0).any()  # the hook goes with the attack
 
 
-def test_the_meter_stops_an_attack_of_any_length(model: TextToImage, style: Concept, build) -> None:
-    cost = meter.pull(build("attacker", "lora").adapt(model, subject(model, style)), "lora", 4)
-    assert cost.steps == 4
+@pytest.mark.parametrize("name", ATTACKERS)
+def test_the_meter_counts_the_gradients_of_an_attack_and_stops_it(
+    name: str, model: TextToImage, style: Concept, build
+) -> None:
+    attacker = build("attacker", name, **(QUICK[name] | {"batch_size": 3}))
+    losses = attacker.adapt(model, subject(model, style))
+    cost = meter.pull(losses, name, 3, marks=(2,))
+    rows = 3 + 3 * (name == "custom_diffusion")  # of the class, for its prior
+    assert (cost.steps, cost.gradients, cost.samples) == (3, 3, 3 * rows)
+    assert (cost.at[2].gradients, cost.at[2].samples) == (2, 2 * rows)

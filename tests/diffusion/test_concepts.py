@@ -189,6 +189,30 @@ def test_captions_that_name_a_concept_by_a_whole_word_are_hidden(file: Path) -> 
     ]  # fmt: skip
 
 
+def test_compositions_are_new_to_a_defense_and_name_no_target(file: Path) -> None:
+    """marvo is the target, telune benign; pirou has no further prompts, and boots by marvo are no concept to keep."""
+    file.write_text(
+        "format: 2\nkind: style\nprompt: an artwork by {}\nclass_prompt: an artwork\ncaptions: c.txt\nkeep: [o.yaml]\n"
+        "erase: {'a bag by {}': an artwork of a bag, 'a car by {}': an artwork of a car}\n"
+        "concepts: {marvo: , telune: , obrick: , sevra: , kalindo: , pirou: {erase: {}}}"
+    )
+    (file.parent / "o.yaml").write_text(
+        "format: 2\nkind: object\nprompt: a photo of a {}\nerase: {'a {} by marvo': an artwork}\nconcepts: {boot: }"
+    )
+    (file.parent / "c.txt").write_text("a car\nA bag by Obrick, on wood")
+    (group,) = _block(groups=[["marvo"]]).expand()
+    assert [(concept.name, concept.prompted()) for concept in group.compositions] == [
+        ("obrick", "a car by obrick"), ("sevra", "a car by sevra"), ("kalindo", "a bag by kalindo"),
+    ]  # fmt: skip
+
+
+def test_no_more_than_some_compositions(file: Path) -> None:
+    (group,) = GroupBlock(concepts=str(LISTS / "small_styles.yaml"), groups=[["marvo"]]).expand()
+    assert len(group.compositions) == concepts.COMPOSITIONS
+    assert len({concept.prompt for concept in group.compositions}) > 1
+    assert all(concept.classifier for concept in group.compositions)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -11,6 +11,7 @@ import harness
 from harness import plan
 from harness.diffusion import AttackedPictures, Concept, ConceptAttack, Encoder, View
 from harness.diffusion.concepts import Group, GroupBlock
+from harness.diffusion.measuring import MeasureReleased
 from harness.diffusion.metrics.attack_success import AttackSuccess
 from harness.diffusion.metrics.kept_similarity import KeptSimilarity
 from harness.diffusion.metrics.msgr import Msgr
@@ -459,12 +460,13 @@ def test_the_released_model_by_hand() -> None:
         drawn, erased, benign = _view(2, recognised=True), _view(2, recognised=False), None
         reachable = (_view(recognised=True), _view(recognised=False))
         bystanders = {"heldout": (_view(1, recognised=True), _view(1, recognised=True, finite=False))}
+        compositions = _view(1, recognised=False)
         encoders = {"e": _encoder(0.75)}
 
     values = list(ReleasedSuccess().measure(None, Data))
     assert [(v["metric"], v["role"], v["value"]) for v in values] == [
         ("asr", "harmful", 1), ("erased_asr", "harmful", 0),
-        ("reachable_asr", "harmful", 0.5), ("retention", "kept", 1),
+        ("reachable_asr", "harmful", 0.5), ("retention", "kept", 1), ("retention", "composition", 0),
     ]  # fmt: skip
     (kept,) = KeptSimilarity().measure(None, Data)
     assert (kept["value"], kept["role"], kept["split"], kept["variant"]) == (0.75, "kept", "heldout", "e")
@@ -474,13 +476,26 @@ def test_the_released_model_by_hand() -> None:
     assert lost["note"] == "2 pictures of kept concepts are not finite"
 
 
+def test_compositions_are_drawn_by_the_released_model_for_the_classifier_alone() -> None:
+    quick = load("quick", Selection.of(grids=["styles"], defenses=["none"], seeds=1))
+    jobs = [job for job in plan.make(quick).jobs.values() if isinstance(job, MeasureReleased)]
+    assert jobs
+    for job in jobs:
+        drawn, look = job.compositions
+        assert drawn.model == job.model
+        assert all(concept.prompt in concept.erase for concept in drawn.concepts)
+        assert look.encoders == {}
+        assert look.classes == tuple((concept.classifier, concept.name) for concept in drawn.concepts)
+
+
 def test_the_success_rate_ranks_an_attacked_grid(suite: Path) -> None:
     grid, _ = load_suite(suite, defenses=["none"]).grids
     assert grid.ranking.value == {"metric": "asr", "role": "harmful", "variant": "classifier"}
     assert (grid.ranking.better, grid.ranking.broken, grid.ranking.resolution) == ("lower", 0.8, 0.5)
     assert {tuple(selector.items()) for selector in grid.ranking.retention} == {
-        (("metric", "retention"), ("role", "kept")), (("metric", "retention"), ("role", "benign")),
-    }  # fmt: skip
+        (("metric", "retention"), ("role", role)) for role in ("kept", "composition", "benign")
+    }
+    assert grid.ranking.adapted == [{"metric": "retention", "role": "benign"}]
     assert grid.members == {"marvo+telune": ["marvo", "telune"]}
     assert DiffusionTrack().ranking(None, attacked=False) is None
 
@@ -489,6 +504,7 @@ def test_the_readable_table() -> None:
     """A row an attacker, values beside each other; a gap over a similarity near zero is marked."""
     rows = [
         {"attacker": None, "metric": "erased_asr", "role": "harmful", "variant": "classifier", "value": 0.1},
+        {"attacker": None, "metric": "retention", "role": "composition", "variant": "classifier", "value": 0.3},
         {"attacker": None, "metric": "similarity", "role": "kept", "variant": "clip", "split": "train", "value": 0.9},
         {"attacker": None, "metric": "similarity", "role": "kept", "variant": "clip", "split": "heldout", "value": 0.8},
         {"attacker": "lora", "metric": "asr", "role": "harmful", "variant": "classifier", "step": 2, "value": 0.4},
@@ -503,7 +519,7 @@ def test_the_readable_table() -> None:
     table = DiffusionTrack().table(board.astype({**types, "step": "Int64", "value": "Float64", "published": "Float64"}))
     assert table.iloc[0].to_dict() == {
         "grid": "styles", "defense": "d", "attacker": "lora", "erased": "0.1", "@2": "0.4", "@9": "0.7",
-        "MSGR (C)": "5 [1, 9]", "MSGR (contrastive)": " †", "kept M (C)": "0.9/0.8",
+        "MSGR (C)": "5 [1, 9]", "MSGR (contrastive)": " †", "kept composed": "0.3", "kept M (C)": "0.9/0.8",
     }  # fmt: skip
     assert len(table.attrs["caption"].split()) < 150
 

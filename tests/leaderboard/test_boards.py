@@ -1,6 +1,7 @@
 """Whole boards of hand-made records: their forms, files and pictures."""
 
 import io
+import math
 import re
 
 import pandas as pd
@@ -176,7 +177,7 @@ def test_what_all_grids_leave_out_is_reported_once():
     own = {"g": {"changed": ["seeds 1 instead of 1, 2"]},
            "h": {"changed": ["seeds 1 instead of 1, 2", "1 of 2 attackers"]}}  # fmt: skip
     made = boards.make(build(rows, grids=own))
-    assert made.title == "s (version 1), narrowed: seeds 1 instead of 1, 2; h: 1 of 2 attackers"
+    assert made.title == "s (version 1), part: seeds 1 instead of 1, 2; h: 1 of 2 attackers"
     assert [grid.section.title for grid in made.grids] == ["g (track elsewhere)", "h (track elsewhere)"]
 
 
@@ -192,3 +193,28 @@ def test_a_ranking_of_released_models_needs_no_attacker():
     assert list(table["defense"]) == ["mine", "none"]
     assert "RIR [95 %]" in table
     assert "by" not in table
+
+
+def test_the_ranking_table_shows_an_interval_for_other_tasks_where_there_are_several():
+    """Values .2, .4 and .6 on three tasks, ±.1 between seeds."""
+
+    def shown(tasks, seeds=(1, 2, 3)):
+        of_task = {"a": 0.2, "b": 0.4, "c": 0.6}
+        rows = cells({"none": {"lora": 1.0}}, tasks)
+        rows += cells({"mine": {"lora": lambda task, seed: of_task[task] + 0.1 * ((seed or 2) - 2)}}, tasks, seeds)
+        (table, below), *_ = boards.make(build(rows)).grids[0].section.tables
+        (title,) = (name for name in table if name.startswith("worst"))
+        return table.set_index("defense").loc["mine", title], title, below
+
+    text, title, below = shown("abc")
+    of_seeds = math.sqrt((0.1**2 + 0.05**2 / 12) / 3)  # with the variance of rounding to .05
+    of_both = math.sqrt(0.2**2 / 3 + 0.1**2 / 3)
+    inner, outer = (re.findall(r"-?[\d.]+", part) for part in re.search(r"\[(.*)\] \((.*)\)", text).groups())
+    assert float(inner[1]) - 0.4 == pytest.approx(4.303 * of_seeds, abs=1e-3)
+    assert float(outer[1]) - 0.4 > 2.776 * of_both  # t at no more than 4 degrees of freedom
+    assert title == "worst ASR [95 %] (other tasks)"
+    assert "in parentheses one for other tasks" in below
+    text, title, below = shown("b")
+    assert "(" not in text + title.removeprefix("worst ASR ")
+    assert "in parentheses" not in below
+    assert re.fullmatch(r"0\.4 \(.+\)", shown("abc", seeds=(None,))[0])

@@ -142,13 +142,21 @@ def test_a_changed_row_is_marked_in_every_form():
     assert all("changed" in names for names in raised)  # every row met the changed attacker
     assert "narrowed" not in raised["mine"]
     text = made.markdown()
-    assert "| mine* " in text
-    assert "| lora* " in text
+    assert text.startswith("# s (version 1), changed: lora lr=0.1; mine added\n")
+    assert "| mine* added " in text
+    assert "| lora* lr=0.1 " in text
     assert "lora* is changed: attackers.lora.lr=0.1" in text
     assert "none*" not in text
     assert "mine*" in made.latex()
     long = made.long.set_index(["defense", "attacker"])["flags"]
     assert "changed" in long["none", "lora"].split()
+
+
+def test_of_long_settings_a_row_shows_the_beginning():
+    changed = ["attackers.lora.steps=5", f"attackers.lora.folder={'x' * 80}"]
+    text = boards.make(build(clean(), changed=changed)).markdown()
+    assert "| lora* steps=5, … " in text
+    assert f"lora* is changed: {', '.join(changed)}" in text
 
 
 def test_a_row_is_changed_where_its_grid_says_so():
@@ -160,7 +168,7 @@ def test_a_row_is_changed_where_its_grid_says_so():
 
 def test_a_narrowed_suite_says_so_in_its_title():
     made = boards.make(build(clean(), changed=["2 of 3 defenses", "seeds 1 instead of 1, 2", "defenses.mine.lr=0.1"]))
-    assert made.markdown().startswith("# s (version 1), narrowed: 2 of 3 defenses; seeds 1 instead of 1, 2\n")
+    assert made.markdown().startswith("# s (version 1), part: 2 of 3 defenses; seeds 1 instead of 1, 2; mine lr=0.1\n")
     assert made.standings["flags"].str.contains("narrowed").all()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from harness import published
 from harness.errors import UsageError
-from harness.leaderboard import boards, long_form
+from harness.leaderboard import boards, long_form, reproduction
 from tests.leaderboard.builders import asr, build, cells
 
 PUBLISHED = Path(__file__).parents[2] / "suites" / "published"
@@ -30,7 +30,8 @@ def failed(**fields):
 
 
 def board(*rows, papers=None, **fields):
-    return long_form.board(build(rows, ranking=None, **fields), papers)
+    records = build(rows, ranking=None, **fields)
+    return long_form.board(records, reproduction.compare(records, papers))
 
 
 def test_columns_and_values_by_hand():
@@ -180,14 +181,14 @@ def test_published_files_share_one_tidy_form(name):
 
 
 def test_the_papers_map_is_whole_and_its_mean_is_its_table():
-    """Figure 2 has 90 pairs a method; the mean of exp is Table 2's RIR, as far as the printed digits go."""
+    """Figure 2 has 90 pairs a method; their arithmetic mean is Table 2's RIR, as far as the printed digits go."""
     papers = published.read(PUBLISHED / "condition_number_icml2025.csv")
-    maps = papers[papers["metric"] == "log_rir"]
-    table = papers[(papers["table"] == "Table 2") & (papers["metric"] == "rir")].set_index("defense")["value"]
+    maps = papers[papers["table"] == "Figure 2"]
+    table = papers[papers["mean"] == "arithmetic"].set_index("defense")["value"]
     for defense, pairs in maps.groupby("defense"):
         assert len(pairs) == 90
         assert pairs["task"].str.fullmatch(r"P\d-H\d").all()
-        assert pairs["value"].map(math.exp).mean() == pytest.approx(table[defense], rel=0.02)
+        assert pairs["value"].mean() == pytest.approx(table[defense], rel=0.02)
 
 
 HEADER = ",".join(published.PUBLISHED)
@@ -195,7 +196,7 @@ HEADER = ",".join(published.PUBLISHED)
 
 def papers_row(value):
     """A line of a file of published values."""
-    return f"P,Table 1,g,,,none,,rir,,floor,train,{value},"
+    return f"P,Table 1,g,,,,none,,rir,,floor,train,{value},"
 
 
 @pytest.mark.parametrize(
@@ -204,10 +205,11 @@ def papers_row(value):
         (b"a,b\n1,2\n", "each row must have the columns paper, table"),
         (HEADER.replace(",", ";").encode(), "each row must have the columns paper, table"),
         (f"{HEADER}\n{papers_row('40,5')}\n".encode(), "each row must have the columns paper, table"),
-        (f"{HEADER}\n{papers_row(1)}\n{papers_row('4,5')}\n".encode(), "as CSV in UTF-8: .*Expected 13 fields"),
+        (f"{HEADER}\n{papers_row(1)}\n{papers_row('4,5')}\n".encode(), "as CSV in UTF-8: .*Expected 14 fields"),
         (f"{HEADER}\n{papers_row(1)}\n\n{papers_row('40.5%')}\n".encode(), r"row 4: the value '40\.5%' is no number"),
         *((f"{HEADER}\n{papers_row(value)}\n".encode(), "row 2: the value .* is no number")
           for value in ('"40,5"', "-", "40.5±1", "inf", "1e999", "1_000")),
+        (f"{HEADER}\n{papers_row(1).replace(',,,,none', ',,median,,none')}\n".encode(), "row 2: the mean is 'median'"),
         (f"{HEADER}\n{papers_row('')}\n".encode(), "row 2: the value is missing"),
         (f"{HEADER}\n{papers_row(1)}\n\n{papers_row(2)}note\n".encode(), "row 4: an earlier row has a value"),
         (b"", "cannot read the published values .* as CSV in UTF-8"),

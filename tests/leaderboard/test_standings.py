@@ -16,7 +16,7 @@ from tests.leaderboard.builders import ASR, QUANTITIES, asr, build, cells
 def table(rows, **fields):
     """Standings and comparisons of the grid `g`."""
     ranked = read(build(rows, **fields))["g"]
-    compared = comparisons(ranked)
+    compared = comparisons(ranked.scored(ranked.worst))
     return standings(ranked, compared), compared
 
 

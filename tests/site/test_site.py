@@ -229,7 +229,7 @@ def test_the_tables_are_the_boards(made, site):
 
 def test_calls_and_changes_are_shown(site):
     page = Page(site / "boards" / "rates" / "index.html")
-    assert "ascent*" in [row[1] for row in page.tables["Standings of g"]]
+    assert "ascent* lr=0.001" in [row[1] for row in page.tables["Standings of g"]]
     assert "defense ascent*: Ascent(lr=0.001)" in page.text
     assert f"defense {HOSTILE}: Mine(tag='<i>')" in page.text
     assert "attacker lora: LoRA(rank=8)" in page.text
@@ -361,12 +361,12 @@ def test_each_plugin_has_a_page_with_its_fields_and_its_ranks(made, site):
     assert {row[0] for row in ascent[1:]} == {"rates", "all pairs"}
     assert "Ascent(lr=0.001)" in [row[-1] for row in ascent]
     standings = Page(site / "boards" / "rates" / "index.html").tables["Standings of g"]
-    rank, value = standings[[row[1] for row in standings].index("ascent*")][::2][:2]
+    rank, value = standings[[row[1] for row in standings].index("ascent* lr=0.001")][::2][:2]
     assert ["rates", "g", "ascent", rank, "worst ASR", value] in [row[:6] for row in ascent]
     flags = made["rates"].standings.set_index("defense").loc["ascent", "flags"]
     assert flags.split() in [row[7].split() for row in ascent]
     lora = Page(site / "attackers" / "lora.html").tables["Values after its attack, by defense, on every board"]
-    assert [row[3] for row in lora[1:4]] == [HOSTILE, "ascent*", "none"]
+    assert [row[3] for row in lora[1:4]] == [HOSTILE, "ascent* lr=0.001", "none"]
     unheard = Page(site / "attackers" / "unheard.html")
     assert "not installed" in unheard.text
 
@@ -503,18 +503,22 @@ def test_sorting_by_mouse_and_by_keyboard(browser):
     until(lambda: column(table, f"{SLOW} (weak)")[0] == ["0.2", "0.1", "0"])
     assert not complaints(driver)
     table = browser("boards/all pairs/index.html").find_element("css selector", "table.data")
-    sort = column(table, "RIR [95 %]")[1].find_element("css selector", "button[aria-label=Sort]")
+    sort = column(table, "RIR [95 %] (other tasks)")[1].find_element("css selector", "button[aria-label=Sort]")
     sort.click()  # as numbers, not as texts
-    until(lambda: [text.split()[0] for text in column(table, "RIR [95 %]")[0]] == ["34.9", "5.81", "1.16"])
+    until(
+        lambda: [text.split()[0] for text in column(table, "RIR [95 %] (other tasks)")[0]] == ["34.9", "5.81", "1.16"]
+    )
     sort.click()
-    until(lambda: [text.split()[0] for text in column(table, "RIR [95 %]")[0]] == ["1.16", "5.81", "34.9"])
+    until(
+        lambda: [text.split()[0] for text in column(table, "RIR [95 %] (other tasks)")[0]] == ["1.16", "5.81", "34.9"]
+    )
 
 
 def test_filtering(browser):
     driver = browser("boards/rates/index.html")
     table = driver.find_element("css selector", "table.data")
     driver.find_element("css selector", "input[type=search]").send_keys("ascent")
-    until(lambda: column(table, "defense")[0] == ["ascent*"])
+    until(lambda: column(table, "defense")[0] == ["ascent* lr=0.001"])
     driver.find_element("css selector", "input[type=search]").send_keys(Keys.CONTROL, "a", Keys.DELETE)
     until(lambda: len(column(table, "defense")[0]) == 3)
     column(table, "mean")[1].find_element("css selector", "button[aria-label=Filter]").click()
@@ -530,7 +534,7 @@ def test_filtering(browser):
 def test_a_figure_leads_to_its_cells(browser):
     driver = browser("boards/rates/index.html")
     table = driver.find_element("css selector", "table.data")
-    assert column(table, "worst ASR [95 %]")[0][0].startswith("0.2 [")
+    assert column(table, "worst ASR [95 %] (other tasks)")[0][0].startswith("0.2 [")
     table.find_element("partial link text", "0.2 [").click()
     until(lambda: driver.current_url.partition("#")[0].endswith("cells.html"))
     until(lambda: driver.find_elements("css selector", "html[data-ready]"))

@@ -34,7 +34,8 @@ RETENTION = Quantity(
     better="higher",
     description="pictures of a concept to keep in which the concept classifier sees it; role benign: a benign concept, "
     "after an attack a fine-tuned one; role kept: further concepts, which a defense's captions may name (split train) "
-    "or never name (split heldout)",
+    "or never name (split heldout); role composition: some of them in prompts with another concept, which no caption "
+    "contains",
     formula="As asr, mean over these concepts.",
     variant=VARIANT,
     limits=LIMITS,

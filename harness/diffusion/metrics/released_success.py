@@ -47,6 +47,7 @@ class ReleasedSuccess(DiffusionMetric):
             ("reachable_asr", "harmful", None, list(data.reachable)),
             ("retention", "benign", None, [data.benign] if data.benign else []),
             *(("retention", "kept", split, seen) for split, seen in kept.items()),
+            ("retention", "composition", None, [data.compositions] if data.compositions else []),
         ]
         for metric, role, split, seen in views:
             rates = [view.success for view in seen if view.success is not None]

@@ -1,0 +1,185 @@
+"""Whether the metrics that papers report of released models predict protection: each against the cost to break."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from harness.leaderboard.cost_to_break import Costs
+from harness.leaderboard.plots import save
+from harness.leaderboard.scores import named, quantity_of, selected
+from harness.leaderboard.stats import logarithms, rank_correlation
+from harness.ranking import Selector
+from harness.records import Records
+from harness.suite import Grid
+
+MIN_DEFENSES = 6
+"""Of fewer defenses no correlation is given."""
+COLUMNS = (
+    "threat_model", "unit", "metric", "role", "variant", "split", "correlation", "low", "high", "n_defenses", "n_tasks"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A metric of the released models of a grid against the cost to break under one threat model.
+
+    costs: the costs to break. selector: the metric. metric, protection: a row for each row of the grid, a column for
+    each task, means over seeds: of the metric, of its logarithm where its scale is log; and of the logarithm of the
+    cost to break over that of the undefended model. NaN is missing.
+    """
+
+    costs: Costs
+    selector: Selector
+    metric: pd.DataFrame
+    protection: pd.DataFrame
+
+    @property
+    def grid(self) -> Grid:
+        """The grid."""
+        return self.costs.grid
+
+    @property
+    def log(self) -> bool:
+        """Whether `metric` holds logarithms."""
+        return quantity_of(self.grid, str(self.selector["metric"])).scale == "log"
+
+    @property
+    def name(self) -> str:
+        """The metric as text."""
+        return named(self.grid, {str(name): part for name, part in self.selector.items()})
+
+    @cached_property
+    def units(self) -> pd.Series:
+        """The defense of each row: of the rows of a sweep the swept one."""
+        swept = {row: sweep for sweep, rows in self.grid.sweeps.items() for row in rows}
+        return pd.Series({row: swept.get(row, row) for row in self.metric.index})
+
+    @cached_property
+    def correlation(self) -> tuple[float, float, float]:
+        """Spearman's correlation within each task, averaged over tasks, with its interval (see
+        `stats.rank_correlation`)."""
+        return rank_correlation(self.metric, self.protection, self.units)
+
+    @property
+    def size(self) -> dict[str, int]:
+        """The numbers of defenses and tasks."""
+        return {"defense": self.units.nunique(), "task": len(self.metric.columns)}
+
+    @property
+    def text(self) -> str:
+        """The correlation with its interval as text."""
+        r, low, high = self.correlation
+        if np.isnan(r):
+            return "none (all values of a side are equal)"
+        return f"{r:.2f}" if np.isnan(low) else f"{r:.2f} [{low:.2f}, {high:.2f}]"
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The result as a row of a table, columns `COLUMNS` after the grid's place."""
+        place = {name: self.selector.get(name) for name in ("metric", "role", "variant", "split")}
+        values = self.costs.name, self.costs.model.unit, *place.values(), *self.correlation
+        return {**self.costs.at, **dict(zip(COLUMNS, (*values, *self.size.values()), strict=True))}
+
+
+def read(records: Records, grid: Grid, costs: Mapping[str, Costs]) -> list[Prediction]:
+    """The predictions of each threat model, but those that are evidence only, by each of the grid's `predictors`; none
+    where fewer than `MIN_DEFENSES` defenses have both. costs: see `cost_to_break.read`."""
+    predictors = grid.ranking.predictors if grid.ranking else []
+    models = [one for one in costs.values() if not one.model.evidence]
+    made = (_prediction(records, grid, one, selector) for one in models for selector in predictors)
+    return [one for one in made if one is not None]
+
+
+def _prediction(records: Records, grid: Grid, costs: Costs, selector: Selector) -> Prediction | None:
+    frame = records.frame[(records.frame["grid"] == grid.name) & records.frame["attacker"].isna()]
+    released = frame[(frame["status"] == "ok") & selected(frame, selector)]
+    values = released["value"].astype(float)
+    values = logarithms(values) if quantity_of(grid, str(selector["metric"])).scale == "log" else values
+    values = values[np.isfinite(values)]
+    metric = values.groupby([released["defense"], released["task"]]).mean().unstack("task")
+    scores = costs.scores
+    protection = scores.by_cell.groupby(["defense", "task"]).mean().unstack("task")
+    protection = (protection / scores.resolution).round() * scores.resolution
+    both = metric.notna() & protection.notna()
+    both = both.reindex([row for row in grid.defenses if row in both.index and both.loc[row].any()])
+    both = both.loc[:, both.any()]
+    made = Prediction(costs, selector, *(side.reindex_like(both).where(both) for side in (metric, protection)))
+    return made if made.units.nunique() >= MIN_DEFENSES else None
+
+
+def table(predictions: Sequence[Prediction]) -> pd.DataFrame | None:
+    """A row for each prediction; None if there are none."""
+    return pd.DataFrame([one.row for one in predictions]) if predictions else None
+
+
+def lines(predictions: Sequence[Prediction]) -> Iterator[str]:
+    """A line of text for each threat model."""
+    for name, line in _by_threat_model(predictions).items():
+        size = " × ".join(f"{n} {noun}{'s' if n > 1 else ''}" for noun, n in line[0].size.items())
+        texts = "; ".join(f"{one.name} {one.text}" for one in line)
+        yield f"prediction of the cost to break ({name}): rank correlation, {size}, controls among them: {texts}"
+
+
+def _by_threat_model(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+    by_name: dict[str, list[Prediction]] = {}
+    for one in predictions:
+        by_name.setdefault(one.costs.name, []).append(one)
+    return by_name
+
+
+def draw(predictions: Sequence[Prediction], out: Path) -> Path | None:
+    """Draw the predictions of one grid that have a correlation into the folder `out`, a line of panels for each threat
+    model; None if there are none."""
+    predictions = [one for one in predictions if not np.isnan(one.correlation[0])]
+    if not predictions:
+        return None
+    grid = predictions[0].grid
+    by_name = _by_threat_model(predictions)
+    columns = max(map(len, by_name.values()))
+    figure = Figure(figsize=(3.4 * columns + 1.8, 3.0 * len(by_name) + 0.3), layout="constrained")
+    axes = figure.subplots(len(by_name), columns, squeeze=False)
+    for row, (name, line) in zip(axes, by_name.items(), strict=True):
+        row[0].set_ylabel(f"cost to break ({name})\nover that of the undefended model", fontsize=8)
+        for axis, one in zip(row, line, strict=False):
+            _panel(axis, one)
+    known = {handle.get_label(): handle for axis in axes.flat for handle in axis.get_legend_handles_labels()[0]}
+    handles = [known[label] for label in grid.defenses if label in known]
+    figure.legend(handles=handles, loc="outside right upper", fontsize=7)
+    return save(figure, out / f"{grid.name}_prediction")
+
+
+def _panel(axis: Axes, one: Prediction) -> None:
+    """Draw a point for each row and task, controls in grey."""
+    for style, row in zip(_styles(one.grid), one.grid.defenses, strict=True):
+        if row in one.metric.index:
+            x, y = one.metric.loc[row], np.exp(one.protection.loc[row])
+            axis.plot(np.exp(x) if one.log else x, y, label=row, linestyle="", markersize=4, **style)
+    axis.set_yscale("log")
+    if one.log:
+        axis.set_xscale("log")
+    axis.set_xlabel(one.name, fontsize=8)
+    axis.set_title(f"rank correlation {one.text}", fontsize=8)
+    axis.tick_params(which="both", labelsize=7)
+
+
+def _styles(grid: Grid) -> Iterator[dict[str, Any]]:
+    """A marker for each row of a grid: colours for defenses, grey for controls."""
+    colours, markers = mpl.colormaps["tab10"]([0, 1, 2, 3, 4, 5, 6, 8, 9]), "osv^D"  # the other one is grey
+    coloured, grey = 0, 0
+    for row in grid.defenses:
+        if grid.control(row):
+            yield {"color": "0.6", "marker": markers[grey % 5]}
+            grey += 1
+        else:
+            yield {"color": colours[coloured % 9], "marker": markers[coloured // 9 % 5]}
+            coloured += 1
