@@ -25,9 +25,9 @@ class Place(NamedTuple):
 
     kind: `retains`: a single row that retains the target; `interpolated`: a sweep between two strengths; `strongest
     retains`: a sweep of which all rows retain the target, compared at the strongest, so a lower bound; `harms`: a
-    single row that retains less, which is listed separately; `unknown`: no retention was measured. mix: the rows that are
-    interpolated with their weights, the undefended row as strength zero. binding: of an interpolated sweep, the kind of
-    retention that falls below the target first, a column of `retention.relative`.
+    single row that retains less, which is listed separately; `unknown`: no retention was measured. mix: the rows that
+    are interpolated with their weights, the undefended row as strength zero. binding: of an interpolated sweep, the
+    kind of retention that falls below the target first, a column of `retention.relative`.
     """
 
     kind: Kind
