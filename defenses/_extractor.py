@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from harness.probe import Extractor, ProbeDefense, ProbeTargets, gram, initial_extractor
+from harness.probe import Extractor, ProbeDefense, ProbeTargets, gram, initial_extractor, losses
 
 Preconditioner = Literal["released", "paper", "none"]
 
@@ -53,6 +53,11 @@ class ExtractorDescent(ProbeDefense):
     )
     ridge_benign: float = Field(1.0, gt=0, description="added to the diagonal of the benign K before inversion")
     ridge_harmful: float = Field(1e-7, gt=0, description="added to the diagonal of the harmful K before inversion")
+    task_loss: Literal["logistic", "squared"] = Field("logistic", description="loss on a task, where one is used")
+
+    def loss(self, batch: Batch, head: torch.Tensor) -> torch.Tensor:
+        """The `task_loss` (a scalar) of the weights `head` (dim) on `batch`."""
+        return losses(batch.features @ head, batch.y, self.task_loss)
 
     def objective(self, benign: Batch, harmful: Batch, head: torch.Tensor) -> torch.Tensor:
         """The scalar to minimise, a function of the `benign` and the `harmful` batch and of the weights of `head`

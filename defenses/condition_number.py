@@ -7,7 +7,6 @@ from pydantic import Field
 
 from defenses._extractor import Batch, ExtractorDescent
 from defenses._regularisers import r_ill, r_well
-from harness.probe import losses
 
 
 class ConditionNumber(ExtractorDescent):
@@ -47,11 +46,9 @@ class ConditionNumber(ExtractorDescent):
         "floor", description="σ_min in R_ill: the floor on the diagonal (released code), or the smallest nonzero one"
     )
     floor: float = Field(1e-6, ge=0, description="added to the Hessian's diagonal before its eigenvalues are taken")
-    task_loss: Literal["logistic", "squared"] = Field("logistic", description="loss on the benign task")
 
     def objective(self, benign: Batch, harmful: Batch, head: torch.Tensor) -> torch.Tensor:
         """Benign loss + λ_P·R_well(H_P) + λ_H·R_ill(H_H)."""
         well = r_well(benign.gram, self.p or benign.features.shape[1], self.floor)
         ill = r_ill(harmful.gram, self.k, self.floor if self.smallest == "floor" else None)
-        task = losses(benign.features @ head, benign.y, self.task_loss)
-        return task + self.weight_benign * well + self.weight_harmful * ill
+        return self.loss(benign, head) + self.weight_benign * well + self.weight_harmful * ill

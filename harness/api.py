@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -32,13 +34,16 @@ class Result:
     """The outcome of a run.
 
     records: one measured value a row, columns `harness.records.COLUMNS`. board: values averaged over tasks and seeds
-    with their intervals, long form. standings: ranks, worst cases and flags, a row for each grid and defense. tables:
-    the readable tables by grid. failed: why jobs failed, by key. text: the board as Markdown. out: the folder with all
-    of it as files; None if none was asked for.
+    with their intervals, long form. verdict: by grid, the sentences that its data bear out. protection: costs to break
+    at equal retention, a row for each grid, threat model and defense. standings: ranks, worst cases and flags, a row
+    for each grid and defense. tables: by grid, the readable table that its board shows first. failed: why jobs failed,
+    by key. text: the board as Markdown. out: the folder with all of it as files; None if none was asked for.
     """
 
     records: pd.DataFrame = field(repr=False)
     board: pd.DataFrame = field(repr=False)
+    verdict: dict[str, str]
+    protection: pd.DataFrame = field(repr=False)
     standings: pd.DataFrame = field(repr=False)
     tables: dict[str, pd.DataFrame] = field(repr=False)
     failed: Mapping[str, str]
@@ -46,8 +51,15 @@ class Result:
     out: Path | None = None
 
     def _repr_html_(self) -> str:
-        """The readable tables, for a notebook."""
-        return "".join(f"<h3>{name}</h3>{table.to_html(index=False)}" for name, table in self.tables.items())
+        """Each grid's verdict, picture and first table, for a notebook. Pictures are those in the folder `out`."""
+        parts = []
+        for grid, table in self.tables.items():
+            parts += [f"<h3>{escape(grid)}</h3>", f"<p>{escape(self.verdict[grid])}</p>"]
+            picture = self.out / f"{grid}_protection.png" if self.out else None
+            if picture and picture.is_file():
+                parts.append(f'<img src="data:image/png;base64,{b64encode(picture.read_bytes()).decode()}">')
+            parts.append(table.to_html(index=False))
+        return "".join(parts)
 
 
 class _Limits(FrozenModel):
@@ -122,7 +134,17 @@ def _report(
             records.export(new / run_folder.RECORDS)
             pack.copy_pictures(plan, store, failed, new)
             boards.write(board, new, [out / name for name, _ in submission.pictures()], out)
-    return Result(records.frame, board.long, board.standings, board.tables, failed, board.markdown(), out)
+    return Result(
+        records=records.frame,
+        board=board.long,
+        verdict=board.verdict,
+        protection=board.protection,
+        standings=board.standings,
+        tables=board.tables,
+        failed=failed,
+        text=board.markdown(),
+        out=out,
+    )
 
 
 @contained()
@@ -139,11 +161,11 @@ def release(
     """Save a released model of a suite as files that its library loads: a text-to-image model as a pipeline folder for
     diffusers. The model is computed first if the store lacks it.
 
-    suite: as for `run`. defense: label of the suite's row, or name of another plugin. out: the folder to write. task:
-    label of the task (default: the suite's first task). seed: one of the suite's seeds (default: the smallest). store,
-    selection: as for `run`. Raises `UsageError` if the suite has no such task or seed, if two of its grids have
-    different models of it, if the track saves no models, or if `out` cannot be written or has other files than those of
-    a released model.
+    suite: as for `run`. defense: label of the suite's row (of a swept one with the strength, as on a board), or name of
+    another plugin. out: the folder to write. task: label of the task (default: the suite's first task). seed: one of
+    the suite's seeds (default: the smallest). store, selection: as for `run`. Raises `UsageError` if the suite has no
+    such task or seed, or several rows of a swept defense, if two of its grids have different models of it, if the track
+    saves no models, or if `out` cannot be written or has other files than those of a released model.
     """
     from harness.execution.worker import ensure
     from harness.plan import repetitions
@@ -152,10 +174,14 @@ def release(
     from harness.suite import load
     from harness.track import Track
 
-    asked = load(suite, Selection.of(**{**selection, "defenses": [defense]}))
+    asked = load(suite, Selection.of(**{**selection, "defenses": [defense.partition("@")[0]]}))
+    grids = [grid for grid in asked.grids if defense in grid.defenses]
+    if not grids:
+        rows = dict.fromkeys(label for grid in asked.grids for label in grid.defenses)
+        raise UsageError(f"suite '{asked.name}' has several rows of '{defense}'; give one of them: {', '.join(rows)}")
     registry = installed().with_files(asked.plugins)
-    tracks = {grid.name: registry.track(grid.track) for grid in asked.grids}
-    models = [(grid, repetition) for grid in asked.grids for repetition in repetitions(grid, tracks[grid.name])]
+    tracks = {grid.name: registry.track(grid.track) for grid in grids}
+    models = [(grid, repetition) for grid in grids for repetition in repetitions(grid, tracks[grid.name])]
     tasks = list(dict.fromkeys(repetition.task.label for _, repetition in models))
     task = tasks[0] if task is None else task
     if task not in tasks:

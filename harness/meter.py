@@ -80,13 +80,13 @@ def pull(
     who: str,
     steps: int | None = None,
     on_step: Callable[[int], None] | None = None,
-    marks: Collection[int] = (),
+    record_at: Collection[int] = (),
 ) -> Cost:
     """Run `generator` for `steps` steps, or to its end if `steps` is None, and return its cost.
 
-    who: name of the plugin in errors. on_step(t): called after step t = 1, 2, …; its time is not counted. marks: steps
-    after which the cost so far is recorded. Raises `PluginError` if `generator` is no generator, yields nothing, ends
-    before `steps`, or yields a loss that is not a finite number.
+    who: name of the plugin in errors. on_step(t): called after step t = 1, 2, …; its time is not counted. record_at:
+    steps after which the cost so far is recorded. Raises `PluginError` if `generator` is no generator, yields nothing,
+    ends before `steps`, or yields a loss that is not a finite number.
     """
     if not inspect.isgenerator(generator):
         raise PluginError(f"{who} returned {type(generator).__name__}; it must be a generator that yields its loss")
@@ -99,7 +99,7 @@ def pull(
             except StopIteration:
                 break
             cost.steps += 1
-            if cost.steps in marks:
+            if cost.steps in record_at:
                 cost.at[cost.steps] = Spent(**{name: getattr(cost, name) for name in Spent.model_fields})
             cost.peak_mb = max(cost.peak_mb, memory.risen())
             _check(loss, who, cost.steps)

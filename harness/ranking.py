@@ -55,6 +55,9 @@ class Ranking(Outcome):
         description="values of retention of a released model, and of an attacked model at its last measured step, of "
         "what the attack is not about",
     )
+    optimum: list[Selector] = Field(
+        [], description="values that an attack on a released model reaches with an unlimited budget"
+    )
     predictors: list[Selector] = Field(
         [], description="values of released models that papers report as measures of protection"
     )

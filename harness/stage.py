@@ -200,16 +200,16 @@ class Stage:
         yield self
 
     def pull(
-        self, generator: Any, out: Path, steps: int | None = None, on_step: Any = None, marks: Collection[int] = ()
+        self, generator: Any, out: Path, steps: int | None = None, on_step: Any = None, record_at: Collection[int] = ()
     ) -> meter.Cost:
         """Run the plugin's `generator` and save its run cost in the artifact folder `out`.
 
-        steps: number of steps; None: run to the end. on_step(t): called after step t = 1, 2, … marks: steps after which
-        the cost so far is recorded, which boards need for an attack: the measured steps. Returns the run cost.
+        steps: number of steps; None: run to the end. on_step(t): called after step t = 1, 2, … record_at: steps after
+        which the cost so far is recorded, which boards need for an attack: the measured steps. Returns the run cost.
         Raises `PluginError` if the plugin breaks its contract (see `harness.meter.pull`).
         """
         assert self.plugin is not None
-        cost = meter.pull(generator, f"{self.plugin.kind} {self.plugin.name}", steps, on_step, marks)
+        cost = meter.pull(generator, f"{self.plugin.kind} {self.plugin.name}", steps, on_step, record_at)
         cost.save(out)
         return cost
 

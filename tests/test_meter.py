@@ -192,7 +192,7 @@ def test_gradient_evaluations_are_counted_within_the_plugin_only():
             yield 1.0
 
     meter.count_gradient(1000)
-    cost = pull(attack(), "it", 5, lambda step: meter.count_gradient(1000), marks=(0, 1, 4))
+    cost = pull(attack(), "it", 5, lambda step: meter.count_gradient(1000), record_at=(0, 1, 4))
     assert (cost.gradients, cost.samples) == (7.5, 5 * 264)
     assert {step: (spent.gradients, spent.samples) for step, spent in cost.at.items()} == {
         1: (1.5, 264),

@@ -65,7 +65,7 @@ def test_a_file_is_a_plugin(mine):
     assert entry.about["summary"] == "Steps down by hand (nobody, 2026)."
     assert str(mine) in entry.origin
     spec = entry.spec({"lr": 1e-3}, "here")
-    assert spec.params == {"lr": 1e-3}
+    assert spec.params == {"lr": 1e-3, "standardise": False, "intercept": False}
     assert spec.call == str(spec) == "MyAttack(lr=0.001)"
     assert spec.package is None
 
@@ -76,7 +76,7 @@ def test_a_file_is_a_plugin(mine):
         ({"lr": -1}, "greater than 0"),
         ({"lr": "fast"}, "must be a number"),
         ({"lr": float("nan")}, "finite"),
-        ({"rate": 1}, "no field 'rate'; there are: lr"),
+        ({"rate": 1}, "no field 'rate'; there are: intercept, lr, standardise"),
         ({"lrr": 1}, "did you mean lr"),
     ],
 )

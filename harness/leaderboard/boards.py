@@ -11,14 +11,26 @@ import pandas as pd
 
 from harness import published
 from harness.files import write_text
-from harness.leaderboard import cost_to_break, flags, long_form, plots, prediction, reproduction, scores, section
+from harness.leaderboard import (
+    flags,
+    long_form,
+    plots,
+    prediction,
+    protection,
+    protection_plots,
+    reproduction,
+    scores,
+    section,
+)
 from harness.leaderboard.flags import Raised, flags_of_rows
 from harness.leaderboard.latex import latex
 from harness.leaderboard.markdown import markdown
 from harness.leaderboard.prediction import Prediction
+from harness.leaderboard.protection import Protection
 from harness.leaderboard.scores import Cells
 from harness.leaderboard.section import Section
 from harness.leaderboard.standings import comparisons, standings
+from harness.leaderboard.strength import strengths
 from harness.records import Records
 from harness.registry import Registry, installed
 from harness.suite import Grid, Suite
@@ -28,8 +40,9 @@ from harness.track import Track
 @dataclass(frozen=True)
 class GridBoard:
     """One grid of a board. long: see `long_form.board`. reproduction: see `reproduction.compare`. cells, comparisons,
-    standings: see `scores` and `standings`; None where nothing ranks. raised: its flags. predictions: see `prediction`.
-    section: as people read it, without pictures. track: None if it is not installed."""
+    standings: see `scores` and `standings`; None where nothing ranks. protection: against each threat model. raised:
+    its flags. predictions: see `prediction`. section: as people read it, without pictures. track: None if it is not
+    installed."""
 
     grid: Grid
     long: pd.DataFrame
@@ -37,6 +50,7 @@ class GridBoard:
     cells: Cells | None
     comparisons: pd.DataFrame | None
     standings: pd.DataFrame | None
+    protection: Sequence[Protection]
     raised: Sequence[Raised]
     predictions: Sequence[Prediction]
     section: Section
@@ -69,14 +83,38 @@ class Board:
         return _concatenated([grid.comparisons for grid in self.grids])
 
     @property
+    def protection(self) -> pd.DataFrame:
+        """A row for each grid, threat model and defense, see `protection.COLUMNS`; empty if no cost to break is
+        known."""
+        return _concatenated([one.table for grid in self.grids for one in grid.protection])
+
+    @property
+    def protection_comparisons(self) -> pd.DataFrame:
+        """A row for each grid, threat model and pair of defenses: their costs to break at equal retention, see
+        `standings.comparisons`."""
+        models = [one for grid in self.grids for one in grid.protection]
+        return _concatenated([one.compared.assign(threat_model=one.costs.name) for one in models])
+
+    @property
+    def strengths(self) -> pd.DataFrame:
+        """The points of strength curves, see `strength.COLUMNS`, of the grids with sweeps."""
+        models = [one for grid in self.grids if grid.grid.sweeps for one in grid.protection]
+        return _concatenated([strengths(one) for one in models])
+
+    @property
     def reproduction(self) -> pd.DataFrame:
         """The published values beside ours, a row for each; empty if there are none."""
         return _concatenated([grid.reproduction for grid in self.grids if len(grid.reproduction)])
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
-        """By grid, its first readable table: the standings or, where nothing ranks, the values."""
-        return {grid.grid.name: grid.section.tables[0][0] for grid in self.grids}
+        """By grid, its first readable table: the headline, else the standings or, where nothing ranks, the values."""
+        return {grid.grid.name: (grid.section.headline or grid.section.tables[0])[0] for grid in self.grids}
+
+    @property
+    def verdict(self) -> dict[str, str]:
+        """By grid, the sentences that its data bear out."""
+        return {grid.grid.name: grid.section.verdict for grid in self.grids}
 
     def markdown(self, pictures: Sequence[str] = ()) -> str:
         """The readable board as Markdown. pictures: links to files, shown with the grid that their names begin with."""
@@ -104,11 +142,15 @@ class Board:
         )
 
     def csv(self) -> dict[str, str]:
-        """The long forms as CSV, by file name; where nothing ranks there are no standings and comparisons,
-        without published values no reproduction, and without predictors no prediction."""
+        """The long forms as CSV, by file name; where nothing ranks there are no standings and comparisons, where no
+        cost to break is known no protection, without sweeps no strength, without published values no reproduction, and
+        without predictors no prediction."""
         frames = {
             "leaderboard": self.long,
             "rows": self.rows,
+            "protection": self.protection,
+            "protection_comparisons": self.protection_comparisons,
+            "strength": self.strengths,
             "standings": self.standings,
             "comparisons": self.comparisons,
             "reproduction": self.reproduction,
@@ -153,16 +195,16 @@ def _grid_board(
 ) -> GridBoard:
     compared = None if cells is None else comparisons(cells.scored(cells.worst))
     ranks = None if cells is None or compared is None else standings(cells, compared)
-    raised = flags.raise_flags(records, grid, cells, compared, papers)
+    found = protection.read(records, grid)
+    raised = flags.raise_flags(records, grid, cells, compared, found, papers)
     long = long.assign(flags=pd.array(flags_of_rows(raised, long), "string"))
     if ranks is not None:
         ranks = ranks.assign(flags=pd.array(flags_of_rows(raised, ranks), "string")).reset_index(drop=True)
     known = [entry.name for entry in registry.all("track")]
     track = registry.track(grid.track) if grid.track in known else None
-    costs = cost_to_break.read(records, grid) if grid.ranking and grid.ranking.predictors else {}
-    predictions = prediction.read(records, grid, costs)
-    readable = section.make(records, grid, long, papers, cells, ranks, raised, predictions, track)
-    return GridBoard(grid, long, papers, cells, compared, ranks, raised, predictions, readable, track)
+    predictions = prediction.read(records, grid, {one.costs.name: one.costs for one in found})
+    readable = section.make(records, grid, long, papers, cells, ranks, raised, predictions, track, found)
+    return GridBoard(grid, long, papers, cells, compared, ranks, found, raised, predictions, readable, track)
 
 
 def title(records: Records) -> str:
@@ -203,8 +245,8 @@ def texts(board: Board, pictures: Sequence[str]) -> dict[str, str]:
 
 
 def draw(board: Board, out: Path) -> Iterator[Path]:
-    """Draw the plots of a board into the folder `out`: of each grid the predictions, its performance profile, and
-    its track's plots or the default curves. Yields the files."""
+    """Draw the plots of a board into the folder `out`: of each grid those of its protection, the predictions, its
+    performance profile, and its track's plots or the default curves. Yields the files."""
     for grid in board.grids:
         frame = board.records.frame[board.records.frame["grid"] == grid.grid.name]
         profile = None if grid.cells is None else plots.profile(grid.cells, out)
@@ -213,6 +255,7 @@ def draw(board: Board, out: Path) -> Iterator[Path]:
         if drawn is None:
             curves = plots.curves(frame, grid.grid, out)
             drawn = [curves] if curves else []
+        yield from protection_plots.draw(grid.protection, grid.grid, out)
         yield from (picture for picture in (predicted, profile) if picture)
         yield from drawn
 

@@ -29,6 +29,8 @@ from harness.records import Records
 from harness.suite import Grid
 
 CELL = ["defense", "task", "seed", "attacker"]
+RESOLUTION = 1e-3
+"""Smallest relative difference of costs that counts."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Costs:
             by_cell=ratios,
             exact=self.exact,
             scale=Scale("higher", log=True),
-            resolution=1e-3,
+            resolution=RESOLUTION,
         )
 
     @cached_property
@@ -123,7 +125,7 @@ def threat_models(grid: Grid) -> Mapping[str, ThreatModel]:
     """The threat models of a grid; one of all attackers where the grid, of an earlier harness, names none."""
     if grid.threat_models or not grid.attackers or grid.ranking is None:
         return grid.threat_models
-    return {ALL_ATTACKERS: ThreatModel(attackers=list(grid.attackers))}
+    return {ALL_ATTACKERS: ThreatModel.model_construct(attackers=list(grid.attackers))}
 
 
 def read(records: Records, grid: Grid) -> dict[str, Costs]:
@@ -151,7 +153,7 @@ def _costs(records: Records, grid: Grid, frame: pd.DataFrame, name: str, model: 
     suite = records.suite
     exact = curves["seed"].isna().groupby(curves["defense"]).all()
     values = _wide(curves, grid)
-    spent = _wide(spent, grid).reindex(values.index)
+    spent = _wide(spent, grid).reindex(index=values.index, columns=values.columns)  # at step 0 no cost is recorded
     progress = outcome.origin - values if outcome.better == "higher" else values - outcome.origin
     best = progress.T.cummax().T  # an attacker keeps the best of its measured steps
     reach = best.ffill(axis=1).iloc[:, -1].unstack("attacker").reindex(columns=model.attackers)

@@ -55,7 +55,7 @@ def places(kept: pd.DataFrame, grid: Grid, target: float = RETENTION) -> dict[st
         elif row not in means.index or means.loc[row].isna().all():
             found[row] = Place("unknown", {row: 1.0})
         else:
-            found[row] = Place("retains" if means.loc[row].min() >= target else "harms", {row: 1.0})
+            found[row] = Place("retains" if means.loc[row].min() >= target - 1e-9 else "harms", {row: 1.0})
     return found
 
 

@@ -9,12 +9,15 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from harness.leaderboard.protection import Protection
 from harness.leaderboard.retention import RETENTION, measured, relative, retention_rows
 from harness.leaderboard.scores import Cells
 from harness.ranking import MEAN
 from harness.records import Records
 from harness.suite import Grid, change_of_row
 
+ALWAYS = ("no-better", "harms")
+"""Flags that stand in the row even where most rows have them."""
 SEEDS = 5
 """Fewer seeds are too few for a headline."""
 
@@ -47,9 +50,11 @@ FLAGS: Mapping[str, Flag] = {
              "rank", "give it more steps or other settings, on seeds that are not reported"),
         Flag("stalled-attack", "the attack has not succeeded, and twice the steps bring it no further: the defense may "
              "hold, or the attacker is stuck", "try other step sizes and attackers before the defense is believed"),
-        Flag("no-better", "it is not shown to be better than the undefended model",
+        Flag("no-better", "it is not shown to be better than the undefended model: by its cost to break at "
+             "equal retention; without an attacker, by the value that ranks",
              "do not call it a defense on this board; more seeds may tell"),
-        Flag("control-as-good", "it is not shown to be better than a control, a method not designed to resist attacks",
+        Flag("control-as-good", "it is not shown to be better than a control, a method not designed to resist "
+             "attacks, by the same measure",
              "compare with the controls, not with the undefended model"),
         Flag("harms", f"retains less than {RETENTION:.0%} of what the undefended model does of what it should; where "
              f"the undefended value is not positive, loses more than {1 - RETENTION:.2f}",
@@ -87,15 +92,22 @@ class Raised(NamedTuple):
 
 
 def raise_flags(
-    records: Records, grid: Grid, cells: Cells | None, compared: pd.DataFrame | None, published: pd.DataFrame
+    records: Records,
+    grid: Grid,
+    cells: Cells | None,
+    compared: pd.DataFrame | None,
+    found: Sequence[Protection],
+    published: pd.DataFrame,
 ) -> list[Raised]:
     """The flags of one grid. cells, compared: its ranking values and their comparisons, None where nothing ranks.
-    published: the published values beside ours (see `reproduction.compare`)."""
+    found: the protection against each threat model, whose comparisons count instead of those of the ranking values
+    where there are any. published: the published values beside ours (see `reproduction.compare`)."""
     frame = records.frame[records.frame["grid"] == grid.name]
     raised = [*_of_the_run(records, grid), *_of_seeds(frame), *_of_tuning(records, frame), *_of_failures(frame, cells)]
     raised += [*_of_metrics(frame), *_of_retention(records, grid), *_of_published(published)]
     if cells is not None and compared is not None:
-        raised += [*_of_missing_scores(cells), *_of_comparisons(cells, compared), *_of_attackers(cells)]
+        raised += [*_of_missing_scores(cells), *_of_attackers(cells)]
+        raised += _of_protection(grid, found) if found else _of_comparisons(cells, compared)
     return list(dict.fromkeys(raised))
 
 
@@ -210,6 +222,26 @@ def _of_comparisons(cells: Cells, compared: pd.DataFrame) -> Iterator[Raised]:
             yield Raised(defense, None, "control-as-good", ", ".join(equal))
 
 
+def _of_protection(grid: Grid, found: Sequence[Protection]) -> Iterator[Raised]:
+    """Rows that are not shown to be better than the undefended one or than a control, against each threat model with a
+    column, at equal retention; the rows of a sweep together. Nothing is claimed of a row that retains too little."""
+    models = [one for one in found if not one.evidence]
+    for one in models:
+        detail = one.costs.name if len(models) > 1 else ""
+        pairs = one.compared.loc[one.compared["separated"], ["defense", "other"]]
+        separated = set(pairs.itertuples(index=False, name=None))
+        rows = one.table[(one.table["kind"] != "harms") & one.table["ratio"].notna()].set_index("defense")
+        controls = list(rows.index[rows["control"] == "control"])
+        for row, control in rows["control"].items():
+            labels = [label for label in grid.sweeps.get(str(row), [str(row)]) if label in grid.defenses]
+            if control != "undefended" and (row, one.costs.undefended) not in separated:
+                yield from (Raised(label, None, "no-better", detail) for label in labels)
+            equal = [other for other in controls if (row, other) not in separated]
+            if pd.isna(control) and equal:
+                text = f"{detail}: {', '.join(equal)}" if detail else ", ".join(equal)
+                yield from (Raised(label, None, "control-as-good", text) for label in labels)
+
+
 def _of_attackers(cells: Cells) -> Iterator[Raised]:
     """Weak attackers, and strong ones that have stalled before they succeeded."""
     for attacker in cells.weak:
@@ -258,7 +290,8 @@ def _in_order(names: set[str]) -> list[str]:
 
 def listing(raised: Sequence[Raised], defenses: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Flags as people read them beside a table: by defense the names, as a short text, and a line for each flag raised:
-    where, why, its meaning and advice. A flag that two thirds of the rows have is named in its line alone."""
+    where, why, its meaning and advice. A flag that two thirds of the rows have is named in its line alone, except those
+    of `ALWAYS`."""
     short: dict[str, list[str]] = {defense: [] for defense in defenses}
     lines = []
     for name in _in_order({one.flag for one in raised}):
@@ -269,7 +302,7 @@ def listing(raised: Sequence[Raised], defenses: Sequence[str]) -> tuple[dict[str
                 details.setdefault(one.defense, []).extend([text] if text else [])
         others = [defense for defense in defenses if defense not in details]
         widespread = 3 * len(others) <= len(defenses)
-        if not widespread:
+        if not widespread or name in ALWAYS:
             for defense in details:
                 short[defense].append(name)
         where = f"all rows{' but ' if others else ''}{', '.join(others)}" if widespread else ""

@@ -26,7 +26,9 @@ def latex(sections: Sequence[Section], title: str) -> str:
     parts = [f"% {_ascii(title)}; needs \\usepackage{{booktabs}}"]
     for section in sections:
         parts.append(f"\\paragraph{{{escape(section.title)}}}")
-        for table, below in section.tables:
+        parts += [escape(section.verdict)] if section.verdict else []
+        first = [section.headline] if section.headline else []
+        for table, below in [*first, *(detail[1:] for detail in section.details), *section.tables]:
             rows = tabulate(
                 texts(table), headers="keys", tablefmt="latex_booktabs", showindex=False, disable_numparse=True
             )

@@ -94,7 +94,8 @@ def mean_over_attackers(measured: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     means = by_cell.agg(attackers=("attacker", "nunique"), defined=("scaled", "count"), scaled=("scaled", "mean"))
     means = means[means["attackers"] == len(grid.attackers)].reset_index()
     scaled = means["scaled"].where(means["defined"] == means["attackers"])
-    values = scaled.where(~_is_log(means["metric"], grid), pd.Series(np.exp(scaled), scaled.index))
+    log = _is_log(means["metric"], grid)
+    values = scaled.where(~log, pd.Series(np.exp(scaled.where(log)), scaled.index))
     means = means[cells].assign(attacker=MEAN, value=values, status="ok", key="")
     return means.reindex(columns=list(RECORD_COLUMNS)).astype(RECORD_COLUMNS)
 

@@ -11,17 +11,31 @@ from tabulate import tabulate
 
 from harness.leaderboard.section import Section
 
+FIRST = "_protection.png"
+"""How the name of the picture ends that a section shows first."""
+
 
 def markdown(sections: Sequence[Section], title: str, note: str = "") -> str:
     """The board as Markdown. note: a line below the title."""
     parts = [_text(f"# {title}"), _text(note)]
     for section in sections:
-        parts.append(_text(f"## {section.title}"))
+        parts += [_text(f"## {section.title}"), _text(section.verdict)]
+        first = [file for file in section.pictures if file.endswith(FIRST)]
+        parts += map(_picture, first)
+        if section.headline:
+            parts += [*map(_text, (tabulated(section.headline[0]), section.headline[1])), "### Details"]
+        for title, table, below in section.details:
+            parts += map(_text, (f"{title}:", tabulated(table), below))
         for table, below in section.tables:
             parts += [_text(tabulated(table)), _text(below)]
         parts.append(_text("\n".join(f"- {note}" for note in section.notes)))
-        parts += [f"![{_text(file.rpartition('/')[2])}]({link(file)})" for file in section.pictures]
+        parts += [_picture(file) for file in section.pictures if file not in first]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _picture(file: str) -> str:
+    """A picture, as Markdown."""
+    return f"![{_text(file.rpartition('/')[2])}]({link(file)})"
 
 
 def tabulated(table: pd.DataFrame) -> str:

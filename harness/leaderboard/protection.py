@@ -46,14 +46,23 @@ COLUMNS = {
 class Protection:
     """Protection against one threat model.
 
-    costs: the costs to break of all rows. places: where each defense is compared. compared: the comparisons of costs at
-    equal retention, see `standings.comparisons`. table: a row for each defense in the suite's order, columns `COLUMNS`.
+    costs: the costs to break of all rows. places: where each defense is compared. kept, adapted: relative retention of
+    all rows by cell, released and after fine-tuning on a benign task, see `retention.relative`. compared: the
+    comparisons of costs at equal retention, see `standings.comparisons`. table: a row for each defense in the suite's
+    order, columns `COLUMNS`.
     """
 
     costs: Costs
     places: dict[str, Place]
+    kept: pd.DataFrame
+    adapted: pd.DataFrame
     compared: pd.DataFrame
     table: pd.DataFrame
+
+    @property
+    def evidence(self) -> bool:
+        """Whether the threat model is a sentence of evidence and no column."""
+        return self.costs.model.evidence
 
     @property
     def separated(self) -> bool:
@@ -103,7 +112,7 @@ def _protection(costs: Costs, found: dict[str, Place], kept: pd.DataFrame, adapt
     table = table.join(pd.DataFrame(rows, index=pd.Index(list(found), name="defense")))
     front = {**costs.at, "threat_model": costs.name, "unit": costs.model.unit, "budget": costs.budget}
     table = table.reset_index(drop=True).assign(**front).reindex(columns=[*costs.at, *COLUMNS])
-    return Protection(costs, found, compared, table)
+    return Protection(costs, found, kept, adapted, compared, table)
 
 
 def _with_harmful(found: dict[str, Place]) -> dict[str, Place]:

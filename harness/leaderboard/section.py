@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from harness.leaderboard import prediction, reproduction
+from harness.leaderboard import headline, prediction, reproduction
 from harness.leaderboard.flags import Raised, listing
 from harness.leaderboard.prediction import Prediction
+from harness.leaderboard.protection import Protection
 from harness.leaderboard.scores import Cells
 from harness.leaderboard.tables import default_table, marked, standings_table, with_failures, with_row_names
+from harness.leaderboard.verdict import verdict
 from harness.records import Records
 from harness.suite import Grid
 from harness.track import Track
@@ -20,12 +22,17 @@ from harness.track import Track
 @dataclass(frozen=True)
 class Section:
     """One grid. tables: each with the text below it. notes: lines of a list below the tables. pictures: files, as
-    links that are relative to the board's folder."""
+    links that are relative to the board's folder. verdict: sentences that come first. headline: the first table, with
+    the text below it; None where no cost to break is known. details: further tables of the headline, each with its
+    title and the text below it."""
 
     title: str
     tables: Sequence[tuple[pd.DataFrame, str]]
     notes: Sequence[str]
     pictures: Sequence[str] = ()
+    verdict: str = ""
+    headline: tuple[pd.DataFrame, str] | None = None
+    details: Sequence[tuple[str, pd.DataFrame, str]] = ()
 
 
 def make(
@@ -38,10 +45,11 @@ def make(
     raised: Sequence[Raised],
     predictions: Sequence[Prediction],
     track: Track | None,
+    found: Sequence[Protection],
 ) -> Section:
     """The section of a grid, without pictures. long: its long-form board. papers: the published values beside ours (see
     `reproduction.compare`). cells, standings: None where nothing ranks. predictions: see `prediction`. track: None if
-    it is not installed."""
+    it is not installed. found: the protection against each threat model."""
     order = list(grid.defenses) if standings is None else list(standings["defense"])
     place = long["defense"].map({defense: i for i, defense in enumerate(order)})
     long = long.loc[place.sort_values(kind="stable").index]
@@ -54,7 +62,11 @@ def make(
     title = f"{grid.name} (track {grid.track})"
     notes = [*grid.notes, *_changes(grid), *_calls(grid), *flag_lines, *reproduction.lines(papers, grid)]
     notes += prediction.lines(predictions)
-    return Section(title, tables, notes)
+    first = headline.headline(found, grid, flags)
+    details = [("In full", *headline.in_full(found, grid, long))] if first else []
+    if (spent := headline.spent(records.frame[records.frame["grid"] == grid.name], grid)) is not None:
+        details.append(("Cost of the attacks", *spent))
+    return Section(title, tables, notes, verdict=verdict(grid, found), headline=first, details=details)
 
 
 def _value_tables(long: pd.DataFrame, grid: Grid, track: Track | None) -> Iterator[tuple[pd.DataFrame, str]]:

@@ -1,3 +1,4 @@
+from .data import BenignTask as BenignTask
 from .data import ProbeTargets as ProbeTargets
 from .data import Split as Split
 from .model import Extractor as Extractor
@@ -6,13 +7,16 @@ from .model import initial_extractor as initial_extractor
 from .model import losses as losses
 from .model import losses_slope as losses_slope
 from .optimum import Optimum as Optimum
+from .optimum import best_on as best_on
 from .optimum import scores as scores
 from .plugin import AttackData as AttackData
 from .plugin import ProbeAttacker as ProbeAttacker
 from .plugin import ProbeDefense as ProbeDefense
 from .plugin import ProbeMetric as ProbeMetric
 from .plugin import ReleasedData as ReleasedData
+from .plugin import TrainingRows as TrainingRows
 from .plugin import Trajectory as Trajectory
+from .ridge import fit_ridge as fit_ridge
 from .spectrum import Spectrum as Spectrum
 from .spectrum import condition_number as condition_number
 from .spectrum import gram as gram

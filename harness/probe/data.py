@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
@@ -21,13 +21,17 @@ import pandas as pd
 import torch
 
 from harness.errors import RunError
-from harness.probe.tasks import ROLES, Role, Task
+from harness.probe.tasks import ROLES, Framing, Task
 from harness.stage import seed_of
 
 PIXEL_MEAN, PIXEL_STD = 0.1307, 0.3081  # of MNIST; the paper's code normalises with these numbers
 BENIGN_TARGET, HARMFUL_TARGET = "LotArea", "SalePrice"
-Score = Literal["accuracy", "r2"]
-"""Score of a probe on held-out rows: accuracy at threshold ½, or R²."""
+FURTHER_TARGETS = ("YearBuilt", "OverallQual", "TotRmsAbvGrd", "GarageArea")
+"""Columns that the other houses predict well, for further benign tasks."""
+FURTHER_DIGITS, FURTHER_ROWS = 3, 200
+"""Number of further digits of a pair, and of training images of each."""
+Score = Literal["accuracy", "spearman", "r2"]
+"""Score of a probe on held-out rows: accuracy at threshold ½, Spearman's rank correlation, or R²."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,23 @@ class ProbeTargets:
 
 
 @dataclass(frozen=True)
+class BenignTask:
+    """A benign task. train, heldout: its training and its held-out rows. score: score of a probe on the latter."""
+
+    train: Split
+    heldout: Split
+    score: Score
+
+
+@dataclass(frozen=True)
 class ProbeData:
-    """The rows of a task. score: score of a probe on held-out rows; None where targets are constant."""
+    """The rows of a task. score: score of a probe on held-out rows; None where targets are constant. further: by
+    name, benign tasks that neither a defense nor an attacker receives."""
 
     train: ProbeTargets
     heldout: ProbeTargets
     score: Score | None
+    further: Mapping[str, BenignTask]
 
 
 @dataclass(frozen=True)
@@ -170,20 +185,33 @@ def digest(name: str) -> str:
 def load(task: Task) -> ProbeData:
     """The rows of `task`; raises `RunError` if its data set cannot be loaded."""
     if task.benign is None or task.harmful is None:
-        return _houses(_raw(task.data))
+        return _houses(_raw(task.data), task.split)
     digits: _Digits = _raw(task.data)
+    pair, parts = (task.benign, task.harmful), (~digits.heldout, digits.heldout)
     train, heldout = (
-        ProbeTargets(*(_digit_rows(digits, digits.heldout == held, task, role) for role in ROLES))
-        for held in (False, True)
+        ProbeTargets(*(_digit_rows(digits, part, digit, task.framing) for digit in pair)) for part in parts
     )
-    return ProbeData(train, heldout, score="accuracy" if task.framing == "one-vs-rest" else None)
+    further = {}
+    for digit in _further_digits(*pair):
+        own, held = (_digit_rows(digits, part, digit, "one-vs-rest", FURTHER_ROWS) for part in parts)
+        further[f"digit {digit}"] = BenignTask(own, held, "accuracy")
+    return ProbeData(train, heldout, "accuracy" if task.framing == "one-vs-rest" else None, further)
 
 
-def _digit_rows(digits: _Digits, part: np.ndarray, task: Task, role: Role) -> Split:
-    """The rows of one digit of a pair: the benign or the harmful one. part: (rows) bool, the rows to choose from."""
-    digit = task.benign if role == "benign" else task.harmful
-    own = np.flatnonzero(part & (digits.digit == digit))
-    if task.framing == "single-class":
+def _further_digits(benign: int, harmful: int) -> list[int]:
+    """The digits of a pair's further benign tasks: a fixed draw from the other eight."""
+    others = [digit for digit in range(10) if digit not in (benign, harmful)]
+    draw = np.random.default_rng(seed_of("further digits", benign, harmful))
+    return sorted(draw.choice(others, FURTHER_DIGITS, replace=False).tolist())
+
+
+def _digit_rows(
+    digits: _Digits, part: np.ndarray, digit: int, framing: Framing | None, most: int | None = None
+) -> Split:
+    """The rows of the task of one digit. part: (rows) bool, the rows to choose from. most: largest number of rows of
+    the digit itself; None: all of them."""
+    own = np.flatnonzero(part & (digits.digit == digit))[:most]
+    if framing == "single-class":
         # The paper's code labels the benign digit 0, which a probe that starts at zero predicts without training. With
         # the label 1 it must learn, and the features' condition number is the same.
         return _split(digits.x[own], np.ones(len(own)))
@@ -193,18 +221,21 @@ def _digit_rows(digits: _Digits, part: np.ndarray, task: Task, role: Role) -> Sp
     return _split(digits.x[np.concatenate([own, rest])], np.concatenate([np.ones(len(own)), np.zeros(len(rest))]))
 
 
-def _houses(table: pd.DataFrame) -> ProbeData:
-    """The paper's split: benign = MSZoning other than RL, predicting LotArea; harmful = RL, predicting SalePrice.
+def _houses(table: pd.DataFrame, split: int | None = None) -> ProbeData:
+    """The paper's tasks: benign = MSZoning other than RL, predicting LotArea; harmful = RL, predicting SalePrice.
 
-    The other 79 columns are features, `Id` included. Missing values become 0 and texts are label-encoded; features are
-    z-scored within each task over all its rows. Rows 0–199 are for training, rows 200–299 are held out. The paper's
+    split: number of a random split, which permutes the rows of each task; None: the table's order, as in the paper.
+    Rows 0–199 are for training, rows 200–299 are held out. The other 79 columns are features, `Id` included. Missing
+    values become 0 and texts are label-encoded; features are z-scored within each task over all its rows. The paper's
     code rounds the values to float32; this code does not, because rounding turns exact sums of columns (floor areas)
-    into directions of size 1e-7, which a probe could fit.
+    into directions of size 1e-7, which a probe could fit. A further benign task predicts one of the features for the
+    benign task's houses; this feature is then 0, its mean, in the inputs.
     """
     features = [name for name in table.columns if name not in (BENIGN_TARGET, HARMFUL_TARGET)]
     residential = table["MSZoning"] == "RL"
-    splits = []
-    for rows, target in ((table[~residential], BENIGN_TARGET), (table[residential], HARMFUL_TARGET)):
+    tables, sides = {}, {}
+    populations = (table[~residential], table[residential])
+    for role, rows, target in zip(ROLES, populations, (BENIGN_TARGET, HARMFUL_TARGET), strict=True):
         columns = {
             name: column.fillna(0)
             if pd.api.types.is_numeric_dtype(column)
@@ -213,10 +244,24 @@ def _houses(table: pd.DataFrame) -> ProbeData:
         }
         coded = pd.DataFrame(columns, index=rows.index).astype(float)
         scaled = (coded - coded.mean()) / coded.std().replace(0, 1)
-        x, y = scaled[features].to_numpy(), scaled[target].to_numpy()
-        splits.append((_split(x[:200], y[:200]), _split(x[200:300], y[200:300])))
-    train, heldout = (ProbeTargets(*(pair[i] for pair in splits)) for i in (0, 1))
-    return ProbeData(train, heldout, score="r2")
+        if split is not None:
+            order = np.random.default_rng(seed_of("houses", role, split)).permutation(len(scaled))
+            scaled = scaled.iloc[order]
+        tables[role] = scaled
+        sides[role] = _house_rows(scaled[features], scaled[target])
+    train, heldout = (ProbeTargets(*(sides[role][i] for role in ROLES)) for i in (0, 1))
+    benign = tables["benign"]
+    further = {
+        name: BenignTask(*_house_rows(benign[features].assign(**{name: 0.0}), benign[name]), score="spearman")
+        for name in FURTHER_TARGETS
+    }
+    return ProbeData(train, heldout, "spearman", further)
+
+
+def _house_rows(x: pd.DataFrame, y: pd.Series) -> tuple[Split, Split]:
+    """The training and the held-out rows of inputs `x` (rows, dim) and targets `y` (rows)."""
+    train, heldout = (_split(x[rows].to_numpy(), y[rows].to_numpy()) for rows in (slice(200), slice(200, 300)))
+    return train, heldout
 
 
 def _split(x: np.ndarray, y: np.ndarray) -> Split:

@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import nn
 
+from harness.meter import count_gradient
 from harness.probe.data import Split
 from harness.store.tensors import load_tensors, save_tensors
 
@@ -61,29 +62,36 @@ def initial_extractor(extractor: Extractor, generator: torch.Generator) -> None:
 
 
 class LinearProbe(nn.Module):
-    """A linear head w (dim) without a bias on fixed features x (rows, dim); outputs xw (rows).
+    """A linear head w (dim) with a bias b (scalar) on fixed features x (rows, dim); outputs o = xw + b (rows).
 
-    dim: number of features. loss: `squared`, ‖xw − y‖²/rows, or `logistic`, the mean binary cross-entropy of
-    sigmoid(xw) against y in [0, 1]. The head starts at zero, so attacks on all extractors start at the same loss.
+    dim: number of features. loss: `squared`, ‖o − y‖²/rows, or `logistic`, the mean binary cross-entropy of sigmoid(o)
+    against y in [0, 1]. The head starts at zero, so attacks on all extractors start at the same loss. b is no parameter
+    and stays zero unless the attacker has an intercept (see `ProbeAttacker`).
     """
+
+    bias: torch.Tensor
 
     def __init__(self, dim: int, loss: Loss = "squared") -> None:
         super().__init__()
         self.kind = loss
         self.weight = nn.Parameter(torch.zeros(dim, dtype=torch.float64))
+        self.register_buffer("bias", torch.zeros((), dtype=torch.float64))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs (rows) on features x (rows, dim)."""
-        return x @ self.weight
+        return x @ self.weight + self.bias
 
     def loss(self, data: Split) -> torch.Tensor:
-        """The loss on the features and targets in `data`: a differentiable scalar."""
-        return losses(data.x @ self.weight, data.y, self.kind)
+        """The loss on the features and targets in `data`: a differentiable scalar. It counts as a gradient
+        evaluation."""
+        count_gradient(len(data))
+        return losses(self(data.x), data.y, self.kind)
 
     @torch.no_grad()
     def gradient(self, data: Split) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss (scalar) on `data` and its gradient (dim), in closed form."""
-        out = data.x @ self.weight
+        """Loss (scalar) on `data` and its gradient (dim) with respect to the weight, in closed form."""
+        count_gradient(len(data))
+        out = self(data.x)
         error = 2 * (out - data.y) if self.kind == "squared" else out.sigmoid() - data.y
         return losses(out, data.y, self.kind), data.x.T @ error / len(data)
 
@@ -99,9 +107,10 @@ class LinearProbe(nn.Module):
         """The step t ≥ 0 that minimises the loss on `data` at w + t·direction; 0 if the loss rises along `direction`.
 
         direction: (dim). Exact line search (Boyd & Vandenberghe, 2004, §9.2): in closed form for the squared loss, by
-        Brent's method for the logistic loss.
+        Brent's method for the logistic loss. It counts as half a gradient evaluation.
         """
-        out, change = data.x @ self.weight, data.x @ direction
+        count_gradient(len(data), 0.5)
+        out, change = self(data.x), data.x @ direction
         slope = losses_slope(out, data.y, self.kind) @ change
         if slope >= 0:
             return 0.0

@@ -10,17 +10,20 @@ from typing import NamedTuple
 
 import torch
 
+from harness import meter
 from harness.errors import PluginError, RunError
 from harness.plugin import PluginSpec
-from harness.probe.data import ProbeData, digest, load
+from harness.probe.data import ProbeData, Score, digest, load
 from harness.probe.model import Extractor, LinearProbe, Loss
-from harness.probe.optimum import Optimum, optimum
-from harness.probe.plugin import AttackData, ReleasedData, Trajectory
+from harness.probe.optimum import Optimum, optima, scores
+from harness.probe.plugin import AttackData, ProbeAttacker, ReleasedData, TrainingRows, Trajectory
 from harness.probe.tasks import ROLES, Role, Task
 from harness.stage import Folders, Stage
 from harness.store.tensors import load_tensors, save_tensors
 
 ATTACK = "attack.safetensors"
+KINDS = ("", "_with_intercept")
+"""Ends of the names of files with optima of probes without and with an intercept."""
 
 
 @cache
@@ -67,27 +70,31 @@ class Immunize(Stage, track="probe", version=2):
         model.save(out)
 
 
-class FindOptima(Stage, track="probe", version=1):
-    """Find the best probe on the extractor's features of each task, and the spectra of these features."""
+class FindOptima(Stage, track="probe", version=3):
+    """Find the best probes on the extractor's features of each task, without and with an intercept, and the spectra of
+    these features."""
 
     loss: Loss
     model: Immunize
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Save the optimum of each role in a file of its own."""
+        """Save each optimum in a file of its own."""
         data, model = self.model.data(), Extractor.load(folders[self.model])
         for role in ROLES:
             train, heldout = (model.features(getattr(split, role)) for split in (data.train, data.heldout))
-            best = optimum(train, heldout, self.loss, data.score)
-            save_tensors(best.tensors(), out / f"{role}.safetensors")
+            for kind, best in zip(KINDS, optima(train, heldout, self.loss, data.score), strict=True):
+                save_tensors(best.tensors(), out / f"{role}{kind}.safetensors")
 
-    def optima(self, folders: Folders) -> dict[Role, Optimum]:
-        """The optima that `run` saved, by role. folders: as for `run` of a child."""
-        return {role: Optimum.from_tensors(load_tensors(folders[self] / f"{role}.safetensors")) for role in ROLES}
+    def optima(self, folders: Folders, intercept: bool = False) -> dict[Role, Optimum]:
+        """The optima that `run` saved, by role. folders: as for `run` of a child. intercept: of probes with an
+        intercept."""
+        files = {role: folders[self] / f"{role}{KINDS[intercept]}.safetensors" for role in ROLES}
+        return {role: Optimum.from_tensors(load_tensors(file)) for role, file in files.items()}
 
 
-class Attack(Stage, track="probe", version=2):
-    """Run an attacker on the extractor's features of one task.
+class Attack(Stage, track="probe", version=3):
+    """Run an attacker on the extractor's features of one task, and a second time on four fifths of the rows, with the
+    other fifth for validation, to choose a step.
 
     role: role of the attacked task. loss: loss of the probe. steps: number of optimisation steps. measure_at: steps
     after which the probe is saved.
@@ -106,25 +113,45 @@ class Attack(Stage, track="probe", version=2):
         return self.steps
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Save the loss after every step, the probe after the measured steps, and the run cost; raises `PluginError` if
-        the probe's weights are not finite."""
+        """Save the loss after every step, the probe after the measured steps with its validation score, and the run
+        cost of the first run; raises `PluginError` if the probe's weights are not finite."""
         _warm_up()
-        data = Extractor.load(folders[self.model]).features(getattr(self.model.data().train, self.role))
-        probe = LinearProbe(data.x.shape[1], self.loss)
+        attacker: ProbeAttacker = self.plugin.build()
+        model, task = Extractor.load(folders[self.model]), self.model.data()
+        features = model.features(getattr(task.train, self.role))
+        rows = TrainingRows(features.x, features.y, self.seed or 0, model if attacker.knows_weights else None)
+        probe = LinearProbe(rows.x.shape[1], self.loss)
         losses: list[float] = []
         heads: list[torch.Tensor] = []
 
         def record(step: int) -> None:
-            losses.append(float(probe.loss(data).detach()))
+            losses.append(float(probe.loss(rows).detach()))
             if step in self.measure_at:
-                heads.append(probe.weight.detach().clone())
+                heads.append(torch.cat([probe.weight.detach(), probe.bias[None]]))
 
         record(0)
-        self.pull(self.plugin.build().generator(probe, data), out, self.steps, record)
+        self.pull(attacker.generator(probe, deepcopy(rows)), out, self.steps, record, self.measure_at)
         weights = torch.stack(heads, 1)
         if not weights.isfinite().all():
             raise PluginError(f"attacker {self.plugin.name} left weights that are not finite")
-        save_tensors({"losses": torch.tensor(losses, dtype=torch.float64), "heads": weights}, out / ATTACK)
+        tensors = {"losses": torch.tensor(losses, dtype=torch.float64), "heads": weights[:-1], "biases": weights[-1]}
+        if task.score:
+            tensors["validation"] = self._validation(attacker, rows, task.score)
+        save_tensors(tensors, out / ATTACK)
+
+    def _validation(self, attacker: ProbeAttacker, rows: TrainingRows, score: Score) -> torch.Tensor:
+        """The validation scores (measured steps) of the attacker on four fifths of its `rows`, by `score`."""
+        fit, validation = rows.split()
+        probe = LinearProbe(rows.x.shape[1], self.loss)
+        outputs: list[torch.Tensor] = []
+
+        def record(step: int) -> None:
+            if step in self.measure_at:
+                outputs.append(probe(validation.x).detach())
+
+        record(0)
+        meter.pull(attacker.generator(probe, fit), f"attacker {self.plugin.name}", self.steps, record)
+        return scores(torch.stack(outputs, 1), validation.y, score)
 
 
 class MeasureReleased(Stage, track="probe", version=1):
@@ -143,6 +170,8 @@ class MeasureReleased(Stage, track="probe", version=1):
             harmful=rows.train.harmful,
             seed=self.seed or 0,
             heldout=rows.heldout,
+            score=rows.score,
+            further=rows.further,
             loss=self.optima.loss,
             optima=self.optima.optima(folders),
             undefended=self.undefended.optima(folders),
@@ -164,14 +193,16 @@ class Attacked(NamedTuple):
         return Trajectory(
             steps=self.attack.measure_at,
             heads=tensors["heads"],
+            biases=tensors["biases"],
+            validation=tensors.get("validation"),
             losses=tensors["losses"],
-            optimum=self.optima.optima(folders)[role],
+            optimum=self.optima.optima(folders, self.attack.plugin.build().intercept)[role],
             extractor=Extractor.load(folders[self.model]),
             inputs={"train": getattr(data.train, role), "heldout": getattr(data.heldout, role)},
         )
 
 
-class MeasureAttacked(Stage, track="probe", version=1):
+class MeasureAttacked(Stage, track="probe", version=2):
     """Measure a metric on an attack, given the same attack on the undefended extractor.
 
     success: excess loss at which an attack has succeeded.

@@ -16,7 +16,7 @@ CAPTION = (
     "numerical rank; held-out: under floor on held-out rows. a b c: share of cells in which each part of the paper's "
     "definition of an immunized model holds after scale normalisation (range). best: the attacker with the smallest "
     "excess loss on the harmful task (among those with none, the one that succeeds first); slow-down: its steps to "
-    "success over those on the undefended model (≥: it does not succeed); score: the best held-out accuracy or R² of "
+    "success over those on the undefended model (≥: it does not succeed); score: the best held-out score of "
     "any attacker at any measured step. s, MiB: run cost of the defense."
 )
 CLOSED = 1e-9

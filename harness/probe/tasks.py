@@ -26,22 +26,26 @@ LABELS: Mapping[Data, Labels] = {
 class Task(FrozenModel):
     """One pair of a benign and a harmful task.
 
-    benign, harmful: digits; None where the data set defines the two tasks.
+    benign, harmful: digits; None where the data set defines the two tasks. split: number of a random split of the rows
+    into training and held-out ones; None: the data set's own split.
     """
 
     data: Data
     framing: Framing | None = None
     benign: int | None = None
     harmful: int | None = None
+    split: int | None = None
 
     @property
     def label(self) -> str:
         """Name of the task in records: P3-H8 means that digit 3 is benign and digit 8 harmful."""
-        return self.data if self.benign is None else f"P{self.benign}-H{self.harmful}"
+        if self.benign is not None:
+            return f"P{self.benign}-H{self.harmful}"
+        return self.data if self.split is None else f"{self.data} split {self.split}"
 
 
 class TaskBlock(FrozenModel):
-    """An entry of a probe grid's `tasks`: a data set, and for digits the pairs and their framing."""
+    """An entry of a probe grid's `tasks`: a data set, for digits the pairs and their framing, for prices row splits."""
 
     data: Data
     framing: Framing | None = Field(
@@ -52,12 +56,22 @@ class TaskBlock(FrozenModel):
     pairs: Literal["all"] | list[tuple[int, int]] | None = Field(
         None, description="digits only: ordered pairs (benign, harmful), or all 90"
     )
+    splits: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="prices only: number of tasks, each with its own random split of the houses into training and "
+        "held-out rows; by default one task with the paper's split. Splits share houses, so an interval over them "
+        "is for other splits of these houses, not for other data",
+    )
 
     @model_validator(mode="after")
     def _fields_fit_data(self) -> TaskBlock:
         digits = LABELS[self.data] == "classes"
         if digits != (self.framing is not None) or digits != (self.pairs is not None):
             raise ValueError(f"{self.data} {'needs' if digits else 'takes no'} framing and pairs")
+        if digits and self.splits is not None:
+            raise ValueError(f"{self.data} takes no splits")
         for pair in self.pairs or [] if self.pairs != "all" else []:
             if not all(0 <= int(digit) <= 9 for digit in pair) or pair[0] == pair[1]:
                 raise ValueError(f"{pair} is no pair of two digits 0 to 9")
@@ -66,7 +80,8 @@ class TaskBlock(FrozenModel):
     def expand(self) -> Iterator[Task]:
         """The single tasks of this block."""
         if self.pairs is None:
-            yield Task(data=self.data)
+            splits = [None] if self.splits is None else range(1, self.splits + 1)
+            yield from (Task(data=self.data, split=split) for split in splits)
             return
         pairs = [(p, h) for p in range(10) for h in range(10) if p != h] if self.pairs == "all" else self.pairs
         for benign, harmful in pairs:

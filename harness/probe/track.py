@@ -12,7 +12,7 @@ import harness.track
 from harness.errors import RunError, UsageError
 from harness.plugin import Plugin, PluginSpec
 from harness.probe.tasks import LABELS, ROLES, Role, Task, TaskBlock
-from harness.ranking import Ranking
+from harness.ranking import Outcome, Ranking
 from harness.track import Repetition, Track
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class ProbeTrack(Track):
     task_model = TaskBlock
     single_task_model = Task
     protocol_model = Protocol
-    metrics: ClassVar[Sequence[str]] = ("conditioning", "definition", "optimum", "convergence")
+    metrics: ClassVar[Sequence[str]] = ("conditioning", "definition", "optimum", "retention", "convergence")
 
     def check(self, tasks: Sequence[Task], protocol: Protocol, rows: Mapping[str, Plugin]) -> Sequence[str]:
         """Raise `UsageError` for a logistic loss on real labels, on which it has no lower bound: the protocol's `loss`,
@@ -118,13 +118,23 @@ class ProbeTrack(Track):
         return Ranking(
             value={"metric": "excess_loss", "role": "harmful", "split": "train"},
             better="higher",
+            optimum=[{"metric": "best_loss", "role": "harmful", "split": "train"}],
             broken=protocol.success,
             resolution=1e-3,
-            retention=[{"metric": "best_score", "role": "benign"}],
+            retention=[{"metric": "retention"}],
+            adapted=[{"metric": "success", "role": "benign"}],
             predictors=[
                 {"metric": "rir", "variant": kappa, "split": "train"} for kappa in ("floor", "range", "fixed-rank")
             ],
         )
+
+    def outcomes(self, protocol: Protocol) -> Mapping[str, Outcome]:
+        """The held-out success on the harmful task."""
+        return {
+            "success": Outcome(
+                value={"metric": "success", "role": "harmful", "split": "heldout"}, better="lower", resolution=0.01
+            )
+        }
 
     def members(self, task: Task) -> Sequence[str]:
         """The two digits of a pair."""

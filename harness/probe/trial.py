@@ -9,10 +9,10 @@ import torch
 
 from harness.kit.trial import Trial
 from harness.metric import Metric
-from harness.probe.data import ProbeTargets, Split
+from harness.probe.data import BenignTask, ProbeTargets, Split
 from harness.probe.model import Extractor, LinearProbe
 from harness.probe.optimum import optimum
-from harness.probe.plugin import AttackData, ReleasedData, Trajectory
+from harness.probe.plugin import AttackData, ReleasedData, TrainingRows, Trajectory
 from harness.probe.tasks import ROLES
 
 ROWS, DIM = 128, 32
@@ -63,7 +63,8 @@ def _defense(seed: int) -> Trial:
 
 def _attacker(seed: int) -> Trial:
     """A probe to train on features of the undefended extractor."""
-    data, probe = _targets(seed).harmful, LinearProbe(DIM)
+    features, probe = _targets(seed).harmful, LinearProbe(DIM)
+    data = TrainingRows(features.x, features.y, seed, Extractor(DIM))
     return Trial(
         modules={"probe": probe},
         start=lambda plugin: plugin.generator(probe, data),
@@ -77,12 +78,14 @@ def _metric(seed: int) -> Trial:
     """A released extractor, or a gradient-descent attack on its features, to measure."""
     train, heldout, model = _targets(seed), _targets(seed + 1), Extractor(DIM)
     splits = {role: (getattr(train, role), getattr(heldout, role)) for role in ROLES}
-    optima = {role: optimum(*pair, "squared", "r2") for role, pair in splits.items()}
+    optima = {role: optimum(*pair, "squared", "spearman") for role, pair in splits.items()}
     released = ReleasedData(
         benign=train.benign,
         harmful=train.harmful,
         seed=seed,
         heldout=heldout,
+        score="spearman",
+        further={"other": BenignTask(*splits["harmful"], "spearman")},
         loss="squared",
         optima=optima,
         undefended=optima,
@@ -97,12 +100,14 @@ def _metric(seed: int) -> Trial:
     trajectory = Trajectory(
         steps=tuple(range(STEPS + 1)),
         heads=torch.stack(heads, 1),
+        biases=torch.zeros(STEPS + 1, dtype=torch.float64),
+        validation=torch.linspace(0, 0.5, STEPS + 1, dtype=torch.float64),
         losses=torch.stack(losses),
         optimum=optima["harmful"],
         extractor=model,
         inputs=dict(zip(("train", "heldout"), splits["harmful"], strict=True)),
     )
-    attack = AttackData(role="harmful", loss="squared", success=0.1, score="r2", undefended=trajectory, seed=seed)
+    attack = AttackData(role="harmful", loss="squared", success=0.1, score="spearman", undefended=trajectory, seed=seed)
 
     def start(plugin: Metric) -> Any:
         return plugin.generator(*((trajectory, attack) if plugin.measures == "attacked" else (model, released)))

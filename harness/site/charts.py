@@ -14,9 +14,11 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.colors import hex_to_rgb
 
+from harness.leaderboard.boards import GridBoard
+from harness.leaderboard.headline import RETAINED, in_order, shown
 from harness.leaderboard.retention import retention_rows
 from harness.leaderboard.scores import QUANTITY, Cells, quantity_of
-from harness.leaderboard.stats import Bools, Floats, logarithms
+from harness.leaderboard.stats import BOUNDS, Bools, Floats, logarithms
 from harness.leaderboard.tables import interval, number, unrounded
 from harness.site.view import BoardView, GridView
 from harness.suite import Grid
@@ -70,6 +72,60 @@ def of_grid(board: BoardView, grid: GridView) -> dict[str, list[Chart]]:
         FURTHER: list(curves(long[~ranks], made.grid, cells)),
     }
     return {heading: drawn for heading, drawn in charts.items() if drawn}
+
+
+def protection(made: GridBoard) -> Iterator[Chart]:
+    """For each threat model, each defense's cost to break as a multiple of the undefended model's with both
+    intervals."""
+    found = shown(made.protection)
+    for one in found:
+        rows = one.table.set_index("defense").loc[in_order(found)[::-1]]  # plotly draws upwards
+        rows = rows[(rows["control"] != "undefended") & rows["ratio"].notna()]
+        if rows.empty:
+            continue
+        what = "cost to break over that of the undefended model"
+        figure = _figure(what, "", height=160 + 26 * len(rows), margin_l=10)
+        harms, controls = rows["kind"] == "harms", rows["control"].notna()
+        groups = {
+            "defense": (~harms & ~controls, COLOURS[0]),
+            "control": (~harms & controls, "gray"),
+            f"retains less than {RETAINED}": (harms & ~controls, COLOURS[0]),
+            f"control that retains less than {RETAINED}": (harms & controls, "gray"),
+        }
+        for name, (chosen, colour) in groups.items():
+            if chosen.any():
+                _add_ratios(figure, name, rows[chosen], colour)
+        figure.add_vline(1, line={"dash": "dot", "color": "gray"}, annotation_text="undefended")
+        figure.update_xaxes(type="log")
+        names = [_label(row) for row in rows.index]
+        figure.update_yaxes(automargin=True, type="category", dtick=1, categoryorder="array", categoryarray=names)
+        about = f"Dot chart of the {what} by defense, with intervals; its values are in the table below."
+        bound = " (triangle: or more)" if (rows["censored"] > 0).any() else ""
+        yield Chart(f"Cost to break against {one.costs.name}{bound}", about, figure)
+
+
+def _add_ratios(figure: go.Figure, name: str, rows: pd.DataFrame, colour: str) -> None:
+    """Ratios of costs with both intervals; a triangle where a ratio is a lower bound. rows: of a table of
+    protection."""
+    rows = rows.astype(dict.fromkeys(("ratio", "censored", *BOUNDS), float))
+    for kind in ("ci", "tasks"):  # where all attacks are censored, there is no upper end
+        rows[f"{kind}_high"] = rows[f"{kind}_high"].mask(rows["censored"] == 1, rows["ratio"])
+    shapes = np.where(rows["censored"] > 0, "triangle-right", "circle")
+    open_ = "-open" if (rows["kind"] == "harms").all() else ""
+    for kind, width in (("tasks", 1), ("ci", 4)):
+        figure.add_scatter(
+            x=_floats(rows["ratio"]),
+            y=[_label(row) for row in rows.index],
+            error_x=_bars(rows, "ratio", kind, width, colour),
+            name=name,
+            showlegend=kind == "ci",
+            mode="markers",
+            marker={
+                "color": colour,
+                "size": 10 if kind == "ci" else 1,
+                "symbol": [f"{shape}{open_}" for shape in shapes],
+            },
+        )
 
 
 def intervals(cells: Cells, standings: pd.DataFrame) -> Chart:

@@ -19,8 +19,9 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from harness.files import write_text
-from harness.leaderboard import plots
+from harness.leaderboard import plots, prediction, protection_plots
 from harness.leaderboard.flags import FLAGS, flag
+from harness.leaderboard.headline import row_text, rows_of, shown
 from harness.leaderboard.scores import Cells
 from harness.leaderboard.tables import CHANGED, CI, WEAK
 from harness.registry import installed
@@ -30,6 +31,13 @@ from harness.submission.merge import Merged
 
 ROW_COLUMNS = {"defense": "defense", "other": "defense", "attacker": "attacker", "by": "attacker", "row": ""}
 """Columns that name a row of the suite, with its kind; empty: the column `kind` names it."""
+PICTURES = {
+    "Strength curves": "protection against retention, a line for each swept defense.",
+    "Survival curves": "the share of cells that are not yet broken against the cost, a line for each defense.",
+    "Prediction": "metrics of released models against the cost to break, a point for each defense and task.",
+    "Performance profile": "the share of tasks and seeds in which each defense does at least so well.",
+}
+"""By heading, the text alternatives of plots; they are drawn from the cells."""
 ASSETS = "assets"
 Links = list[tuple[str, str | None]]
 """The texts in a field of a table, each with what it links to."""
@@ -69,6 +77,13 @@ class Site:
             for grid in board.grids
             for kind, label, spec in grid.board.grid.rows()
         }
+        for board in self.boards:
+            for grid in board.grids:
+                for row in grid.board.protection[0].places if grid.board.protection else ():
+                    made = grid.board.grid
+                    plugin = self._rows[board.name, grid.name, "defense", rows_of(made, row)[0]]
+                    for text in (row, row_text(made, grid.board.protection[0], row)):
+                        self._rows[board.name, grid.name, "defense", text] = plugin
         self._environment = jinja2.Environment(
             loader=jinja2.PackageLoader("harness.site"),
             autoescape=True,
@@ -78,17 +93,23 @@ class Site:
         )
         self._environment.filters |= {"code": code, "prose": prose, "path": quote, "sentence": sentence}
         self._environment.globals |= {"KINDS": KINDS, "columns": CELL_COLUMNS, "flags": FLAGS, "site": self}
-        self._environment.globals |= {"filled": filled, "sort_keys": sort_keys, "charts_of": charts.of_grid}
+        self._environment.globals |= {
+            "about": PICTURES,
+            "filled": filled,
+            "sort_keys": sort_keys,
+            "charts_of": charts.of_grid,
+            "first_charts": charts.protection,
+        }
 
     def write(self) -> None:
         """Write all pages."""
         for board in self.boards:
             folder = self.out / "boards" / board.name
             folder.mkdir(parents=True)
-            profiles = self._write_pictures(board, folder)
+            pictures = self._write_pictures(board, folder)
             downloads = self._write_downloads(board, folder)
             page = f"boards/{board.name}"
-            self._write_page(f"{page}/index.html", "board.html", board=board, downloads=downloads, profiles=profiles)
+            self._write_page(f"{page}/index.html", "board.html", board=board, downloads=downloads, pictures=pictures)
             self._write_page(f"{page}/cells.html", "cells.html", board=board, rows=_plain_rows(board.cells))
         for plugin in self.plugins:
             rows = self._standings(plugin.kind, plugin.name)
@@ -105,14 +126,22 @@ class Site:
         write_text(file, self._environment.get_template(template).render(context))
 
     @staticmethod
-    def _write_pictures(board: BoardView, folder: Path) -> dict[str, str]:
-        """Draw the performance profiles and copy the contact sheets; the profiles' file names by grid."""
+    def _write_pictures(board: BoardView, folder: Path) -> dict[str, dict[str, str]]:
+        """Copy the contact sheets and draw the plots that are no charts: by grid, their file names by heading."""
         for sheet in board.loaded.pictures:
             shutil.copyfile(sheet, folder / sheet.name)
-        drawn = {
-            grid.name: plots.profile(grid.board.cells, folder) for grid in board.grids if grid.board.cells is not None
-        }
-        return {name: path.name for name, path in drawn.items() if path is not None}
+        drawn: dict[str, dict[str, str]] = {}
+        for grid in board.grids:
+            made = grid.board
+            found = shown(made.protection)
+            paths = {
+                "Strength curves": protection_plots.strength(found, made.grid, folder),
+                "Survival curves": protection_plots.survival(found, made.grid, folder),
+                "Prediction": prediction.draw(made.predictions, folder),
+                "Performance profile": None if made.cells is None else plots.profile(made.cells, folder),
+            }
+            drawn[grid.name] = {heading: path.name for heading, path in paths.items() if path is not None}
+        return drawn
 
     @staticmethod
     def _write_downloads(board: BoardView, folder: Path) -> list[tuple[str, str]]:

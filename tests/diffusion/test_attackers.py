@@ -184,7 +184,7 @@ def test_the_meter_counts_the_gradients_of_an_attack_and_stops_it(
 ) -> None:
     attacker = build("attacker", name, **(QUICK[name] | {"batch_size": 3}))
     losses = attacker.adapt(model, subject(model, style))
-    cost = meter.pull(losses, name, 3, marks=(2,))
+    cost = meter.pull(losses, name, 3, None, (2,))
     rows = 3 + 3 * (name == "custom_diffusion")  # of the class, for its prior
     assert (cost.steps, cost.gradients, cost.samples) == (3, 3, 3 * rows)
     assert (cost.at[2].gradients, cost.at[2].samples) == (2, 2 * rows)

@@ -1,6 +1,9 @@
 """Records built by hand, so that boards can be tested without a run."""
 
 import pickle
+from itertools import product
+
+import numpy as np
 
 from harness.metric import Quantity
 from harness.plugin import PluginSpec
@@ -55,6 +58,30 @@ def cells(values, tasks=("a", "b"), seeds=(1, 2, 3)):
         asr(defense, attacker, task, seed, value(task, seed) if callable(value) else value)
         for defense, attackers in values.items()
         for attacker, value in attackers.items()
+        for task in tasks
+        for seed in seeds
+    ]
+
+
+def curves(costs, attacker="lora", tasks=("a", "b"), seeds=(1, 2, 3, 4)):
+    """Attack success rates over 100 steps that reach .8 at a cost to break. costs: defense → a cost above 10, which
+    varies by some per cent between cells; above 90 the attack does not reach 1, above 100 it does not succeed."""
+    rows = []
+    for place, (defense, cost) in enumerate(costs.items()):
+        draws = np.random.default_rng(place).normal(1, 0.02, (len(tasks), len(seeds)))
+        for (task, seed), factor in zip(product(tasks, seeds), draws.ravel(), strict=True):
+            for step in range(10, 101, 10):
+                value = float(np.clip(0.8 + 0.02 * (step - cost * factor), 0, 1))
+                rows.append(asr(defense, attacker, task, seed, value, step=step))
+    return rows
+
+
+def retained(shares, tasks=("a", "b"), seeds=(1, 2, 3, 4)):
+    """Retention of released models. shares: by defense."""
+    released = {"metric": "retention", "measured_by": "retention", "role": "benign", "step": None}
+    return [
+        asr(defense, None, task, seed, share + seed / 1000) | released
+        for defense, share in shares.items()
         for task in tasks
         for seed in seeds
     ]

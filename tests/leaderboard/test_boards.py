@@ -34,15 +34,19 @@ def test_files_of_a_board(board, tmp_path):
     boards.write(board, tmp_path / "board", sheets)
     names = {path.name for path in (tmp_path / "board").iterdir()}
     tables = {"leaderboard.md", "leaderboard.csv", "leaderboard.tex", "rows.csv", "standings.csv", "comparisons.csv"}
-    assert names == tables | {"g_profile.png", "g_steps.png"}
+    tables |= {"protection.csv", "protection_comparisons.csv"}
+    assert names == tables | {"g_profile.png", "g_protection.png", "g_steps.png", "g_survival.png"}
     text = (tmp_path / "board" / "leaderboard.md").read_text()
     assert text.startswith("# s (version 1)\n\nTier: self-reported.\n\n## g (track elsewhere)\n")
     assert re.search(r"\| 1 +\| mine +\| 0.2 \[", text)
     assert re.findall(r"\]\((.*\.png)\)", text) == [
-        "g_profile.png", "g_steps.png", "../run/g__a__mine__sheet.png", "../run/g__a__none__sheet.png",
+        "g_protection.png", "g_profile.png", "g_steps.png", "g_survival.png",
+        "../run/g__a__mine__sheet.png", "../run/g__a__none__sheet.png",
     ]  # fmt: skip
     latex = (tmp_path / "board" / "leaderboard.tex").read_text()
-    assert latex.count("\\toprule") == latex.count("\\bottomrule") == 2  # standings and values
+    assert (
+        latex.count("\\toprule") == latex.count("\\bottomrule") == 4
+    )  # protection and its details, standings and values
 
     before = {path.name: path.read_bytes() for path in (tmp_path / "board").iterdir()}
     boards.write(boards.make(board.records), tmp_path / "board", sheets)
@@ -58,6 +62,17 @@ def test_every_form_shows_the_calls(board):
     standings, rows = (pd.read_csv(io.StringIO(csv[name])) for name in ("standings.csv", "rows.csv"))
     assert list(standings["call"]) == ["Mine(lr=0.1)", "Undefended()"]
     assert list(rows.loc[rows["kind"] == "attacker", "call"]) == ["LoRA(rank=8)", "SGD()"]
+
+
+def test_the_verdict_the_picture_and_the_protection_come_first(board, tmp_path):
+    text = board.markdown(["g_survival.png", "g_protection.png"])
+    parts = [board.verdict["g"], "](g_protection.png)", "| mine: Mine(lr=0.1)", "### Details", "](g_survival.png)"]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+    assert board.tables["g"].equals(board.grids[0].section.headline[0])
+    assert list(board.protection["defense"]) == ["none", "mine"]
+    latex = board.latex()
+    assert latex.index("gainst all attackers") < latex.index("mine: Mine") < latex.index("worst ASR")
 
 
 def test_the_default_table_has_a_row_for_each_defense_and_attacker(board):
@@ -150,7 +165,9 @@ def test_a_tracks_own_table_and_plots_stand_in_place_of_the_default_ones(track, 
     assert table.to_dict("records") == [{"defense": "mine", "best": "0.2"}, {"defense": "none", "best": "1.0"}]
     assert below == "best: the highest value."
     boards.write(made, tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"g_profile.png", "g_own.png"}
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {
+        "g_profile.png", "g_own.png", "g_protection.png", "g_survival.png",
+    }  # fmt: skip
 
 
 def test_further_metrics_have_a_table_beside_the_tracks_own(track):

@@ -39,7 +39,11 @@ def test_a_board_is_made_of_each_folder(submissions, tmp_path):
         "rows.csv",
         "standings.csv",
         "comparisons.csv",
+        "protection.csv",
+        "protection_comparisons.csv",
         "g_profile.png",
+        "g_protection.png",
+        "g_survival.png",
     }
     assert "(../../submissions/tiny/g__a__none__sheet.png)" in (out / "tiny" / "leaderboard.md").read_text()
     assert list(committed.stale(submissions, out)) == []

@@ -88,6 +88,7 @@ def test_costs_are_counted_in_the_threat_models_unit_and_budget():
     for defense, each in {"none": 10, "mine": 30}.items():
         spent = [each * step for step in STEPS]
         rows += curve(defense, "lora", spent, measured_by="cost", metric="samples", role=None)
+        rows += curve(defense, "lora", [0], steps=[0])  # before the first step no cost is recorded
     ours = costs(rows, "data", threat_models={"data": model})
     assert ours.least.tolist() == pytest.approx([220, 600])
     assert ours.censored.tolist() == [False, True]

@@ -1,13 +1,16 @@
 """Each flag is raised by what it is about, and by nothing else."""
 
+import re
+
 import pandas as pd
 import pytest
 
 from harness.leaderboard import boards
 from harness.leaderboard.flags import FLAGS
 from harness.published import PUBLISHED
+from harness.ranking import ThreatModel
 from harness.suite_file import Tuning
-from tests.leaderboard.builders import asr, build, cells
+from tests.leaderboard.builders import asr, build, cells, curves, retained
 
 FIVE = (1, 2, 3, 4, 5)
 
@@ -201,13 +204,51 @@ def test_flags_stand_in_the_table_below_it_and_in_the_long_form():
     rows = clean(mine={"lora": lambda task, seed: wide[seed]}, other={"lora": 0.0}, third={"lora": 0.0})
     made = boards.make(build(rows))
     text = made.markdown()
-    row = next(line for line in text.splitlines() if "| mine " in line)
-    assert "no-better" in row
+    rows = [line for line in text.splitlines() if re.search(r"\| mine[ :]", line) and "flags" not in line]
+    assert ["no-better" in row for row in rows] == [True, False, True, False]  # protection, in full, standings, values
+    row = rows[0]
     assert "tuning-unknown" not in row  # a flag of all rows is in its line only
     assert f"no-better: {FLAGS['no-better'].meaning}" in text
     assert "tuning-unknown (all rows)" in text
     long = made.long.set_index(["defense", "attacker"])["flags"]
     assert "no-better" in long["mine", "lora"].split()
+
+
+def protected(costs, shares=None, attackers=("lora",), **fields):
+    """The flags of rows with these costs to break, see `curves`, and these shares of retention."""
+    rows = [row for name in attackers for row in curves(costs, name, seeds=FIVE)]
+    return flags(rows + retained(shares or {}, seeds=FIVE), **fields)
+
+
+def test_costs_at_equal_retention_decide_who_is_better():
+    """`late` is as good after the last step as the undefended model, but delays the attack; `harmful` retains too
+    little, so nothing is claimed of its protection."""
+    raised = protected(
+        {"none": 20, "ascent": 30, "late": 60, "weak": 20.1, "harmful": 20},
+        {"none": 1, "ascent": 1, "late": 1, "weak": 1, "harmful": 0.5},
+    )
+    assert raised["late"] == set()
+    assert raised["weak"] == {"no-better", "control-as-good"}
+    assert raised["harmful"] == {"harms"}
+
+
+def test_the_rows_of_a_sweep_are_compared_together():
+    raised = protected(
+        {"none": 20, "mine@lr=1": 20, "mine@lr=2": 20.1},
+        {"none": 1, "mine@lr=1": 0.96, "mine@lr=2": 0.5},
+        sweeps={"mine": ["mine@lr=1", "mine@lr=2"]},
+    )
+    assert "harms" in raised["mine@lr=2"]
+    assert {"no-better" in raised[row] for row in ("mine@lr=1", "mine@lr=2")} == {True}
+
+
+def test_a_flag_names_the_threat_model():
+    models = {"one": ThreatModel(attackers=["lora"]), "two": ThreatModel(attackers=["full"])}
+    models |= {"evidence": ThreatModel(attackers=["undo"], evidence=True)}
+    rows = curves({"none": 20, "mine": 42}) + curves({"none": 20, "mine": 20.1}, "full")
+    rows += curves({"none": 20, "mine": 20}, "undo")
+    text = boards.make(build(rows, threat_models=models)).markdown()
+    assert f"no-better (two): {FLAGS['no-better'].meaning}" in text
 
 
 def test_every_flag_says_what_it_means_and_what_to_do():

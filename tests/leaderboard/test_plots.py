@@ -3,9 +3,9 @@
 import pytest
 from matplotlib.figure import Figure
 
-from harness.leaderboard import plots
+from harness.leaderboard import plots, protection, protection_plots
 from harness.leaderboard.scores import read
-from tests.leaderboard.builders import asr, build, cells
+from tests.leaderboard.builders import asr, build, cells, curves, retained
 
 
 @pytest.fixture
@@ -19,7 +19,8 @@ def saved(monkeypatch):
         figures[path.name] = figure
         return path
 
-    monkeypatch.setattr(plots, "save", record)
+    for module in (plots, protection_plots):
+        monkeypatch.setattr(module, "save", record)
     return figures
 
 
@@ -62,3 +63,45 @@ def test_default_curves_show_the_ranking_value_against_steps(tmp_path, saved):
 def test_no_curves_of_what_is_measured_once(tmp_path):
     records = build([asr("none", "lora", "a", 1, 0.5)])
     assert plots.curves(records.frame, records.suite.grids[0], tmp_path) is None
+
+
+def drawn(rows, out, **fields):
+    """The files of protection."""
+    records = build(rows, **fields)
+    grid = records.suite.grids[0]
+    return [path.name for path in protection_plots.draw(protection.read(records, grid), grid, out)]
+
+
+def test_costs_are_drawn_in_the_order_of_the_table_with_controls_in_grey(tmp_path, saved):
+    rows = curves({"none": 20, "ascent": 30, "mine": 42, "held": 300, "harmful": 80})
+    rows += retained({"none": 1, "ascent": 1, "mine": 1, "held": 1, "harmful": 0.5})
+    assert drawn(rows, tmp_path) == ["g_protection.png", "g_survival.png"]
+    (axis,) = saved["g_protection.png"].axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["harmful", "ascent (control)", "mine", "held"]
+    points = {line.get_ydata()[0]: line for line in axis.lines if line.get_marker() == "o"}
+    assert [points[y].get_xdata()[0] for y in range(4)] == pytest.approx([3.97, 1.5, 2.1, 4.97], abs=0.05)
+    assert points[0].get_markerfacecolor() == "white"
+    assert [points[y].get_color() == protection_plots.CONTROL for y in range(4)] == [False, True, False, False]
+    assert [arrow.xy[1] for arrow in axis.texts] == [3, 0][: len(axis.texts)]  # where attacks do not succeed
+
+
+def test_survival_curves_fall_where_cells_are_broken(tmp_path, saved):
+    drawn(curves({"none": 20, "held": 300}), tmp_path)
+    none, held = saved["g_survival.png"].axes[0].lines
+    assert list(held.get_ydata()) == [1, 1]
+    assert none.get_ydata()[-1] == 0
+    assert 18 < none.get_xdata()[1] < 20 < none.get_xdata()[-2] < 22
+
+
+def test_strength_curves_start_at_the_undefended_model(tmp_path, saved):
+    rows = curves({"none": 20, "mine@lr=1": 30, "mine@lr=2": 60})
+    rows += retained({"none": 1, "mine@lr=1": 0.995, "mine@lr=2": 0.9})
+    assert "g_strength.png" in drawn(rows, tmp_path, sweeps={"mine": ["mine@lr=1", "mine@lr=2"]})
+    (axis,) = saved["g_strength.png"].axes
+    (line,) = [line for line in axis.lines if len(line.get_xdata()) == 3]
+    assert list(line.get_xdata()) == pytest.approx([1, 0.995, 0.9], abs=1e-3)
+    assert list(line.get_ydata()) == pytest.approx([1, 1.5, 3], abs=0.05)
+
+
+def test_no_picture_of_protection_where_no_attack_succeeds(tmp_path):
+    assert drawn(curves({"none": 200, "mine": 300}), tmp_path) == []

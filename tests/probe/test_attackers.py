@@ -2,20 +2,26 @@
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
+import sympy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from attackers.gradient_descent import GradientDescent
+from attackers.undo import Undo
 from harness import meter
 from harness.errors import RunError
 from harness.probe.data import Split, load
 from harness.probe.metrics.convergence import excess_loss
 from harness.probe.model import Extractor, LinearProbe, losses
 from harness.probe.optimum import optimum
+from harness.probe.plugin import TrainingRows
+from harness.probe.ridge import fit_ridge
 from harness.probe.tasks import Task
 from harness.registry import Registry
 from tests.helpers import houses_read_by_default
@@ -35,12 +41,29 @@ def immunized(build):
         return {"identity": targets.harmful, "immunized": Split(model(targets.harmful.x), targets.harmful.y)}
 
 
+def attacked(attacker, data, steps, loss="squared", on_step=None, model=None):
+    """The probe after an attack of some steps, and its cost. model: the extractor, for an attacker that knows it."""
+    rows = TrainingRows(data.x, data.y, 5, model or Extractor(data.x.shape[1]))
+    probe = LinearProbe(data.x.shape[1], loss)
+    on_step = on_step and partial(on_step, probe)
+    return probe, meter.pull(attacker.generator(probe, rows), "it", steps, on_step)
+
+
 def excess(attacker, data, steps, loss="squared"):
     """Excess loss at steps 0 … steps."""
-    probe = LinearProbe(data.x.shape[1], loss)
-    trace = [float(probe.loss(data).detach())]
-    meter.pull(attacker.adapt(probe, data), "it", steps, lambda _: trace.append(float(probe.loss(data).detach())))
-    return excess_loss(torch.tensor(trace, dtype=torch.float64), optimum(data, data, loss, None).best_loss)
+    trace = [float(LinearProbe(data.x.shape[1], loss).loss(data).detach())]
+    attacked(attacker, data, steps, loss, lambda probe, _: trace.append(float(probe.loss(data).detach())))
+    best = optimum(data, data, loss, None, attacker.intercept).best_loss
+    return excess_loss(torch.tensor(trace, dtype=torch.float64), best)
+
+
+def draw(seed, rows, dim):
+    """Rows of a regression with features of unequal scale, and one without any."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, dim, dtype=torch.float64, generator=generator) * torch.logspace(1, -2, dim)
+    x[:, 1] = 0
+    y = x @ torch.randn(dim, dtype=torch.float64, generator=generator) / x.std(0).clamp(min=1e-3).max()
+    return Split(x + 0.3, y + 2 + 0.1 * torch.randn(rows, dtype=torch.float64, generator=generator))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +88,7 @@ def test_condition_number_stops_gradient_descent_but_not_stronger_attackers(buil
     features = immunized["immunized"]
     plain = excess(build("attacker", "gradient_descent"), features, 100)[-1]
     assert plain > 0.1
-    assert excess(build("attacker", "conjugate_gradient"), features, 100)[-1] < 0.01
+    assert excess(build("attacker", "krylov"), features, 100)[-1] < 0.001
     assert excess(build("attacker", "lbfgs"), features, 100)[-1] < 0.02
     assert abs(excess(build("attacker", "whitened_descent"), features, 1)[-1]) < 1e-9
 
@@ -80,7 +103,7 @@ def test_every_attacker_breaks_the_undefended_model_and_does_not_weaken(build, n
 
 
 @pytest.mark.parametrize("name", ATTACKERS)
-def test_attacks_are_repeatable_and_draw_nothing(build, name):
+def test_attacks_are_repeatable_and_draw_from_their_seed(build, name):
     data = load(HOUSES).train.harmful
     before = torch.get_rng_state()
     first, second = (excess(build("attacker", name), data, 5) for _ in range(2))
@@ -88,19 +111,152 @@ def test_attacks_are_repeatable_and_draw_nothing(build, name):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_conjugate_gradients_are_the_linear_ones_on_the_squared_loss(build):
-    """Hestenes & Stiefel's recursion, written plainly."""
-    generator = torch.Generator().manual_seed(0)
-    data = Split(*(torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((20, 6), (20,))))
-    hessian, right = 2 * data.x.T @ data.x / 20, 2 * data.x.T @ data.y / 20
-    w, r = torch.zeros(6, dtype=torch.float64), right.clone()
-    p = r.clone()
-    probe = LinearProbe(6)
-    for _ in itertools.islice(build("attacker", "conjugate_gradient").adapt(probe, data), 5):
-        alpha = r @ r / (p @ hessian @ p)
-        w, fresh = w + alpha * p, r - alpha * hessian @ p
-        p, r = fresh + (fresh @ fresh) / (r @ r) * p, fresh
-        torch.testing.assert_close(probe.weight.detach(), w, rtol=1e-8, atol=1e-10)
+def test_krylov_is_the_best_polynomial_of_the_curvature(build):
+    """w_t minimises the loss over the span of g, Hg, …, Hᵗ⁻¹g, as exact rational arithmetic finds it."""
+    generator = np.random.default_rng(0)
+    x, y = generator.integers(-9, 10, (12, 5)), generator.integers(-9, 10, 12)
+    x = sympy.Matrix(x) * sympy.diag(1, 10, 100, 1000, 1)
+    y = sympy.Matrix(y)
+    data = Split(*(torch.tensor(np.array(part, dtype=float)) for part in (x, y.T.tolist()[0])))
+    probe = LinearProbe(5)
+    span = [x.T * y]
+    for _ in itertools.islice(build("attacker", "krylov").adapt(probe, data), 5):
+        images = x * sympy.Matrix.hstack(*span)
+        best = (images.T * images).LUsolve(images.T * y)
+        residual = images * best - y
+        loss = float((residual.T * residual)[0] / 12)
+        assert float(probe.loss(data).detach()) == pytest.approx(loss, rel=1e-9)
+        span.append(x.T * x * span[-1])
+
+
+@pytest.mark.parametrize("loss", ["squared", "logistic"])
+def test_no_descent_within_the_gradients_has_a_lower_loss_than_krylov(build, immunized, loss):
+    """Neither exact line searches nor L-BFGS, which uses more evaluations."""
+    data = immunized["immunized"] if loss == "squared" else load(DIGITS).train.harmful
+    best = excess(build("attacker", "krylov"), data, 12, loss)
+    for other in ("gradient_descent", "lbfgs"):
+        assert (best <= excess(build("attacker", other), data, 12, loss) + 1e-9).all()
+    assert (best.diff() <= 1e-12).all()
+
+
+@given(
+    seed=st.integers(0, 50),
+    standardise=st.booleans(),
+    intercept=st.booleans(),
+    rows=st.sampled_from([9, 30]),
+)
+@settings(max_examples=30, deadline=None)
+def test_standardised_features_and_intercept(seed, standardise, intercept, rows):
+    """The head on the released features is that of plain numpy on the features so transformed, also step by step."""
+    data = draw(seed, rows, 6)
+    attacker = GradientDescent(standardise=standardise, intercept=intercept)
+    x = data.x.numpy()
+    scale = np.where(x.std(0) > 1e-9, x.std(0), 1) if standardise else np.ones(6)
+    z = (x - x.mean(0) * (standardise and intercept)) / scale
+    z = np.column_stack([z, np.ones(rows)]) if intercept else z
+    w = np.zeros(z.shape[1])
+
+    def compare(probe, step):
+        nonlocal w
+        gradient = 2 * z.T @ (z @ w - data.y.numpy()) / rows
+        w = w - gradient * (gradient @ gradient) * rows / (2 * np.square(z @ gradient).sum())
+        np.testing.assert_allclose(probe(data.x).detach().numpy(), z @ w, rtol=1e-6, atol=1e-8)
+        assert (float(probe.bias) != 0) == intercept
+
+    attacked(attacker, data, 4, on_step=compare)
+
+
+@given(seed=st.integers(0, 50), rows=st.sampled_from([5, 8, 30]))
+@settings(max_examples=30, deadline=None)
+def test_optimum_with_an_intercept(seed, rows):
+    """As least squares on features with a column of ones, above and below as many rows as features."""
+    data = draw(seed, rows, 6)
+    best = optimum(data, data, "squared", "r2", intercept=True)
+    ones = np.column_stack([data.x.numpy(), np.ones(rows)])
+    residual = ones @ np.linalg.lstsq(ones, data.y.numpy(), rcond=1e-12)[0] - data.y.numpy()
+    assert best.best_loss == pytest.approx(np.square(residual).mean(), rel=1e-6, abs=1e-18)
+    out = (data.x @ best.weights + best.bias).numpy()
+    assert np.square(out - data.y.numpy()).mean() == pytest.approx(best.best_loss, rel=1e-6, abs=1e-12)
+    assert optimum(data, data, "squared", "r2").bias == 0
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_ridge_fits_more_rows_in_each_step(build, intercept):
+    """The first 10, 20 and 50 rows in the order that its seed draws."""
+    data = draw(1, 50, 6)
+    outputs = []
+    attacker = build("attacker", "ridge", rows=(10, 20), intercept=intercept)
+    attacked(attacker, data, 4, on_step=lambda probe, _: outputs.append(probe(data.x).detach()))
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(5))
+    for out, count in zip(outputs, (10, 20, 50, 50), strict=True):
+        head, bias = fit_ridge(Split(data.x[order[:count]], data.y[order[:count]]), intercept)
+        torch.testing.assert_close(out, data.x @ head + bias)
+
+
+@given(seed=st.integers(0, 50), spread=st.floats(0, 2))
+@settings(max_examples=20, deadline=None)
+def test_undo_undoes_any_invertible_extractor(seed, spread):
+    """It reaches the outputs that it reaches on the undefended model, whatever the condition number."""
+    data = draw(seed, 30, 6)
+    generator = torch.Generator().manual_seed(seed)
+    model = Extractor(6)
+    with torch.no_grad():
+        u, v = (torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=generator)).Q for _ in range(2))
+        model.weight.copy_(u * torch.logspace(spread, -spread, 6, dtype=torch.float64) @ v)
+        model.bias.copy_(torch.randn(6, dtype=torch.float64, generator=generator))
+    features = model.features(data)
+    undefended, _ = attacked(Undo(), data, 3)
+    probe, _ = attacked(Undo(), features, 3, model=model)
+    torch.testing.assert_close(probe(features.x), undefended(data.x), rtol=1e-5, atol=1e-5)
+
+
+def test_minibatch_holds_the_step_size_of_the_lowest_validation_loss(build):
+    """Of three rates, of which one does nothing and one diverges."""
+    data = load(HOUSES).train.harmful
+    rates = {"rates": (1e-9, 1e-2, 10.0), "optimiser": "sgd"}
+    chosen = attacked(build("attacker", "minibatch", **rates), data, 16)[0].weight
+    fit, _ = TrainingRows(data.x, data.y).split()
+    alone = attacked(build("attacker", "minibatch", lr=1e-2, optimiser="sgd"), fit, 16)[0].weight
+    assert torch.equal(chosen, alone)
+
+
+def test_a_cosine_starts_anew_after_its_period(build):
+    """The step size is zero at the end of a period: the last step of one changes least."""
+    data = load(HOUSES).train.harmful
+    heads = [torch.zeros(79, dtype=torch.float64)]
+    attacker = build("attacker", "minibatch", lr=1e-3, period=8, batch=None)
+    attacked(attacker, data, 16, on_step=lambda probe, _: heads.append(probe.weight.detach().clone()))
+    sizes = [float((b - a).norm()) for a, b in itertools.pairwise(heads)]
+    assert sizes[7] < 0.1 * sizes[0]
+    assert sizes[8] > 5 * sizes[7]
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "gradients", "samples"),
+    [
+        ("gradient_descent", {}, 1.5 * 6, 2 * 6 * 50),
+        ("gradient_descent", {"step": "1/L"}, 6, 6 * 50),
+        ("adam", {}, 6, 6 * 50),
+        ("krylov", {}, 6, 6 * 50),
+        ("krylov", {"standardise": True, "intercept": True}, 6, 6 * 50),
+        ("whitened_descent", {}, 6, 6 * 50),
+        # Batches of 16, 16, 16 and 2 rows.
+        ("minibatch", {"lr": 0.1, "batch": 16}, 6, 50 + 16 + 16),
+        # 40 rows in batches of 16, 16 and 8 for two rates, compared on 10 rows after 1, 2 and 4 steps.
+        ("minibatch", {"rates": (0.1, 0.01), "batch": 16}, 2 * (6 + 3), 2 * (80 + 3 * 10)),
+        ("ridge", {"rows": (10, 20)}, 0, 50),
+        ("undo", {"rows": (10, 20)}, 0, 50),
+    ],
+)
+def test_gradient_evaluations_and_samples_are_counted(build, name, params, gradients, samples):
+    _, cost = attacked(build("attacker", name, **params), draw(2, 50, 6), 6)
+    assert (cost.gradients, cost.samples) == (gradients, samples)
+
+
+def test_line_searches_of_lbfgs_are_counted(build):
+    _, cost = attacked(build("attacker", "lbfgs"), draw(2, 50, 6), 6)
+    assert 6 < cost.gradients <= 6 * 25
+    assert cost.samples == 50 * cost.gradients
 
 
 def test_whitened_descent_is_newtons_method(build):

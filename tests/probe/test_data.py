@@ -28,7 +28,7 @@ def test_house_prices_is_the_papers_file_and_split():
         assert side.x.shape == (200, 79)
         assert torch.linalg.matrix_rank(side.x) == 74
     assert len(loaded.heldout.benign) == len(loaded.heldout.harmful) == 100
-    assert loaded.score == "r2"
+    assert loaded.score == "spearman"
 
 
 def test_house_prices_columns_by_hand():
@@ -43,6 +43,48 @@ def test_house_prices_columns_by_hand():
     street = rows["Street"].map({"Grvl": 0.0, "Pave": 1.0}).to_numpy()
     expected = (street - street.mean()) / street.std(ddof=1)
     np.testing.assert_allclose(loaded.x[:, features.index("Street")].numpy(), expected[:200], rtol=1e-12)
+
+
+def test_each_split_of_the_houses_draws_other_rows():
+    """Inputs are the paper's rows in another order, other in every split and for each task."""
+    table = data._house_prices()
+    identity = [name for name in table.columns if name not in ("LotArea", "SalePrice")].index("Id")
+    chosen = {}
+    for split in (None, 1, 2):
+        loaded = data.load(Task(data="house_prices", split=split))
+        for role in ("benign", "harmful"):
+            train, heldout = (getattr(part, role).x[:, identity].tolist() for part in (loaded.train, loaded.heldout))
+            assert (len(train), len(heldout)) == (200, 100)
+            assert not set(train) & set(heldout)
+            chosen[split, role] = {round(number, 9) for number in train}
+        assert loaded.further["YearBuilt"].train.x[:, identity].tolist() == loaded.train.benign.x[:, identity].tolist()
+    for role, rows in (("benign", 309), ("harmful", 1151)):
+        splits = [chosen[split, role] for split in (None, 1, 2)]
+        common = [len(splits[i] & splits[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+        assert all(abs(count - 200 * 200 / rows) < 30 for count in common), common
+
+
+def test_further_benign_tasks_are_neither_of_the_two():
+    """Houses: columns that are in no task's targets, each out of its own inputs. Digits: three others for each pair,
+    against the rest."""
+    loaded = data.load(Task(data="house_prices"))
+    table = data._house_prices()
+    features = [name for name in table.columns if name not in ("LotArea", "SalePrice")]
+    for name, task in loaded.further.items():
+        column = features.index(name)
+        assert torch.equal(task.train.y, loaded.train.benign.x[:, column])
+        assert not task.heldout.x[:, column].any()
+        assert task.heldout.x.any(0).sum() == loaded.heldout.benign.x.any(0).sum() - 1
+    digits = {}
+    for benign, harmful in ((3, 8), (8, 3), (0, 1)):
+        loaded = data.load(Task(data="mnist5k", framing="single-class", benign=benign, harmful=harmful))
+        assert len(loaded.further) == 3
+        assert not {f"digit {benign}", f"digit {harmful}"} & set(loaded.further)
+        for task in loaded.further.values():
+            assert (len(task.train), len(task.heldout), task.score) == (400, 200, "accuracy")
+            assert task.train.y.mean() == task.heldout.y.mean() == 0.5
+        digits[benign, harmful] = set(loaded.further)
+    assert len({frozenset(names) for names in digits.values()}) > 1
 
 
 def test_mnist5k_single_class():
@@ -80,6 +122,8 @@ def test_blocks_expand():
     assert len({task.label for task in tasks}) == 90
     assert tasks[0].label == "P0-H1"
     assert [task.label for task in TaskBlock(data="house_prices").expand()] == ["house_prices"]
+    splits = list(TaskBlock(data="house_prices", splits=2).expand())
+    assert [task.label for task in splits] == ["house_prices split 1", "house_prices split 2"]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +131,8 @@ def test_blocks_expand():
     [
         ({"data": "mnist5k"}, "needs framing and pairs"),
         ({"data": "house_prices", "framing": "single-class"}, "takes no framing"),
+        ({"data": "mnist5k", "framing": "single-class", "pairs": "all", "splits": 2}, "takes no splits"),
+        ({"data": "house_prices", "splits": 0}, "greater than or equal to 1"),
         ({"data": "mnist5k", "framing": "single-class", "pairs": [[3, 3]]}, "no pair of two digits"),
         ({"data": "mnist5k", "framing": "single-class", "pairs": [[3, 10]]}, "no pair of two digits"),
         ({"data": "imagenet"}, "mnist5k"),

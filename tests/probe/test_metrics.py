@@ -1,6 +1,7 @@
 """The track's metrics by hand, and a third party's."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ from harness.execution.executors import local
 from harness.execution.scheduler import run
 from harness.metric import read_values
 from harness.plan import make
-from harness.probe.data import ProbeTargets, Split
+from harness.probe.data import BenignTask, ProbeTargets, Split
 from harness.probe.metrics.conditioning import Conditioning
 from harness.probe.metrics.convergence import Convergence
 from harness.probe.metrics.definition import Definition
 from harness.probe.metrics.optimum import Optimum as OptimumMetric
+from harness.probe.metrics.retention import Retention
 from harness.probe.model import Extractor
 from harness.probe.optimum import Optimum, optimum, scores
 from harness.probe.plugin import AttackData, ReleasedData, Trajectory
@@ -42,7 +44,14 @@ def released(metric, ours, undefended):
         optima.append(dict(zip(("benign", "harmful"), (optimum(s, s, "squared", None) for s in splits), strict=True)))
     rows = ProbeTargets(*splits)
     data = ReleasedData(
-        benign=rows.benign, harmful=rows.harmful, heldout=rows, loss="squared", optima=optima[0], undefended=optima[1]
+        benign=rows.benign,
+        harmful=rows.harmful,
+        heldout=rows,
+        score=None,
+        further={},
+        loss="squared",
+        optima=optima[0],
+        undefended=optima[1],
     )
     values = metric.measure(Extractor(2), data)
     return {tuple(value.get(k) for k in ("metric", "role", "variant", "split")): value for value in values}
@@ -100,6 +109,34 @@ def test_kappa_policies_and_bounds_are_settings():
     assert rows["definition_a", None, "range", "train"]["value"] == 0  # 9-fold
 
 
+def test_retention_is_of_the_benign_task_and_of_further_ones():
+    """The extractor keeps the first of two inputs, which is the benign target; the two further targets are the first
+    and the second."""
+    inputs = torch.randn(2, 40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows = [[Split(x, x[:, column]) for x in inputs] for column in (0, 1)]
+    train, heldout = (ProbeTargets(rows[0][part], rows[1][part]) for part in (0, 1))
+    data = ReleasedData(
+        benign=train.benign,
+        harmful=train.harmful,
+        heldout=heldout,
+        score="spearman",
+        further={name: BenignTask(*rows[column], "spearman") for name, column in (("first", 0), ("second", 1))},
+        loss="squared",
+        optima={},
+        undefended={},
+    )
+    model = Extractor(2)
+    values = [{value["role"]: value["value"] for value in Retention().measure(model, data)}]
+    with torch.no_grad():
+        model.weight[1, 1] = 0
+    values += [{value["role"]: value["value"] for value in Retention().measure(model, data)}]
+    assert values[0] == {"benign": pytest.approx(1), "other": pytest.approx(1)}
+    assert values[1]["benign"] == pytest.approx(1)
+    assert abs(values[1]["other"] - 0.5) < 0.25  # one of two, the other by chance
+    constant = replace(data, score=None)
+    assert [value["role"] for value in Retention().measure(model, constant)] == ["other"]
+
+
 def test_an_optimum_reads_its_own_tensors():
     split = Split(diagonal(2, 1), tensor(1, 0))
     best = optimum(split, split, "squared", "accuracy")
@@ -109,13 +146,13 @@ def test_an_optimum_reads_its_own_tensors():
     assert (again.heldout.rows, again.heldout.dim, again.train.rank) == (2, 2, 2)
 
 
-def trajectory(losses):
+def trajectory(losses, **fields):
     split = Split(torch.eye(2, dtype=torch.float64), tensor(1, 0))
     spectrum = Spectrum(tensor(1, 1), 2, 2)
-    best = Optimum(spectrum, spectrum, tensor(3, 5), best_loss=1.0, null_loss=11.0, best_score=None)
+    best = Optimum(spectrum, spectrum, tensor(3, 5), 1.0, best_loss=1.0, null_loss=11.0, best_score=None)
+    given = {"steps": (0, 2), "heads": torch.tensor([[0.0, 3.0], [0.0, 4.0]], dtype=torch.float64)}
     return Trajectory(
-        steps=(0, 2),
-        heads=torch.tensor([[0.0, 3.0], [0.0, 4.0]], dtype=torch.float64),
+        **(given | {"biases": tensor(0, 1), "validation": tensor(0, 1)} | fields),
         losses=tensor(*losses),
         optimum=best,
         extractor=Extractor(2),
@@ -123,26 +160,43 @@ def trajectory(losses):
     )
 
 
-def convergence(losses, undefended, success=0.1):
+def convergence(losses, undefended, success=0.1, **fields):
     data = AttackData(
         role="harmful", loss="squared", success=success, score="accuracy", undefended=trajectory(undefended)
     )
-    values = Convergence().measure(trajectory(losses), data)
+    values = Convergence().measure(trajectory(losses, **fields), data)
     return {(value["metric"], value.get("step")): value for value in values}
 
 
 def test_convergence_by_hand():
-    """Losses 11, 6, 1.5 above a best of 1: excess 1, .5, .05. Heads (0,0), (3,4) against w* = (3,5): 34/34, 1/34.
-    Held-out outputs are the heads, targets (1, 0): accuracy ½ each."""
+    """Losses 11, 6, 1.5 above a best of 1: excess 1, .5, .05. Heads (0,0), (3,4) with intercepts 0, 1 against w* =
+    (3,5) with 1: 35/35, 1/35. Held-out outputs are (0,0), (4,5), targets (1, 0): accuracy ½ each."""
     rows = convergence([11, 6, 1.5], [11, 1.5, 1])
     assert rows["excess_loss", 0]["value"] == 1
     assert rows["excess_loss", 2]["value"] == pytest.approx(0.05)
-    assert rows["norm_ratio", 2]["value"] == pytest.approx(1 / 34)
+    assert rows["norm_ratio", 2]["value"] == pytest.approx(1 / 35)
     assert rows["score", 2]["value"] == 0.5
     assert rows["steps_to_success", None]["value"] == 2
     assert rows["slow_down", None]["value"] == 2  # two steps against one
     assert "flag" not in rows["slow_down", None]
     assert convergence([11, 6, 1.5], [11, 6, 1], success=0.5)["slow_down", None]["value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("validation", "success"),
+    [
+        ((0.1, 0.5, 0.3), [0, 1, 1]),  # picks step 1 and keeps it
+        ((0.1, 0.5, 0.5), [0, 1, 0]),  # of equal ones the last
+        ((0.9, 0.5, 0.3), [0, 0, 0]),  # held-out rows choose nothing
+    ],
+)
+def test_success_is_that_of_the_step_that_validation_picks(validation, success):
+    """Outputs (0,0), (1,0), (1,1) on targets (1, 0): accuracy ½, 1, ½, of which ½ is chance."""
+    heads = torch.tensor([[-0.1, 0.9, 0.9], [-0.1, -0.1, 0.9]], dtype=torch.float64)
+    fields = {"heads": heads, "biases": tensor(0.1, 0.1, 0.1), "validation": tensor(*validation), "steps": (0, 1, 2)}
+    rows = convergence([11, 6, 1.5], [11, 1.5, 1], **fields)
+    assert [rows["success", step]["value"] for step in (0, 1, 2)] == success
+    assert [rows["score", step]["value"] for step in (0, 1, 2)] == [0.5, 1, 0.5]
 
 
 def test_an_attack_without_success_gives_a_lower_bound():
@@ -163,6 +217,9 @@ def test_scores_by_hand():
     # y = (0, 2): total 2; residuals (0.5² + 1²) and 0.
     out = torch.tensor([[0.5, 0.0], [1.0, 2.0]], dtype=torch.float64)
     assert scores(out, tensor(0, 2), "r2").tolist() == pytest.approx([1 - 1.25 / 2, 1.0])
+    # Ranks 1, 2, 3, 4 against 1, 2, 4, 3: 1 − 6·2/(4·15). Ties share a rank: 1.5, 1.5, 3.5, 3.5. Constant outputs: 0.
+    out = torch.tensor([[1.0, 1, 9, 7], [2, 1, 8, 7], [90, 5, 7, 7], [30, 5, 6, 7]], dtype=torch.float64)
+    assert scores(out, tensor(1, 2, 3, 4), "spearman").tolist() == pytest.approx([0.8, 4 / 20**0.5, -1, 0])
 
 
 HELDOUT_LOSS = '''"""A third party's metric of the attacked model."""

@@ -11,15 +11,20 @@ import yaml
 from harness.errors import RunError, UsageError
 from harness.execution.executors import local
 from harness.execution.scheduler import run
+from harness.meter import Cost
 from harness.metric import read_values
 from harness.plan import make
 from harness.probe import data
-from harness.probe.stages import Attack, Immunize, MeasureReleased
+from harness.probe.model import Extractor, LinearProbe
+from harness.probe.optimum import scores
+from harness.probe.plugin import TrainingRows
+from harness.probe.stages import ATTACK, Attack, Immunize, MeasureReleased
 from harness.probe.tasks import LABELS, Data, Task
 from harness.probe.track import ProbeTrack, Protocol
-from harness.registry import installed
+from harness.registry import Registry, installed
 from harness.stage import Folders
 from harness.store import Store
+from harness.store.tensors import load_tensors
 from harness.suite import load
 from harness.track import Repetition
 
@@ -88,7 +93,7 @@ def test_a_plan_shares_what_it_can(tiny: Path):
         models,
         models,
         models * 2 * 2,
-        models * 3,
+        models * 4,
         models * 2 * 2,
     ]
     seeds = {(cell.coordinates["defense"], cell.coordinates["seed"]) for cell in plan.cells}
@@ -149,16 +154,83 @@ def test_known_values_of_closed_forms(tiny: Path, tmp_path: Path):
     assert values["none", "best_loss", "harmful", None, "train"]["value"] == pytest.approx(0.0454, rel=1e-2)
 
 
+def test_an_attack_chooses_a_step_on_rows_that_it_does_not_fit(tmp_path: Path, build):
+    """The validation scores are those of a run on four fifths of the rows, on the other fifth."""
+    model = TRACK.immunize(repetition(), spec("defense", "none"))
+    (attack,) = TRACK.attacks(
+        repetition(steps=5, measure_at=[0, 2, 5]), model, spec("attacker", "krylov", intercept=True)
+    )
+    folders = Folders({model.key: tmp_path / "model"})
+    for job, folder in ((model, tmp_path / "model"), (attack, tmp_path / "attack")):
+        folder.mkdir()
+        job.run(folders, folder)
+    tensors = load_tensors(tmp_path / "attack" / ATTACK)
+    rows = data.load(HOUSES).train.harmful
+    fit, validation = TrainingRows(rows.x, rows.y).split()
+    assert (len(fit), len(validation)) == (160, 40)
+    for split, steps in ((rows, (0, 2, 5)), (fit, (2, 5))):
+        probe = LinearProbe(79)
+        generator = build("attacker", "krylov", intercept=True).generator(probe, TrainingRows(split.x, split.y))
+        for step in range(1, 6):
+            next(generator)
+            column = (0, 2, 5).index(step) if step in steps else None
+            if column and split is rows:
+                assert torch.equal(tensors["heads"][:, column], probe.weight.detach())
+                assert float(tensors["biases"][column]) == float(probe.bias) != 0
+            elif column:
+                score = scores(probe(validation.x).detach()[:, None], validation.y, data.load(HOUSES).score)
+                assert tensors["validation"][column] == pytest.approx(float(score[0]))
+    cost = Cost.load(tmp_path / "attack")
+    assert (cost.gradients, cost.samples) == (5, 5 * 200)  # the second run is not in it
+    assert {step: spent.gradients for step, spent in cost.at.items()} == {2: 2, 5: 5}
+
+
+KNOWING = '''"""An attacker that knows the weights."""
+
+from harness.probe import ProbeAttacker
+
+
+class Knowing(ProbeAttacker):
+    """Sets the weight to the extractor's first row, or to its seed (a control)."""
+
+    knows_weights = KNOWS
+
+    def adapt(self, model, data):
+        while True:
+            model.weight.data.copy_(data.extractor.weight[0] if data.extractor else data.y[0] * 0 + data.seed % 97)
+            yield 0.0
+'''
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_only_an_attacker_that_knows_the_weights_receives_them(tmp_path: Path, knows):
+    file = tmp_path / "knowing.py"
+    file.write_text(KNOWING.replace("KNOWS", str(knows)))
+    attacker = Registry().with_files([file]).get("attacker", "knowing").spec({}, "test")
+    model = TRACK.immunize(repetition(), spec("defense", "random_init"))
+    (attack,) = TRACK.attacks(repetition(steps=1, measure_at=[1]), model, attacker)
+    folders = Folders({model.key: tmp_path / "model"})
+    for job, folder in ((model, tmp_path / "model"), (attack, tmp_path / "attack")):
+        folder.mkdir()
+        job.run(folders, folder)
+    head = load_tensors(tmp_path / "attack" / ATTACK)["heads"][:, 0]
+    weight = Extractor.load(tmp_path / "model").weight.detach()
+    assert torch.equal(head, weight[0] if knows else torch.full_like(head, attack.seed % 97))
+
+
 def test_ranking_and_members():
     ranking = TRACK.ranking(Protocol(success=0.2), attacked=True)
     assert ranking.value == {"metric": "excess_loss", "role": "harmful", "split": "train"}
     assert (ranking.better, ranking.broken, ranking.resolution) == ("higher", 0.2, 1e-3)
-    assert ranking.retention == [{"metric": "best_score", "role": "benign"}]
+    assert ranking.retention == [{"metric": "retention"}]
+    assert ranking.adapted == [{"metric": "success", "role": "benign"}]
     ranking = TRACK.ranking(Protocol(), attacked=False)
     assert ranking.value == {"metric": "rir", "variant": "floor", "split": "train"}
     assert ranking.broken is None
+    assert TRACK.outcomes(Protocol())["success"].value == {"metric": "success", "role": "harmful", "split": "heldout"}
     assert TRACK.members(PAIR) == ("3", "8")
     assert TRACK.members(HOUSES) == ("house_prices",)
+    assert TRACK.members(HOUSES.model_copy(update={"split": 2})) == ("house_prices split 2",)
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,23 @@ def test_the_tables_are_the_boards(made, site):
             assert (site / "boards" / run / name).read_text() == text
 
 
+def test_the_verdict_the_chart_and_the_protection_come_first(made, site):
+    page = Page(site / "boards" / "rates" / "index.html")
+    section = made["rates"].grids[0].section
+    assert page.text.index(section.verdict) < page.text.index("Protection of g") < page.text.index("Standings of g")
+    shown = page.tables["Protection of g"]
+    assert [row[0] for row in shown[1:]] == list(section.headline[0]["defense"])
+    assert "../../defenses/ascent.html" in page.attributes("a", "href")
+    protection = made["rates"].protection.set_index("defense")
+    (control,) = [trace for trace in traces(page) if trace["name"].startswith("control that") and trace["showlegend"]]
+    assert control["y"] == ["ascent"]
+    assert control["x"] == pytest.approx([protection.loc["ascent", "ratio"]])
+    assert control["marker"]["symbol"] == ["triangle-right-open"]
+    assert (site / "boards" / "rates" / "g_survival.png").is_file() == (
+        "g_survival.png" in page.attributes("img", "src")
+    )
+
+
 def test_calls_and_changes_are_shown(site):
     page = Page(site / "boards" / "rates" / "index.html")
     assert "ascent* lr=0.001" in [row[1] for row in page.tables["Standings of g"]]

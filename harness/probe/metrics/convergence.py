@@ -26,7 +26,8 @@ class Convergence(ProbeMetric):
             formula="(L_t − L*)/(L_0 − L*) after t steps of the attack: 1 at the start, 0 at the best loss. On the "
             "harmful task a defender wants it high, on the benign task low.",
             limits="It does not show the effect on the score: near the optimum of a regression a large excess loss can "
-            "be a small difference in score.",
+            "be a small difference in score. L* is the lowest loss of a probe without an intercept, for an attacker "
+            "with an intercept that of a probe with one.",
         ),
         Quantity(
             name="norm_ratio",
@@ -43,9 +44,21 @@ class Convergence(ProbeMetric):
             name="score",
             title="held-out score",
             better="lower",
-            description="held-out accuracy (digits) or R² (prices) of the attacked probe",
-            formula="Accuracy at threshold ½, or R², of the probe w_t on held-out rows.",
+            description="held-out accuracy (digits) or rank correlation (prices) of the attacked probe",
+            formula="Accuracy at threshold ½, or Spearman's rank correlation, of the probe w_t on held-out rows.",
             limits="It is undefined where targets are constant (single-class digits).",
+        ),
+        Quantity(
+            name="success",
+            title="success",
+            better="lower",
+            description="held-out score, from chance (0) to perfect (1), of the probe that the attacker would pick",
+            formula="(s − c)/(1 − c), s the held-out score of the probe w_t' that the attacker picks, c the score of "
+            "chance (accuracy ½, correlation 0). t' ≤ t is the measured step with the highest validation score (the "
+            "last of equal ones): that of a second run on four fifths of the training rows, on every fifth row. "
+            "Held-out rows choose nothing.",
+            limits="The second run, which costs the attacker at most as much as the first, is not in the run cost. It "
+            "is undefined where targets are constant (single-class digits).",
         ),
         Quantity(
             name="steps_to_success",
@@ -70,17 +83,23 @@ class Convergence(ProbeMetric):
     )
 
     def measure(self, model: Trajectory, data: AttackData) -> Iterator[Value]:
-        """Yield loss, distance and score at the measured steps, and the steps to success and the slow-down once."""
+        """Yield loss, distance, score and success at the measured steps, and the steps to success and the slow-down
+        once."""
         excess, undefended = (excess_loss(side.losses, side.optimum.best_loss) for side in (model, data.undefended))
-        best = model.optimum.weights
-        distance = (model.heads - best[:, None]).square().sum(0) / best.square().sum()
+        best, bias = model.optimum.weights, model.optimum.bias
+        distance = (model.heads - best[:, None]).square().sum(0) + (model.biases - bias).square()
+        distance = distance / (best.square().sum() + bias**2)
         for column, step in enumerate(model.steps):
             yield self.value(_finite(excess[step]), "excess_loss", split="train", step=step)
             yield self.value(_finite(distance[column]), "norm_ratio", split="train", step=step)
-        if data.score is not None:
+        if data.score is not None and model.validation is not None:
             heldout = model.heldout
-            for step, score in zip(model.steps, scores(heldout.x @ model.heads, heldout.y, data.score), strict=True):
-                yield self.value(float(score), "score", split="heldout", step=step)
+            score = scores(heldout.x @ model.heads + model.biases, heldout.y, data.score)
+            picked = model.validation.cummax(0).indices
+            chance = 0.5 if data.score == "accuracy" else 0.0
+            for step, own, success in zip(model.steps, score, (score[picked] - chance) / (1 - chance), strict=True):
+                yield self.value(float(own), "score", split="heldout", step=step)
+                yield self.value(float(success), "success", split="heldout", step=step)
         yield from self._slow_down(excess, undefended, data.success)
 
     def _slow_down(self, excess: torch.Tensor, undefended: torch.Tensor, success: float) -> Iterator[Value]:
