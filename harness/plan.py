@@ -118,11 +118,13 @@ def _walk(grid: Grid, track: Track) -> Iterator[tuple[dict[str, Any], Stage]]:
             model = track.immunize(repetition, defense)
             row = {"task": repetition.task.label, "defense": label, "attacker": None, "seed": repetition.seed}
             yield from _measured(grid, track, repetition, row, model, undefended)
-            for name, attacker in grid.attackers.items():
+            for name in grid.attackers:
                 attacked = row | {"attacker": name}
+                attacker = grid.attacker(name, label)
                 yield from _measured(grid, track, repetition, attacked, model, undefended, attacker)
             if repetition.seed == grid.seeds[0]:
-                for job in track.pictures(repetition, model, undefended, grid.attackers):
+                attackers = {name: grid.attacker(name, label) for name in grid.attackers}
+                for job in track.pictures(repetition, model, undefended, attackers):
                     yield row | {"measured_by": PICTURES}, job
 
 

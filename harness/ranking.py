@@ -56,6 +56,11 @@ class Ranking(Outcome):
     adapted: list[Selector] = Field(
         [], description="values of retention after fine-tuning on a benign task, at an attacker's last measured step"
     )
+    retained: list[Selector] = Field(
+        [],
+        description="values of retention of a released model, and of an attacked model at its last measured step, of "
+        "what the attack is not about",
+    )
     optimum: list[Selector] = Field(
         [], description="values that an attack on a released model reaches with an unlimited budget"
     )

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from harness import published
+from harness import published, tuned_file
 from harness.costs import COST, COSTS
 from harness.errors import UsageError, describe, nearest
 from harness.fields import parse
@@ -47,6 +47,9 @@ class Grid(FrozenModel):
     threat_models: dict[Label, ThreatModel] = Field(
         {}, description="sets of attackers, each a column of the board; empty: there is no ranking or no attacker"
     )
+    tuned: dict[Label, dict[Label, PluginSpec]] = Field(
+        {}, description="by attacker, then by defense, the attacker with settings that were searched for this defense"
+    )
     sweeps: dict[Label, list[Label]] = Field(
         {}, description="by label of a swept row, the labels of its rows in `defenses`, the weakest first"
     )
@@ -75,6 +78,10 @@ class Grid(FrozenModel):
         have as rows, defenses and attackers."""
         for kind in kinds or ("defense", "attacker"):
             yield from ((kind, label, spec) for label, spec in getattr(self, f"{kind}s").items())
+
+    def attacker(self, label: str, defense: str) -> PluginSpec:
+        """The attacker `label` against the row `defense`."""
+        return self.tuned.get(label, {}).get(defense, self.attackers[label])
 
     def control(self, defense: str) -> str | None:
         """Kind of control of the row `defense`: `undefended` for the reference, `control` for another control row, None
@@ -120,12 +127,13 @@ class Suite(FrozenModel):
         return [f"{grid.name}: {change}" for grid in self.grids for change in grid.changed]
 
 
-def load(suite: str | Path, selection: Selection | None = None) -> Suite:
+def load(suite: str | Path, selection: Selection | None = None, tuning: bool = False) -> Suite:
     """Read a suite by name or file and select a part of it.
 
     suite: name of a suite or path of a YAML file. selection: part of the suite to run, with changes; None: the whole
-    suite. A suite on another base model is called `name@base`. Raises `UsageError` for an unknown or invalid suite,
-    row, setting or file.
+    suite. tuning: instead of the reported tasks and seeds those of each grid's `tuning`, without grids that have none.
+    A suite on another base model is called `name@base`. Raises `UsageError` for an unknown or invalid suite, row,
+    setting or file.
     """
     path, selection = find(suite), selection or Selection()
     file, changes = read(path), selection.changes
@@ -141,6 +149,8 @@ def load(suite: str | Path, selection: Selection | None = None) -> Suite:
         file.resolve()
         for file in [*(user_path(plugin, path.parent) for plugin in file.plugins), *map(user_path, selection.plugins)]
     )
+    if tuning:
+        file = _for_tuning(file)
     reader = _Reader(file, path, selection, changes, fields, installed().with_files(files))
     grids = [grid for grid in map(reader.grid, file.grids) if grid is not None]
     reader.check_all_used()
@@ -160,6 +170,20 @@ def load(suite: str | Path, selection: Selection | None = None) -> Suite:
         plugins=files,
         folder=path.parent,
     )
+
+
+def _for_tuning(file: SuiteFile) -> SuiteFile:
+    """The suite file with the tuning tasks and seeds of its grids in place of the reported ones."""
+    grids = [
+        grid.model_copy(update={"tasks": grid.tuning.tasks, "seeds": grid.tuning.seeds, "tuning": None})
+        for grid in file.grids
+        if grid.tuning is not None
+    ]
+    if not grids:
+        raise UsageError(f"suite '{file.name}' has no grid with `tuning` tasks and seeds on which to search settings")
+    content, changed = file._content, file.model_copy(update={"grids": grids})
+    changed._content = content
+    return changed
 
 
 class _Reader:
@@ -193,6 +217,8 @@ class _Reader:
         track = self._registry.track(file.track, self._where(file, "track"))
         sweeps: dict[str, list[str]] = {}
         rows = {kind: self._rows(kind, file, track, sweeps) for kind in KINDS}
+        tuned = {label: self._tuned(file, label, rows["defense"], sweeps) for label in rows["attacker"]}
+        tuned = {label: specs for label, specs in tuned.items() if specs}
         if not rows["defense"] or (file.attackers and not rows["attacker"]):
             return None
         where = self._where(file, "protocol")
@@ -205,6 +231,7 @@ class _Reader:
         tasks = []
         for place, task in enumerate(file.tasks):
             tasks += single_tasks(track, {**task, **changed}, self._where(file, "tasks", place), self._path.parent)
+        self._check_tuning(file, track, tasks)
         number = self._selection.seeds
         seeds = list(dict.fromkeys(counted(number) if number else file.seeds or self._file.seeds))
         reference = self._registry.get("defense", protocol.reference, where).spec({}, where)
@@ -222,6 +249,7 @@ class _Reader:
                 reference=reference,
                 threat_models=self._threat_models(file, track, protocol, rows["attacker"]),
                 sweeps=sweeps,
+                tuned=tuned,
                 changed=list(self._changed(file, rows, sweeps, seeds)),
             )
         except UsageError as error:
@@ -245,6 +273,8 @@ class _Reader:
                 setting = f"--set {kind}s.{label}.{field}"
                 if field in row.sweep:
                     raise UsageError(f"{setting}: the suite sweeps this field; set another one")
+                if row.tuned is not None:
+                    raise UsageError(f"{setting}: the settings of this row are tuned; add a row by --attacker instead")
                 params[field] = parse(text, known[field], setting) if field in known else text
             if row.sweep and kind != "defense":
                 raise UsageError(f"{where}: only a defense can have a sweep")
@@ -261,6 +291,46 @@ class _Reader:
                     f"{where}: {kind} '{entry.name}' is of track '{entry.load().track}', the grid of '{track.name}'"
                 )
         return rows
+
+    def _tuned(
+        self, file: GridFile, label: str, defenses: Mapping[str, PluginSpec], sweeps: Mapping[str, Sequence[str]]
+    ) -> dict[str, PluginSpec]:
+        """The attacker row `label` with the settings that were searched for each defense; empty if it is not tuned."""
+        row = file.attackers.get(label)
+        if row is None or row.tuned is None:
+            return {}
+        where = self._where(file, "attackers", label)
+        entry = self._registry.get("attacker", row.plugin or label, where)
+        searched = tuned_file.read(user_path(row.tuned, self._path.parent)).attackers
+        source = row.plugin or label
+        if source not in searched:
+            raise UsageError(f"{where}: {row.tuned} has no attacker '{source}'; {nearest(source, list(searched))}")
+        family = {own: sweep for sweep, labels in sweeps.items() for own in labels}
+        specs = {}
+        for defense in defenses:
+            of = row.of or family.get(defense, defense)
+            if of not in searched[source]:
+                hint = nearest(of, list(searched[source]))
+                raise UsageError(f"{where}: {row.tuned} has no settings of '{source}' against '{of}'; {hint}")
+            settings = {**row.params, **searched[source][of]}
+            specs[defense] = entry.spec(settings, f"{where}, attacker '{label}'", row.preset)
+        return specs
+
+    def _check_tuning(self, file: GridFile, track: Track, tasks: Sequence[Any]) -> None:
+        """Raise `UsageError` if a task is reported under a seed on which settings are searched."""
+        if file.tuning is None:
+            return
+        blocks = [
+            single_tasks(track, block, self._where(file, "tuning"), self._path.parent) for block in file.tuning.tasks
+        ]
+        searched = {task.label for block in blocks for task in block}
+        seeds = set(file.tuning.seeds) & set(file.seeds or self._file.seeds)
+        for task in tasks:
+            if task.label in searched and seeds:
+                raise UsageError(
+                    f"{self._where(file, 'tuning')}: task '{task.label}' is reported with seed {min(seeds)}: search "
+                    "settings on other tasks or seeds"
+                )
 
     def _threat_models(
         self, file: GridFile, track: Track, protocol: Any, attackers: Mapping[str, PluginSpec]

@@ -57,6 +57,14 @@ class Row(FrozenModel):
     preset: str | None = Field(
         None, description="one of the plugin's named settings; the row's own settings override it"
     )
+    tuned: str | None = Field(
+        None,
+        description="attackers only: a file of `immunebench tune`, relative to the suite file; the attacker has the "
+        "settings that were searched for each defense",
+    )
+    of: Label | None = Field(
+        None, description="with `tuned`: the settings searched against this defense, on all defenses (transfer)"
+    )
     sweep: dict[str, Annotated[list[Any], Field(min_length=2, max_length=50)]] = Field(
         {},
         max_length=1,
@@ -72,6 +80,13 @@ class Row(FrozenModel):
 
 Rows = dict[Label, Annotated[Row, BeforeValidator(lambda row: {} if row is None else row)]]
 """Rows by label; a row without settings may be left empty: `none:`."""
+
+
+class TuningTasks(FrozenModel):
+    """The tasks and seeds of a grid on which `immunebench tune` searches settings of attackers; none is reported."""
+
+    tasks: list[dict[str, Any]] = Field(min_length=1, description="blocks of tasks, as the track defines them")
+    seeds: Seeds = Field(description="a list, or a number n for the seeds 1 … n")
 
 
 class ThreatModelFile(ThreatModel):
@@ -94,6 +109,9 @@ class GridFile(FrozenModel):
     attackers: Rows = Field({}, description="rows by label; empty: only released models are measured")
     threat_models: dict[Label, ThreatModelFile] = Field(
         {}, description="sets of attackers, each a column of the board; empty: one of all attackers"
+    )
+    tuning: TuningTasks | None = Field(
+        None, description="tasks and seeds on which `immunebench tune` searches settings of attackers; never reported"
     )
     metrics: Rows = Field({}, description="metrics beyond the track's own, or other settings of the latter")
     seeds: Seeds | None = Field(None, description="seeds of this grid instead of the suite's")

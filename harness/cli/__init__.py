@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from harness.cli import inspect, pages, run, store, submission
+from harness.cli import inspect, pages, run, store, submission, tune
 from harness.errors import ImmuneBenchError
 from harness.interrupts import Stopped, contained, stoppable
 
@@ -38,7 +38,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-for function in (run.run, run.plan, run.release):
+for function in (run.run, run.plan, tune.tune, run.release):
     app.command()(_command(function))
 app.command("list")(_command(inspect.list_))
 for function in (inspect.show, inspect.new, inspect.check):

@@ -142,8 +142,16 @@ class Jobs:
                 model=model,
                 pictures=self.pictures[concept.name],
                 class_pictures=self._class_pictures(attacker, [concept], self.protocol.steps),
+                kept=self._kept if concept in self.group.targets else (),
+                kept_images=self.protocol.attacked_images,
             )
         return self._attacks[place]
+
+    @cached_property
+    def _kept(self) -> tuple[Concept, ...]:
+        """The concepts to keep that the classifier knows."""
+        further = (concept for concepts in self.group.bystanders.values() for concept in concepts)
+        return tuple(_plain(concept) for concept in further if concept.classifier)
 
     def attacks(self, model: Immunize, attacker: PluginSpec) -> list[Attack]:
         """The jobs of the attacks on all targets and benign concepts."""
@@ -155,15 +163,16 @@ class Jobs:
         """The job that measures `metric` on an attacked model. In the undefended row the attacked model is compared
         with itself under other draws of the attacker."""
         floor = model.key == undefended.key
+        paired = getattr(metric.build() if metric.module else None, "paired", True)
 
         def arms(concept: Concept) -> Arms:
             attacked = self.attack(model, attacker, concept)
-            compared = self.attack(undefended, attacker, concept, other=floor)
+            compared = self.attack(undefended, attacker, concept, other=floor) if paired else None
             shown = self.protocol.images * len(self.protocol.measure_at)
             return Arms(
                 _plain(concept),
                 self._look(attacked, [concept], shown),
-                self._look(compared, [concept], shown),
+                self._look(compared, [concept], shown) if compared else None,
                 self._look(self.pictures[concept.name], [concept], self.protocol.images),
             )
 

@@ -64,7 +64,10 @@ class DiffusionProtocol(Protocol):
         False, description="whether attackers and defenses learn from the same pictures instead of different ones"
     )
     images: int = Field(20, ge=1, description="pictures of each target and benign concept at each measured step")
-    kept_images: int = Field(4, ge=1, description="pictures of each further concept")
+    kept_images: int = Field(4, ge=1, description="pictures of each further concept by a released model")
+    attacked_images: int = Field(
+        1, ge=0, description="pictures of each further concept by an attacked model, after the last step; 0: none"
+    )
     sheets: int = Field(1, ge=0, description="number of groups, from the first, that get a contact sheet")
     sampling: Sampling = Sampling()
     erasure: Erasure = Erasure()

@@ -360,10 +360,12 @@ class Draw(SamplingStage, version=1):
         save_images(out, *self.sample_each(model, self.concepts, self.images, self.seed))
 
 
-class Attack(TrainingStage, version=2):
+class Attack(TrainingStage, version=3):
     """Fine-tune a released model on a concept, and draw pictures (steps, images, …) of it after the measured steps.
 
-    seed: seed of the attacker's draws. noise: seed of the pictures' noise, which all rows of a repetition share.
+    seed: seed of the attacker's draws. noise: seed of the pictures' noise, which all rows of a repetition share. kept:
+    concepts that the classifier knows and the attack is not about. kept_images: pictures of each of them by the
+    attacked model, after the last step.
     """
 
     concept: Concept
@@ -374,14 +376,18 @@ class Attack(TrainingStage, version=2):
     noise: int
     model: Immunize
     pictures: Pictures
+    kept: tuple[Concept, ...] = ()
+    kept_images: int = 0
 
     @property
     def work(self) -> float:
         """Optimisation steps; a denoising step of a picture counts as an eighth of one."""
-        return self.steps + self.images * len(self.measure_at) * self.sampling.steps / 8
+        drawn = self.images * len(self.measure_at) + self.kept_images * len(self.kept)
+        return self.steps + drawn * self.sampling.steps / 8
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Save the pictures, the run cost and, with `save_attacked`, the attacked model."""
+        """Save the pictures, whether the kept concepts are recognised in theirs (concepts, kept_images), the run cost
+        and, with `save_attacked`, the attacked model."""
         assert self.plugin is not None
         model, attacker = self.load(folders[self.model]), self.plugin.build()
         data = self.concept_data(
@@ -395,7 +401,12 @@ class Attack(TrainingStage, version=2):
                 drawn.append(self.sample(model, [attacker.prompt(self.concept)] * self.images, seeds))
 
         self.pull(attacker.adapt(model, data), out, self.steps, measure, self.measure_at)
-        save_images(out, *(np.stack(parts) for parts in zip(*drawn, strict=True)))
+        known: dict[str, Any] = {}
+        if self.kept and self.kept_images:
+            images, finite = self.sample_each(model, self.kept, self.kept_images, self.noise)
+            pairs = zip(images, self.kept, strict=True)
+            known["kept"] = finite & [encoders.recognised(part, str(one.classifier), one.name) for part, one in pairs]
+        save_images(out, *(np.stack(parts) for parts in zip(*drawn, strict=True)), **known)
         if self.save_attacked:
             attacker.save(model, out / "attacked")
 

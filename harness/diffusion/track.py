@@ -108,6 +108,7 @@ class DiffusionTrack(Track):
             resolution=1 / protocol.images,
             retention=[{"metric": "retention", "role": role} for role in RETAINED],
             adapted=[{"metric": "retention", "role": "benign"}],
+            retained=[{"metric": "retention", "role": "kept"}],
         )
 
     def members(self, task: Any) -> Sequence[str]:

@@ -12,6 +12,7 @@ from harness.diffusion.concepts import Concept
 from harness.diffusion.data import Targets
 from harness.diffusion.encoders import Encoder
 from harness.diffusion.model import Images
+from harness.errors import PluginError
 from harness.store.tensors import load_tensors
 
 IMAGES, SEEN = "images.safetensors", "seen.safetensors"
@@ -25,13 +26,15 @@ class View:
 
     images: (…, n, height, width, 3) uint8. finite: (…, n) bool; a picture that is not finite is black. embeddings: by
     encoder (…, n, d), for lpips the images. recognised: (…, n) bool, whether the classifier's top
-    class is the concept; None if the classifier does not know the concepts.
+    class is the concept; None if the classifier does not know the concepts. kept: (concepts, n) bool, whether it sees
+    each concept to keep in pictures by the attacked model after its last step; None if there are none.
     """
 
     images: Images
     finite: torch.Tensor
     embeddings: Mapping[str, torch.Tensor] = field(default_factory=dict)
     recognised: torch.Tensor | None = None
+    kept: torch.Tensor | None = None
 
     @classmethod
     def load(cls, images: Path, look: Path, encoders: Iterable[str]) -> View:
@@ -40,7 +43,7 @@ class View:
         pictures, seen = load_tensors(images / IMAGES), load_tensors(look / SEEN)
         recognised = seen.pop("recognised", None)
         embeddings = {name: seen.get(name, pictures["images"]) for name in encoders}
-        return cls(pictures["images"].numpy(), pictures["finite"], embeddings, recognised)
+        return cls(pictures["images"].numpy(), pictures["finite"], embeddings, recognised, pictures.get("kept"))
 
     def __getitem__(self, place: int) -> View:
         """The pictures of one step or concept, the one at index `place` of the first axis."""
@@ -59,15 +62,22 @@ class View:
 class ConceptAttack:
     """An attack on one concept.
 
-    concept: the concept. attacked: pictures by the attacked model, (steps, n, …). undefended: pictures by the attacked
+    concept: the concept. attacked: pictures by the attacked model, (steps, n, …). compared: pictures by the attacked
     undefended model from the same noise; in the undefended row itself this is an attack with other random draws, which
-    gives the noise floor. reference: pictures of the concept itself, (n, …).
+    gives the noise floor; None for a metric that is not `paired`. reference: pictures of the concept itself, (n, …).
     """
 
     concept: Concept
     attacked: View
-    undefended: View
+    compared: View | None
     reference: View
+
+    @property
+    def undefended(self) -> View:
+        """Pictures by the attacked undefended model, which a metric receives if it is `paired`."""
+        if self.compared is None:
+            raise PluginError("a metric that is not paired asked for pictures by the attacked undefended model")
+        return self.compared
 
     def to_reference(self, name: str, encoder: Encoder, at: int, undefended: bool = False) -> float:
         """Similarity M of pictures at one measured step to the reference pictures.
@@ -95,7 +105,7 @@ class AttackedPictures:
         """Why similarities at the measured step with index `at` are invalid (pictures that are not finite); None if
         they are valid."""
         for attack in (*self.targets, *self.benign):
-            for view in (attack.attacked, attack.undefended):
+            for view in filter(None, (attack.attacked, attack.compared)):
                 finite = view.finite[at]
                 if not finite.all():
                     return f"{attack.concept.name}: {int((~finite).sum())} of {len(finite)} pictures are not finite"

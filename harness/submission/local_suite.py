@@ -95,6 +95,10 @@ class _Reader:
             reference=self._spec(grid.reference),
             threat_models=covering(grid.threat_models, grid.attackers),
             sweeps=grid.sweeps,
+            tuned={
+                label: {defense: self._spec(spec) for defense, spec in specs.items()}
+                for label, specs in grid.tuned.items()
+            },
             changed=grid.changed,
         )
         self.problems += [

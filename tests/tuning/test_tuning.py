@@ -1,0 +1,153 @@
+"""Tuned attackers: the search, its files, and suites that use them."""
+
+import math
+
+import pandas as pd
+import pytest
+import yaml
+
+from harness.errors import UsageError
+from harness.plugin import Attacker
+from harness.selection import Selection
+from harness.store import Store
+from harness.suite import load
+from harness.tuning.api import tune
+from harness.tuning.search import Search, Trial, searches
+from harness.tuning.space import Range, search_space
+from tests.helpers import immunebench
+
+ATTACKER = '''
+"""Gradient descent whose step size can be searched."""
+from pydantic import Field
+from harness.probe import ProbeAttacker
+
+
+class Tunable(ProbeAttacker):
+    """Gradient descent with one step size (test)."""
+
+    deterministic = True
+    lr: float = Field(1e-3, gt=0, json_schema_extra={"search": {"low": 1e-5, "high": 1.0, "log": True}})
+
+    def adapt(self, model, data):
+        while True:
+            loss, gradient = model.gradient(data)
+            model.weight.data.sub_(gradient, alpha=self.lr)
+            yield loss.clamp(max=1e9)
+'''
+SUITE = {
+    "format": 1, "name": "tunable", "version": 1, "title": "One digit pair", "seeds": 2, "plugins": ["tunable.py"],
+    "grids": [{
+        "name": "digits", "track": "probe",
+        "tasks": [{"data": "mnist5k", "framing": "one-vs-rest", "pairs": [[3, 8]]}],
+        "protocol": {"steps": 5}, "defenses": {"none": {}, "whitening": {}}, "attackers": {"tunable": {}},
+        "tuning": {"tasks": [{"data": "mnist5k", "framing": "one-vs-rest", "pairs": [[0, 1]]}], "seeds": [101]},
+    }],
+}  # fmt: skip
+
+
+@pytest.fixture
+def suite(tmp_path):
+    (tmp_path / "tunable.py").write_text(ATTACKER)
+    path = tmp_path / "tunable.yaml"
+    path.write_text(yaml.safe_dump(SUITE))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned")
+    (folder / "tunable.py").write_text(ATTACKER)
+    (folder / "tunable.yaml").write_text(yaml.safe_dump(SUITE))
+    tune(folder / "tunable.yaml", trials=4, out=folder / "out", store=folder / "store", workers=1)
+    return folder
+
+
+def test_a_search_that_was_stopped_continues_with_the_same_trials(tuned):
+    """The first two of four trials in an empty store, then all four: as without the stop, and only two are computed."""
+    place = {"out": tuned / "again", "store": tuned / "other", "workers": 1}
+    first = tune(tuned / "tunable.yaml", trials=2, **place)
+    before = len(Store(tuned / "other").keys())
+    again = tune(tuned / "tunable.yaml", trials=4, **place)
+    whole = pd.read_csv(tuned / "out" / "trials.csv")
+    columns = ["defense", "trial", "score", "best", "lr"]
+    pd.testing.assert_frame_equal(again.trials[columns], whole[columns])
+    head = whole[whole["trial"] < 2].reset_index(drop=True)
+    pd.testing.assert_frame_equal(first.trials[columns], head[columns])
+    assert len(Store(tuned / "other").keys()) - before < before
+
+
+def test_a_tuned_attack_is_never_worse_than_the_suites_own(tuned):
+    trials = pd.read_csv(tuned / "out" / "trials.csv").groupby("defense")
+    assert (trials["best"].last() >= trials["score"].first()).all()
+    assert (trials["lr"].first() == 1e-3).all()
+
+
+def test_a_row_has_the_settings_that_were_searched_for_each_defense(tuned):
+    settings = yaml.safe_load((tuned / "out" / "tuned.yaml").read_text())["attackers"]["tunable"]
+    content = yaml.safe_load((tuned / "tunable.yaml").read_text())
+    content["grids"][0]["attackers"] = {
+        "tunable": {"tuned": "out/tuned.yaml"},
+        "from_none": {"plugin": "tunable", "tuned": "out/tuned.yaml", "of": "none"},
+    }
+    (tuned / "uses.yaml").write_text(yaml.safe_dump(content))
+    (grid,) = load(tuned / "uses.yaml").grids
+    for defense, fields in settings.items():
+        assert grid.attacker("tunable", defense).params["lr"] == fields["lr"]
+        assert grid.attacker("from_none", defense).params["lr"] == settings["none"]["lr"]
+    done = immunebench("run", tuned / "uses.yaml", "--out", tuned / "run", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(UsageError, match="the settings of this row are tuned"):
+        load(tuned / "uses.yaml", Selection.of(settings=["attackers.tunable.lr=1"]))
+    content["grids"][0]["defenses"]["rank_one"] = {}
+    (tuned / "uses.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UsageError, match="no settings of 'tunable' against 'rank_one'"):
+        load(tuned / "uses.yaml")
+
+
+def test_the_command_prints_the_best_trials(tuned):
+    done = immunebench("tune", tuned / "tunable.yaml", "--trials", "1", "--out", tuned / "cli", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert "| digits | tunable" in done.stdout
+    assert (tuned / "cli" / "trials.png").stat().st_size > 0
+    assert (tuned / "cli" / "run.json.gz").stat().st_size > 0
+
+
+def test_settings_are_not_searched_on_what_is_reported(suite):
+    content = yaml.safe_load(suite.read_text())
+    content["grids"][0]["tuning"] = {"tasks": content["grids"][0]["tasks"], "seeds": [2, 101]}
+    suite.write_text(yaml.safe_dump(content))
+    with pytest.raises(UsageError, match="task 'P3-H8' is reported with seed 2: search settings on other"):
+        load(suite)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tuning": None}, "has no grid with `tuning` tasks and seeds"),
+        ({"attackers": {"adam": {}}}, "has no attacker with a search space"),
+    ],
+)
+def test_a_suite_without_what_a_search_needs_is_refused(suite, tmp_path, changes, message):
+    content = yaml.safe_load(suite.read_text())
+    content["grids"][0] |= changes
+    suite.write_text(yaml.safe_dump(content))
+    with pytest.raises(UsageError, match=message):
+        tune(suite, trials=1, out=tmp_path / "out", workers=1)
+
+
+def test_a_trial_that_destroys_what_is_retained_is_not_the_best(suite):
+    one = next(iter(searches(load(suite, tuning=True), epsilon=0.1)))
+    for number, (score, retention) in enumerate([(0.3, 1.0), (0.9, 0.85), (0.5, 0.95), (math.nan, 1.0)]):
+        asked, settings = one.ask()
+        allowed = not math.isnan(score) and retention >= 0.9
+        one.tell(asked, Trial(number, settings, score, retention, 1.0, allowed))
+    assert one.best.number == 2
+
+
+def test_search_spaces():
+    assert Range(low=1, high=10).choices == []
+    for wrong in ({}, {"low": 1}, {"low": 2, "high": 1}, {"low": 1, "high": 2, "choices": [1]}):
+        with pytest.raises(ValueError, match="give low and high"):
+            Range(**wrong)
+    assert search_space(Attacker) == {}
+    assert Search.__doc__
