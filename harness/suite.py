@@ -308,11 +308,11 @@ class _Reader:
         family = {own: sweep for sweep, labels in sweeps.items() for own in labels}
         specs = {}
         for defense in defenses:
-            of = row.of or family.get(defense, defense)
-            if of not in searched[source]:
-                hint = nearest(of, list(searched[source]))
-                raise UsageError(f"{where}: {row.tuned} has no settings of '{source}' against '{of}'; {hint}")
-            settings = {**row.params, **searched[source][of]}
+            searched_for = row.tuned_on or family.get(defense, defense)
+            if searched_for not in searched[source]:
+                hint = nearest(searched_for, list(searched[source]))
+                raise UsageError(f"{where}: {row.tuned} has no settings of '{source}' against '{searched_for}'; {hint}")
+            settings = {**row.params, **searched[source][searched_for]}
             specs[defense] = entry.spec(settings, f"{where}, attacker '{label}'", row.preset)
         return specs
 

@@ -62,7 +62,7 @@ class Row(FrozenModel):
         description="attackers only: a file of `immunebench tune`, relative to the suite file; the attacker has the "
         "settings that were searched for each defense",
     )
-    of: Label | None = Field(
+    tuned_on: Label | None = Field(
         None, description="with `tuned`: the settings searched against this defense, on all defenses (transfer)"
     )
     sweep: dict[str, Annotated[list[Any], Field(min_length=2, max_length=50)]] = Field(

@@ -163,16 +163,15 @@ class Jobs:
         """The job that measures `metric` on an attacked model. In the undefended row the attacked model is compared
         with itself under other draws of the attacker."""
         floor = model.key == undefended.key
-        paired = getattr(metric.build() if metric.module else None, "paired", True)
 
         def arms(concept: Concept) -> Arms:
             attacked = self.attack(model, attacker, concept)
-            compared = self.attack(undefended, attacker, concept, other=floor) if paired else None
+            compared = self.attack(undefended, attacker, concept, other=floor)
             shown = self.protocol.images * len(self.protocol.measure_at)
             return Arms(
                 _plain(concept),
                 self._look(attacked, [concept], shown),
-                self._look(compared, [concept], shown) if compared else None,
+                self._look(compared, [concept], shown),
                 self._look(self.pictures[concept.name], [concept], self.protocol.images),
             )
 

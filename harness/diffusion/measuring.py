@@ -80,26 +80,20 @@ class Seen(NamedTuple):
 
 class Arms(NamedTuple):
     """The arms of a comparison for one concept: the attack on the released model, the attack on the undefended model,
-    which a metric may leave out, and the reference pictures."""
+    and the reference pictures."""
 
     concept: Concept
     attacked: Seen
-    undefended: Seen | None
+    undefended: Seen
     reference: Seen
 
     def views(self, folders: Folders) -> ConceptAttack:
         """The pictures of each arm, from the parents' artifact folders `folders`."""
-        return ConceptAttack(
-            self.concept,
-            self.attacked.view(folders),
-            self.undefended.view(folders) if self.undefended else None,
-            self.reference.view(folders),
-        )
+        return ConceptAttack(self.concept, *(seen.view(folders) for seen in self[1:]))
 
 
 class MeasureAttacked(Stage, track="diffusion", version=2):
-    """Measure a metric on the pictures of an attacked model; all metrics of a cell that compare with the attacked
-    undefended model have the same parents."""
+    """Measure a metric on the pictures of an attacked model; all metrics of a cell have the same parents."""
 
     measure_at: tuple[int, ...]
     encoders: Mapping[str, Located | None]

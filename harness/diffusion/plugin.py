@@ -90,13 +90,10 @@ class AttackedMetric(Metric):
 
     track: ClassVar[str] = "diffusion"
     measures: ClassVar[Literal["released", "attacked"]] = "attacked"
-    paired: ClassVar[bool] = True
-    """It compares with the attacked undefended model; if not, that attack is not run for it."""
 
     def measure(self, model: AttackedPictures, data: Mapping[str, Encoder]) -> Iterator[Value]:
         """Yield values (see `value`). model: pictures by the attacked model at the measured steps, for attacks on all
-        targets and benign concepts, and if `paired` the same by the attacked undefended model. data: the encoders by
-        name."""
+        targets and benign concepts, and the same by the attacked undefended model. data: the encoders by name."""
         raise NotImplementedError
 
     def similarity_value(self, number: float | None, flaw: str | None, metric: str, **place: Any) -> Value:

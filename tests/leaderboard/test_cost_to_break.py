@@ -216,7 +216,7 @@ def test_the_survival_curve_is_kaplan_and_meiers():
 rates = st.lists(st.integers(0, 20).map(lambda shown: shown / 20), min_size=3, max_size=3)
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(base=rates.filter(lambda values: max(values) >= 0.8), mine=rates, further=rates)
 def test_properties(base, mine, further):
     """The undefended model has the ratio 1; a further attacker that reaches no more there never raises a cost;

@@ -79,6 +79,7 @@ def test_scores_are_interpolated_and_moved_along_the_curve():
     assert at.by_cell["none"].tolist() == [0, 0]
 
 
+@pytest.mark.slow
 def test_intervals_at_equal_retention_cover():
     """Retention falls by .03 a strength and protection rises by 1, so the truth at .95 is 5/3. Cells differ in
     protection by .5 and in retention by .04, and the harness finds the crossing on the same cells. If a cell were not

@@ -72,7 +72,7 @@ def test_costs_and_provenance(honest):
     assert costs["adapt"].peak_mb > 50
     assert submission.provenance.computed == sum(cost.jobs for cost in submission.costs)
     assert submission.provenance.packages["torch"] == __import__("torch").__version__.partition("+")[0]
-    assert submission.provenance.stages == {"two_layer/adapt": 1, "two_layer/measure": 1, "engine/run_cost": 1}
+    assert submission.provenance.stages == {"two_layer/adapt": 1, "two_layer/measure": 1, "engine/run_cost": 2}
     assert re.fullmatch("[0-9a-f]{40}", submission.provenance.git.commit)
 
 

@@ -66,7 +66,6 @@ class AttackSuccess(AttackedMetric):
     """ASR on targets and retention of benign fine-tuning, by a classifier (as in UCE; Gandikota et al., 2024)."""
 
     deterministic = True
-    paired = False
     quantities: ClassVar = (ASR, ASR_AREA, RETENTION, RETENTION_AREA)
 
     def measure(self, model: AttackedPictures, data: Mapping[str, Encoder]) -> Iterator[Value]:

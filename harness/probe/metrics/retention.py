@@ -13,7 +13,8 @@ from harness.probe.ridge import fit_ridge
 
 
 class Retention(ProbeMetric):
-    """Held-out score of a ridge probe on the released features, for the benign task and for further benign tasks."""
+    """Held-out score of a ridge probe on the released features, for the benign and for further benign tasks (penalty by
+    leave-one-out; Allen, 1974)."""
 
     deterministic = True
     quantities = (
