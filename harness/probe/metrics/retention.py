@@ -13,8 +13,7 @@ from harness.probe.ridge import fit_ridge
 
 
 class Retention(ProbeMetric):
-    """Held-out score of a ridge probe on the released features, for the benign and for further benign tasks (penalty by
-    leave-one-out; Allen, 1974)."""
+    """Held-out score of a ridge probe on the features, for the benign and further benign tasks (after Allen, 1974)."""
 
     deterministic = True
     quantities = (
