@@ -83,6 +83,11 @@ class Grid(FrozenModel):
         """The attacker `label` against the row `defense`."""
         return self.tuned.get(label, {}).get(defense, self.attackers[label])
 
+    @property
+    def undefended(self) -> list[str]:
+        """Labels of the rows that stand for no defense."""
+        return [label for label in self.defenses if self.control(label) == "undefended"]
+
     def control(self, defense: str) -> str | None:
         """Kind of control of the row `defense`: `undefended` for the reference, `control` for another control row, None
         for any other row."""

@@ -76,8 +76,7 @@ class Costs:
     @cached_property
     def undefended(self) -> str | None:
         """The undefended row."""
-        rows = [label for label in self.grid.defenses if self.grid.control(label) == "undefended"]
-        return rows[0] if rows else None
+        return next(iter(self.grid.undefended), None)
 
     @cached_property
     def scores(self) -> Scores:
@@ -164,7 +163,7 @@ def _costs(records: Records, grid: Grid, frame: pd.DataFrame, name: str, model: 
     progress = outcome.origin - values if outcome.better == "higher" else values - outcome.origin
     best = progress if outcome.chosen else progress.T.cummax().T  # an attacker keeps the best of its measured steps
     reach = best.ffill(axis=1).iloc[:, -1].unstack("attacker").reindex(columns=model.attackers)
-    undefended = [label for label in grid.defenses if grid.control(label) == "undefended"][:1]
+    undefended = grid.undefended[:1]
     base = reach[reach.index.get_level_values("defense").isin(undefended)].groupby(["task", "seed"]).first()
     weak = _weak(base, outcome)
     strong = [label for label in model.attackers if label not in weak]

@@ -61,7 +61,7 @@ def places(kept: pd.DataFrame, grid: Grid, target: float = RETENTION) -> dict[st
 
 def _on_curve(means: pd.DataFrame, strengths: Sequence[str], grid: Grid, target: float) -> Place:
     """Where a sweep is compared. means: relative retention by row."""
-    undefended = next((row for row in grid.defenses if grid.control(row) == "undefended"), None)
+    undefended = next(iter(grid.undefended), None)
     if undefended is None:
         return Place("unknown", {strengths[-1]: 1.0})
     known = set(means.dropna(how="all").index)

@@ -217,7 +217,7 @@ def spent(records_frame: pd.DataFrame, grid: Grid) -> tuple[pd.DataFrame, str] |
     None where it was not counted. records_frame: the grid's records."""
     frame = records_frame[(records_frame["measured_by"] == COST) & records_frame["step"].isna()]
     frame = frame[frame["attacker"].isin(list(grid.attackers)) & frame["value"].notna()]
-    undefended = [row for row in grid.defenses if grid.control(row) == "undefended"]
+    undefended = grid.undefended
     of_base = frame["defense"].isin(undefended)
     frame = frame[of_base] if of_base.any() else frame
     names = ["plugin_steps", *COUNTED, "seconds"]

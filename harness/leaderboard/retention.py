@@ -44,7 +44,7 @@ def measured(rows: pd.DataFrame, grid: Grid) -> tuple[pd.DataFrame, pd.DataFrame
     cells = ["defense", "task", "seed"]
     values = rows.astype({"seed": int, "value": float}).groupby([*cells, *QUANTITY], sort=False)["value"].mean()
     own: pd.DataFrame = values.unstack(QUANTITY)
-    undefended = [grid.control(defense) == "undefended" for defense in own.index.get_level_values("defense")]
+    undefended = own.index.get_level_values("defense").isin(grid.undefended)
     return own, own[undefended].reindex(own.index).groupby(cells[1:]).transform("mean")
 
 

@@ -117,7 +117,7 @@ class Cells:
     @cached_property
     def undefended(self) -> list[str]:
         """The rows that stand for no defense."""
-        return [label for label in self.defenses if self.grid.control(label) == "undefended"]
+        return self.grid.undefended
 
     @cached_property
     def controls(self) -> list[str]:

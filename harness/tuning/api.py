@@ -87,18 +87,18 @@ def tune(
 def trial_table(searches: Sequence[Search]) -> pd.DataFrame:
     """A row for each trial: its grid, attacker and defense, number, score, best score so far, retention, whether it is
     allowed, seconds, and the searched fields."""
-    rows = []
-    for one in searches:
-        best = float("nan")
-        for trial in one.trials:
-            best = max(best, trial.score) if trial.allowed and best == best else trial.score if trial.allowed else best
-            rows.append(
-                {
-                    "grid": one.grid.name, "attacker": one.attacker, "defense": one.defense, "trial": trial.number,
-                    "score": trial.score, "best": best, "retention": trial.retention, "allowed": trial.allowed,
-                    "seconds": trial.seconds, **trial.settings,
-                }
-            )  # fmt: skip
+    rows = [
+        {
+            "grid": one.grid.name, "attacker": one.attacker, "defense": one.defense, "trial": trial.number,
+            "score": trial.score, "best": best, "retention": trial.retention, "allowed": trial.allowed,
+            "seconds": trial.seconds, **trial.settings,
+        }
+        for one in searches
+        for trial, best in zip(
+            one.trials, pd.Series([t.score if t.allowed else None for t in one.trials], dtype=float).cummax().ffill(),
+            strict=True,
+        )
+    ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
