@@ -126,6 +126,7 @@ class PluginSpec(FrozenModel):
     deterministic: bool = Field(False, description="whether it draws no random numbers")
     control: bool = Field(False, description="whether it is a control row, not a proposed defense")
     measures: Literal["released", "attacked"] | None = Field(None, description="model that a metric measures")
+    compared: bool = Field(True, description="whether a metric also reads the attacked undefended model")
     package: Text | None = Field(None, description="installed package with its version; null: a plugin file")
     module: str = Field("", exclude=True, description="full name of its module; empty: not available here")
     attribute: str = Field("", exclude=True, description="name of its class in the module")

@@ -107,6 +107,7 @@ class Entry:
             deterministic=cls.deterministic,
             control=getattr(cls, "control", False),
             measures=getattr(cls, "measures", None),
+            compared=getattr(cls, "compared", True),
             package=self.package,
             module=self.module,
             attribute=self.attribute,

@@ -165,13 +165,15 @@ class Jobs:
         floor = model.key == undefended.key
 
         def arms(concept: Concept) -> Arms:
-            attacked = self.attack(model, attacker, concept)
-            compared = self.attack(undefended, attacker, concept, other=floor)
             shown = self.protocol.images * len(self.protocol.measure_at)
+
+            def look(model: Immunize, other: bool = False) -> Seen:
+                return self._look(self.attack(model, attacker, concept, other), [concept], shown)
+
             return Arms(
                 _plain(concept),
-                self._look(attacked, [concept], shown),
-                self._look(compared, [concept], shown),
+                look(model),
+                look(undefended, other=floor) if metric.compared else None,
                 self._look(self.pictures[concept.name], [concept], self.protocol.images),
             )
 

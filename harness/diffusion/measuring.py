@@ -79,17 +79,18 @@ class Seen(NamedTuple):
 
 
 class Arms(NamedTuple):
-    """The arms of a comparison for one concept: the attack on the released model, the attack on the undefended model,
-    and the reference pictures."""
+    """The arms of a comparison for one concept: the attack on the released model, the attack on the undefended model
+    (None: the metric does not compare with it), and the reference pictures."""
 
     concept: Concept
     attacked: Seen
-    undefended: Seen
+    undefended: Seen | None
     reference: Seen
 
     def views(self, folders: Folders) -> ConceptAttack:
         """The pictures of each arm, from the parents' artifact folders `folders`."""
-        return ConceptAttack(self.concept, *(seen.view(folders) for seen in self[1:]))
+        compared = self.undefended and self.undefended.view(folders)
+        return ConceptAttack(self.concept, self.attacked.view(folders), compared, self.reference.view(folders))
 
 
 class MeasureAttacked(Stage, track="diffusion", version=2):

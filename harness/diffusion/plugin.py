@@ -90,6 +90,9 @@ class AttackedMetric(Metric):
 
     track: ClassVar[str] = "diffusion"
     measures: ClassVar[Literal["released", "attacked"]] = "attacked"
+    compared: ClassVar[bool] = True
+    """Whether `measure` reads the pictures by the attacked undefended model; where no metric of a grid does, the
+    undefended model is not attacked for them."""
 
     def measure(self, model: AttackedPictures, data: Mapping[str, Encoder]) -> Iterator[Value]:
         """Yield values (see `value`). model: pictures by the attacked model at the measured steps, for attacks on all

@@ -12,6 +12,7 @@ from harness.diffusion.concepts import Concept
 from harness.diffusion.data import Targets
 from harness.diffusion.encoders import Encoder
 from harness.diffusion.model import Images
+from harness.errors import PluginError
 from harness.store.tensors import load_tensors
 
 IMAGES, SEEN = "images.safetensors", "seen.safetensors"
@@ -61,15 +62,22 @@ class View:
 class ConceptAttack:
     """An attack on one concept.
 
-    concept: the concept. attacked: pictures by the attacked model, (steps, n, …). undefended: pictures by the attacked
-    undefended model from the same noise; in the undefended row itself this is an attack with other random draws, which
-    gives the noise floor. reference: pictures of the concept itself, (n, …).
+    concept: the concept. attacked: pictures by the attacked model, (steps, n, …). compared, undefended: pictures by the
+    attacked undefended model from the same noise; in the undefended row itself this is an attack with other random
+    draws, which gives the noise floor. reference: pictures of the concept itself, (n, …).
     """
 
     concept: Concept
     attacked: View
-    undefended: View
+    compared: View | None
     reference: View
+
+    @property
+    def undefended(self) -> View:
+        """See above; raises `PluginError` for a metric with `compared = False`."""
+        if self.compared is None:
+            raise PluginError("the metric says compared = False, so it cannot read pictures by the undefended model")
+        return self.compared
 
     def to_reference(self, name: str, encoder: Encoder, at: int, undefended: bool = False) -> float:
         """Similarity M of pictures at one measured step to the reference pictures.
@@ -97,7 +105,7 @@ class AttackedPictures:
         """Why similarities at the measured step with index `at` are invalid (pictures that are not finite); None if
         they are valid."""
         for attack in (*self.targets, *self.benign):
-            for view in (attack.attacked, attack.undefended):
+            for view in filter(None, (attack.attacked, attack.compared)):
                 finite = view.finite[at]
                 if not finite.all():
                     return f"{attack.concept.name}: {int((~finite).sum())} of {len(finite)} pictures are not finite"

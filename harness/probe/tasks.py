@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -56,13 +56,11 @@ class TaskBlock(FrozenModel):
     pairs: Literal["all"] | list[tuple[int, int]] | None = Field(
         None, description="digits only: ordered pairs (benign, harmful), or all 90"
     )
-    splits: int | None = Field(
+    splits: Annotated[int, Field(ge=1, le=1000)] | list[Annotated[int, Field(ge=1)]] | None = Field(
         None,
-        ge=1,
-        le=1000,
-        description="prices only: number of tasks, each with its own random split of the houses into training and "
-        "held-out rows; by default one task with the paper's split. Splits share houses, so an interval over them "
-        "is for other splits of these houses, not for other data",
+        description="prices only: tasks that each have their own random split of the houses into training and held-out "
+        "rows: their number, or a list of the splits; by default one task with the paper's split. Splits share houses, "
+        "so an interval over them is for other splits of these houses, not for other data",
     )
 
     @model_validator(mode="after")
@@ -80,8 +78,8 @@ class TaskBlock(FrozenModel):
     def expand(self) -> Iterator[Task]:
         """The single tasks of this block."""
         if self.pairs is None:
-            splits = [None] if self.splits is None else range(1, self.splits + 1)
-            yield from (Task(data=self.data, split=split) for split in splits)
+            splits = range(1, self.splits + 1) if isinstance(self.splits, int) else self.splits
+            yield from (Task(data=self.data, split=split) for split in splits or (None,))
             return
         pairs = [(p, h) for p in range(10) for h in range(10) if p != h] if self.pairs == "all" else self.pairs
         for benign, harmful in pairs:

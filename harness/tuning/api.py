@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Unpack
@@ -14,25 +14,24 @@ from harness.execution import executors
 from harness.files import claim, replacing, user_path, write_text
 from harness.interrupts import contained
 from harness.leaderboard.markdown import tabulated
-from harness.leaderboard.tables import number
 from harness.selection import Options, Selection
 from harness.store import Store
 from harness.submission import pack, read_write
 from harness.submission.run_folder import RUN
 from harness.suite import load
 from harness.tuned_file import TunedFile
-from harness.tuning import plots, search
-from harness.tuning.search import Search
+from harness.tuning import plots, search, tables, transfer
 
-TUNED, TRIALS = "tuned.yaml", "trials.csv"
+TUNED, TRIALS, TRANSFER, README, TRIALS_PICTURE = "tuned.yaml", "trials.csv", "transfer.csv", "README.md", "trials.png"
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """The outcome of a search. trials: a row for each trial. failed: why jobs failed, by key. text: the best trials as
-    a table in Markdown. out: the folder with the files."""
+    """The outcome of a search. trials: a row for each trial. transfers: a row for each setting on each defense. failed:
+    why jobs failed, by key. text: the tables in Markdown. out: the folder with the files."""
 
     trials: pd.DataFrame = field(repr=False)
+    transfers: pd.DataFrame = field(repr=False)
     failed: Mapping[str, str]
     text: str = field(repr=False)
     out: Path
@@ -63,58 +62,36 @@ def tune(
     artifacts = Store(store)
     executor = executors.local(workers)
     searches = search.searches(chosen, epsilon)
+    rounds = search.Rounds(chosen, artifacts, executor)
     try:
-        plan, failed = search.run(chosen, searches, trials, artifacts, executor, say)
+        search.run(rounds, searches, trials, say)
+        transfers = transfer.run(rounds, searches)
     finally:
         executor.stop(at_once=False)
-    table = trial_table(searches)
-    submission = pack.pack(plan, artifacts, failed, pack.opening(plan, artifacts))
+    plan = rounds.plan
+    submission = pack.pack(plan, artifacts, rounds.failed, pack.opening(plan, artifacts))
     settings: dict[str, dict[str, dict[str, object]]] = {}
     for one in searches:
-        defense = next((sweep for sweep, rows in one.grid.sweeps.items() if one.defense in rows), one.defense)
-        settings.setdefault(one.attacker, {})[defense] = dict(one.best.settings)
+        found = settings.setdefault(one.attacker, {transfer.OWN: dict(one.trials[0].settings)})
+        found[search.family(one.grid, one.defense)] = dict(one.best.settings)
     tuned = TunedFile(
         format=1, suite=chosen.name, version=chosen.version, trials=trials, epsilon=epsilon, attackers=settings
     )
+    table, used = tables.trial_table(searches), tables.transfer_table(transfers)
+    members = tables.member_table(transfer.ensemble(transfers))
+    text = "\n\n".join([
+        tables.CAPTIONS["best"], tabulated(tables.best_table(searches)),
+        tables.CAPTIONS["transfer"], tabulated(tables.transfer_matrix(transfers)),
+        tables.CAPTIONS["ensemble"], tabulated(members),
+        tables.cost(table),
+    ])  # fmt: skip
     with replacing(folder, f"tuning of {chosen.name}") as new:
         read_write.write(submission, new / RUN)
         tuned_file.write(tuned, new / TUNED)
         write_text(new / TRIALS, table.to_csv(index=False))
-        plots.best_so_far(table, new)
-    return Tuned(table, failed, tabulated(best_table(searches)), folder)
-
-
-def trial_table(searches: Sequence[Search]) -> pd.DataFrame:
-    """A row for each trial: its grid, attacker and defense, number, score, best score so far, retention, whether it is
-    allowed, seconds, and the searched fields."""
-    rows = [
-        {
-            "grid": one.grid.name, "attacker": one.attacker, "defense": one.defense, "trial": trial.number,
-            "score": trial.score, "best": best, "retention": trial.retention, "allowed": trial.allowed,
-            "seconds": trial.seconds, **trial.settings,
-        }
-        for one in searches
-        for trial, best in zip(
-            one.trials, pd.Series([t.score if t.allowed else None for t in one.trials], dtype=float).cummax().ffill(),
-            strict=True,
+        write_text(new / TRANSFER, used.to_csv(index=False))
+        write_text(
+            new / README, f"# Tuned attackers of {chosen.name}\n\n![best score so far]({TRIALS_PICTURE})\n\n{text}\n"
         )
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def best_table(searches: Sequence[Search]) -> pd.DataFrame:
-    """The best trial of each search beside the first, which has the suite's own settings."""
-    return pd.DataFrame(
-        {
-            "grid": one.grid.name,
-            "attacker": one.attacker,
-            "defense": one.defense,
-            "own settings": number(one.trials[0].score),
-            "best": number(one.best.score),
-            "trial": str(one.best.number),
-            "settings": ", ".join(
-                f"{name}={number(v) if isinstance(v, float) else v}" for name, v in one.best.settings.items()
-            ),
-        }
-        for one in searches
-    )
+        plots.best_so_far(table, new)
+    return Tuned(table, used, rounds.failed, text, folder)

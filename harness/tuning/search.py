@@ -7,48 +7,26 @@ model gets as many trials as each defense. A round runs one trial of every searc
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from harness.errors import UsageError
 from harness.execution import scheduler
 from harness.execution.executors import Executor
-from harness.leaderboard.cost_to_break import threat_models
-from harness.leaderboard.scores import selected
-from harness.metric import read_values
 from harness.plan import Plan, make
 from harness.plugin import PluginSpec
-from harness.ranking import Outcome, Selector
-from harness.records import frame
 from harness.registry import Registry, installed
 from harness.stage import seed_of
 from harness.store import Store
 from harness.suite import Grid, Suite
+from harness.track import PICTURES
+from harness.tuning import trials
 from harness.tuning.space import Range, search_space
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One setting of an attacker that was tried.
-
-    number: from 0, the suite's own setting. settings: the searched fields. score: mean over tasks, seeds and measured
-    steps of how far the attack has got so far, from the outcome's start; NaN if a cell failed. retention: of the
-    attacked model, relative to the released one; NaN where none is measured. seconds: inside the attacker. allowed:
-    whether the retention is at least 1 − ε.
-    """
-
-    number: int
-    settings: Mapping[str, Any]
-    score: float
-    retention: float
-    seconds: float
-    allowed: bool
+from harness.tuning.trials import Trial
 
 
 @dataclass
@@ -72,7 +50,10 @@ class Search:
         with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
             sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constraints_func=_constraints)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
-        self._study.enqueue_trial({name: self.spec.params[name] for name in self.ranges})
+        self._own = {name: self.spec.params[name] for name in self.ranges}
+        self._inside = all(bounds.contains(self._own[name]) for name, bounds in self.ranges.items())
+        if self._inside:
+            self._study.enqueue_trial(self._own)
 
     @property
     def best(self) -> Trial:
@@ -82,7 +63,9 @@ class Search:
         return max(allowed, key=lambda trial: trial.score, default=self.trials[0])
 
     def ask(self) -> tuple[Any, dict[str, Any]]:
-        """The next trial: optuna's, and its settings."""
+        """The next trial: optuna's, None for a setting of the suite outside the search space, and its settings."""
+        if not self.trials and not self._inside:
+            return None, self._own
         trial = self._study.ask()
         return trial, {name: bounds.suggest(trial, name) for name, bounds in self.ranges.items()}
 
@@ -91,6 +74,8 @@ class Search:
         import optuna
 
         self.trials.append(trial)
+        if asked is None:
+            return
         shortfall = 0.0 if np.isnan(trial.retention) else 1 - self.epsilon - trial.retention
         asked.set_user_attr("constraint", (shortfall,))
         if np.isnan(trial.score):
@@ -107,17 +92,28 @@ def _constraints(trial: Any) -> Sequence[float]:
 
 def searches(suite: Suite, epsilon: float) -> list[Search]:
     """The searches of a suite that was loaded for tuning: of each grid, attacker with a search space, and defense; of a
-    swept defense for its middle strength. Raises `UsageError` if there are none."""
+    swept defense for its middle strength. Raises `UsageError` if there are none, or two of one attacker and defense."""
     registry = installed().with_files(suite.plugins)
-    found = []
+    found: dict[tuple[str, str], Search] = {}
     for grid in suite.grids:
         for attacker, spec in grid.attackers.items():
             ranges = search_space(registry.get("attacker", spec.name).load())
-            if ranges:
-                found += [Search(grid, attacker, row, spec, ranges, epsilon) for row in _defenses(grid)]
+            for row in _defenses(grid) if ranges else ():
+                if (attacker, row) in found:
+                    other = found[attacker, row].grid.name
+                    raise UsageError(
+                        f"grids '{other}' and '{grid.name}' would both search settings of '{attacker}' against "
+                        f"'{row}', and a file of tuned settings has one: choose a grid with --grid"
+                    )
+                found[attacker, row] = Search(grid, attacker, row, spec, ranges, epsilon)
     if not found:
         raise UsageError(f"suite '{suite.name}' has no attacker with a search space among those to tune")
-    return found
+    return list(found.values())
+
+
+def family(grid: Grid, defense: str) -> str:
+    """The label of the swept row to which the row `defense` belongs, or its own."""
+    return next((sweep for sweep, rows in grid.sweeps.items() if defense in rows), defense)
 
 
 def _defenses(grid: Grid) -> Iterator[str]:
@@ -126,37 +122,49 @@ def _defenses(grid: Grid) -> Iterator[str]:
     yield from (row for row in grid.defenses if row not in left_out)
 
 
-def run(
-    suite: Suite,
-    found: Sequence[Search],
-    trials: int,
-    store: Store,
-    executor: Executor,
-    say: Callable[[str], None] = lambda line: None,
-) -> tuple[Plan, dict[str, str]]:
-    """Run `trials` trials of each search. Returns the plan of all their cells, and the reasons of failed jobs by key.
+class Rounds:
+    """Runs rounds of trials: all that are asked for at once, so that workers share the cells.
 
-    store: of artifacts. executor: stays as it is. say: gets a line for each round.
+    suite: loaded for tuning. store: of artifacts. executor: stays as it is.
     """
-    registry = installed().with_files(suite.plugins)
-    rows: dict[str, Grid] = {}
-    failed: dict[str, str] = {}
-    for number in range(trials):
-        asked = [search.ask() for search in found]
-        specs = [_spec(search, settings, registry) for search, (_, settings) in zip(found, asked, strict=True)]
+
+    def __init__(self, suite: Suite, store: Store, executor: Executor) -> None:
+        self.suite, self.failed = suite, dict[str, str]()
+        self._store, self._executor = store, _Lasting(executor)
+        self._registry: Registry = installed().with_files(suite.plugins)
+        self._rows: list[Grid] = []
+
+    def run(self, tried: Sequence[tuple[Search, str, str, int, Mapping[str, Any]]]) -> list[Trial]:
+        """Run trials. tried: of each the search that has its ranges, the defense, the label of the row, and the trial's
+        number and settings."""
         parts = [
-            _grid(search, {f"{search.attacker} {number}": spec}) for search, spec in zip(found, specs, strict=True)
+            trials.grid_of(one.grid, one.attacker, defense, {label: self._spec(one, settings)})
+            for one, defense, label, _, settings in tried
         ]
-        plan = make(suite.model_copy(update={"grids": _merged(parts)}))
-        failed |= scheduler.run(plan, store, _Lasting(executor))
-        values = _values(plan, store, failed)
-        for search, (trial, settings), part in zip(found, asked, parts, strict=True):
-            search.tell(trial, _trial(search, part, number, settings, values))
-        for part in parts:
-            rows[part.name] = _merged([rows[part.name], part])[0] if part.name in rows else part
-        best = ", ".join(f"{search.attacker} on {search.defense} {search.best.score:.3f}" for search in found)
-        say(f"trial {number + 1} of {trials}: best so far {best}")
-    return make(suite.model_copy(update={"grids": list(rows.values())})), failed
+        plan = self._plan(trials.merged(parts))
+        self.failed |= scheduler.run(plan, self._store, self._executor)
+        self._rows = trials.merged([*self._rows, *parts])
+        records = trials.values(plan, self._store, self.failed)
+        return [
+            trials.trial(
+                part, label, trials.outcome(one.grid, one.attacker), one.epsilon, records, number, settings
+            )
+            for (one, _, label, number, settings), part in zip(tried, parts, strict=True)
+        ]  # fmt: skip
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of all cells so far."""
+        return self._plan(self._rows)
+
+    def _plan(self, grids: list[Grid]) -> Plan:
+        """The plan of `grids` without pictures."""
+        plan = make(self.suite.model_copy(update={"grids": grids}))
+        return plan.part({cell.job.key for cell in plan.cells if cell.coordinates["measured_by"] != PICTURES})
+
+    def _spec(self, search: Search, settings: Mapping[str, Any]) -> PluginSpec:
+        where = f"attacker '{search.attacker}' against '{search.defense}'"
+        return self._registry.get("attacker", search.spec.name).spec({**search.spec.params, **settings}, where)
 
 
 class _Lasting:
@@ -172,96 +180,17 @@ class _Lasting:
             self._executor.stop(at_once)
 
 
-def _spec(search: Search, settings: Mapping[str, Any], registry: Registry) -> PluginSpec:
-    where = f"attacker '{search.attacker}' against '{search.defense}'"
-    return registry.get("attacker", search.spec.name).spec({**search.spec.params, **settings}, where)
-
-
-def _grid(search: Search, attackers: Mapping[str, PluginSpec]) -> Grid:
-    """The grid of a search's defense with trials as rows, measured by the metrics that the search reads."""
-    grid = search.grid
-    wanted = {str(selector["metric"]) for selector in (_outcome(search).value, *_retained(grid))}
-    registry = installed()
-    metrics = {
-        label: spec
-        for label, spec in grid.metrics.items()
-        if wanted & {quantity.name for quantity in registry.get("metric", spec.name).load().quantities}
-    }
-    return grid.model_copy(
-        update={
-            "name": re.sub(r"[^\w .,+=()@-]", "_", f"{grid.name} {search.defense}"),
-            "defenses": {search.defense: grid.defenses[search.defense]},
-            "attackers": dict(attackers),
-            "metrics": metrics,
-            "threat_models": {},
-            "sweeps": {},
-            "changed": [],
-        }
-    )
-
-
-def _merged(parts: Sequence[Grid]) -> list[Grid]:
-    """Grids of one name as one, with the attackers of all."""
-    merged: dict[str, Grid] = {}
-    for part in parts:
-        known = merged.get(part.name)
-        attackers = {**(known.attackers if known else {}), **part.attackers}
-        merged[part.name] = part.model_copy(update={"attackers": attackers})
-    return list(merged.values())
-
-
-def _values(plan: Plan, store: Store, failed: Mapping[str, str]) -> pd.DataFrame:
-    """The records of a round."""
-    rows: list[dict[str, Any]] = []
-    for cell in plan.cells:
-        artifact = None if cell.job.key in failed else store.open(cell.job.key)
-        at = {**cell.coordinates, "key": cell.job.key, "status": "failed" if artifact is None else "ok"}
-        rows += [{**at, **value} for value in read_values(artifact)] if artifact is not None else [at]
-    return frame(rows)
-
-
-def _outcome(search: Search) -> Outcome:
-    """What says how far an attacker has got: as in the first threat model that it is in."""
-    models = (model for model in threat_models(search.grid).values() if search.attacker in model.attackers)
-    outcome = next((model.outcome for model in models if model.outcome is not None), search.grid.ranking)
-    if outcome is None:
-        raise UsageError(f"grid '{search.grid.name}' has no ranking, so nothing says how far an attack has got")
-    return outcome
-
-
-def _retained(grid: Grid) -> list[Selector]:
-    """The values of an attacked model's retention of what the attack is not about."""
-    return list(grid.ranking.retained) if grid.ranking else []
-
-
-def _trial(search: Search, part: Grid, number: int, settings: Mapping[str, Any], values: pd.DataFrame) -> Trial:
-    """What a trial has reached. values: records of its round."""
-    label = f"{search.attacker} {number}"
-    own = values[(values["grid"] == part.name) & ((values["attacker"] == label) | values["attacker"].isna())]
-    attacked = own[own["attacker"].notna()]
-    outcome = _outcome(search)
-    curves = attacked[(attacked["status"] == "ok") & selected(attacked, outcome.value) & (attacked["step"] > 0)]
-    score = float("nan")
-    if len(curves) and not (attacked["status"] != "ok").any():
-        wide = curves.assign(value=curves["value"].astype(float)).pivot_table(
-            "value", ["task", "seed"], "step", dropna=False
+def run(rounds: Rounds, found: Sequence[Search], count: int, say: Callable[[str], None] = lambda line: None) -> None:
+    """Run `count` trials of each search. say: gets a line for each round."""
+    for number in range(count):
+        asked = [search.ask() for search in found]
+        done = rounds.run(
+            [
+                (search, search.defense, f"{search.attacker} {number}", number, settings)
+                for search, (_, settings) in zip(found, asked, strict=True)
+            ]
         )
-        progress = outcome.origin - wide if outcome.better == "higher" else wide - outcome.origin
-        score = float(progress.clip(lower=0).T.cummax().mean().mean())  # the start is not lost
-    seconds = attacked.loc[(attacked["metric"] == "seconds") & attacked["step"].isna(), "value"].astype(float).sum()
-    retention = _retention(own, part)
-    allowed = not np.isnan(score) and not retention < 1 - search.epsilon
-    return Trial(number, dict(settings), score, retention, float(seconds), allowed)
-
-
-def _retention(own: pd.DataFrame, grid: Grid) -> float:
-    """The smallest retention of the attacked model relative to the released one, over its kinds; NaN if none is
-    measured."""
-    shares = []
-    for selector in _retained(grid):
-        rows = own[selected(own, selector)]
-        released, attacked = (rows[rows["attacker"].isna() == side] for side in (True, False))
-        last = attacked[attacked["step"] == attacked["step"].max()]
-        if len(released) and len(last):
-            shares.append(float(last["value"].mean() / max(released["value"].mean(), 1e-9)))
-    return min(shares, default=float("nan"))
+        for search, (trial, _), reached in zip(found, asked, done, strict=True):
+            search.tell(trial, reached)
+        best = ", ".join(f"{search.attacker} on {search.defense} {search.best.score:.3f}" for search in found)
+        say(f"trial {number + 1} of {count}: best so far {best}")

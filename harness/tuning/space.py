@@ -31,6 +31,12 @@ class Range(FrozenModel):
             raise ValueError("give low and high, low below high, or choices")
         return self
 
+    def contains(self, value: Any) -> bool:
+        """Whether a search can try `value`."""
+        if self.choices:
+            return value in self.choices
+        return isinstance(value, int | float) and float(self.low or 0) <= value <= float(self.high or 0)
+
     def suggest(self, trial: Any, name: str) -> Any:
         """A value of the field `name` in an optuna trial."""
         if self.choices:

@@ -19,6 +19,7 @@ from harness.diffusion.metrics.released_success import ReleasedSuccess
 from harness.diffusion.protocol import DiffusionProtocol
 from harness.diffusion.stages import Attack, ClassPictures, Draw, DrawPictures, Erase, Immunize, TrainingStage
 from harness.diffusion.track import DiffusionTrack
+from harness.errors import PluginError
 from harness.execution.worker import ensure
 from harness.registry import installed
 from harness.selection import Selection
@@ -436,10 +437,17 @@ def test_a_similarity_near_zero_divides_nothing(style) -> None:
     assert gap["note"] == "its denominator is below 0.05"
 
 
+def test_a_metric_that_compares_nothing_has_no_undefended_model(style) -> None:
+    attack = ConceptAttack(style, _view(1), None, _view())
+    assert AttackedPictures((4,), [attack], []).flaw(0) is None
+    with pytest.raises(PluginError, match="compared = False"):
+        _ = attack.undefended
+
+
 def test_success_is_a_share_of_pictures_and_none_where_they_are_not_finite(style) -> None:
     """By hand: two targets, one always and one never recognised; a benign concept in pictures that are not finite."""
     seen, unseen = (
-        ConceptAttack(style.model_copy(update={"name": name}), _view(2, recognised=right), _view(2), _view())
+        ConceptAttack(style.model_copy(update={"name": name}), _view(2, recognised=right), None, _view())
         for name, right in (("marvo", True), ("telune", False))
     )
     ruined = ConceptAttack(style, _view(2, recognised=True, finite=False), _view(2), _view())
@@ -681,3 +689,16 @@ def test_the_tasks_precision_by_an_option(suite: Path) -> None:
     for wrong, message in (("tasks.precision=fp8", "precision.*fp8"), ("tasks.precisoin=fp16", "precisoin")):
         with pytest.raises(harness.UsageError, match=message):
             load(str(suite), Selection(settings=(wrong,)))
+
+
+def test_only_metrics_that_compare_need_attacks_on_the_undefended_model() -> None:
+    quick = load("quick", Selection.of(grids=["styles"], defenses=["mima"], seeds=1))
+    grid = quick.grids[0].model_copy(update={"protocol": quick.grids[0].protocol | {"sheets": 0}})
+
+    def attacked(*metrics: str) -> set[str]:
+        chosen = grid.model_copy(update={"metrics": {name: grid.metrics[name] for name in metrics}})
+        jobs = plan.make(quick.model_copy(update={"grids": [chosen]})).jobs.values()
+        return {job.model.plugin.name for job in jobs if isinstance(job, Attack)}
+
+    assert attacked("attack_success") == {"mima"}
+    assert attacked("attack_success", "similarity") == {"mima", "none"}

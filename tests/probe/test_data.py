@@ -124,6 +124,8 @@ def test_blocks_expand():
     assert [task.label for task in TaskBlock(data="house_prices").expand()] == ["house_prices"]
     splits = list(TaskBlock(data="house_prices", splits=2).expand())
     assert [task.label for task in splits] == ["house_prices split 1", "house_prices split 2"]
+    listed = TaskBlock(data="house_prices", splits=[6, 9]).expand()
+    assert [task.label for task in listed] == ["house_prices split 6", "house_prices split 9"]
 
 
 @pytest.mark.parametrize(

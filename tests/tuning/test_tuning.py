@@ -12,8 +12,10 @@ from harness.selection import Selection
 from harness.store import Store
 from harness.suite import load
 from harness.tuning.api import tune
-from harness.tuning.search import Search, Trial, searches
+from harness.tuning.search import Search, searches
 from harness.tuning.space import Range, search_space
+from harness.tuning.transfer import Transfer, ensemble
+from harness.tuning.trials import Trial
 from tests.helpers import immunebench
 
 ATTACKER = '''
@@ -63,17 +65,17 @@ def tuned(tmp_path_factory):
 
 
 def test_a_search_that_was_stopped_continues_with_the_same_trials(tuned):
-    """The first two of four trials in an empty store, then all four: as without the stop, and only two are computed."""
+    """The first two of four trials in an empty store, then all four: as without the stop, and nothing else is computed."""
     place = {"out": tuned / "again", "store": tuned / "other", "workers": 1}
     first = tune(tuned / "tunable.yaml", trials=2, **place)
-    before = len(Store(tuned / "other").keys())
+    before = set(Store(tuned / "other").keys())
     again = tune(tuned / "tunable.yaml", trials=4, **place)
     whole = pd.read_csv(tuned / "out" / "trials.csv")
     columns = ["defense", "trial", "score", "best", "lr"]
     pd.testing.assert_frame_equal(again.trials[columns], whole[columns])
     head = whole[whole["trial"] < 2].reset_index(drop=True)
     pd.testing.assert_frame_equal(first.trials[columns], head[columns])
-    assert len(Store(tuned / "other").keys()) - before < before
+    assert set(Store(tuned / "other").keys()) == before | set(Store(tuned / "store").keys())
 
 
 def test_a_tuned_attack_is_never_worse_than_the_suites_own(tuned):
@@ -91,6 +93,7 @@ def test_a_row_has_the_settings_that_were_searched_for_each_defense(tuned):
     }
     (tuned / "uses.yaml").write_text(yaml.safe_dump(content))
     (grid,) = load(tuned / "uses.yaml").grids
+    assert settings.pop("own") == {"lr": 1e-3}
     for defense, fields in settings.items():
         assert grid.attacker("tunable", defense).params["lr"] == fields["lr"]
         assert grid.attacker("from_none", defense).params["lr"] == settings["none"]["lr"]
@@ -151,3 +154,49 @@ def test_search_spaces():
             Range(**wrong)
     assert search_space(Attacker) == {}
     assert Search.__doc__
+
+
+def test_a_setting_of_the_suite_outside_the_search_space_is_the_first_trial(suite):
+    content = yaml.safe_load(suite.read_text())
+    content["grids"][0]["attackers"]["tunable"] = {"lr": 7.0}
+    suite.write_text(yaml.safe_dump(content))
+    one = next(iter(searches(load(suite, tuning=True), epsilon=0.1)))
+    for number in range(3):
+        asked, settings = one.ask()
+        one.tell(asked, Trial(number, settings, 0.5, 1.0, 1.0, True))
+    assert [trial.settings["lr"] <= 1 for trial in one.trials] == [False, True, True]
+    assert one.best.number == 0
+
+
+def test_two_grids_do_not_search_the_same_settings(suite):
+    content = yaml.safe_load(suite.read_text())
+    content["grids"].append({**content["grids"][0], "name": "more"})
+    suite.write_text(yaml.safe_dump(content))
+    with pytest.raises(UsageError, match="grids 'digits' and 'more' would both search settings of 'tunable'"):
+        searches(load(suite, tuning=True), epsilon=0.1)
+
+
+def test_settings_are_transferred_to_every_defense(tuned):
+    """The settings of a defense on itself score as its best trial; the suite's own score as the first trial."""
+    trials = pd.read_csv(tuned / "out" / "trials.csv").groupby("defense")
+    scores = pd.read_csv(tuned / "out" / "transfer.csv").set_index(["tuned_on", "defense"])["score"]
+    assert sorted(scores.index) == sorted((a, b) for a in ("own", "none", "whitening") for b in ("none", "whitening"))
+    for defense, rows in trials:
+        assert scores[defense, defense] == rows["best"].iloc[-1]
+        assert scores["own", defense] == rows["score"].iloc[0]
+
+
+def test_an_ensemble_is_chosen_greedily_and_only_from_what_is_allowed():
+    """Three settings on two defenses of one cell each: a is best alone, c is not allowed where it is best."""
+
+    def on(tuned_on, defense, score, allowed=True):
+        return Transfer("lora", tuned_on, defense, Trial(0, {}, score, 1.0, 1.0, allowed, {("t", 1): score}))
+
+    given = [
+        on("a", "x", 0.9), on("a", "y", 0.5), on("b", "x", 0.1), on("b", "y", 0.8),
+        on("c", "x", 0.905), on("c", "y", 1.0, allowed=False),
+    ]  # fmt: skip
+    assert [(member.tuned_on, member.score) for member in ensemble(given)] == [
+        ("a", pytest.approx(0.7)), ("b", pytest.approx(0.85)),
+    ]  # fmt: skip
+    assert list(ensemble([on("a", "x", math.nan, allowed=False)])) == []

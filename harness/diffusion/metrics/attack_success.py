@@ -66,6 +66,7 @@ class AttackSuccess(AttackedMetric):
     """ASR on targets and retention of benign fine-tuning, by a classifier (as in UCE; Gandikota et al., 2024)."""
 
     deterministic = True
+    compared = False
     quantities: ClassVar = (ASR, ASR_AREA, RETENTION, RETENTION_AREA)
 
     def measure(self, model: AttackedPictures, data: Mapping[str, Encoder]) -> Iterator[Value]:
