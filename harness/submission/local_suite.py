@@ -16,8 +16,9 @@ from harness.ranking import covering
 from harness.registry import Registry, installed
 from harness.submission.anonymise import placed
 from harness.submission.schema import InvalidSubmission, Submission
-from harness.suite import Grid, Suite, describe_grid
+from harness.suite import Grid, Suite
 from harness.suite_file import read
+from harness.suite_reader import describe_grid
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,9 @@ from harness.submission.local_suite import installed_suite, localise, plugin_fil
 from harness.submission.schema import InvalidSubmission, Submission
 from harness.submission.sources import importable
 from harness.submission.tier import Tier, Verification
-from harness.suite import Grid, Suite, load, other_seeds, rows_left_out
+from harness.suite import Grid, Suite, other_seeds, rows_left_out
 from harness.suite_file import read
+from harness.suite_reader import load
 from harness.track import PICTURES
 
 MAX_LISTED = 20

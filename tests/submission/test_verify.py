@@ -21,7 +21,7 @@ from harness.submission import tier as tiers
 from harness.submission.anonymise import placed, portable
 from harness.submission.local_suite import localise
 from harness.submission.schema import InvalidSubmission
-from harness.suite import load
+from harness.suite_reader import load
 from tests.submission.forge import (
     ATTACK,
     BAD,
