@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from harness.ensemble import Ensemble
 from harness.labels import FrozenModel, Label, Name, Text
 from harness.metric import Quantity
 from harness.plugin import PluginSpec
@@ -37,6 +38,10 @@ class Grid(FrozenModel):
     ranking: Ranking | None = Field(description="value that ranks the defenses; null: there is no ranking")
     threat_models: dict[Label, ThreatModel] = Field(
         {}, description="sets of attackers, each a column of the board; empty: there is no ranking or no attacker"
+    )
+    ensemble: Ensemble | None = Field(
+        None,
+        description="the ensemble that gave attackers and threat models to the grid; null: all are the suite's own",
     )
     tuned: dict[Label, dict[Label, PluginSpec]] = Field(
         {}, description="by attacker, then by defense, the attacker with settings that were searched for this defense"

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from harness import published, tuned_file
 from harness.costs import COST, COSTS
+from harness.ensemble import Ensemble, written_out
 from harness.errors import UsageError, describe, nearest
 from harness.fields import parse
 from harness.files import user_path
@@ -35,7 +36,8 @@ def load(suite: str | Path, selection: Selection | None = None, tuning: bool = F
     setting or file.
     """
     path, selection = find(suite), selection or Selection()
-    file, changes = read(path), selection.changes
+    file, ensembles = written_out(read(path), path)
+    changes = selection.changes
     fields = changes.pop(("task", ""), {})
     if selection.base is not None:
         file, folder = on_base(file, selection.base)
@@ -50,7 +52,7 @@ def load(suite: str | Path, selection: Selection | None = None, tuning: bool = F
     )
     if tuning:
         file = _for_tuning(file)
-    reader = _Reader(file, path, selection, changes, fields, installed().with_files(files))
+    reader = _Reader(file, path, ensembles, selection, changes, fields, installed().with_files(files))
     grids = [grid for grid in map(reader.grid, file.grids) if grid is not None]
     reader.check_all_used()
     if not grids:
@@ -86,19 +88,21 @@ def _for_tuning(file: SuiteFile) -> SuiteFile:
 
 
 class _Reader:
-    """Makes the grids to run from those of a suite file and a selection. changes: settings of rows, as in
-    `Selection.changes`. fields: settings of all tasks."""
+    """Makes the grids to run from those of a suite file and a selection. ensembles: by grid, those whose rows are
+    written out in it. changes: settings of rows, as in `Selection.changes`. fields: settings of all tasks."""
 
     def __init__(
         self,
         file: SuiteFile,
         path: Path,
+        ensembles: Mapping[str, Ensemble],
         selection: Selection,
         changes: Mapping[tuple[str, str], Mapping[str, str]],
         fields: Mapping[str, str],
         registry: Registry,
     ) -> None:
         self._file, self._path, self._selection, self._registry = file, path, selection, registry
+        self._ensembles = ensembles
         self._fields = fields
         self._changes = changes
         self._labels = {kind: {label for grid in file.grids for label in getattr(grid, f"{kind}s")} for kind in KINDS}
@@ -148,6 +152,7 @@ class _Reader:
                 reference=reference,
                 threat_models=self._threat_models(file, track, protocol, rows["attacker"]),
                 sweeps=sweeps,
+                ensemble=self._ensembles.get(file.name),
                 tuned=tuned,
                 changed=list(self._changed(file, rows, sweeps, seeds)),
             )
@@ -157,7 +162,9 @@ class _Reader:
     def _where(self, file: GridFile, *path: str | int) -> str:
         """The place of a part of the grid `file`, for messages."""
         line = self._file.line("grids", self._file.grids.index(file), *path)
-        return f"{self._path.name}{line}, grid '{file.name}'"
+        ensemble = self._ensembles.get(file.name)
+        of_ensemble = ensemble is not None and path[:1] == ("attackers",) and path[1] in ensemble.attackers
+        return f"{self._path.name}{line}, grid '{file.name}'" + f", ensemble {ensemble}" * of_ensemble
 
     def _rows(self, kind: str, file: GridFile, track: Track, sweeps: dict[str, list[str]]) -> dict[str, PluginSpec]:
         """The rows of a kind by label. Those of each swept row are added to `sweeps`."""

@@ -96,6 +96,7 @@ class _Reader:
             reference=self._spec(grid.reference),
             threat_models=covering(grid.threat_models, grid.attackers),
             sweeps=grid.sweeps,
+            ensemble=grid.ensemble,
             tuned={
                 label: {defense: self._spec(spec) for defense, spec in specs.items()}
                 for label, specs in grid.tuned.items()

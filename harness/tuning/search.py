@@ -194,6 +194,7 @@ def _grid(search: Search, attackers: Mapping[str, PluginSpec]) -> Grid:
             "attackers": dict(attackers),
             "metrics": metrics,
             "threat_models": {},
+            "ensemble": None,
             "sweeps": {},
             "changed": [],
         }
