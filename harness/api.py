@@ -101,7 +101,7 @@ def run(
     from harness.plan import make
     from harness.store import Store
     from harness.submission import pack, run_folder
-    from harness.suite import load
+    from harness.suite_reader import load
 
     limits = checked(_Limits, {"workers": workers, "timeout": timeout})
     plan = make(load(suite, Selection.of(**selection)))
@@ -171,7 +171,7 @@ def release(
     from harness.plan import repetitions
     from harness.registry import installed
     from harness.store import Store
-    from harness.suite import load
+    from harness.suite_reader import load
     from harness.track import Track
 
     asked = load(suite, Selection.of(**{**selection, "defenses": [defense.partition("@")[0]]}))

@@ -1,5 +1,6 @@
 """Finds plugins, tracks and suites by entry points (`immunebench.defenses`, `immunebench.attackers`,
-`immunebench.metrics`, `immunebench.tracks`, `immunebench.suites`) and in plugin files.
+`immunebench.metrics`, `immunebench.tracks`, `immunebench.suites`) and in plugin files. A package of suites may have
+ensembles of attackers in folders, `red_team/1.yaml`.
 
 Entries are described from their source without importing it, so `immunebench list` needs no torch.
 """
@@ -29,11 +30,11 @@ from harness.track import Track
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A plugin, track or suite that was found but not imported.
+    """A plugin, track, suite or ensemble that was found but not imported.
 
-    kind: defense, attacker, metric, track or suite. name: what people type. module, attribute: full name of the module
-    and name of the class. origin: where it was found, for messages. package: the installed package with its version;
-    None for a plugin file. file: path of a plugin file or suite file.
+    kind: defense, attacker, metric, track, suite or ensemble. name: what people type. module, attribute: full name of
+    the module and name of the class. origin: where it was found, for messages. package: the installed package with its
+    version; None for a plugin file. file: path of a plugin, suite or ensemble file.
     """
 
     kind: str
@@ -117,15 +118,16 @@ class Entry:
 
 @functools.cache
 def installed() -> Registry:
-    """The registry of all installed plugins, tracks and suites; a process reads the entry points once."""
+    """The registry of all that is installed; a process reads the entry points once."""
     return Registry()
 
 
 class Registry:
-    """Plugins, tracks and suites by kind and name: all that are installed, and those in the plugin files `files`."""
+    """Plugins, tracks, suites and ensembles by kind and name: all that are installed, and those in the plugin files
+    `files`."""
 
     def __init__(self, files: Sequence[str | Path] = ()) -> None:
-        self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in (*KINDS, "track", "suite")}
+        self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in (*KINDS, "track", "suite", "ensemble")}
         for kind in (*KINDS, "track"):
             for point in importlib.metadata.entry_points(group=f"immunebench.{kind}s"):
                 module, _, attribute = point.value.partition(":")
@@ -133,8 +135,11 @@ class Registry:
                 origin = f"{point.value} (package {point.dist.name if point.dist else '?'})"
                 self._add(Entry(kind, point.name, module, attribute, origin, package))
         for point in importlib.metadata.entry_points(group="immunebench.suites"):
-            for path in sorted(module_path(point.value).parent.glob("*.yaml")):
-                self._add(Entry("suite", path.stem, point.value, "", str(path), file=str(path)))
+            folder = module_path(point.value).parent
+            shipped = {path: ("suite", path.stem) for path in folder.glob("*.yaml")}
+            shipped |= {path: ("ensemble", f"{path.parent.name} {path.stem}") for path in folder.glob("*/[0-9]*.yaml")}
+            for path, (kind, name) in sorted(shipped.items()):
+                self._add(Entry(kind, name, point.value, "", str(path), file=str(path)))
         for file in files:
             self._add_file(Path(file))
 

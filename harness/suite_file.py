@@ -110,6 +110,11 @@ class GridFile(FrozenModel):
     threat_models: dict[Label, ThreatModelFile] = Field(
         {}, description="sets of attackers, each a column of the board; empty: one of all attackers"
     )
+    ensemble: str | None = Field(
+        None,
+        description="further attackers with their threat models: name and version of an ensemble (`red_team 1`), or a "
+        "path `….yaml`, relative to the suite file",
+    )
     tuning: TuningTasks | None = Field(
         None, description="tasks and seeds on which `immunebench tune` searches settings of attackers; never reported"
     )
@@ -124,7 +129,8 @@ class BaseModelFile(FrozenModel):
     protocol: dict[str, Any] = Field({}, description="fields that replace those of every protocol")
     preset: str | None = Field(
         None,
-        description="preset of every row instead of the row's own and of its sweep; null: the plugins' defaults",
+        description="preset of every row instead of the row's own, of its sweep and of tuned settings, which hold for "
+        "one base model; null: the plugins' defaults",
     )
     attackers: Rows = Field({}, description="further attacker rows of every grid that has attackers, as they stand")
 
@@ -200,7 +206,7 @@ def on_base(file: SuiteFile, base: str) -> tuple[SuiteFile, dict[str, str]]:
     changes = file.bases[name]
 
     def rows(given: Mapping[str, Row]) -> dict[str, Row]:
-        changed: dict[str, Any] = {"preset": changes.preset, "sweep": {}}
+        changed: dict[str, Any] = {"preset": changes.preset, "sweep": {}, "tuned": None, "tuned_on": None}
         return {label: row.model_copy(update=changed) for label, row in given.items()}
 
     grids = [

@@ -17,7 +17,7 @@ from harness.plan import Plan, make
 from harness.records import frame
 from harness.selection import Selection
 from harness.store import Store
-from harness.suite import load
+from harness.suite_reader import load
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 TRACK, TWO_LAYER = EXAMPLES / "two_layer.py", str(EXAMPLES / "two_layer.yaml")

@@ -7,7 +7,7 @@ from harness.costs import COST
 from harness.plan import make
 from harness.stage import unique
 from harness.store import Store
-from harness.suite import load
+from harness.suite_reader import load
 from tests.runs import TWO_LAYER, plan, write_suite
 
 

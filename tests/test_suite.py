@@ -14,8 +14,9 @@ from harness.errors import UsageError
 from harness.plugin import Attacker
 from harness.registry import installed
 from harness.selection import Options, Selection
-from harness.suite import Suite, load
+from harness.suite import Suite
 from harness.suite_file import Tuning, find
+from harness.suite_reader import load
 from tests.helpers import MINE, change
 from tests.runs import TWO_LAYER
 

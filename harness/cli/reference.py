@@ -14,6 +14,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from tabulate import tabulate
 
+from harness import ensemble as ensembles
 from harness import suite_file as suites
 from harness.costs import COSTS
 from harness.errors import RunError, UsageError
@@ -54,6 +55,8 @@ def pages(plugins: Sequence[str | Path] = ()) -> dict[str, str]:
         texts[f"tracks/{entry.name}.md"] = _track(entry.load()())
     for entry in registry.all("suite"):
         texts[f"suites/{entry.name}.md"] = _suite(entry)
+    for entry in registry.all("ensemble"):
+        texts[f"ensembles/{entry.name}.md"] = _ensemble(entry)
     return {
         **texts,
         "suite_file.md": _schema(),
@@ -149,6 +152,9 @@ def _schema() -> str:
     ]
     for model in _nested(suites.SuiteFile):
         parts += [f"## {model.__name__}", *_model(model)]
+    parts.append(f"An ensemble, which a grid names in `ensemble`, is a YAML file of format {ensembles.FORMAT}.")
+    for model in (ensembles.EnsembleFile, ensembles.Members):
+        parts += [f"## {model.__name__}", *_model(model)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -163,7 +169,8 @@ def _run_costs() -> str:
 
 
 def _suite(entry: Entry) -> str:
-    file = suites.read(Path(str(entry.file)))
+    path = Path(str(entry.file))
+    file, _ = ensembles.written_out(suites.read(path), path)
     parts = [f"# {file.name}", f"**{file.title}**, version {file.version}, seeds {', '.join(map(str, file.seeds))}."]
     parts += [file.description] if file.description else []
     rows = [
@@ -171,6 +178,7 @@ def _suite(entry: Entry) -> str:
             "grid": grid.name,
             "track": f"[{grid.track}](../tracks/{grid.track}.md)",
             "defenses": ", ".join(grid.defenses),
+            "ensemble": grid.ensemble or "",
             "attackers": ", ".join(grid.attackers),
         }
         for grid in file.grids
@@ -178,8 +186,18 @@ def _suite(entry: Entry) -> str:
     parts.append(_table(rows))
     if file.bases:
         parts.append(f"Other base models (`--base`): {', '.join(file.bases)}.")
-    text = Path(str(entry.file)).read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
     return "\n\n".join([*parts, f"```yaml\n{text}```"]) + "\n"
+
+
+def _ensemble(entry: Entry) -> str:
+    path = Path(str(entry.file))
+    rows = [
+        {"track": f"[{track}](../tracks/{track}.md)", "attackers": ", ".join(members.attackers)}
+        for track, members in ensembles.read(path).tracks.items()
+    ]
+    text = path.read_text(encoding="utf-8")
+    return "\n\n".join([f"# {entry.name}", "An ensemble of attackers.", _table(rows), f"```yaml\n{text}```"]) + "\n"
 
 
 def _python() -> str:

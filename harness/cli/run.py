@@ -78,7 +78,7 @@ def plan(suite: SuiteName, workers: Workers = None, *, selection: Selection) -> 
     from harness.execution.progress import duration
     from harness.plan import make
     from harness.store import Store
-    from harness.suite import load
+    from harness.suite_reader import load
 
     plan = make(load(suite, selection))
     store = Store()

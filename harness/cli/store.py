@@ -100,7 +100,7 @@ def gc(
 def _keys(store: Store, suites: Sequence[str], selection: Selection | None = None) -> list[str]:
     """The keys of the store's artifacts: those of some suites, or all if none is named."""
     from harness.plan import make
-    from harness.suite import load
+    from harness.suite_reader import load
 
     selection = selection or Selection()
     if not suites:

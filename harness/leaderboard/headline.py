@@ -67,8 +67,24 @@ def headline(found: Sequence[Protection], grid: Grid, flags: Mapping[str, str]) 
         f"{released} / {after or '–'}" if adapted else released for released, after in pairs
     ]
     table["flags"] = [row_flags(grid, flags, row) for row in order]
-    below = BELOW + (LETTERS if any(one.separated for one in found) else "") + _below(first, grid, bool(adapted))
+    below = (
+        ensemble_line(grid)
+        + BELOW
+        + (LETTERS if any(one.separated for one in found) else "")
+        + _below(first, grid, bool(adapted))
+    )
     return without_empty_columns(table), below
+
+
+def ensemble_line(grid: Grid) -> str:
+    """Which ensemble the attackers of a grid are of, as a sentence; empty without an ensemble."""
+    if grid.ensemble is None:
+        return ""
+    members = grid.ensemble.attackers
+    kept = sum(label in grid.attackers for label in members)
+    part = f"{kept} of the {len(members)} of " if kept < len(members) else ""
+    further = [label for label in grid.attackers if label not in members]
+    return f"Attackers: {', '.join([f'{part}ensemble {grid.ensemble}', *further])}. "
 
 
 def _below(first: Protection, grid: Grid, adapted: bool) -> str:

@@ -63,6 +63,8 @@ def make(
     notes = [*grid.notes, *_changes(grid), *_calls(grid), *flag_lines, *reproduction.lines(papers, grid)]
     notes += prediction.lines(predictions)
     first = headline.headline(found, grid, flags)
+    if first is None and (line := headline.ensemble_line(grid)):
+        notes.append(line.strip())
     details = [("In full", *headline.in_full(found, grid, long))] if first else []
     if (spent := headline.spent(records.frame[records.frame["grid"] == grid.name], grid)) is not None:
         details.append(("Cost of the attacks", *spent))

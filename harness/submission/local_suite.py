@@ -16,8 +16,9 @@ from harness.ranking import covering
 from harness.registry import Registry, installed
 from harness.submission.anonymise import placed
 from harness.submission.schema import InvalidSubmission, Submission
-from harness.suite import Grid, Suite, describe_grid
+from harness.suite import Grid, Suite
 from harness.suite_file import read
+from harness.suite_reader import describe_grid
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class _Reader:
             reference=self._spec(grid.reference),
             threat_models=covering(grid.threat_models, grid.attackers),
             sweeps=grid.sweeps,
+            ensemble=grid.ensemble,
             tuned={
                 label: {defense: self._spec(spec) for defense, spec in specs.items()}
                 for label, specs in grid.tuned.items()

@@ -74,8 +74,8 @@ def merge(submissions: Mapping[Path, Submission]) -> Records:
     values of the first one.
 
     The suite has the grids, tasks, rows and seeds of all. Raises `UsageError` if the submissions differ in suite,
-    version or format, in the protocol, ranking, threat models, sweeps or a row's settings of a grid, or in the keys or
-    values of a cell; only seconds and memory of a cell may differ.
+    version or format, in the protocol, ranking, ensemble, threat models, sweeps or a row's settings of a grid, or in
+    the keys or values of a cell; only seconds and memory of a cell may differ.
     """
     first_path, first = next(iter(submissions.items()))
     suite = first.suite
@@ -135,6 +135,7 @@ def _merge_grids(grid: Grid, other: Grid, path: Path) -> Grid:
     check((grid.track, grid.protocol) == (other.track, other.protocol), "protocol")
     check(grid.reference.identity == other.reference.identity, "reference")
     check(grid.ranking == other.ranking, "ranking")
+    check(grid.ensemble == other.ensemble, "ensemble of attackers")
     update: dict[str, Any] = {}
     for kind in KINDS:
         ours, theirs = getattr(grid, f"{kind}s"), getattr(other, f"{kind}s")

@@ -34,8 +34,9 @@ from harness.submission.local_suite import installed_suite, localise, plugin_fil
 from harness.submission.schema import InvalidSubmission, Submission
 from harness.submission.sources import importable
 from harness.submission.tier import Tier, Verification
-from harness.suite import Grid, Suite, load, other_seeds, rows_left_out
+from harness.suite import Grid, Suite, other_seeds, rows_left_out
 from harness.suite_file import read
+from harness.suite_reader import load
 from harness.track import PICTURES
 
 MAX_LISTED = 20
@@ -259,6 +260,8 @@ def _unmarked_changes(suite: Suite, whole: Suite) -> Iterator[str]:
             whole_grid = grids[grid.name]
             if list(grid.threat_models.items()) != list(covering(whole_grid.threat_models, grid.attackers).items()):
                 yield f"grid '{grid.name}': the threat models differ from those of {whole.name}"
+            if grid.ensemble != whole_grid.ensemble:
+                yield f"grid '{grid.name}': the ensemble of attackers differs from that of {whole.name}"
             if grid.sweeps != {row: rows for row, rows in whole_grid.sweeps.items() if {*rows} & {*grid.defenses}}:
                 yield f"grid '{grid.name}': the sweeps differ from those of {whole.name}"
             for change in _narrowing(grid, whole_grid):

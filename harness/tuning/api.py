@@ -18,7 +18,7 @@ from harness.selection import Options, Selection
 from harness.store import Store
 from harness.submission import pack, read_write
 from harness.submission.run_folder import RUN
-from harness.suite import load
+from harness.suite_reader import load
 from harness.tuned_file import TunedFile
 from harness.tuning import plots, search, tables, transfer
 

@@ -69,6 +69,7 @@ def grid_of(grid: Grid, attacker: str, defense: str, rows: Mapping[str, PluginSp
             "attackers": dict(rows),
             "metrics": metrics,
             "threat_models": {},
+            "ensemble": None,
             "tuned": {},
             "sweeps": {},
             "changed": [],

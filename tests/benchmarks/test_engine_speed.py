@@ -13,7 +13,7 @@ from harness.selection import Selection
 from harness.stage import Folders, Stage, unique
 from harness.store import Store
 from harness.submission import pack
-from harness.suite import load
+from harness.suite_reader import load
 from tests.helpers import EXAMPLES
 from tests.leaderboard.builders import build, cells
 

@@ -18,7 +18,7 @@ from harness.published import PUBLISHED
 from harness.registry import named
 from harness.selection import Selection
 from harness.store import Store
-from harness.suite import load
+from harness.suite_reader import load
 from tests.helpers import FAULTY, MINE, ROOT, immunebench, process
 from tests.runs import TRACK, TWO_LAYER, run, write_suite
 from tests.submission import forge

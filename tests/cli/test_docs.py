@@ -21,8 +21,8 @@ from harness.kit import checks
 from harness.leaderboard.flags import FLAGS
 from harness.plugin import KINDS
 from harness.registry import Registry, named
-from harness.suite import load
 from harness.suite_file import SuiteFile
+from harness.suite_reader import load
 from tests.helpers import BLOCKS, EXAMPLES, FILES, PAGES, ROOT, immunebench
 
 SLOW = re.compile(r"^(run (styles|objects|personal|strength)|release) ")

@@ -21,7 +21,8 @@ from harness.metric import read_values
 from harness.records import frame
 from harness.selection import Selection
 from harness.store import Store
-from harness.suite import Suite, load
+from harness.suite import Suite
+from harness.suite_reader import load
 
 SIDE = 16
 SAMPLING = {"sampler": "ddim", "steps": 3, "guidance": 2.0}

@@ -26,7 +26,7 @@ from harness.selection import Selection
 from harness.stage import seed_of
 from harness.store import Store
 from harness.store.tensors import load_tensors
-from harness.suite import load
+from harness.suite_reader import load
 from tests.diffusion.helpers import load_suite, noise, run_suite, write_pictures
 from tests.helpers import immunebench
 

@@ -5,6 +5,7 @@ import io
 import pandas as pd
 import pytest
 
+from harness.ensemble import Ensemble
 from harness.leaderboard import boards, protection
 from harness.leaderboard.headline import headline, spent, times
 from harness.leaderboard.strength import strengths
@@ -47,6 +48,21 @@ def test_a_row_for_each_defense_with_its_call_the_longest_delay_first():
     assert made["ASR within 100 steps [95 %]"][0] == "0 [< 0.05]"
     assert "The last row retains less than 95 % and is not compared." in below
     assert "share a letter" in below
+
+
+def test_the_board_names_the_ensemble_of_its_attackers():
+    def first_sentence(attackers):
+        rows = [row for name in attackers for row in curves({"none": 20, "mine": 42}, name)]
+        return table(rows, ensemble=ensemble)[1].partition(". ")[0]
+
+    ensemble = Ensemble(name="team", version=2, digest="0" * 64, attackers=["lora", "full"])
+    assert first_sentence(["lora", "full"]) == "Attackers: ensemble team 2"
+    assert first_sentence(["lora", "mine"]) == "Attackers: 1 of the 2 of ensemble team 2, mine"
+    ensemble = None
+    assert first_sentence(["lora"]).startswith("Cost to break")
+    team = Ensemble(name="t", version=1, digest="0" * 64, attackers=["lora", "full"])
+    without_undefended_row = build(curves({"mine": 42}), ensemble=team)
+    assert "- Attackers: 1 of the 2 of ensemble t 1.\n" in boards.make(without_undefended_row).markdown()
 
 
 def test_letters_only_where_two_rows_are_separated():

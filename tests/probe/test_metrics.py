@@ -24,7 +24,7 @@ from harness.probe.plugin import AttackData, ReleasedData, Trajectory
 from harness.probe.spectrum import Spectrum
 from harness.selection import Selection
 from harness.store import Store
-from harness.suite import load
+from harness.suite_reader import load
 
 
 def tensor(*values):

@@ -25,7 +25,7 @@ from harness.registry import Registry, installed
 from harness.stage import Folders
 from harness.store import Store
 from harness.store.tensors import load_tensors
-from harness.suite import load
+from harness.suite_reader import load
 from harness.track import Repetition
 
 HOUSES = Task(data="house_prices")

@@ -16,7 +16,7 @@ from harness.plan import make
 from harness.selection import Selection
 from harness.store import Store
 from harness.submission import pack
-from harness.suite import load
+from harness.suite_reader import load
 
 ROOT = Path(__file__).parents[2]
 TWO_LAYER = ROOT / "docs" / "examples" / "two_layer.py"

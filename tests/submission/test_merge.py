@@ -175,6 +175,11 @@ def other_ranking(content):
     content["suite"]["grids"][0]["ranking"] = {"value": {"metric": "error"}, "better": "higher"}
 
 
+def other_ensemble(content):
+    grid = content["suite"]["grids"][0]
+    grid["ensemble"] = {"name": "red_team", "version": 1, "digest": "0" * 64, "attackers": ["full_descent"]}
+
+
 def other_budget(content):
     content["suite"]["grids"][0]["threat_models"]["all attackers"]["budget"] = 3
 
@@ -228,6 +233,7 @@ def failed(content):
         (other_protocol, "protocol in grid 'teachers' differs"),
         (other_reference, "reference in grid 'teachers' differs"),
         (other_ranking, "ranking in grid 'teachers' differs"),
+        (other_ensemble, "ensemble of attackers in grid 'teachers' differs"),
         (other_budget, "threat model 'all attackers' in grid 'teachers' differs"),
         (other_settings, "defense 'strong' in grid 'teachers' differs"),
         (other_members, "list of members of task '1' in grid 'teachers' differs"),

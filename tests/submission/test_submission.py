@@ -21,7 +21,7 @@ from harness.plan import make
 from harness.store import Store
 from harness.submission import pack, read_write
 from harness.submission.schema import FORMAT, InvalidSubmission
-from harness.suite import load
+from harness.suite_reader import load
 from tests.submission.forge import (
     ATTACK,
     add_picture,

@@ -21,7 +21,7 @@ from harness.submission import tier as tiers
 from harness.submission.anonymise import placed, portable
 from harness.submission.local_suite import localise
 from harness.submission.schema import InvalidSubmission
-from harness.suite import load
+from harness.suite_reader import load
 from tests.submission.forge import (
     ATTACK,
     BAD,
@@ -591,8 +591,10 @@ def test_threat_models_and_sweeps_are_the_installed_suites(content, honest, inst
     grid = content["suite"]["grids"][0]
     grid["threat_models"] = {"few": {"attackers": ["full_descent"], "evidence": True}}
     grid["sweeps"] = {"strong": ["shrinking", "strong"]}
+    grid["ensemble"] = {"name": "red_team", "version": 1, "digest": "0" * 64, "attackers": ["full_descent"]}
     assert check(write_content(content, tmp_path / "forged.json"), 0).problems == [
         "grid 'teachers': the threat models differ from those of small",
+        "grid 'teachers': the ensemble of attackers differs from that of small",
         "grid 'teachers': the sweeps differ from those of small",
     ]
     grid["sweeps"] = {"strong": ["stronger"]}

@@ -10,7 +10,7 @@ from harness.errors import UsageError
 from harness.plugin import Attacker
 from harness.selection import Selection
 from harness.store import Store
-from harness.suite import load
+from harness.suite_reader import load
 from harness.tuning.api import tune
 from harness.tuning.search import Search, searches
 from harness.tuning.space import Range, search_space
