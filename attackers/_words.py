@@ -41,8 +41,12 @@ class NewWord:
             model.text_encoder.resize_token_embeddings(len(model.tokenizer), mean_resizing=False)
         self.embedding = model.text_encoder.get_input_embeddings().weight
         model.unfreeze([self.embedding])
+        self.set(self.embedding.detach()[numbers].mean(0))
+
+    def set(self, embeddings: torch.Tensor) -> None:
+        """Set the new word's embeddings to `embeddings`, (vectors, width), or (width,) for all the same."""
         with torch.no_grad():
-            self.embedding[self.numbers] = self.embedding[numbers].mean(0)
+            self.embedding[self.numbers] = embeddings
 
     def keep_others(self) -> None:
         """Set the gradients of all other embeddings to zero. Call it between backward and step; the optimiser must have
@@ -51,6 +55,25 @@ class NewWord:
         rows = self.embedding.grad[self.numbers].clone()
         self.embedding.grad.zero_()
         self.embedding.grad[self.numbers] = rows
+
+
+def whole_words(model: TextToImage) -> dict[str, int]:
+    """The words that are a token of their own in the vocabulary of `model`, with the token's number, by number."""
+    special = set(model.tokenizer.all_special_tokens)
+    tokens = sorted(set(model.tokenizer.get_vocab()) - special, key=model.tokenizer.convert_tokens_to_ids)
+    words = [token.removesuffix("</w>") for token in tokens]
+    split = model.tokenizer(words).input_ids
+    numbers = model.tokenizer.convert_tokens_to_ids(tokens)
+    return {word: number for word, number, row in zip(words, numbers, split, strict=True) if row[1:-1] == [number]}
+
+
+def on_simplex(points: torch.Tensor) -> torch.Tensor:
+    """The nearest points to `points`, (n, width), whose coordinates are not negative and sum to 1 (Duchi et al.,
+    2008)."""
+    ordered = points.sort(-1, descending=True).values
+    excess = (ordered.cumsum(-1) - 1) / torch.arange(1, points.shape[-1] + 1, device=points.device)
+    count = (ordered > excess).sum(-1, keepdim=True)
+    return (points - excess.gather(-1, count - 1)).clamp(min=0)
 
 
 def save_word(model: TextToImage, token: str, folder: Path, vectors: int = 1) -> None:

@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
+from attackers._pictures import PictureAttacker
 from attackers._words import NewWord
-from harness.diffusion import Concept, ConceptData, DiffusionAttacker, TextToImage, cross_attention
+from harness.diffusion import Concept, ConceptData, TextToImage, cross_attention
 
 
-class CustomDiffusion(DiffusionAttacker):
+class CustomDiffusion(PictureAttacker):
     """Custom Diffusion: cross-attention keys and values, and a new word (Kumari et al., 2023)."""
 
     name = "custom_diffusion"
@@ -73,7 +74,9 @@ class CustomDiffusion(DiffusionAttacker):
         prompt = self.prompt(data.concept)
         channels = model.unet.config.in_channels
         weight = self.prior_weight / channels
-        batches = data.batches(prompt, self.batch_size, flip=self.flip, prior=self.prior, prior_weight=weight)
+        batches = self.given(data).batches(
+            prompt, self.batch_size, flip=self.flip, prior=self.prior, prior_weight=weight
+        )
         try:
             for batch in batches:
                 optimiser.zero_grad()

@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
+from attackers._pictures import PictureAttacker
 from attackers._words import NewWord, save_word, tokens_of
-from harness.diffusion import Concept, ConceptData, DiffusionAttacker, TextToImage
+from harness.diffusion import Concept, ConceptData, TextToImage
 
 
-class TextualInversion(DiffusionAttacker):
+class TextualInversion(PictureAttacker):
     """Textual Inversion: the embeddings of one new word (Gal et al., 2023)."""
 
     name = "textual_inversion"
@@ -52,7 +53,7 @@ class TextualInversion(DiffusionAttacker):
         """Take Adam steps on the word's embeddings; yields the loss before each step."""
         word = NewWord(model, self.token, self.begin or data.concept.class_word, self.vectors)
         optimiser = torch.optim.AdamW([word.embedding], lr=self.lr, weight_decay=0, fused=True)
-        for batch in data.batches(self.prompt(data.concept), self.batch_size):
+        for batch in self.given(data).batches(self.prompt(data.concept), self.batch_size):
             optimiser.zero_grad()
             loss = model.denoising_loss(batch)
             loss.backward()

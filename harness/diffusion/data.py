@@ -26,7 +26,9 @@ class ConceptData:
     concept: the concept. images: pictures of it, (n, height, width, 3) uint8. model: the model to train. seed: seed of
     the draws; batches, noise and time steps depend on the seed and the step only, so the draws are the same for all
     models and attackers. class_pictures: pictures of the class prompt by the undefended model, (m, height, width, 3)
-    uint8, for prior preservation; m is what the plugin's method `class_images` asks for.
+    uint8, for prior preservation; m is what the plugin's method `class_images` asks for. kept_pictures: pictures by the
+    released model of things that an attacker may want to keep, (k, height, width, 3) uint8; k is what its method
+    `kept_images` asks for. captions: their captions.
     """
 
     concept: Concept
@@ -34,6 +36,8 @@ class ConceptData:
     model: TextToImage
     seed: int
     class_pictures: Images = field(repr=False)
+    kept_pictures: Images = field(default_factory=lambda: np.empty((0, 1, 1, 3), np.uint8), repr=False)
+    captions: tuple[str, ...] = ()
 
     @contextlib.contextmanager
     def drawing(self) -> Iterator[None]:
@@ -79,6 +83,15 @@ class ConceptData:
             )
         return self.class_pictures[:count]
 
+    def kept(self, rows: int) -> Iterator[Batch]:
+        """Yield batches of `rows` kept pictures with their captions, without end; raises `PluginError` if there are
+        none."""
+        if not self.captions:
+            raise PluginError(
+                "the plugin reads kept pictures and asked for none: return their number from its method kept_images"
+            )
+        return _captioned(self.model, self.captions, self.kept_pictures, rows, seed_of("kept", self.seed))
+
 
 @dataclass(frozen=True)
 class Targets(Sequence[ConceptData]):
@@ -118,7 +131,7 @@ class Targets(Sequence[ConceptData]):
                 "no captions are left to retain; add `captions: FILE` to the concept file, with some that name no "
                 "target, no benign and no held-out concept"
             )
-        return self._batches(self.captions, self.pictures, rows)
+        return _captioned(self.model, self.captions, self.pictures, rows, self.seed)
 
     def classes(self, pictures: int, rows: int) -> Iterator[Batch]:
         """Yield batches of the targets' class prompts for prior preservation (Ruiz et al., 2023), without end.
@@ -133,13 +146,15 @@ class Targets(Sequence[ConceptData]):
         each = -(-pictures // len(by_prompt))
         drawn = {prompt: data.first_class_pictures(each) for prompt, data in by_prompt.items()}
         prompts = [prompt for prompt, images in drawn.items() for _ in images]
-        return self._batches(prompts, np.concatenate(list(drawn.values())), rows)
+        return _captioned(self.model, prompts, np.concatenate(list(drawn.values())), rows, self.seed)
 
-    def _batches(self, prompts: Sequence[str], pictures: Images, rows: int) -> Iterator[Batch]:
-        latents = self.model.encode(pictures)
-        for draw in _draws(self.seed):
-            chosen = torch.randint(len(latents), (rows,), generator=draw)
-            yield _noised(self.model, latents[chosen], [prompts[i] for i in chosen], draw)
+
+def _captioned(model: TextToImage, prompts: Sequence[str], pictures: Images, rows: int, seed: int) -> Iterator[Batch]:
+    """Yield batches of `rows` pictures, each with its own prompt, without end."""
+    latents = model.encode(pictures)
+    for draw in _draws(seed):
+        chosen = torch.randint(len(latents), (rows,), generator=draw)
+        yield _noised(model, latents[chosen], [prompts[i] for i in chosen], draw)
 
 
 def _draws(seed: int) -> Iterator[torch.Generator]:

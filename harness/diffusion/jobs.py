@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import cycle, islice
 from typing import Any
 
 from harness.diffusion.concepts import Concept, Group
@@ -25,6 +26,7 @@ from harness.diffusion.stages import (
     DrawPictures,
     Erase,
     Immunize,
+    KeptPictures,
     Pictures,
     ReadPictures,
 )
@@ -144,6 +146,8 @@ class Jobs:
                 class_pictures=self._class_pictures(attacker, [concept], self.protocol.steps),
                 kept=self._kept if concept in self.group.targets else (),
                 kept_images=self.protocol.attacked_images,
+                captions=self._captions,
+                kept_pictures=self._kept_pictures(model, attacker),
             )
         return self._attacks[place]
 
@@ -152,6 +156,21 @@ class Jobs:
         """The concepts to keep that the classifier knows."""
         further = (concept for concepts in self.group.bystanders.values() for concept in concepts)
         return tuple(_plain(concept) for concept in further if concept.classifier)
+
+    @cached_property
+    def _captions(self) -> tuple[str, ...]:
+        """The captions that defenses and attackers know."""
+        return tuple(self.group.captions[i] for i in self.group.known_captions)
+
+    def _kept_pictures(self, model: Immunize, attacker: PluginSpec) -> KeptPictures | None:
+        """The job of the pictures of captions by the released model that `attacker` asks for; None if it asks for none,
+        or if its code is not available here."""
+        built = attacker.build() if attacker.module else None
+        count = built.kept_images(self.protocol.steps) if isinstance(built, DiffusionAttacker) else 0
+        captions = tuple(islice(cycle(self._captions), count))
+        if not captions:
+            return None
+        return KeptPictures(**self._sampling, seed=self.repetition.draw("kept"), captions=captions, model=model)
 
     def attacks(self, model: Immunize, attacker: PluginSpec) -> list[Attack]:
         """The jobs of the attacks on all targets and benign concepts."""

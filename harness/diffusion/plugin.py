@@ -49,8 +49,8 @@ class DiffusionAttacker(Attacker):
 
     @property
     def needs(self) -> Sequence[str]:
-        """What the concept file must give for each attacked concept, with the plugin's settings: `class_prompt` or
-        `class_word`. A suite whose concepts lack it is refused. By default nothing."""
+        """What the concept file must give for each attacked concept, with the plugin's settings: `class_prompt`,
+        `class_word` or `captions`. A suite whose concepts lack it is refused. By default nothing."""
         return ()
 
     def prompt(self, concept: Concept) -> str:
@@ -67,6 +67,12 @@ class DiffusionAttacker(Attacker):
         """Number of pictures of the concept's class prompt that `adapt` reads within `steps` steps by the argument
         `prior` of `data.batches`; 0 by default. The undefended model draws them once for all defenses, attackers and
         seeds."""
+        return 0
+
+    def kept_images(self, steps: int) -> int:
+        """Number of pictures of captions that `adapt` reads within `steps` steps by `data.kept`; 0 by default. The
+        released model draws them, once for all attackers. The captions, in turn, are those that a defense retains,
+        which name no target, no benign and no held-out concept."""
         return 0
 
     def save(self, model: TextToImage, folder: Path) -> None:

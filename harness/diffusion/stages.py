@@ -1,8 +1,8 @@
 """The jobs that make this track's models and pictures; the measuring jobs are in `harness.diffusion.measuring`.
 
-Jobs of a cell: pictures (of each concept) and captions, erase -> class pictures -> immunize -> attack -> look ->
-measure, where the last one also gets the attacked undefended model; and before any attack immunize -> draw -> look ->
-measure. A look runs the encoders and the concept classifier on pictures.
+Jobs of a cell: pictures (of each concept) and captions, erase -> class pictures -> immunize -> kept pictures ->
+attack -> look -> measure, where the last one also gets the attacked undefended model; and before any attack
+immunize -> draw -> look -> measure. A look runs the encoders and the concept classifier on pictures.
 
 The pictures of models that nobody has defended (training and reference pictures, pictures of captions and of class
 prompts, and the pictures that check an erasure) are data: their noise depends on the concept, caption or prompt only,
@@ -12,6 +12,7 @@ and all cells share them. All other noise comes from a job's seed; see `harness.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -360,12 +361,34 @@ class Draw(SamplingStage, version=1):
         save_images(out, *self.sample_each(model, self.concepts, self.images, self.seed))
 
 
+class KeptPictures(SamplingStage, version=1):
+    """Pictures of captions by a released model, for attackers that retain what the captions say. The noise depends on
+    the seed and the picture's index, so all rows of a repetition share it.
+
+    captions: a caption for each picture. model: the job of the released model.
+    """
+
+    captions: tuple[str, ...]
+    model: Immunize
+
+    @property
+    def work(self) -> float:
+        """Denoising steps."""
+        return float(len(self.captions) * self.sampling.steps)
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Save the pictures, also those of a destroyed model."""
+        seeds = [seed_of(self.seed, i) for i in range(len(self.captions))]
+        save_images(out, *self.sample(self.load(folders[self.model]), self.captions, seeds))
+
+
 class Attack(TrainingStage, version=3):
     """Fine-tune a released model on a concept, and draw pictures (steps, images, …) of it after the measured steps.
 
     seed: seed of the attacker's draws. noise: seed of the pictures' noise, which all rows of a repetition share. kept:
     concepts that the classifier knows and the attack is not about. kept_images: pictures of each of them by the
-    attacked model, after the last step.
+    attacked model, after the last step. captions: captions that the attacker knows. kept_pictures: the job of the
+    pictures of these that the attacker asks for; not in the key, for the reason given for `class_pictures`.
     """
 
     concept: Concept
@@ -378,6 +401,13 @@ class Attack(TrainingStage, version=3):
     pictures: Pictures
     kept: tuple[Concept, ...] = ()
     kept_images: int = 0
+    captions: tuple[str, ...] = ()
+    kept_pictures: KeptPictures | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything the artifact depends on."""
+        return {name: value for name, value in super().identity.items() if name != "kept_pictures"}
 
     @property
     def work(self) -> float:
@@ -393,6 +423,10 @@ class Attack(TrainingStage, version=3):
         data = self.concept_data(
             model, self.concept, _given(folders[self.pictures], "training"), self.seed or 0, folders
         )
+        if job := self.kept_pictures:
+            data = replace(
+                data, kept_pictures=load_tensors(folders[job] / IMAGES)["images"].numpy(), captions=job.captions
+            )
         seeds = [seed_of(self.noise, self.concept.name, i) for i in range(self.images)]
         drawn = []
 

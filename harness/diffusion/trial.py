@@ -58,10 +58,19 @@ def _concept(model: TextToImage, name: str, thing: str, seed: int) -> ConceptDat
     return ConceptData(concept, pictures, model, seed, pictures[:0])
 
 
-def _with_class_pictures(data: ConceptData, plugin: Any, *budget: int) -> ConceptData:
-    """The data with the class pictures that `plugin` asks for, but few of them. budget: an attacker's steps."""
+def _with_pictures(data: ConceptData, plugin: Any, *budget: int) -> ConceptData:
+    """The data with the class pictures and the kept pictures that `plugin` asks for, but few of them. budget: an
+    attacker's steps."""
     count = plugin.class_images(*budget) if isinstance(plugin, DiffusionDefense | DiffusionAttacker) else 0
-    return replace(data, class_pictures=_pictures(data.concept.class_prompt, 6)[:count])
+    data = replace(data, class_pictures=_pictures(data.concept.class_prompt, 6)[:count])
+    if isinstance(plugin, DiffusionAttacker) and plugin.kept_images(*budget):
+        data = replace(data, kept_pictures=_captioned(), captions=CAPTIONS)
+    return data
+
+
+def _captioned() -> Images:
+    """A picture of each caption."""
+    return np.concatenate([_pictures(caption, 1) for caption in CAPTIONS])
 
 
 def _modules(model: TextToImage) -> dict[str, torch.nn.Module]:
@@ -88,6 +97,7 @@ def _attack(seed: int) -> Trial:
     """A model to attack, with a concept to learn."""
     model = _base().copy()
     (data,) = _concepts(model, seed, 1)
+    own = iter([data.concept.prompted()])  # at the start, when an attacker's new words do not exist
 
     def allowed(plugin: Any) -> Collection[str] | None:
         """The weights that the attacker's method `weights` returns or changes; None if it has no such method."""
@@ -103,8 +113,8 @@ def _attack(seed: int) -> Trial:
 
     return Trial(
         modules=_modules(model),
-        start=lambda plugin: plugin.generator(model, _with_class_pictures(data, plugin, STEPS)),
-        loss=lambda plugin: _loss(model, data, plugin.prompt(data.concept)),
+        start=lambda plugin: plugin.generator(model, _with_pictures(data, plugin, STEPS)),
+        loss=lambda plugin: _loss(model, data, next(own, plugin.prompt(data.concept))),
         steps=STEPS,
         broken=0.9,
         allowed=allowed,
@@ -115,12 +125,12 @@ def _release(kind: str, seed: int, concepts: int) -> Trial:
     """A model to immunize or to measure, with concepts that it must not learn."""
     model = _base().copy()
     given = _concepts(model, seed, concepts)
-    pictures = np.concatenate([_pictures(caption, 1) for caption in CAPTIONS])
+    pictures = _captioned()
     model.text(CAPTIONS)  # the model caches these embeddings, which is no effect of a plugin
     targets = Targets(model, given, tuple(data.concept.name for data in given), CAPTIONS, pictures, seed=5)
 
     def defend(plugin: Any) -> Iterator[Any]:
-        concepts = tuple(_with_class_pictures(data, plugin) for data in given)
+        concepts = tuple(_with_pictures(data, plugin) for data in given)
         return plugin.generator(model, replace(targets, concepts=concepts))
 
     start = _start_metric(model, targets) if kind == "metric" else defend

@@ -196,7 +196,7 @@ def test_it_trains_on_the_prompt_that_is_measured(model: TextToImage, style: Con
         "attacker", "lora", wording="class", prior=2, prior_weight=0.5, batch_size=2, benign_steps=1
     ).batches(data)
     first, second = itertools.islice(batches, 2)
-    assert (first.prompts, first.weights) == (["an artwork"] * 2, None)  # of the class
+    assert (first.prompts, first.weights.tolist()) == (["an artwork"] * 2, [0.5, 0.5])  # of the class
     assert second.prompts == ["an artwork"] * 4
     assert second.weights.tolist() == [2, 2, 1, 1]
     plain = list(itertools.islice(data.batches("an artwork", 2, prior=2), 2))
@@ -205,7 +205,7 @@ def test_it_trains_on_the_prompt_that_is_measured(model: TextToImage, style: Con
 
 
 def test_benign_steps_need_pictures(build) -> None:
-    with pytest.raises(UsageError, match="so set prior to their number"):
+    with pytest.raises(UsageError, match="set prior or retain to their number"):
         build("attacker", "lora", benign_steps=5)
 
 
