@@ -168,7 +168,7 @@ def release(
     saves no models, or if `out` cannot be written or has other files than those of a released model.
     """
     from harness.execution.worker import ensure
-    from harness.plan import repetitions
+    from harness.plan import released, repetitions
     from harness.registry import installed
     from harness.store import Store
     from harness.suite_reader import load
@@ -193,7 +193,7 @@ def release(
     if seed not in seeds:
         raise UsageError(f"suite '{asked.name}' has no seed {seed}; there are: {', '.join(map(str, seeds))}")
     jobs = {
-        grid.name: tracks[grid.name].immunize(repetition, grid.defenses[defense])
+        grid.name: released(tracks[grid.name], repetition, grid.defenses[defense])
         for grid, repetition in models
         if repetition.seed == seed
     }

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from harness import checkpoints
 from harness.costs import COST, RunCost
 from harness.errors import UsageError, describe
 from harness.plugin import PluginSpec
@@ -110,12 +111,20 @@ def repetitions(grid: Grid, track: Track) -> Iterator[Repetition]:
             yield Repetition(task, protocol, seed, place)
 
 
+def released(track: Track, repetition: Repetition, defense: PluginSpec) -> Stage:
+    """The job that makes the released model of the row `defense`, or reads it if the row is a checkpoint; raises
+    `UsageError` for a checkpoint that does not fit the task."""
+    if defense.name != checkpoints.PLUGIN:
+        return track.immunize(repetition, defense)
+    return track.load_model(repetition, defense, checkpoints.weights_of(defense))
+
+
 def _walk(grid: Grid, track: Track) -> Iterator[tuple[dict[str, Any], Stage]]:
     """Coordinates and job of each cell; a cell without random draws still appears once for each seed."""
     for repetition in repetitions(grid, track):
         undefended = track.immunize(repetition, grid.reference)
         for label, defense in grid.defenses.items():
-            model = track.immunize(repetition, defense)
+            model = released(track, repetition, defense)
             row = {"task": repetition.task.label, "defense": label, "attacker": None, "seed": repetition.seed}
             yield from _measured(grid, track, repetition, row, model, undefended)
             for name in grid.attackers:

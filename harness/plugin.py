@@ -131,6 +131,7 @@ class PluginSpec(FrozenModel):
     module: str = Field("", exclude=True, description="full name of its module; empty: not available here")
     attribute: str = Field("", exclude=True, description="name of its class in the module")
     file: str | None = Field(None, exclude=True, description="path of the plugin file")
+    folder: str | None = Field(None, exclude=True, description="folder of the weights of a checkpoint")
 
     @property
     def identity(self) -> dict[str, Any]:

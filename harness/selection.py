@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, SupportsIndex, TypedDict, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from harness.errors import UsageError, describe
-from harness.labels import FrozenModel, Text
+from harness.files import user_path
+from harness.labels import FrozenModel, Label, Text
 from harness.plugin import KINDS
 from harness.track import MOST_SEEDS
 
@@ -17,6 +18,11 @@ from harness.track import MOST_SEEDS
 def _several(given: Any) -> Any:
     """One name or path as a list of one."""
     return [given] if isinstance(given, str | Path) else given
+
+
+def _checkpoints(given: Any) -> Any:
+    """Folders by name as texts NAME=DIR."""
+    return [f"{name}={path}" for name, path in given.items()] if isinstance(given, Mapping) else _several(given)
 
 
 def _integer(given: Any) -> Any:
@@ -41,6 +47,7 @@ class Selection(FrozenModel):
     """The part of a suite to run, with changed settings."""
 
     grids: Names = Field((), description="Run this grid only.")
+    tasks: Names = Field((), description="Run the task with this label only.")
     defenses: Names = Field((), description="Run this defense row only; another plugin's name adds a row.")
     attackers: Names = Field((), description="Run this attacker row only; another plugin's name adds a row.")
     seeds: Integer = Field(None, ge=1, le=MOST_SEEDS, description="Use seeds 1 … N instead of the suite's.")
@@ -58,6 +65,12 @@ class Selection(FrozenModel):
         "DIR alone: the same, if the suite has one other base model.",
     )
 
+    checkpoints: Annotated[tuple[Text, ...], BeforeValidator(_checkpoints)] = Field(
+        (),
+        description="NAME=DIR: add a row NAME with the released model in the folder DIR, or in its folder for each "
+        "task, as safetensors; DIR alone: named like the folder.",
+    )
+
     @classmethod
     def of(cls, **options: Any) -> Selection:
         """A selection from keyword arguments.
@@ -69,6 +82,17 @@ class Selection(FrozenModel):
     def rows(self, kind: str) -> tuple[str, ...]:
         """Labels of the rows of the kind `kind` to run; empty: all rows."""
         return {"defense": self.defenses, "attacker": self.attackers}.get(kind, ())
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The folder of each checkpoint by the name of its row; raises `UsageError` for two of one name, and for a
+        folder whose name is no label."""
+        folders: dict[str, Path] = {}
+        for text in self.checkpoints:
+            name, path = checkpoint(text)
+            if folders.setdefault(name, path) != path:
+                raise UsageError(f"--checkpoint {text}: another checkpoint is called '{name}'; choose another name")
+        return folders
 
     @property
     def changes(self) -> dict[tuple[str, str], dict[str, str]]:
@@ -86,12 +110,30 @@ class Options(TypedDict, total=False):
     """The fields of a `Selection` as keyword arguments."""
 
     grids: Sequence[str]
+    tasks: Sequence[str]
     defenses: Sequence[str]
     attackers: Sequence[str]
     seeds: int | None
     settings: Sequence[str]
     plugins: Sequence[str | Path]
     base: str | None
+    checkpoints: Sequence[str] | Mapping[str, str | Path]
+
+
+def checkpoint(text: str) -> tuple[str, Path]:
+    """Name and folder of a checkpoint, from NAME=DIR or DIR; raises `UsageError` for a folder whose name is no
+    label."""
+    name, equals, folder = text.partition("=")
+    if equals and not folder:
+        raise UsageError(f"--checkpoint {text}: name a folder after =")
+    named = equals and not user_path(text).is_dir()
+    path = user_path(folder if named else text).resolve()
+    name = name if named else path.name
+    try:
+        TypeAdapter(Label).validate_python(name)
+    except ValidationError as error:
+        raise UsageError(f"--checkpoint {text}: the name of the row {describe(error)}; write NAME=DIR") from None
+    return name, path
 
 
 def _setting(text: str) -> tuple[str, str, str, str]:

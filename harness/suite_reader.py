@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from harness import published, tuned_file
+from harness import checkpoints, published, tuned_file
 from harness.costs import COST, COSTS
 from harness.ensemble import Ensemble, written_out
 from harness.errors import UsageError, describe, nearest
@@ -105,6 +105,8 @@ class _Reader:
         self._ensembles = ensembles
         self._fields = fields
         self._changes = changes
+        self._folders = selection.folders
+        self._tasks: dict[str, None] = {}
         self._labels = {kind: {label for grid in file.grids for label in getattr(grid, f"{kind}s")} for kind in KINDS}
         added = {user_path(plugin).resolve() for plugin in selection.plugins}
         self._added = {
@@ -120,8 +122,6 @@ class _Reader:
         track = self._registry.track(file.track, self._where(file, "track"))
         sweeps: dict[str, list[str]] = {}
         rows = {kind: self._rows(kind, file, track, sweeps) for kind in KINDS}
-        tuned = {label: self._tuned(file, label, rows["defense"], sweeps) for label in rows["attacker"]}
-        tuned = {label: specs for label, specs in tuned.items() if specs}
         if not rows["defense"] or (file.attackers and not rows["attacker"]):
             return None
         where = self._where(file, "protocol")
@@ -134,9 +134,17 @@ class _Reader:
         tasks = []
         for place, task in enumerate(file.tasks):
             tasks += single_tasks(track, {**task, **changed}, self._where(file, "tasks", place), self._path.parent)
+        self._tasks |= {task.label: None for task in tasks}
+        chosen = [task for task in tasks if task.label in (self._selection.tasks or self._tasks)]
+        left_out, tasks = rows_left_out(len(chosen), len(tasks), "task"), chosen
+        if not tasks:
+            return None
         self._check_tuning(file, track, tasks)
         number = self._selection.seeds
         seeds = list(dict.fromkeys(counted(number) if number else file.seeds or self._file.seeds))
+        tuned = {
+            label: self._tuned(file, label, rows["defense"], sweeps, protocol.reference) for label in rows["attacker"]
+        }
         reference = self._registry.get("defense", protocol.reference, where).spec({}, where)
         try:
             return describe_grid(
@@ -153,8 +161,8 @@ class _Reader:
                 threat_models=self._threat_models(file, track, protocol, rows["attacker"]),
                 sweeps=sweeps,
                 ensemble=self._ensembles.get(file.name),
-                tuned=tuned,
-                changed=list(self._changed(file, rows, sweeps, seeds)),
+                tuned={label: specs for label, specs in tuned.items() if specs},
+                changed=[*self._changed(file, rows, sweeps, seeds), *filter(None, [left_out])],
             )
         except UsageError as error:
             raise UsageError(f"{self._path.name}, {error}") from None
@@ -192,16 +200,42 @@ class _Reader:
                 sweeps[label] = list(settings)
             for own, given in settings.items():
                 rows[own] = entry.spec(given, f"{where}, {kind} '{own}'", row.preset)
+            if kind == "defense":
+                self._add_weights(label, rows, where)
             if entry.load().track not in (track.name, "any"):
                 raise UsageError(
                     f"{where}: {kind} '{entry.name}' is of track '{entry.load().track}', the grid of '{track.name}'"
                 )
         return rows
 
+    def _add_weights(self, label: str, rows: dict[str, PluginSpec], where: str) -> None:
+        """Give the row `label` of `rows` the weights of the checkpoint of this name. Raises `UsageError` if the row is
+        a checkpoint without a folder, or no checkpoint with one, or if the folder has no weights, or others than the
+        row."""
+        folder, spec = self._folders.get(label), rows.get(label)
+        is_checkpoint = spec is not None and spec.name == checkpoints.PLUGIN
+        if folder is None and is_checkpoint:
+            raise UsageError(f"{where}: give the folder with the weights of '{label}': --checkpoint {label}=DIR")
+        if folder is None:
+            return
+        if spec is None or not is_checkpoint:
+            raise UsageError(f"--checkpoint {label}: the suite has a row '{label}'; choose another name: NAME=DIR")
+        given = checkpoints.locate(folder).digest
+        params = {"digest": spec.params["digest"] or given}
+        entry = self._registry.get("defense", checkpoints.PLUGIN, where)
+        rows[label] = entry.spec(params, where).model_copy(update={"folder": str(folder)})
+        checkpoints.weights_of(rows[label])
+
     def _tuned(
-        self, file: GridFile, label: str, defenses: Mapping[str, PluginSpec], sweeps: Mapping[str, Sequence[str]]
+        self,
+        file: GridFile,
+        label: str,
+        defenses: Mapping[str, PluginSpec],
+        sweeps: Mapping[str, Sequence[str]],
+        reference: str,
     ) -> dict[str, PluginSpec]:
-        """The attacker row `label` with the settings that were searched for each defense; empty if it is not tuned."""
+        """The attacker row `label` with the settings that were searched for each defense, for a checkpoint those for
+        the plugin `reference`; empty if it is not tuned."""
         row = file.attackers.get(label)
         if row is None or row.tuned is None:
             return {}
@@ -213,8 +247,9 @@ class _Reader:
             raise UsageError(f"{where}: {row.tuned} has no attacker '{source}'; {nearest(source, list(searched))}")
         family = {own: sweep for sweep, labels in sweeps.items() for own in labels}
         specs = {}
-        for defense in defenses:
-            searched_for = row.tuned_on or family.get(defense, defense)
+        for defense, spec in defenses.items():
+            own = reference if spec.name == checkpoints.PLUGIN else family.get(defense, defense)
+            searched_for = row.tuned_on or own
             if searched_for not in searched[source]:
                 hint = nearest(searched_for, list(searched[source]))
                 raise UsageError(f"{where}: {row.tuned} has no settings of '{source}' against '{searched_for}'; {hint}")
@@ -272,7 +307,10 @@ class _Reader:
         elsewhere = self._labels[kind]
         further = {e.name for e in self._registry.all(kind) if e.about["track"] in (track.name, "any")} - elsewhere
         labels = self._selection.rows(kind) or [*given, *(name for name in self._added[kind] if name not in given)]
-        return {label: given.get(label, Row()) for label in labels if label in given or label in further}
+        rows = {label: given.get(label, Row()) for label in labels if label in given or label in further}
+        if kind == "defense":
+            rows |= {name: given.get(name, Row(plugin=checkpoints.PLUGIN)) for name in self._folders}
+        return rows
 
     def _changed(
         self,
@@ -297,7 +335,10 @@ class _Reader:
             yield change
 
     def check_all_used(self) -> None:
-        """Raise `UsageError` if a selected row or a changed row is in no grid."""
+        """Raise `UsageError` if a selected task, a selected row or a changed row is in no grid."""
+        for task in self._selection.tasks:
+            if task not in self._tasks:
+                raise UsageError(f"suite '{self._file.name}' runs no task '{task}'; {nearest(task, [*self._tasks])}")
         for kind in KINDS:
             plugins = {entry.name: entry.about["track"] for entry in self._registry.all(kind)}
             choices = self._labels[kind] | set(plugins)

@@ -18,7 +18,7 @@ from harness.errors import UsageError
 from harness.labels import FrozenModel
 from harness.plugin import Plugin, PluginSpec
 from harness.ranking import Outcome, Ranking
-from harness.stage import Stage, seed_of
+from harness.stage import Located, Stage, seed_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -198,6 +198,16 @@ class Track(ABC):
         `UsageError`, because the track saves no models.
         """
         raise UsageError(f"track '{self.name}' saves no models")
+
+    def load_model(self, repetition: Repetition, defense: PluginSpec, weights: Located) -> Stage:
+        """The job that reads a released model from a checkpoint, in the form that `save_model` writes.
+
+        repetition: the task, protocol and seed. defense: the plugin of the row. weights: the folder (see
+        `harness.checkpoints.folder_of` for its part for one task) with its digest, which must be in the job's key;
+        without a path, the job cannot run here. Raises `UsageError` if the weights do not fit the task's base model. By
+        default raises it always, because the track reads no models.
+        """
+        raise UsageError(f"track '{self.name}' reads no checkpoints")
 
     def trials(self, kind: str, seed: int) -> Sequence[Trial]:
         """Tiny tasks for the conformance kit, which runs a plugin on the first one that the plugin does not refuse with

@@ -38,7 +38,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-for function in (run.run, run.plan, tune.tune, run.release):
+for function in (run.run, run.attack, run.plan, tune.tune, run.release):
     app.command()(_command(function))
 app.command("list")(_command(inspect.list_))
 for function in (inspect.show, inspect.new, inspect.check):

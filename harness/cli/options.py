@@ -24,12 +24,14 @@ Timeout = Annotated[float | None, typer.Option(min=1, help="Seconds after which 
 
 FLAGS = {
     "grids": "--grid",
+    "tasks": "--task",
     "defenses": "--defense",
     "attackers": "--attacker",
     "seeds": "--seeds",
     "settings": "--set",
     "plugins": "--plugin",
     "base": "--base",
+    "checkpoints": "--checkpoint",
 }
 """The option for each field of `Selection`."""
 

@@ -1,4 +1,4 @@
-"""`immunebench run`, `plan` and `release`."""
+"""`immunebench run`, `attack`, `plan` and `release`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from harness.cli.options import SuiteName, Timeout, Workers, selection_options
 from harness.files import user_path
 from harness.interrupts import Stopped
+from harness.labels import file_stem
 from harness.selection import Selection
 
 
@@ -37,26 +38,55 @@ def run(
 
     Exit code 1: some cells failed.
     """
-    from harness import api
-    from harness.execution.progress import Display
+    folder = out or Path("results/runs") / _name(suite, selection)
+    _run(suite, folder, selection, workers=workers, cluster=cluster, gpu=gpu, timeout=timeout, keep=keep_weights)
+
+
+@selection_options("grids", "tasks", "attackers", "seeds", "settings", "plugins", "base")
+def attack(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="[NAME=]DIR", help="Folder of a released model, with safetensors.")
+    ],
+    suite: Annotated[str, typer.Option(metavar="SUITE", help="A suite's name, or a YAML file.")] = "styles",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=user_path, metavar="DIR", help="Folder for the results (default: results/runs/attack-NAME-SUITE)."
+        ),
+    ] = None,
+    workers: Workers = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Require a GPU for GPU jobs.")] = False,
+    timeout: Timeout = None,
+    *,
+    selection: Selection,
+) -> None:
+    """Attack a released model with a suite's attackers, next to the undefended model: `run SUITE --defense none
+    --checkpoint DIR`.
+
+    Exit code 1: some cells failed.
+    """
+    chosen = selection.model_copy(update={"defenses": ("none",), "checkpoints": (checkpoint,)})
+    (name,) = chosen.folders
+    folder = out or Path("results/runs") / file_stem(f"attack-{name}-{_name(suite, selection)}")
+    _run(suite, folder, chosen, workers=workers, gpu=gpu, timeout=timeout)
+
+
+def _name(suite: str, selection: Selection) -> str:
+    """The name of a suite on its base model."""
     from harness.suite_file import find, read
 
-    base = f"@{selection.base}" if selection.base else ""
-    folder = out or Path("results/runs") / f"{read(find(suite)).name}{base}"
+    return f"{read(find(suite)).name}{f'@{selection.base}' if selection.base else ''}"
+
+
+def _run(suite: str, folder: Path, selection: Selection, **options: Any) -> None:
+    """Run a suite, write its results into `folder` and print its board. options: of `harness.run`."""
+    from harness import api
+    from harness.execution.progress import Display
+
     start = time.perf_counter()
     try:
         with Display() as display:
-            result = api.run(
-                suite,
-                out=folder,
-                workers=workers,
-                cluster=cluster,
-                gpu=gpu,
-                timeout=timeout,
-                keep=keep_weights,
-                progress=display,
-                **dict(selection),
-            )
+            result = api.run(suite, out=folder, progress=display, **options, **dict(selection))
     except Stopped as stop:
         print("stopped; finished jobs are kept: run the same command to continue", file=sys.stderr)
         raise typer.Exit(stop.exit_code) from None

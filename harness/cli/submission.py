@@ -131,6 +131,10 @@ def verify(
             help="Folder of the files that its suite names (default: the installed suite's).",
         ),
     ] = None,
+    checkpoint: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=DIR", help="Folder with the weights of the checkpoint NAME. Repeatable."),
+    ] = [],
     workers: Workers = None,
     timeout: Timeout = None,
 ) -> None:
@@ -139,6 +143,7 @@ def verify(
         os.environ["HF_HUB_OFFLINE"] = "1"  # a submission names base models: do not download what it names
     from harness.execution import executors
     from harness.execution.progress import Display
+    from harness.selection import Selection
     from harness.submission import tier
     from harness.submission.verify import verify
 
@@ -153,6 +158,7 @@ def verify(
             trust=trust,
             store=store,
             files=files,
+            checkpoints=Selection.of(checkpoints=checkpoint).folders,
             executor=lambda: executors.local(workers),
             progress=display,
             timeout=timeout,

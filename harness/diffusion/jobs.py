@@ -13,6 +13,8 @@ from functools import cached_property
 from itertools import cycle, islice
 from typing import Any
 
+from harness import checkpoints
+from harness.diffusion import weights
 from harness.diffusion.concepts import Concept, Group
 from harness.diffusion.located import Files
 from harness.diffusion.measuring import Arms, Decode, Look, MeasureAttacked, MeasureReleased, Seen, Sheet, SheetRow
@@ -28,10 +30,12 @@ from harness.diffusion.stages import (
     Immunize,
     KeptPictures,
     Pictures,
+    ReadCheckpoint,
     ReadPictures,
 )
+from harness.errors import UsageError
 from harness.plugin import PluginSpec
-from harness.stage import Stage, digest
+from harness.stage import Located, Stage, digest
 from harness.track import Repetition
 
 
@@ -111,6 +115,16 @@ class Jobs:
             given = {**self._targets, "class_pictures": self._class_pictures(defense, self.group.targets)}
         seed = self.repetition.seed_for(defense)
         return Immunize(**self._training, **given, plugin=defense, seed=seed, erased=self.erased)
+
+    def checkpoint(self, defense: PluginSpec, located: Located) -> ReadCheckpoint:
+        """The job that reads the released model of the row `defense` from the checkpoint `located`; raises `UsageError`
+        if it does not fit the base model."""
+        label, base = self.group.label, self.files.base(self.group.base)
+        if located.path and (
+            fault := weights.fault(checkpoints.folder_of(located.path, label), base.path, str(located.digest))
+        ):
+            raise UsageError(fault)
+        return ReadCheckpoint(**self._training, plugin=defense, weights=located, label=label)
 
     def _class_pictures(
         self, plugin: PluginSpec, concepts: Sequence[Concept], *budget: int

@@ -287,11 +287,13 @@ class TextToImage:
             self.pipeline.scheduler = trained_with
         return np.concatenate(images), np.concatenate(finite)
 
-    def changed(self, base: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The U-Net's tensors that differ from the tensors in `base`, by name."""
+    def changed(
+        self, base: Mapping[str, torch.Tensor], part: Literal["unet", "text_encoder"] = "unet"
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of the U-Net, or of the text encoder, that differ from the tensors in `base`, by name."""
         return {
             name: value.detach().contiguous()
-            for name, value in self.unet.state_dict().items()
+            for name, value in getattr(self, part).state_dict().items()
             if not torch.equal(value, base[name])
         }
 
@@ -336,10 +338,10 @@ _OTHER_INPUTS = (
 def layout_fault(base: str) -> str | None:
     """Why the base model `base` (see `locate`) has a layout that this track cannot run, from its configuration files.
     None if it can, or if there are no such files on this machine."""
-    kind = (_config(base, "model_index.json") or {}).get("_class_name", LAYOUT)
+    kind = (read_config(base, "model_index.json") or {}).get("_class_name", LAYOUT)
     if kind != LAYOUT:
         return f"the base model '{base}' is a {kind}; this track runs a {LAYOUT} (Stable Diffusion 1 or 2)"
-    unet = _config(base, "unet/config.json")
+    unet = read_config(base, "unet/config.json")
     if unet is None:
         return None
     inputs, outputs = unet.get("in_channels", 4), unet.get("out_channels", 4)
@@ -359,11 +361,19 @@ def layout_fault(base: str) -> str | None:
     return None
 
 
-def _config(base: str, name: str) -> dict[str, Any] | None:
-    """The content of a JSON file of a base model; None if it cannot be read on this machine."""
+def base_file(base: str, name: str) -> Path | None:
+    """The file `name` of the base model `base` (see `locate`); None if it is not on this machine."""
     try:
-        path = Path(str(cached_file(locate(base), name, local_files_only=True)))
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return Path(str(cached_file(locate(base), name, local_files_only=True)))
+    except (OSError, ValueError):
+        return None
+
+
+def read_config(base: str, name: str) -> dict[str, Any] | None:
+    """The content of a JSON file of a base model; None if it cannot be read on this machine."""
+    path = base_file(base, name)
+    try:
+        content = None if path is None else json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

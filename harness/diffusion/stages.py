@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from harness.diffusion import encoders
+from harness import checkpoints
+from harness.diffusion import encoders, weights
 from harness.diffusion.concepts import Concept, fill
 from harness.diffusion.data import ConceptData, Targets
 from harness.diffusion.erase import erase
@@ -35,7 +36,7 @@ from harness.versions import Version
 
 GATE_IMAGES = 4
 """Number of pictures of each concept to keep that check an erasure."""
-WEIGHTS = "unet.safetensors"
+WEIGHTS, TEXT_WEIGHTS = "unet.safetensors", "text_encoder.safetensors"
 
 
 class PipelineStage(Stage, track="diffusion"):
@@ -52,7 +53,7 @@ class PipelineStage(Stage, track="diffusion"):
         return _read_base(self.base.path, self.precision, self.base.check())
 
     def load(self, *artifacts: Path) -> TextToImage:
-        """A copy of the base model that may be changed, with the U-Net weights in the folders `artifacts`."""
+        """A copy of the base model that may be changed, with the weights in the folders `artifacts`."""
         model = self.untouched().copy()
         for folder in artifacts:
             apply_weights(model, folder)
@@ -69,11 +70,13 @@ def _read_base(base: str, precision: str, versions: tuple[Version, ...]) -> Text
 
 
 def apply_weights(model: TextToImage, folder: Path) -> None:
-    """Copy the weights in the artifact folder `folder` into the U-Net of `model`, in place."""
-    state = dict(model.unet.named_parameters())
-    with torch.no_grad():
-        for name, value in load_tensors(folder / WEIGHTS).items():
-            state[name].copy_(value)
+    """Copy the weights in the artifact folder `folder` into the U-Net of `model`, in place; if it has any of a text
+    encoder, these too."""
+    for module, path in ((model.unet, folder / WEIGHTS), (model.text_encoder, folder / TEXT_WEIGHTS)):
+        state = dict(module.named_parameters())
+        with torch.no_grad():
+            for name, value in load_tensors(path).items() if path.is_file() else ():
+                state[name].copy_(value)
 
 
 class SamplingStage(PipelineStage):
@@ -340,6 +343,24 @@ class Immunize(TargetsStage, version=2):
             raise PluginError(f"defense {self.plugin.name} left weights that are not finite")
         self.save_weights(model, out)
         cost.model_copy(update={"notes": targets.notes}).save(out)
+
+
+class ReadCheckpoint(Immunize, version=1):
+    """Read the released model from a checkpoint. weights: its folder. label: label of the task."""
+
+    weights: Located
+    label: str
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Save the weights that differ from the base model's, and the run cost; raises `RunError` if the checkpoint
+        does not fit the base model."""
+        assert self.plugin is not None
+        model = self.load()
+        weights.copy_into(model, checkpoints.folder_of(self.weights.path, self.label))
+        self.pull(self.plugin.build().immunize(model, None), out)
+        self.save_weights(model, out)
+        if changed := model.changed(self.untouched().text_encoder.state_dict(), "text_encoder"):
+            save_tensors(changed, out / TEXT_WEIGHTS)
 
 
 class Draw(SamplingStage, version=1):

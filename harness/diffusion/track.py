@@ -16,7 +16,7 @@ from harness.diffusion.protocol import DiffusionProtocol
 from harness.errors import UsageError
 from harness.plugin import Plugin, PluginSpec
 from harness.ranking import Ranking
-from harness.stage import Stage
+from harness.stage import Located, Stage
 from harness.track import Protocol, Repetition, Track
 
 if TYPE_CHECKING:
@@ -118,6 +118,10 @@ class DiffusionTrack(Track):
     def save_model(self, model: Any, artifact: Path, out: Path) -> None:
         """Save a released model as a pipeline folder that diffusers loads."""
         model.load(artifact).pipeline.save_pretrained(out)
+
+    def load_model(self, repetition: Repetition, defense: PluginSpec, weights: Located) -> Stage:
+        """The job that reads a pipeline folder, or the parts `unet` and `text_encoder` of one."""
+        return self._jobs(repetition).checkpoint(defense, weights)
 
     def trials(self, kind: str, seed: int) -> Sequence[Trial]:
         """See `harness.diffusion.trial`."""

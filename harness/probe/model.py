@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from scipy.optimize import minimize_scalar
 from torch import nn
 
+from harness import checkpoints
+from harness.errors import RunError
 from harness.meter import count_gradient
 from harness.probe.data import Split
 from harness.store.tensors import load_tensors, save_tensors
@@ -44,6 +47,26 @@ class Extractor(nn.Linear):
         """The extractor saved in the artifact folder `folder`."""
         tensors = load_tensors(folder / FILE)
         extractor = cls(len(tensors["bias"]))
+        extractor.load_state_dict(tensors)
+        return extractor
+
+    @classmethod
+    def released(cls, folder: Path, dim: int) -> Extractor:
+        """The extractor of `dim` features in the folder `folder` of a checkpoint; raises `RunError` if it has none."""
+        path = folder / FILE
+        if not path.is_file():
+            raise RunError(checkpoints.missing_file(folder, FILE))
+        try:
+            tensors = load_tensors(path)
+        except (SafetensorError, OSError) as error:
+            raise RunError(f"{path} cannot be read ({error}): copy it again") from None
+        extractor = cls(dim)
+        sizes = {name: tuple(value.shape) for name, value in extractor.state_dict().items()}
+        given = {name: tuple(value.shape) for name, value in tensors.items()}
+        if given != sizes:
+            raise RunError(f"{path} has tensors of the sizes {given}; a released extractor of this task has {sizes}")
+        if not all(value.isfinite().all() for value in tensors.values()):
+            raise RunError(f"{path} has values that are not finite")
         extractor.load_state_dict(tensors)
         return extractor
 

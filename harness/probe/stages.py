@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from harness import meter
+from harness import checkpoints, meter
 from harness.errors import PluginError, RunError
 from harness.plugin import PluginSpec
 from harness.probe.data import ProbeData, Score, digest, load
@@ -18,7 +18,7 @@ from harness.probe.model import Extractor, LinearProbe, Loss
 from harness.probe.optimum import Optimum, optima, scores
 from harness.probe.plugin import AttackData, ProbeAttacker, ReleasedData, TrainingRows, Trajectory
 from harness.probe.tasks import ROLES, Role, Task
-from harness.stage import Folders, Stage
+from harness.stage import Folders, Located, Stage
 from harness.store.tensors import load_tensors, save_tensors
 
 ATTACK = "attack.safetensors"
@@ -67,6 +67,23 @@ class Immunize(Stage, track="probe", version=2):
         self.pull(self.plugin.build().generator(model, targets), out)
         if not all(parameter.isfinite().all() for parameter in model.parameters()):
             raise PluginError(f"defense {self.plugin.name} left weights that are not finite")
+        model.save(out)
+
+
+class ReadCheckpoint(Immunize, version=1):
+    """Read the released extractor from a checkpoint. weights: its folder."""
+
+    weights: Located
+
+    def read(self) -> Extractor:
+        """The extractor; raises `RunError` if the weights do not fit the task."""
+        folder = checkpoints.folder_of(self.weights.path, self.task.label)
+        return Extractor.released(folder, self.data().train.benign.x.shape[1])
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Save the released extractor and the run cost."""
+        model = self.read()
+        self.pull(self.plugin.build().immunize(model, None), out)
         model.save(out)
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.kit.trial import Trial
-    from harness.probe.stages import Attacked, Immunize
-    from harness.stage import Stage
+    from harness.probe.stages import Attacked, Immunize, ReadCheckpoint
+    from harness.stage import Located, Stage
 
 
 class Protocol(harness.track.Protocol):
@@ -51,14 +51,29 @@ class ProbeTrack(Track):
 
     def immunize(self, repetition: Repetition, defense: PluginSpec) -> Immunize:
         """The job that immunizes the identity extractor."""
-        from harness.probe import data, stages
+        from harness.probe import stages
 
-        try:
-            rows = data.digest(repetition.task.data)
-        except RunError:  # fails the cells that need the data set, not the run
-            rows = None
-        job: Immunize = repetition.job(stages.Immunize, defense, rows=rows)
+        job: Immunize = repetition.job(stages.Immunize, defense, rows=_rows(repetition.task))
         return job
+
+    def load_model(self, repetition: Repetition, defense: PluginSpec, weights: Located) -> Immunize:
+        """The job that reads an extractor."""
+        from harness.probe import stages
+
+        rows = _rows(repetition.task)
+        job: ReadCheckpoint = repetition.job(stages.ReadCheckpoint, defense, rows=rows, weights=weights)
+        if weights.path and rows is not None:
+            try:
+                job.read()
+            except RunError as error:
+                raise UsageError(str(error)) from None
+        return job
+
+    def save_model(self, model: Any, artifact: Path, out: Path) -> None:
+        """Save a released extractor as safetensors: `weight`, θᵀ (dim, dim), and `bias` (dim), float64."""
+        from harness.probe.model import Extractor
+
+        Extractor.load(artifact).save(out)
 
     def attacks(self, repetition: Repetition, model: Any, attacker: PluginSpec) -> Sequence[Stage]:
         """The attack on the harmful task."""
@@ -160,3 +175,14 @@ class ProbeTrack(Track):
         from harness.probe import plots
 
         return plots.plots(records, out)
+
+
+def _rows(task: Task) -> str | None:
+    """SHA-256 of the values of the task's data set; None if it cannot be loaded, which fails the cells that need it,
+    not the run."""
+    from harness.probe import data
+
+    try:
+        return data.digest(task.data)
+    except RunError:
+        return None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
 
-from harness.errors import UsageError, describe
+from harness import checkpoints
+from harness.errors import UsageError, describe, nearest
 from harness.files import user_path
 from harness.plugin import PluginSpec
 from harness.ranking import covering
@@ -47,15 +49,26 @@ def plugin_files(suite: str, plugins: Sequence[Path] = ()) -> list[Path]:
     return list(dict.fromkeys(user_path(file).resolve() for file in (*own, *plugins)))
 
 
-def localise(submission: Submission, folder: Path, plugins: Sequence[Path] = ()) -> LocalSuite:
+def localise(
+    submission: Submission,
+    folder: Path,
+    plugins: Sequence[Path] = (),
+    folders: Mapping[str, Path] = MappingProxyType({}),
+) -> LocalSuite:
     """Complete the suite of a submission with the plugins and files of this machine.
 
-    submission: the submission. folder: folder to which its paths are relative. plugins: plugin files of this machine. A
-    plugin that is missing here, or has another digest, stays as the submission describes it: its jobs can be planned
-    but not run. Raises `UsageError` for a track that is missing here, and `InvalidSubmission` for tasks or a protocol
+    submission: the submission. folder: folder to which its paths are relative. plugins: plugin files of this machine.
+    folders: folders of the weights of its checkpoints, by row. A plugin that is missing here, or has another digest, or
+    a checkpoint without a folder stays as the submission describes it: its jobs can be planned but not run. Raises
+    `UsageError` for a track that is missing here, for a folder of a row that is no checkpoint or has other weights, and
+    `InvalidSubmission` for tasks or a protocol
     that the track refuses, and for a plugin whose description differs from the plugin here.
     """
-    reader = _Reader(installed().with_files(plugins), folder, submission)
+    rows = [label for grid in submission.suite.grids for label in grid.defenses if _is_checkpoint(grid, label)]
+    for label in folders:
+        if label not in rows:
+            raise UsageError(f"--checkpoint {label}: the submission has no such checkpoint; {nearest(label, rows)}")
+    reader = _Reader(installed().with_files(plugins), folder, submission, folders)
     grids = [reader.grid(grid) for grid in submission.suite.grids]
     local = {"grids": grids, "plugins": tuple(plugins), "folder": folder}
     skipped = list(dict.fromkeys(reader.skipped))
@@ -63,10 +76,11 @@ def localise(submission: Submission, folder: Path, plugins: Sequence[Path] = ())
 
 
 class _Reader:
-    def __init__(self, registry: Registry, folder: Path, submission: Submission) -> None:
+    def __init__(self, registry: Registry, folder: Path, submission: Submission, folders: Mapping[str, Path]) -> None:
         self.skipped: list[str] = []
         self.problems: list[str] = []
         self._registry, self._folder, self._sources = registry, folder, submission.sources
+        self._folders = folders
 
     def grid(self, grid: Grid) -> Grid:
         """The grid with this machine's plugins, and with the fields that follow from its track."""
@@ -89,7 +103,7 @@ class _Reader:
             tasks,
             protocol,
             name=grid.name,
-            defenses={label: self._spec(spec) for label, spec in grid.defenses.items()},
+            defenses={label: self._defense(label, spec) for label, spec in grid.defenses.items()},
             attackers={label: self._spec(spec) for label, spec in grid.attackers.items()},
             metrics={label: self._spec(spec) for label, spec in grid.metrics.items()},
             seeds=grid.seeds,
@@ -120,6 +134,19 @@ class _Reader:
     def _defaults(self, spec: PluginSpec) -> dict[str, Any]:
         return self._registry.get("defense", spec.name).spec({}, "reference").params
 
+    def _defense(self, label: str, spec: PluginSpec) -> PluginSpec:
+        """The plugin of the row `label`, with the folder of its weights if it is a checkpoint."""
+        here = self._spec(spec)
+        if spec.name != checkpoints.PLUGIN or not here.module:
+            return here
+        if label not in self._folders:
+            digest = spec.params["digest"]
+            self.skipped.append(f"the weights of '{label}' (SHA-256 {digest}) are needed: --checkpoint {label}=DIR")
+            return spec
+        here = here.model_copy(update={"folder": str(self._folders[label])})
+        checkpoints.weights_of(here)
+        return here
+
     def _spec(self, spec: PluginSpec) -> PluginSpec:
         """The plugin of this machine, or the submission's spec if it cannot run here."""
         self._place(spec.params)  # refuses files outside of the folder
@@ -137,6 +164,10 @@ class _Reader:
         if here.model_dump(exclude={"package"}) != spec.model_dump(exclude={"package"}):
             raise InvalidSubmission(f"{where} is {here.call} here, but {spec.call} in the submission: it was changed")
         return here
+
+
+def _is_checkpoint(grid: Grid, label: str) -> bool:
+    return grid.defenses[label].name == checkpoints.PLUGIN
 
 
 def _differences(grid: Grid, local: Grid) -> Iterator[str]:

@@ -184,8 +184,10 @@ def _merge_changes(merged: Grid, parts: Sequence[Grid]) -> list[str]:
 def _renewed(change: str, grid: Grid) -> str | None:
     """The change of a part (see `harness.suite.rows_left_out` and `other_seeds`) as it is for the merged `grid`; None
     if the grid has all rows or seeds of the suite file."""
-    if match := re.fullmatch(r"\d+ of (\d+) (defense|attacker)s", change):
+    if match := re.fullmatch(r"\d+ of (\d+) (defense|attacker|task)s", change):
         given, kind = int(match[1]), match[2]
+        if kind == "task":
+            return rows_left_out(len(grid.tasks), given, kind)
         added = [f"{kind}s.{label}. added" in grid.changed for label in getattr(grid, f"{kind}s")]
         return rows_left_out(added.count(False), given, kind)
     if match := re.fullmatch(r"seeds .* instead of ([\d, ]+)", change):

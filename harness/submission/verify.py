@@ -69,6 +69,7 @@ def verify(
     store: Path | None = None,
     files: Path | None = None,
     plugins: Sequence[Path] = (),
+    checkpoints: Mapping[str, Path] | None = None,
     executor: Callable[[], Executor],
     progress: scheduler.Progress | None = None,
     timeout: float | None = None,
@@ -78,8 +79,8 @@ def verify(
     cells: number of cells to run again, drawn at random; None: all cells. seed: seed of this draw; None: a random one.
     trust: whether to import and run the plugin files in the submission. store: folder that keeps the recomputed
     artifacts; None: they are deleted. files: folder to which paths in the suite are relative; None: the installed
-    suite's. plugins: plugin files of this machine. executor: function that creates the executor. progress: gets
-    callbacks. timeout: seconds for each job.
+    suite's. plugins: plugin files of this machine. checkpoints: folders of the weights of its checkpoints, by row.
+    executor: function that creates the executor. progress: gets callbacks. timeout: seconds for each job.
 
     Raises `UsageError` if this harness cannot check the submission or the arguments are wrong, and `InvalidSubmission`
     for an invalid file.
@@ -102,7 +103,8 @@ def verify(
         temporary = Path(name).resolve()
         with importable(submission.sources if trust else [], temporary / "sources") as trusted:
             local = plugin_files(submission.suite.name, [*trusted, *plugins])
-            plan = _check_plan(submission, files or _folder(submission.suite), local, report)
+            folder = files or _folder(submission.suite)
+            plan = _check_plan(submission, folder, local, checkpoints or {}, report)
             if plan is None or report.problems:
                 return report
             measured = _measured(submission)
@@ -124,7 +126,9 @@ def _folder(suite: Suite) -> Path:
     return path.parent if path else Path.cwd()
 
 
-def _check_plan(submission: Submission, folder: Path, plugins: Sequence[Path], report: Report) -> Plan | None:
+def _check_plan(
+    submission: Submission, folder: Path, plugins: Sequence[Path], checkpoints: Mapping[str, Path], report: Report
+) -> Plan | None:
     """Make the plan here and compare it with the submission's cells; None if the submission has too few cells."""
     for grid in submission.suite.grids:
         cells = sum(cell.coordinates["grid"] == grid.name for cell in submission.cells)
@@ -135,7 +139,7 @@ def _check_plan(submission: Submission, folder: Path, plugins: Sequence[Path], r
         if points * len(grid.seeds) * max(len(grid.metrics), 1) > MAX_POINTS:
             raise InvalidSubmission(f"grid '{grid.name}' has more than {MAX_POINTS} points")
     try:
-        local = localise(submission, folder, plugins)
+        local = localise(submission, folder, plugins, checkpoints)
         plan = make(local.suite)
     except ImmuneBenchError:
         raise
@@ -246,8 +250,8 @@ def _changed_rows(suite: Suite) -> set[Row]:
 
 
 def _unmarked_changes(suite: Suite, whole: Suite) -> Iterator[str]:
-    """Messages about rows that differ from the installed suite `whole`, and rows and seeds that the suite leaves out,
-    but are not marked as changed. Additional metrics are allowed."""
+    """Messages about rows that differ from the installed suite `whole`, and tasks, rows and seeds that the suite leaves
+    out, but are not marked as changed. Additional metrics are allowed."""
     known = {(grid.name, kind, label): spec for grid in whole.grids for kind, label, spec in grid.rows(*KINDS)}
     grids = {grid.name: grid for grid in whole.grids}
     for grid in suite.grids:
@@ -270,7 +274,9 @@ def _unmarked_changes(suite: Suite, whole: Suite) -> Iterator[str]:
 
 
 def _narrowing(grid: Grid, whole: Grid) -> Iterator[str]:
-    """The rows and seeds of the installed grid `whole` that `grid` leaves out, as changes of the grid."""
+    """The tasks, rows and seeds of the installed grid `whole` that `grid` leaves out, as changes of the grid."""
+    if change := rows_left_out(sum(task in grid.members for task in whole.members), len(whole.members), "task"):
+        yield change
     for kind in ("defense", "attacker"):
         given = getattr(whole, f"{kind}s")
         kept = sum(label in getattr(grid, f"{kind}s") for label in given)
