@@ -65,7 +65,7 @@ def tuned(tmp_path_factory):
 
 
 def test_a_search_that_was_stopped_continues_with_the_same_trials(tuned):
-    """The first two of four trials in an empty store, then all four: as without the stop, and nothing else is computed."""
+    """The first two of four trials in an empty store, then all: as without the stop, and nothing else is computed."""
     place = {"out": tuned / "again", "store": tuned / "other", "workers": 1}
     first = tune(tuned / "tunable.yaml", trials=2, **place)
     before = set(Store(tuned / "other").keys())
