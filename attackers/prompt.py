@@ -53,7 +53,7 @@ class Prompt(PictureAttacker):
     def adapt(self, model: TextToImage, data: ConceptData) -> Iterator[torch.Tensor]:
         """Search words; yields the loss of the words drawn in the step or, at random, of the best so far."""
         numbers = [*whole_words(model).values()]
-        prefix = NewWord(model, self.token, data.concept.class_word or "a", self.words)
+        prefix = NewWord(model, self.token, "a", self.words)
         known = prefix.embedding.detach()[numbers].clone()
         batches = self.given(data).batches(self.prompt(data.concept), self.batch_size)
         draw = torch.Generator().manual_seed(data.seed)
