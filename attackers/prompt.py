@@ -24,10 +24,13 @@ class Prompt(PictureAttacker):
 
     The time step is drawn, where the authors go through 50 of them in turn; and the harness measures the prefix after
     given steps, where they stop at the first success. Only tokens that are whole words are used.
+
+    On the small base it does not break the undefended model, whose erased words stay erased after other words
+    (docs/pages/text_to_image.md), so it belongs to no worst case there.
     """
 
     name = "prompt"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"batch_size": 8}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"lr": 0.03, "batch_size": 16}}
 
     search: Literal["gradient", "random"] = Field("gradient", description="how the words are searched")
     words: int = Field(
