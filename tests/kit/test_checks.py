@@ -14,7 +14,8 @@ from harness.registry import installed, named
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "two_layer.py"
 BUILT_IN = [(entry.kind, entry.name) for kind in KINDS for entry in installed().all(kind)]
 SLOW = (
-    "custom_diffusion", "dreambooth", "dreambooth_lora", "full", "balanced", "prompt", "gauge", "joint", "compose", "imma"
+    "custom_diffusion", "dreambooth", "dreambooth_lora", "full", "balanced", "prompt",
+    "gauge", "joint", "compose", "imma",
 )  # fmt: skip
 
 
