@@ -25,8 +25,8 @@ class Prompt(PictureAttacker):
     The time step is drawn, where the authors go through 50 of them in turn; and the harness measures the prefix after
     given steps, where they stop at the first success. Only tokens that are whole words are used.
 
-    On the small base it does not break the undefended model, whose erased words stay erased after other words
-    (docs/pages/text_to_image.md), so it belongs to no worst case there.
+    It does not break the undefended small base model (see docs/pages/text_to_image.md), so it belongs to no worst case
+    there.
     """
 
     name = "prompt"
