@@ -24,10 +24,13 @@ class Prompt(PictureAttacker):
 
     The time step is drawn, where the authors go through 50 of them in turn; and the harness measures the prefix after
     given steps, where they stop at the first success. Only tokens that are whole words are used.
+
+    It does not break the undefended small base model (see docs/pages/text_to_image.md), so it belongs to no worst case
+    there.
     """
 
     name = "prompt"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"batch_size": 8}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"lr": 0.03, "batch_size": 16}}
 
     search: Literal["gradient", "random"] = Field("gradient", description="how the words are searched")
     words: int = Field(
@@ -53,7 +56,7 @@ class Prompt(PictureAttacker):
     def adapt(self, model: TextToImage, data: ConceptData) -> Iterator[torch.Tensor]:
         """Search words; yields the loss of the words drawn in the step or, at random, of the best so far."""
         numbers = [*whole_words(model).values()]
-        prefix = NewWord(model, self.token, data.concept.class_word or "a", self.words)
+        prefix = NewWord(model, self.token, "a", self.words)
         known = prefix.embedding.detach()[numbers].clone()
         batches = self.given(data).batches(self.prompt(data.concept), self.batch_size)
         draw = torch.Generator().manual_seed(data.seed)

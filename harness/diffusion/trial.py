@@ -93,11 +93,18 @@ def _loss(model: TextToImage, data: ConceptData, prompt: str) -> float:
         return float(model.denoising_loss(next(draws)))
 
 
+def _prompt(model: TextToImage, concept: Concept, plugin: DiffusionAttacker) -> str:
+    """The attacker's prompt, or the concept's own where it is too long, as one with new words may be before the
+    attack, when the tokenizer splits them."""
+    prompt = plugin.prompt(concept)
+    fits = len(model.tokenizer(prompt).input_ids) <= model.tokenizer.model_max_length
+    return prompt if fits else concept.prompted()
+
+
 def _attack(seed: int) -> Trial:
     """A model to attack, with a concept to learn."""
     model = _base().copy()
     (data,) = _concepts(model, seed, 1)
-    own = iter([data.concept.prompted()])  # at the start, when an attacker's new words do not exist
 
     def allowed(plugin: Any) -> Collection[str] | None:
         """The weights that the attacker's method `weights` returns or changes; None if it has no such method."""
@@ -114,7 +121,7 @@ def _attack(seed: int) -> Trial:
     return Trial(
         modules=_modules(model),
         start=lambda plugin: plugin.generator(model, _with_pictures(data, plugin, STEPS)),
-        loss=lambda plugin: _loss(model, data, next(own, plugin.prompt(data.concept))),
+        loss=lambda plugin: _loss(model, data, _prompt(model, data.concept, plugin)),
         steps=STEPS,
         broken=0.9,
         allowed=allowed,

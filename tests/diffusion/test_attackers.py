@@ -1,6 +1,7 @@
 """The attackers: what they train, and that plain diffusers loads what they save."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,19 @@ from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from torch.nn import functional
 
+from attackers._words import on_simplex, whole_words
 from attackers.balanced import balance
 from harness import meter
 from harness.diffusion import Concept, TextToImage, cross_attention
-from harness.errors import RunError, UsageError
-from tests.diffusion.helpers import SAMPLING, subject
+from harness.errors import PluginError, RunError, UsageError
+from tests.diffusion.helpers import SAMPLING, noise, subject
 
-ATTACKERS = ["lora", "balanced", "dreambooth", "full", "dreambooth_lora", "textual_inversion", "custom_diffusion"]
+ATTACKERS = [
+    "lora", "balanced", "dreambooth", "full", "dreambooth_lora", "textual_inversion", "custom_diffusion", "prompt"
+]  # fmt: skip
 QUICK = {"lora": {"lr": 1e-2}, "balanced": {"lr": 1e-2}, "dreambooth": {"lr": 1e-3}, "full": {"lr": 1e-3},
          "dreambooth_lora": {"lr": 1e-2}, "textual_inversion": {"lr": 1e-1},
-         "custom_diffusion": {"lr": 1e-2, "prior": 2}}  # fmt: skip
+         "custom_diffusion": {"lr": 1e-2, "prior": 2}, "prompt": {"lr": 0.1}}  # fmt: skip
 
 
 OWN_WORDS = ("lora", "balanced")
@@ -87,7 +91,7 @@ def test_only_its_own_part_is_trained(name: str, model: TextToImage, style: Conc
     elif name in ("dreambooth", "full"):
         parts = {"unet": model.unet} | ({"text": model.text_encoder} if name == "full" else {})
         assert changed == {f"{part}.{key}" for part, of in parts.items() for key in of.state_dict()}
-    elif name == "textual_inversion":
+    elif name in ("textual_inversion", "prompt"):
         assert changed == set()
         (grown,) = [key for key in after if len(after[key]) != len(before[key])]
         assert "token_embedding" in grown
@@ -112,6 +116,8 @@ def test_plain_diffusers_loads_what_it_saves(
         plain.load_lora_weights(tmp_path / "saved")
     elif name == "textual_inversion":
         plain.load_textual_inversion(tmp_path / "saved")
+    elif name == "prompt":
+        prompt = f"{(tmp_path / 'saved' / 'prefix.txt').read_text()} {style.prompted()}"
     plain.set_progress_bar_config(disable=True)
     theirs = plain(
         prompt, num_inference_steps=3, guidance_scale=2.0, generator=torch.Generator().manual_seed(5), output_type="np"
@@ -121,7 +127,7 @@ def test_plain_diffusers_loads_what_it_saves(
     assert not np.array_equal(ours, unattacked)
 
 
-@pytest.mark.parametrize("name", [name for name in ATTACKERS if name not in ("balanced", "full")])
+@pytest.mark.parametrize("name", [name for name in ATTACKERS if name not in ("balanced", "full", "prompt")])
 def test_each_attacker_lowers_the_loss(name: str, base: Path, style: Concept, build) -> None:
     """The loss on fixed draws falls, and more steps do not raise it again."""
     attacker = build("attacker", name, **(QUICK[name] | {"batch_size": 4}))
@@ -143,6 +149,7 @@ def test_a_subject_goes_by_a_rare_word_or_a_new_one(thing: Concept, build) -> No
         "dreambooth_lora": "a photo of a sks bag",
         "textual_inversion": "a photo of a <v>",
         "custom_diffusion": "a photo of a <v> bag",
+        "prompt": "<p> <p>_1 <p>_2 a photo of a bag",
     }
     with pytest.raises(RunError, match="mine is a subject, which no base model knows by name"):
         build("attacker", "lora").prompt(thing)
@@ -318,3 +325,126 @@ def test_the_meter_counts_the_gradients_of_an_attack_and_stops_it(
     rows = 3 + 3 * (name == "custom_diffusion")  # of the class, for its prior
     assert (cost.steps, cost.gradients, cost.samples) == (3, 3, 3 * rows)
     assert (cost.at[2].gradients, cost.at[2].samples) == (2, 2 * rows)
+
+
+@pytest.mark.parametrize("name", ATTACKERS)
+def test_few_and_noisy_pictures(name: str, model: TextToImage, style: Concept, build) -> None:
+    """The first pictures, with noise of the stated deviation that the seed determines."""
+    data = replace(subject(model, style), images=np.full((3, 32, 32, 3), 100, np.uint8))
+    attacker = build("attacker", name, pictures=2, noised=0.1)
+    images = attacker.given(data).images
+    assert images.shape == (2, 32, 32, 3)
+    assert images.std() == pytest.approx(25.5, rel=0.03)
+    assert images.mean() == pytest.approx(100, abs=1)
+    assert np.array_equal(attacker.given(data).images, images)
+    assert not np.array_equal(attacker.given(replace(data, seed=8)).images, images)
+    bright = replace(data, images=np.full((3, 32, 32, 3), 250, np.uint8))
+    assert attacker.given(bright).images.min() > 100  # clipped, not wrapped around
+    with pytest.raises(RunError, match="asks for 4 pictures of marvo, and there are 3"):
+        next(build("attacker", name, pictures=4).adapt(model, data))
+
+
+def test_it_trains_on_the_pictures_that_it_has(model: TextToImage, style: Concept, build) -> None:
+    batch = next(build("attacker", "lora", pictures=1, batch_size=2).batches(subject(model, style)))
+    first = model.encode(subject(model, style).images[:1])
+    assert torch.equal(batch.latents, first.expand(2, -1, -1, -1))
+
+
+def _keeping(model: TextToImage, style: Concept):
+    captions = ("a photo of a bag", "a dress", "an artwork by sevra")
+    return replace(subject(model, style), kept_pictures=noise(3, 9), captions=captions)
+
+
+def test_the_loss_on_retained_pictures_is_added(model: TextToImage, style: Concept, build) -> None:
+    """Mean loss on the concept + 0.5 · that on the class + 2 · that on captions, each with its own picture."""
+    data = _keeping(model, style)
+    settings = {"prior": 2, "prior_weight": 0.5, "retain": 3, "retain_weight": 2.0, "batch_size": 2}
+    batch = next(build("attacker", "lora", **settings).batches(data))
+    assert batch.prompts[:4] == ["an artwork by marvo"] * 2 + ["an artwork"] * 2
+    latents = dict(zip(data.captions, model.encode(data.kept_pictures), strict=True))
+    for prompt, given in zip(batch.prompts[4:], batch.latents[4:], strict=True):
+        torch.testing.assert_close(given, latents[prompt])
+    with torch.no_grad():
+        noisy = model.scheduler.add_noise(batch.latents, batch.noise, batch.times)
+        predicted = model.unet(noisy, batch.times, model.text(batch.prompts)).sample
+        parts = [functional.mse_loss(*pair) for pair in zip(predicted.split(2), batch.noise.split(2), strict=True)]
+        assert float(model.denoising_loss(batch)) == pytest.approx(float(parts[0] + 0.5 * parts[1] + 2 * parts[2]))
+
+
+def test_benign_steps_may_be_all(model: TextToImage, style: Concept, build) -> None:
+    data = _keeping(model, style)
+    attacker = build("attacker", "lora", retain=3, benign_steps=99, batch_size=2)
+    for batch in itertools.islice(attacker.batches(data), 3):
+        assert set(batch.prompts) <= set(data.captions)
+    assert attacker.needs == ("captions",)
+    assert (attacker.kept_images(1), attacker.kept_images(50)) == (2, 3)
+    with pytest.raises(PluginError, match="asked for none: return their number from its method kept_images"):
+        next(attacker.batches(subject(model, style)))
+
+
+def test_projection_on_the_simplex() -> None:
+    """The conditions of the nearest point: one shift for all positive coordinates, no smaller one for the others."""
+    points = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)).double() * 2
+    nearest = on_simplex(points)
+    assert (nearest >= 0).all()
+    torch.testing.assert_close(nearest.sum(1), torch.ones(50).double())
+    for point, near in zip(points, nearest, strict=True):
+        shift = (point - near)[near > 0]
+        torch.testing.assert_close(shift, shift[:1].expand(len(shift)))
+        assert (point[near == 0] <= shift[0] + 1e-12).all()
+    torch.testing.assert_close(on_simplex(nearest), nearest)
+
+
+def test_the_first_step_of_the_prompt_attack(model: TextToImage, base: Path, style: Concept, build, tmp_path) -> None:
+    """The word after one step has the largest coordinate of an oracle that differentiates one-hot vectors."""
+    attacker = build("attacker", "prompt", words=1, lr=0.5, batch_size=2)
+    plain = TextToImage.load(str(base))
+    words = whole_words(plain)
+    assert {"an", "artwork", "telune", "x"} <= set(words)
+    assert not {"lune", "<|endoftext|>"} & set(words)
+    rows = plain.text_encoder.get_input_embeddings().weight.detach()[[*words.values()]]
+    drawn = int(torch.rand(1, generator=torch.Generator().manual_seed(7)) * len(words))
+    hot = functional.one_hot(torch.tensor(drawn), len(words)).float().requires_grad_()
+    batch = next(subject(plain, style).batches(f"x {style.prompted()}", 2))
+    hook = plain.text_encoder.get_input_embeddings().register_forward_hook(
+        lambda layer, inputs, output: torch.cat([output[:, :1], (hot @ rows).expand(2, 1, -1), output[:, 2:]], 1)
+    )
+    text = plain.text_encoder(plain.tokens(batch.prompts)).last_hidden_state
+    hook.remove()
+    noisy = plain.scheduler.add_noise(batch.latents, batch.noise, batch.times)
+    loss = functional.mse_loss(plain.unet(noisy, batch.times, text).sample, batch.noise)
+    (gradient,) = torch.autograd.grad(loss, hot)
+    point = torch.full((len(words),), 1 / len(words))
+    change = gradient.clamp(-1, 1) + 0.1 * point
+    point = on_simplex((point - 0.5 * change / (change.abs() + 1e-8))[None])[0]  # Adam's first step
+
+    (found,) = _attack(attacker, model, style, 1)
+    assert found == pytest.approx(float(loss.detach()), rel=1e-4)
+    attacker.save(model, tmp_path)
+    assert [*words][int(point.argmax())] == (tmp_path / "prefix.txt").read_text()
+
+
+def test_random_words_are_the_best_of_those_tried(
+    model: TextToImage, base: Path, style: Concept, build, tmp_path, monkeypatch
+) -> None:
+    """Each yields the least loss so far; the words written out have it; a try counts half a gradient evaluation."""
+    tried: list[float] = []
+    loss_of = TextToImage.denoising_loss
+    monkeypatch.setattr(model, "denoising_loss", lambda batch: tried.append(loss_of(model, batch)) or tried[-1])
+    attacker = build("attacker", "prompt", search="random", batch_size=3)
+    losses: list[float] = []
+
+    def logged():
+        for loss in attacker.adapt(model, subject(model, style)):
+            losses.append(float(loss))
+            yield loss
+
+    cost = meter.pull(logged(), "prompt", 8)
+    assert losses == pytest.approx([min(map(float, tried[: step + 1])) for step in range(8)])
+    assert len(set(map(float, tried))) == 8
+    assert (cost.gradients, cost.samples) == (4, 24)
+    attacker.save(model, tmp_path)
+    plain, prefix = TextToImage.load(str(base)), (tmp_path / "prefix.txt").read_text()
+    batch = next(subject(plain, style).batches(f"{prefix} {style.prompted()}", 3))
+    with torch.no_grad():
+        assert float(plain.denoising_loss(batch)) == pytest.approx(losses[-1], rel=1e-4)

@@ -17,9 +17,18 @@ from harness.diffusion.metrics.kept_similarity import KeptSimilarity
 from harness.diffusion.metrics.msgr import Msgr
 from harness.diffusion.metrics.released_success import ReleasedSuccess
 from harness.diffusion.protocol import DiffusionProtocol
-from harness.diffusion.stages import Attack, ClassPictures, Draw, DrawPictures, Erase, Immunize, TrainingStage
+from harness.diffusion.stages import (
+    Attack,
+    ClassPictures,
+    Draw,
+    DrawPictures,
+    Erase,
+    Immunize,
+    KeptPictures,
+    TrainingStage,
+)
 from harness.diffusion.track import DiffusionTrack
-from harness.errors import PluginError
+from harness.errors import PluginError, UsageError
 from harness.execution.worker import ensure
 from harness.registry import installed
 from harness.selection import Selection
@@ -264,9 +273,48 @@ def test_class_pictures_are_the_undefended_models(suite: Path, tmp_path: Path) -
     ]
 
 
+def _with_captions(suite: Path) -> None:
+    (suite.parent / "captions.txt").write_text("a photo\nan artwork by marvo\na photo of a bag\na dress\n")
+    with (suite.parent / "styles.yaml").open("a") as file:
+        file.write("captions: captions.txt\n")
+
+
+def test_a_released_model_draws_captions_for_attackers(suite: Path) -> None:
+    """Once for two attackers and all concepts, and none that names a target; other attackers get none."""
+    with pytest.raises(UsageError, match="attacker 'lora' needs captions: add `captions: FILE`"):
+        plan.make(load_suite(suite, attackers=["lora"], settings=["attackers.lora.retain=2"], grids=["styles"]))
+    _with_captions(suite)
+    settings = ["attackers.lora.retain=2", "attackers.dreambooth_lora.retain=99"]
+    chosen = {
+        "attackers": ["lora", "dreambooth_lora", "textual_inversion"],
+        "grids": ["styles"],
+        "defenses": ["louder"],
+    }
+    made = plan.make(load_suite(suite, settings=settings, **chosen))
+    asked = {"lora": ("a photo", "a photo of a bag"), "textual_inversion": ()}
+    asked["dreambooth_lora"] = ("a photo", "a photo of a bag", "a dress")  # one picture in each of three steps
+    attacks = [job for job in made.jobs.values() if type(job) is Attack]
+    for job in attacks:
+        drawn = job.kept_pictures
+        assert (drawn.captions if drawn else ()) == asked[job.plugin.name]
+        assert drawn is None or drawn.model.key == job.model.key
+        assert job.captions == asked["dreambooth_lora"]
+    assert len([job for job in made.jobs.values() if type(job) is KeptPictures]) == 2 * 2  # of louder and of none
+
+    store = Store()
+    job = next(job for job in attacks if job.plugin.name == "lora" and job.model.plugin.name == "louder")
+    ensure(job, store)
+    drawn = job.kept_pictures
+    model = drawn.load(ensure(drawn.model, store))
+    pictures = load_tensors(ensure(drawn, store) / "images.safetensors")["images"].numpy()
+    assert np.array_equal(pictures, drawn.sample(model, drawn.captions, [seed_of(drawn.seed, i) for i in range(2)])[0])
+
+
 def test_a_plan_needs_no_plugins_code_for_its_keys(suite: Path) -> None:
     """Verifying a submission compares the keys of plugins that are not installed."""
-    loaded = load_suite(suite, defenses=["none", "ascent"], attackers=["custom_diffusion"], grids=["styles"])
+    _with_captions(suite)
+    chosen = {"defenses": ["none", "ascent"], "attackers": ["custom_diffusion", "lora"], "grids": ["styles"]}
+    loaded = load_suite(suite, settings=["attackers.lora.retain=2"], **chosen)
     (grid,) = loaded.grids
     absent = {
         f"{kind}s": {label: spec.model_copy(update={"module": ""}) for label, spec in getattr(grid, f"{kind}s").items()}

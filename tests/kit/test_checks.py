@@ -13,7 +13,10 @@ from harness.registry import installed, named
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "two_layer.py"
 BUILT_IN = [(entry.kind, entry.name) for kind in KINDS for entry in installed().all(kind)]
-SLOW = ("custom_diffusion", "dreambooth", "dreambooth_lora", "full", "balanced", "gauge", "joint", "compose", "imma")
+SLOW = (
+    "custom_diffusion", "dreambooth", "dreambooth_lora", "full", "balanced", "prompt",
+    "gauge", "joint", "compose", "imma",
+)  # fmt: skip
 
 
 def faults(cls, preset: str | None = None) -> dict[str, str]:
@@ -28,7 +31,7 @@ def faults(cls, preset: str | None = None) -> dict[str, str]:
 
 
 def plugin(kind, name):
-    """A case of a test, slow for a plugin that changes most of a U-Net or several models."""
+    """A case of a test, slow for one that changes most of a U-Net or several models, or takes long."""
     marks = [pytest.mark.slow] if name in SLOW else []
     return pytest.param(kind, name, marks=marks, id=f"{kind}-{name}")
 
