@@ -253,7 +253,9 @@ def test_a_bad_folder_is_one_line_before_anything_is_computed(
     suite: Path, mine: Path, spoil: Callable[[Path], None], message: str
 ) -> None:
     spoil(mine)
-    done = immunebench("attack", mine, "--suite", suite, "--task", "marvo", "--workers", 1, "--out", mine.parent / "out")
+    done = immunebench(
+        "attack", mine, "--suite", suite, "--task", "marvo", "--workers", 1, "--out", mine.parent / "out"
+    )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("immunebench: ")
