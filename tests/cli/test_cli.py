@@ -51,8 +51,8 @@ def test_a_process_ends_with_the_exit_code_and_one_line():
 
 def test_help_lists_every_command():
     text = output("--help")
-    for command in ("run", "attack", "plan", "release", "list", "show", "new", "check", "leaderboard", "submit", "verify",
-                    "boards", "docs", "site", "store"):  # fmt: skip
+    for command in ("run", "attack", "plan", "release", "list", "show", "new", "check", "leaderboard", "submit",
+                    "verify", "boards", "docs", "site", "store"):  # fmt: skip
         assert f"\n  {command} " in text
     assert "train-base" not in text
 

@@ -164,7 +164,7 @@ def test_a_folder_that_is_changed_after_planning_fails_its_cells(suite: Path, mi
     made = plan.make(load_suite(suite, checkpoints={"mine": mine}))
     job = next(job for job in made.jobs.values() if isinstance(job, ReadCheckpoint))
     change(mine / UNET, _scale("conv_in.weight"))
-    with pytest.raises(harness.RunError, match="mine has other content here .* than in the plan"):
+    with pytest.raises(harness.RunError, match=r"mine has other content here .* than in the plan"):
         ensure(job, Store())
 
 

@@ -52,7 +52,7 @@ def test_each_task_takes_its_own_folder_and_may_be_selected(tiny: Path, tmp_path
     assert grid.changed == ["defenses.mine. added", "2 of 3 tasks"]
     jobs = {job.task.split: job for job in made.jobs.values() if isinstance(job, ReadCheckpoint)}
     assert {task: job.read().weight[0, 0].item() for task, job in jobs.items()} == {1: 1.0, 3: 3.0}
-    with pytest.raises(harness.UsageError, match="has no model.safetensors"):
+    with pytest.raises(harness.UsageError, match=r"has no model\.safetensors"):
         make(load(suite, Selection.of(checkpoints=str(tmp_path / "mine"))))
 
 

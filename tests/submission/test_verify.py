@@ -632,7 +632,7 @@ def test_a_checkpoint_is_not_verified_with_other_weights(of_checkpoint):
     with pytest.raises(UsageError, match="the submission has no such checkpoint; did you mean mine"):
         check(path, plugins=(), checkpoints={"mime": folder})
     Extractor(79).save(folder)
-    with pytest.raises(UsageError, match="has weights of SHA-256 .*, the row has those of"):
+    with pytest.raises(UsageError, match=r"has weights of SHA-256 .*, the row has those of"):
         check(path, plugins=(), checkpoints={"mine": folder})
 
 
