@@ -78,7 +78,8 @@ def copy_into(model: TextToImage, folder: Path) -> None:
             raise RunError(f"{folder} is no released model of the base model: {differs}")
         if part in _TRAINED:
             for name, value in given.items():
-                own[name].copy_(value)
+                if not own[name].copy_(value).isfinite().all():
+                    raise RunError(f"{name} of {folder / part} overflows in the task's precision: choose another one")
 
 
 def difference(part: str, given: Weights, own: Weights) -> str | None:
