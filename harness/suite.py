@@ -274,7 +274,7 @@ class _Reader:
         for name, folder in self._folders.items():
             shared = sum(checkpoints.checkpoint_folder(folder, task.label) == folder for task in tasks)
             if shared > 1:
-                yield f"the checkpoint {name} is one model for {shared} tasks; --task selects the one that it is made for"
+                yield f"the checkpoint {name} is one model for {shared} tasks; --task selects the one it is made for"
 
     def _where(self, file: GridFile, *path: str | int) -> str:
         """The place of a part of the grid `file`, for messages."""

@@ -57,7 +57,7 @@ def test_each_task_takes_its_own_folder_and_may_be_selected(tiny: Path, tmp_path
     with pytest.raises(harness.UsageError, match=r"task 'house_prices split 2': .* has no model\.safetensors"):
         make(load(suite, Selection.of(checkpoints=str(tmp_path / "mine"))))
     (grid,) = load(suite, Selection.of(checkpoints=weights(tmp_path / "one"))).grids
-    assert grid.notes == ["the checkpoint one is one model for 3 tasks; --task selects the one that it is made for"]
+    assert grid.notes == ["the checkpoint one is one model for 3 tasks; --task selects the one it is made for"]
 
 
 def test_attack_prints_the_board_of_the_checkpoint_and_no_defense(tiny: Path, tmp_path: Path, monkeypatch) -> None:
