@@ -7,6 +7,7 @@ package (`harness.probe`, `harness.diffusion`). Importing it loads no torch.
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.api import Result, release, run
+from harness.checkpoints import checkpoint_folder
 from harness.errors import ImmuneBenchError, PluginError, RunError, UsageError
 from harness.kit.trial import Trial
 from harness.meter import count_gradient
@@ -45,6 +46,7 @@ __all__ = [
     "Trial",
     "UsageError",
     "Value",
+    "checkpoint_folder",
     "configured",
     "count_gradient",
     "load_tensors",

@@ -74,7 +74,7 @@ def weights_of(defense: PluginSpec) -> Located:
     return located
 
 
-def folder_of(folder: str | Path, task: str) -> Path:
+def checkpoint_folder(folder: str | Path, task: str) -> Path:
     """The part of a checkpoint's `folder` that holds the weights for the task labelled `task`: the folder of this name,
     if it has weights, else `folder` itself."""
     own = Path(folder) / file_stem(task)

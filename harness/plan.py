@@ -116,7 +116,11 @@ def released(track: Track, repetition: Repetition, defense: PluginSpec) -> Stage
     `UsageError` for a checkpoint that does not fit the task."""
     if defense.name != checkpoints.PLUGIN:
         return track.immunize(repetition, defense)
-    return track.load_model(repetition, defense, checkpoints.weights_of(defense))
+    weights = checkpoints.weights_of(defense)
+    try:
+        return track.load_model(repetition, defense, weights)
+    except UsageError as error:
+        raise UsageError(f"task '{repetition.task.label}': {error}") from None
 
 
 def _walk(grid: Grid, track: Track) -> Iterator[tuple[dict[str, Any], Stage]]:

@@ -25,6 +25,11 @@ def _checkpoints(given: Any) -> Any:
     return [f"{name}={path}" for name, path in given.items()] if isinstance(given, Mapping) else _several(given)
 
 
+def _text(given: Any) -> Any:
+    """A path as a text."""
+    return str(given) if isinstance(given, Path) else given
+
+
 def _integer(given: Any) -> Any:
     """An integer of numpy as Python's."""
     return given if isinstance(given, bool) or not isinstance(given, SupportsIndex) else given.__index__()
@@ -65,7 +70,7 @@ class Selection(FrozenModel):
         "DIR alone: the same, if the suite has one other base model.",
     )
 
-    checkpoints: Annotated[tuple[Text, ...], BeforeValidator(_checkpoints)] = Field(
+    checkpoints: Annotated[tuple[Annotated[Text, BeforeValidator(_text)], ...], BeforeValidator(_checkpoints)] = Field(
         (),
         description="NAME=DIR: add a row NAME with the released model in the folder DIR, or in its folder for each "
         "task, as safetensors; DIR alone: named like the folder.",
@@ -117,7 +122,7 @@ class Options(TypedDict, total=False):
     settings: Sequence[str]
     plugins: Sequence[str | Path]
     base: str | None
-    checkpoints: Sequence[str] | Mapping[str, str | Path]
+    checkpoints: Sequence[str | Path] | Mapping[str, str | Path]
 
 
 def checkpoint(text: str) -> tuple[str, Path]:

@@ -147,7 +147,7 @@ class _Reader:
         }
         reference = self._registry.get("defense", protocol.reference, where).spec({}, where)
         try:
-            return describe_grid(
+            grid = describe_grid(
                 self._registry,
                 track,
                 tasks,
@@ -166,6 +166,14 @@ class _Reader:
             )
         except UsageError as error:
             raise UsageError(f"{self._path.name}, {error}") from None
+        return grid.model_copy(update={"notes": [*grid.notes, *self._shared_checkpoints(tasks)]})
+
+    def _shared_checkpoints(self, tasks: Sequence[Any]) -> Iterator[str]:
+        """A line for each checkpoint that is one model for several tasks."""
+        for name, folder in self._folders.items():
+            shared = sum(checkpoints.checkpoint_folder(folder, task.label) == folder for task in tasks)
+            if shared > 1:
+                yield f"the checkpoint {name} is one model for {shared} tasks; --task selects the one it is made for"
 
     def _where(self, file: GridFile, *path: str | int) -> str:
         """The place of a part of the grid `file`, for messages."""

@@ -203,9 +203,9 @@ class Track(ABC):
         """The job that reads a released model from a checkpoint, in the form that `save_model` writes.
 
         repetition: the task, protocol and seed. defense: the plugin of the row. weights: the folder (see
-        `harness.checkpoints.folder_of` for its part for one task) with its digest, which must be in the job's key;
-        without a path, the job cannot run here. Raises `UsageError` if the weights do not fit the task's base model. By
-        default raises it always, because the track reads no models.
+        `harness.checkpoint_folder` for its part for one task) with its digest, which must be in the job's key; without
+        a path, the job cannot run here. Raises `UsageError` if the weights do not fit the task's base model, and by
+        default always, because the track reads no models.
         """
         raise UsageError(f"track '{self.name}' reads no checkpoints")
 

@@ -121,7 +121,7 @@ class Jobs:
         if it does not fit the base model."""
         label, base = self.group.label, self.files.base(self.group.base)
         if located.path and (
-            fault := weights.fault(checkpoints.folder_of(located.path, label), base.path, str(located.digest))
+            fault := weights.fault(checkpoints.checkpoint_folder(located.path, label), base.path, str(located.digest))
         ):
             raise UsageError(fault)
         return ReadCheckpoint(**self._training, plugin=defense, weights=located, label=label)

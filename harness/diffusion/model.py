@@ -290,7 +290,7 @@ class TextToImage:
     def changed(
         self, base: Mapping[str, torch.Tensor], part: Literal["unet", "text_encoder"] = "unet"
     ) -> dict[str, torch.Tensor]:
-        """The tensors of the U-Net, or of the text encoder, that differ from the tensors in `base`, by name."""
+        """The tensors of the `part` that differ from the tensors in `base`, by name."""
         return {
             name: value.detach().contiguous()
             for name, value in getattr(self, part).state_dict().items()

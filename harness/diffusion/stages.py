@@ -356,7 +356,7 @@ class ReadCheckpoint(Immunize, version=1):
         does not fit the base model."""
         assert self.plugin is not None
         model = self.load()
-        weights.copy_into(model, checkpoints.folder_of(self.weights.path, self.label))
+        weights.copy_into(model, checkpoints.checkpoint_folder(self.weights.path, self.label))
         self.pull(self.plugin.build().immunize(model, None), out)
         self.save_weights(model, out)
         if changed := model.changed(self.untouched().text_encoder.state_dict(), "text_encoder"):

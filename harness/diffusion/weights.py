@@ -78,7 +78,8 @@ def copy_into(model: TextToImage, folder: Path) -> None:
             raise RunError(f"{folder} is no released model of the base model: {differs}")
         if part in _TRAINED:
             for name, value in given.items():
-                own[name].copy_(value)
+                if not own[name].copy_(value).isfinite().all():
+                    raise RunError(f"{name} of {folder / part} overflows in the task's precision: choose another one")
 
 
 def difference(part: str, given: Weights, own: Weights) -> str | None:
@@ -94,9 +95,14 @@ def difference(part: str, given: Weights, own: Weights) -> str | None:
             return f"{name} of its {part} has size {tuple(value.shape)}, in the base model {tuple(own[name].shape)}"
         if not value.isfinite().all():
             return f"{name} of its {part} has values that are not finite"
-        if part not in _TRAINED and not torch.equal(value, own[name].to(value.device, value.dtype)):
+        if part not in _TRAINED and not _alike(value, own[name]):
             return f"its {part} has other weights than the base model's; only {' and '.join(_TRAINED)} may change"
     return None
+
+
+def _alike(value: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether two tensors are equal but for rounding to half precision."""
+    return torch.allclose(value.float().cpu(), own.float().cpu(), rtol=2**-8, atol=1e-6)
 
 
 def _parts(folder: Path) -> Iterator[str]:

@@ -77,7 +77,7 @@ class ReadCheckpoint(Immunize, version=1):
 
     def read(self) -> Extractor:
         """The extractor; raises `RunError` if the weights do not fit the task."""
-        folder = checkpoints.folder_of(self.weights.path, self.task.label)
+        folder = checkpoints.checkpoint_folder(self.weights.path, self.task.label)
         return Extractor.released(folder, self.data().train.benign.x.shape[1])
 
     def run(self, folders: Folders, out: Path) -> None:

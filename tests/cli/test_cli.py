@@ -51,8 +51,8 @@ def test_a_process_ends_with_the_exit_code_and_one_line():
 
 def test_help_lists_every_command():
     text = output("--help")
-    for command in ("run", "plan", "release", "list", "show", "new", "check", "leaderboard", "submit", "verify",
-                    "boards", "docs", "site", "store"):  # fmt: skip
+    for command in ("run", "attack", "plan", "release", "list", "show", "new", "check", "leaderboard", "submit",
+                    "verify", "boards", "docs", "site", "store"):  # fmt: skip
         assert f"\n  {command} " in text
     assert "train-base" not in text
 
@@ -167,7 +167,9 @@ def test_results_go_to_the_documented_folder(tmp_path, monkeypatch):
         (["run", "TINY", "--out", "~nobody-here/x"], "there is no such home folder"),
         (["release", "quick", "ascent", "TINY"], "has several rows of 'ascent'; give one of them: ascent@lr=0.0015"),
         (["release", "quick", "ascent@lr=0.003", "TINY"], "cannot write to the folder"),
-        (["release", "TINY", "none", "out"], "track 'probe' saves no models"),
+        (["attack", "TINY", "--suite", "TINY"], "there is no folder"),
+        (["attack", "nowhere"], "there is no folder"),
+        (["verify", "HONEST", "--checkpoint", "mine=nowhere"], "the submission has no such checkpoint"),
         (["leaderboard", "HONEST", "--out", "TINY"], "cannot write to the folder"),
         (["submit", "RUN", "--out", "TINY"], "the name of a submission ends with .json or .json.gz"),
         (["submit", "RUN", "--out", "TINY/x.json"], "cannot write to the folder"),

@@ -25,7 +25,7 @@ from harness.suite_file import SuiteFile
 from harness.suite_reader import load
 from tests.helpers import BLOCKS, EXAMPLES, FILES, PAGES, ROOT, immunebench
 
-SLOW = re.compile(r"^(run (styles|objects|personal|strength)|release) ")
+SLOW = re.compile(r"^(run (styles|objects|personal|strength)|release quick) ")
 COMMANDS: dict[str, list[str]] = {page.name: [] for page in PAGES}
 for page, language, block in BLOCKS:
     for line in block.splitlines() if language == "sh" else ():
@@ -40,7 +40,7 @@ def run(command: str, request: pytest.FixtureRequest) -> None:
         command = command.replace("tcp://head:8786", request.getfixturevalue("cluster").scheduler_address)
     if command.startswith("run house_prices ") and "--grid" not in command:
         command += " --grid house_prices"
-    if command.startswith("run "):
+    if command.startswith(("run ", "attack ")):
         command += " --seeds 1" + " --workers 1" * ("--cluster" not in command)
     elif command.startswith("verify "):
         command += " --workers 1"

@@ -84,9 +84,12 @@ def _scale(name: str, factor: float = 1.5) -> Callable[[dict[str, torch.Tensor]]
     return lambda tensors: tensors[name].mul_(factor)
 
 
-def _read(suite: Path, folder: Path, store: Store, task: str = "marvo") -> tuple[ReadCheckpoint, TextToImage]:
+def _read(
+    suite: Path, folder: Path, store: Store, task: str = "marvo", precision: str = "fp32"
+) -> tuple[ReadCheckpoint, TextToImage]:
     """The job that reads a checkpoint, and the model in its artifact."""
-    made = plan.make(load_suite(suite, checkpoints={"mine": folder}, tasks=task))
+    settings = [f"tasks.precision={precision}"]
+    made = plan.make(load_suite(suite, checkpoints={"mine": folder}, tasks=task, settings=settings))
     (job,) = (job for job in made.jobs.values() if isinstance(job, ReadCheckpoint))
     return job, job.load(ensure(job, store))
 
@@ -160,11 +163,20 @@ def test_names_and_precision_of_earlier_versions(suite: Path, mine: Path) -> Non
         assert torch.equal(model.unet.state_dict()[name], value.half().float())
 
 
+def test_a_checkpoint_is_computed_in_the_precision_of_the_task(suite: Path, mine: Path) -> None:
+    change(mine / UNET, _scale("conv_in.weight"))
+    _, model = _read(suite, mine, Store(), precision="bf16")
+    assert torch.equal(model.unet.conv_in.weight, load_file(mine / UNET)["conv_in.weight"].bfloat16())
+    change(mine / UNET, _scale("conv_in.weight", 1e8))
+    with pytest.raises(harness.RunError, match="overflows in the task's precision"):
+        _read(suite, mine, Store(), precision="fp16")
+
+
 def test_a_folder_that_is_changed_after_planning_fails_its_cells(suite: Path, mine: Path) -> None:
     made = plan.make(load_suite(suite, checkpoints={"mine": mine}))
     job = next(job for job in made.jobs.values() if isinstance(job, ReadCheckpoint))
     change(mine / UNET, _scale("conv_in.weight"))
-    with pytest.raises(harness.RunError, match="mine has other content here .* than in the plan"):
+    with pytest.raises(harness.RunError, match=r"mine has other content here .* than in the plan"):
         ensure(job, Store())
 
 

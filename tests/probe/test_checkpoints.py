@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 import harness
@@ -50,10 +51,13 @@ def test_each_task_takes_its_own_folder_and_may_be_selected(tiny: Path, tmp_path
     (grid,) = made.suite.grids
     assert [task["split"] for task in grid.tasks] == [1, 3]
     assert grid.changed == ["defenses.mine. added", "2 of 3 tasks"]
+    assert not grid.notes
     jobs = {job.task.split: job for job in made.jobs.values() if isinstance(job, ReadCheckpoint)}
     assert {task: job.read().weight[0, 0].item() for task, job in jobs.items()} == {1: 1.0, 3: 3.0}
-    with pytest.raises(harness.UsageError, match="has no model.safetensors"):
+    with pytest.raises(harness.UsageError, match=r"task 'house_prices split 2': .* has no model\.safetensors"):
         make(load(suite, Selection.of(checkpoints=str(tmp_path / "mine"))))
+    (grid,) = load(suite, Selection.of(checkpoints=weights(tmp_path / "one"))).grids
+    assert grid.notes == ["the checkpoint one is one model for 3 tasks; --task selects the one it is made for"]
 
 
 def test_attack_prints_the_board_of_the_checkpoint_and_no_defense(tiny: Path, tmp_path: Path, monkeypatch) -> None:
@@ -120,23 +124,43 @@ def test_a_row_reads_weights_of_its_digest_only(tiny: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"checkpoints": "random_init=FOLDER"}, "the suite has a row 'random_init'; choose another name"),
+        ({"checkpoints": ["random_init=FOLDER"]}, "the suite has a row 'random_init'; choose another name"),
         ({"checkpoints": ["a=FOLDER", "a=/"]}, "another checkpoint is called 'a'"),
         ({"checkpoints": "a="}, "name a folder after ="),
-        ({"checkpoints": "*=FOLDER"}, "write NAME=DIR"),
+        ({"checkpoints": ["*=FOLDER"]}, "write NAME=DIR"),
         ({"defenses": "checkpoint"}, "--checkpoint checkpoint=DIR"),
+        ({"checkpoints": 3}, "checkpoints: must be a list"),
         ({"tasks": "house_price"}, "runs no task 'house_price'; did you mean house_prices"),
     ],
 )
 def test_wrong_options(tiny: Path, tmp_path: Path, options, message) -> None:
     folder = str(weights(tmp_path / "mine"))
     placed = {
-        name: [text.replace("FOLDER", folder) for text in ([given] if isinstance(given, str) else given)]
+        name: [text.replace("FOLDER", folder) for text in given] if isinstance(given, list) else given
         for name, given in options.items()
     }
     with pytest.raises(harness.UsageError) as caught:
         load(str(tiny), Selection.of(**placed))
     assert message in str(caught.value)
+
+
+def test_tuned_attackers_have_the_settings_for_no_defense(tiny: Path, tmp_path: Path) -> None:
+    """None were searched against a checkpoint."""
+    searched = {"none": {"lr": 0.3}, "random_init": {"lr": 0.5}}
+    content = {
+        "format": 1,
+        "suite": "tiny",
+        "version": 3,
+        "trials": 2,
+        "epsilon": 0.05,
+        "attackers": {"adam": searched},
+    }
+    (tmp_path / "tuned.yaml").write_text(yaml.safe_dump(content))
+    suite = change(tiny, grids__0__attackers={"adam": {"tuned": "tuned.yaml"}})
+    chosen = Selection.of(defenses=["none", "random_init"], checkpoints=weights(tmp_path / "mine"))
+    (grid,) = load(suite, chosen).grids
+    rates = {row: grid.attacker("adam", row).params["lr"] for row in grid.defenses}
+    assert rates == {"none": 0.3, "random_init": 0.5, "mine": 0.3}
 
 
 def test_a_track_that_reads_no_models(tmp_path: Path) -> None:

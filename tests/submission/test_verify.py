@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from harness.errors import UsageError
 from harness.execution import executors
 from harness.plan import make
 from harness.plugin import PluginSpec
+from harness.probe import Extractor
 from harness.registry import Entry, installed
 from harness.submission import pack, read_write, verify
 from harness.submission import tier as tiers
@@ -600,3 +602,47 @@ def test_threat_models_and_sweeps_are_the_installed_suites(content, honest, inst
     grid["sweeps"] = {"strong": ["stronger"]}
     with pytest.raises(InvalidSubmission, match="sweeps: 'strong' names 'stronger', which is no row of the grid"):
         check(write_content(content, tmp_path / "forged.json"), 0)
+
+
+@pytest.fixture
+def of_checkpoint(tiny, tmp_path):
+    """A submission with a row of a checkpoint, and the folder of its weights."""
+    extractor = Extractor(79)
+    with torch.no_grad():
+        extractor.weight.mul_(3)
+    (tmp_path / "mine").mkdir()
+    extractor.save(tmp_path / "mine")
+    chosen = {"attackers": ["gradient_descent"], "defenses": ["none"], "seeds": 1}
+    return submitted(tiny, tmp_path, checkpoints={"mine": tmp_path / "mine"}, **chosen), tmp_path / "mine"
+
+
+def test_a_checkpoint_is_verified_with_its_weights_and_planned_without(of_checkpoint, tmp_path):
+    path, folder = of_checkpoint
+    digest = content_of(path)["suite"]["grids"][0]["defenses"]["mine"]["params"]["digest"]
+    assert str(tmp_path) not in json.dumps(content_of(path))
+    with_weights = check(path, plugins=(), checkpoints={"mine": folder})
+    assert (with_weights.problems, with_weights.verification.tier) == ([], "reproduced")
+    without = check(path, plugins=())
+    assert without.problems == []
+    assert f"skipped: the weights of 'mine' (SHA-256 {digest}) are needed: --checkpoint mine=DIR" in without.lines
+    assert without.verification.tier == "spot-checked"
+    assert without.verification.rerun < with_weights.verification.rerun
+
+
+def test_a_checkpoint_is_not_verified_with_other_weights(of_checkpoint):
+    path, folder = of_checkpoint
+    with pytest.raises(UsageError, match="the submission has no such checkpoint; did you mean mine"):
+        check(path, plugins=(), checkpoints={"mime": folder})
+    Extractor(79).save(folder)
+    with pytest.raises(UsageError, match=r"has weights of SHA-256 .*, the row has those of"):
+        check(path, plugins=(), checkpoints={"mine": folder})
+
+
+def test_tasks_that_are_left_out_are_marked(install, tmp_path):
+    install()
+    path = submitted(suite_file(tmp_path), tmp_path, tasks="2", defenses="none", seeds=1)
+    assert check(path).problems == []
+    content = content_of(path)
+    content["suite"]["grids"][0]["changed"].remove("1 of 2 tasks")
+    (problem,) = check(write_content(content, path)).problems
+    assert problem == "grid 'teachers': small is narrowed (1 of 2 tasks) and this is not marked"
