@@ -1,4 +1,4 @@
-"""`immunebench list`, `show`, `check` and `new`: plugins and suites."""
+"""`immunebench list`, `show`, `check` and `new`: plugins, suites and ensembles."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Listing(StrEnum):
     attackers = "attackers"
     metrics = "metrics"
     suites = "suites"
+    ensembles = "ensembles"
     flags = "flags"
 
 
@@ -36,8 +37,10 @@ class Kind(StrEnum):
     metric = "metric"
 
 
-def list_(what: Annotated[Listing, typer.Argument(help="defenses, attackers, metrics, suites or flags")]) -> None:
-    """List plugins, suites or the flags of boards."""
+def list_(
+    what: Annotated[Listing, typer.Argument(help="defenses, attackers, metrics, suites, ensembles or flags")],
+) -> None:
+    """List plugins, suites, ensembles of attackers or the flags of boards."""
     rows = list(_rows(what))
     widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
     for name, track, summary in rows:
@@ -58,6 +61,13 @@ def _rows(what: Listing) -> Iterator[tuple[str, str, str]]:
         for entry in installed().all("suite"):
             suite = read(Path(str(entry.file)))
             yield entry.name, "+".join(sorted({grid.track for grid in suite.grids})), suite.title
+    elif what is Listing.ensembles:
+        from harness import ensemble
+
+        for entry in installed().all("ensemble"):
+            tracks = ensemble.read(Path(str(entry.file))).tracks
+            members = {label: None for part in tracks.values() for label in part.attackers}
+            yield entry.name, "+".join(sorted(tracks)), ", ".join(members)
     else:
         for entry in installed().all(what.value.removesuffix("s")):
             yield entry.name, entry.about["track"], entry.about["summary"]

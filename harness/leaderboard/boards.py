@@ -31,6 +31,7 @@ from harness.leaderboard.scores import Cells
 from harness.leaderboard.section import Section
 from harness.leaderboard.standings import comparisons, standings
 from harness.leaderboard.strength import strengths
+from harness.leaderboard.strongest import shares
 from harness.records import Records
 from harness.registry import Registry, installed
 from harness.suite import Grid, Suite
@@ -102,6 +103,12 @@ class Board:
         return _concatenated([strengths(one) for one in models])
 
     @property
+    def strongest(self) -> pd.DataFrame:
+        """A row for each grid, threat model, attacker and defense: in which cells the attacker is the strongest, see
+        `strongest.COLUMNS`; empty if no cost to break is known."""
+        return _concatenated([shares(one.costs) for grid in self.grids for one in grid.protection])
+
+    @property
     def reproduction(self) -> pd.DataFrame:
         """The published values beside ours, a row for each; empty if there are none."""
         return _concatenated([grid.reproduction for grid in self.grids if len(grid.reproduction)])
@@ -143,14 +150,15 @@ class Board:
 
     def csv(self) -> dict[str, str]:
         """The long forms as CSV, by file name; where nothing ranks there are no standings and comparisons, where no
-        cost to break is known no protection, without sweeps no strength, without published values no reproduction, and
-        without predictors no prediction."""
+        cost to break is known no protection and no strongest attackers, without sweeps no strength, without published
+        values no reproduction, and without predictors no prediction."""
         frames = {
             "leaderboard": self.long,
             "rows": self.rows,
             "protection": self.protection,
             "protection_comparisons": self.protection_comparisons,
             "strength": self.strengths,
+            "strongest": self.strongest,
             "standings": self.standings,
             "comparisons": self.comparisons,
             "reproduction": self.reproduction,

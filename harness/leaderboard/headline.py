@@ -77,13 +77,14 @@ def headline(found: Sequence[Protection], grid: Grid, flags: Mapping[str, str]) 
 
 
 def ensemble_line(grid: Grid) -> str:
-    """Which ensemble the attackers of a grid are of, as a sentence; empty without an ensemble."""
+    """Which ensemble the attackers of a grid are of, and which of them have other settings or are not of it, as a
+    sentence; empty without an ensemble."""
     if grid.ensemble is None:
         return ""
     members = grid.ensemble.attackers
-    kept = sum(label in grid.attackers for label in members)
-    part = f"{kept} of the {len(members)} of " if kept < len(members) else ""
-    further = [label for label in grid.attackers if label not in members]
+    kept = [label for label in members if label in grid.attackers and not grid.changes_of("attacker", label)]
+    part = f"{len(kept)} of the {len(members)} of " if len(kept) < len(members) else ""
+    further = [marked(grid, "attacker", label) for label in grid.attackers if label not in kept]
     return f"Attackers: {', '.join([f'{part}ensemble {grid.ensemble}', *further])}. "
 
 

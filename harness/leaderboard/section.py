@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from harness.leaderboard import headline, prediction, reproduction
+from harness.leaderboard import headline, prediction, reproduction, strongest
 from harness.leaderboard.flags import Raised, listing
 from harness.leaderboard.prediction import Prediction
 from harness.leaderboard.protection import Protection
@@ -68,6 +68,8 @@ def make(
     details = [("In full", *headline.in_full(found, grid, long))] if first else []
     if (spent := headline.spent(records.frame[records.frame["grid"] == grid.name], grid)) is not None:
         details.append(("Cost of the attacks", *spent))
+    if (ahead := strongest.table([one.costs for one in found], grid)) is not None:
+        details.append(("The strongest attackers", *ahead))
     return Section(title, tables, notes, verdict=verdict(grid, found), headline=first, details=details)
 
 

@@ -71,6 +71,7 @@ def test_commands_have_every_selection_option_with_its_description(command):
         ("defenses", "whitening probe θ = (K_P + ρσ₁I)^(-½)"),
         ("attackers", "adam probe Adam on the linear probe"),
         ("suites", "digits probe MNIST digit pairs"),
+        ("ensembles", "red_team 1 diffusion+probe lora, "),
         ("metrics", "conditioning probe"),
         ("metrics", "seconds any time inside the defense"),
         ("flags", "few-seeds"),
@@ -84,7 +85,7 @@ def test_help_and_lists_do_not_import_large_packages():
     code = """
 import sys
 from harness.cli import main
-lists = [["list", what] for what in ("defenses", "attackers", "metrics", "suites")]
+lists = [["list", what] for what in ("defenses", "attackers", "metrics", "suites", "ensembles")]
 for arguments in (["--help"], *lists, ["run", "--help"], ["verify", "--help"]):
     sys.argv = ["immunebench", *arguments]
     try:

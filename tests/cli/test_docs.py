@@ -14,6 +14,8 @@ from harness.cli.reference import build
 from harness.diffusion.concepts import GroupBlock
 from harness.diffusion.concepts import read as read_concepts
 from harness.diffusion.protocol import DiffusionProtocol
+from harness.ensemble import EnsembleFile, Members
+from harness.ensemble import read as read_ensemble
 from harness.errors import RunError
 from harness.execution import executors
 from harness.fields import fields
@@ -120,7 +122,8 @@ def test_documented_suites_load(name, folder):
     ids=lambda of: of if len(of) < 20 else "",
 )
 def test_other_blocks(page, language, block, tmp_path, monkeypatch):
-    """Python runs; YAML is a concept file or part of a grid of text to image; TOML registers what is there."""
+    """Python runs; YAML is an ensemble, a concept file or part of a grid of text to image; TOML registers what is
+    there."""
     if language == "python":
         monkeypatch.setattr(executors, "default_workers", lambda: 1)
         names: dict = {"__name__": "example"}
@@ -131,6 +134,9 @@ def test_other_blocks(page, language, block, tmp_path, monkeypatch):
         else:
             (mark,) = names["test_conforms"].pytestmark
             mark.args[1][0]()  # one of them; the built-in plugins have all elsewhere
+    elif language == "yaml" and "rule" in yaml.safe_load(block):
+        (tmp_path / "2.yaml").write_text(block)
+        assert read_ensemble(tmp_path / "2.yaml").tracks
     elif language == "yaml" and "format" in yaml.safe_load(block):
         (tmp_path / "photos").mkdir()
         path = tmp_path / "concepts.yaml"
@@ -186,7 +192,7 @@ def site(tmp_path_factory):
 
 def test_every_plugin_metric_and_suite_has_a_page(site):
     catalogue = Registry([EXAMPLES / "two_layer.py"])
-    for kind in (*KINDS, "suite"):
+    for kind in (*KINDS, "suite", "ensemble"):
         assert catalogue.all(kind)
         for entry in catalogue.all(kind):
             assert entry.name in Page(site / "reference" / f"{kind}s" / f"{entry.name}.html").shown
@@ -213,7 +219,7 @@ def test_the_flags_are_explained_on_one_page(site):
 
 def test_the_suite_files_reference_has_every_key(site):
     shown = Page(site / "reference" / "suite_file.html").shown
-    for field in fields(SuiteFile):
+    for field in (*fields(SuiteFile), *fields(EnsembleFile), *fields(Members)):
         assert field.name in shown
         assert field.description, field.name
         assert field.description.replace("`", "") in shown

@@ -34,7 +34,7 @@ def test_files_of_a_board(board, tmp_path):
     boards.write(board, tmp_path / "board", sheets)
     names = {path.name for path in (tmp_path / "board").iterdir()}
     tables = {"leaderboard.md", "leaderboard.csv", "leaderboard.tex", "rows.csv", "standings.csv", "comparisons.csv"}
-    tables |= {"protection.csv", "protection_comparisons.csv"}
+    tables |= {"protection.csv", "protection_comparisons.csv", "strongest.csv"}
     assert names == tables | {"g_profile.png", "g_protection.png", "g_steps.png", "g_survival.png"}
     text = (tmp_path / "board" / "leaderboard.md").read_text()
     assert text.startswith("# s (version 1)\n\nTier: self-reported.\n\n## g (track elsewhere)\n")
@@ -45,8 +45,8 @@ def test_files_of_a_board(board, tmp_path):
     ]  # fmt: skip
     latex = (tmp_path / "board" / "leaderboard.tex").read_text()
     assert (
-        latex.count("\\toprule") == latex.count("\\bottomrule") == 4
-    )  # protection and its details, standings and values
+        latex.count("\\toprule") == latex.count("\\bottomrule") == 5
+    )  # protection, its two details, standings and values
 
     before = {path.name: path.read_bytes() for path in (tmp_path / "board").iterdir()}
     boards.write(boards.make(board.records), tmp_path / "board", sheets)

@@ -41,6 +41,7 @@ def test_a_board_is_made_of_each_folder(submissions, tmp_path):
         "comparisons.csv",
         "protection.csv",
         "protection_comparisons.csv",
+        "strongest.csv",
         "g_profile.png",
         "g_protection.png",
         "g_survival.png",

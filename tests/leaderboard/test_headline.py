@@ -51,13 +51,15 @@ def test_a_row_for_each_defense_with_its_call_the_longest_delay_first():
 
 
 def test_the_board_names_the_ensemble_of_its_attackers():
-    def first_sentence(attackers):
+    def first_sentence(attackers, **fields):
         rows = [row for name in attackers for row in curves({"none": 20, "mine": 42}, name)]
-        return table(rows, ensemble=ensemble)[1].partition(". ")[0]
+        return table(rows, ensemble=ensemble, **fields)[1].partition(". ")[0]
 
     ensemble = Ensemble(name="team", version=2, digest="0" * 64, attackers=["lora", "full"])
     assert first_sentence(["lora", "full"]) == "Attackers: ensemble team 2"
     assert first_sentence(["lora", "mine"]) == "Attackers: 1 of the 2 of ensemble team 2, mine"
+    changed = ["attackers.full.lr=1"]
+    assert first_sentence(["lora", "full"], changed=changed) == "Attackers: 1 of the 2 of ensemble team 2, full*"
     ensemble = None
     assert first_sentence(["lora"]).startswith("Cost to break")
     team = Ensemble(name="t", version=1, digest="0" * 64, attackers=["lora", "full"])

@@ -134,9 +134,44 @@ def test_no_descent_within_the_gradients_has_a_lower_loss_than_krylov(build, imm
     """Neither exact line searches nor L-BFGS, which uses more evaluations."""
     data = immunized["immunized"] if loss == "squared" else load(DIGITS).train.harmful
     best = excess(build("attacker", "krylov"), data, 12, loss)
-    for other in ("gradient_descent", "lbfgs"):
+    for other in ("gradient_descent", "nesterov", "lbfgs"):
         assert (best <= excess(build("attacker", other), data, 12, loss) + 1e-9).all()
     assert (best.diff() <= 1e-12).all()
+
+
+def test_nesterov_takes_the_steps_of_fista(build):
+    """As numpy takes them (Beck & Teboulle, 2009), from the point ahead; a restart forgets the last step. The bound of
+    the paper holds until then."""
+    rows, generator = 30, np.random.default_rng(0)
+    x, y = generator.normal(size=(rows, 6)) * [1, 1, 1, 1, 0.5, 0.2], generator.normal(size=rows)
+    data = Split(torch.from_numpy(x), torch.from_numpy(y))
+    curvature = 2 * np.linalg.eigvalsh(x.T @ x / rows)[-1]
+    best = np.linalg.lstsq(x, y, rcond=None)[0]
+    last, ahead, t, restarts = np.zeros(6), np.zeros(6), 1.0, []
+
+    def compare(probe, step):
+        nonlocal last, ahead, t
+        gradient = 2 * x.T @ (x @ ahead - y) / rows
+        new = ahead - gradient / curvature
+        if gradient @ (new - last) > 0:
+            restarts.append(step)
+            t = 1.0
+        after = (1 + np.sqrt(1 + 4 * t**2)) / 2
+        ahead, last, t = new + (t - 1) / after * (new - last), new, after
+        np.testing.assert_allclose(probe.weight.detach().numpy(), new, rtol=1e-8, atol=1e-12)
+        above = np.square(x @ new - y).mean() - np.square(x @ best - y).mean()
+        assert restarts or above <= 2 * curvature * best @ best / (step + 1) ** 2
+
+    attacked(build("attacker", "nesterov"), data, 60, on_step=compare)
+    assert restarts
+    assert restarts[0] > 2
+
+
+def test_nesterov_is_ahead_of_gradient_descent_on_an_immunized_model(build, immunized):
+    """At the order of 1/t² against 1/t."""
+    values = {name: excess(build("attacker", name), immunized["immunized"], 100)[-1] for name in
+              ("gradient_descent", "nesterov")}  # fmt: skip
+    assert values["nesterov"] < values["gradient_descent"] / 2
 
 
 @given(
@@ -238,6 +273,7 @@ def test_a_cosine_starts_anew_after_its_period(build):
         ("gradient_descent", {"step": "1/L"}, 6, 6 * 50),
         ("adam", {}, 6, 6 * 50),
         ("krylov", {}, 6, 6 * 50),
+        ("nesterov", {}, 6, 6 * 50),
         ("krylov", {"standardise": True, "intercept": True}, 6, 6 * 50),
         ("whitened_descent", {}, 6, 6 * 50),
         # Batches of 16, 16, 16 and 2 rows.
