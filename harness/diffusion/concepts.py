@@ -305,7 +305,10 @@ class GroupBlock(FrozenModel):
     groups: str | list[list[str]] = Field(description="a named list of the concept file, or groups written out")
     first: int | None = Field(None, ge=1, description="only the first groups of the list")
     others: int = Field(
-        1, ge=1, description="number of benign concepts: those that follow the group's last concept in the file"
+        1,
+        ge=0,
+        description="number of benign concepts: those that follow the group's last concept in the file; 0: none, for a "
+        "grid that only attacks, such as one on which attackers are tuned",
     )
 
     @model_validator(mode="after")

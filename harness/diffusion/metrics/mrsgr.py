@@ -55,7 +55,10 @@ class Mrsgr(AttackedMetric):
     quantities: ClassVar = (MRSGR, MRSGR_PAIRED)
 
     def measure(self, model: AttackedPictures, data: Mapping[str, Encoder]) -> Iterator[Value]:
-        """Yield MRSGR over all pairs and over pairs from the same noise, by encoder and step."""
+        """Yield MRSGR over all pairs and over pairs from the same noise, by encoder and step; nothing without a benign
+        concept."""
+        if not model.benign:
+            return
         for name, encoder in data.items():
             for metric, similar in (("mrsgr", encoder.alike), ("mrsgr_paired", encoder.paired)):
                 for at, step in enumerate(model.steps):
