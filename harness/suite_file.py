@@ -60,10 +60,12 @@ class Row(FrozenModel):
     tuned: str | None = Field(
         None,
         description="attackers only: a file of `immunebench tune`, relative to the suite file; the attacker has the "
-        "settings that were searched for each defense",
+        "settings that were searched for each defense, for the row of this label or else of the plugin's name",
     )
     tuned_on: Label | None = Field(
-        None, description="with `tuned`: the settings searched against this defense, on all defenses (transfer)"
+        None,
+        description="with `tuned`: the settings searched against this defense, on all defenses (transfer); own: those "
+        "of the suite that was tuned",
     )
     sweep: dict[str, Annotated[list[Any], Field(min_length=2, max_length=50)]] = Field(
         {},

@@ -250,7 +250,7 @@ class _Reader:
         where = self._where(file, "attackers", label)
         entry = self._registry.get("attacker", row.plugin or label, where)
         searched = tuned_file.read(user_path(row.tuned, self._path.parent)).attackers
-        source = row.plugin or label
+        source = label if label in searched else row.plugin or label
         if source not in searched:
             raise UsageError(f"{where}: {row.tuned} has no attacker '{source}'; {nearest(source, list(searched))}")
         family = {own: sweep for sweep, labels in sweeps.items() for own in labels}

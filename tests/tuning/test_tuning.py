@@ -90,6 +90,7 @@ def test_a_row_has_the_settings_that_were_searched_for_each_defense(tuned):
     content["grids"][0]["attackers"] = {
         "tunable": {"tuned": "out/tuned.yaml"},
         "from_none": {"plugin": "tunable", "tuned": "out/tuned.yaml", "tuned_on": "none"},
+        "own": {"plugin": "tunable", "tuned": "out/tuned.yaml", "tuned_on": "own"},
     }
     (tuned / "uses.yaml").write_text(yaml.safe_dump(content))
     (grid,) = load(tuned / "uses.yaml").grids
@@ -97,6 +98,7 @@ def test_a_row_has_the_settings_that_were_searched_for_each_defense(tuned):
     for defense, fields in settings.items():
         assert grid.attacker("tunable", defense).params["lr"] == fields["lr"]
         assert grid.attacker("from_none", defense).params["lr"] == settings["none"]["lr"]
+        assert grid.attacker("own", defense).params["lr"] == 1e-3
     done = immunebench("run", tuned / "uses.yaml", "--out", tuned / "run", "--workers", "1")
     assert done.returncode == 0, done.stderr
     with pytest.raises(UsageError, match="the settings of this row are tuned"):
