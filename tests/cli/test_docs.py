@@ -36,12 +36,14 @@ for page, language, block in BLOCKS:
 
 
 def run(command: str, request: pytest.FixtureRequest) -> None:
-    """Run a documented `immunebench` command here: one seed, one grid of house prices, one worker, or the tests' own
+    """Run a documented `immunebench` command here: one seed, one grid or split of house prices, one worker, or the tests' own
     cluster."""
     if "tcp://head:8786" in command:
         command = command.replace("tcp://head:8786", request.getfixturevalue("cluster").scheduler_address)
     if command.startswith("run house_prices ") and "--grid" not in command:
         command += " --grid house_prices"
+    if command.startswith("run quick --grid house_prices "):
+        command += " --task 'house_prices split 1'"
     if command.startswith(("run ", "attack ")):
         command += " --seeds 1" + " --workers 1" * ("--cluster" not in command)
     elif command.startswith("verify "):

@@ -93,9 +93,10 @@ def test_a_package_is_installed_used_and_uninstalled(python, tmp_path):
     with pytest.raises(PackageNotFoundError):  # it is in the fresh environment alone
         distribution("outsiders")
     assert re.search(r"sign_descent +probe", run(python, work, "harness.cli", "list", "attackers"))
-    rows = ["--defense", "none", "--defense", "doubled", "--attacker", "adam", "--attacker", "sign_descent"]
-    options = ["--seeds", "1", "--workers", "1", "--out", "out"]
-    assert "doubled" in run(python, work, "harness.cli", "run", "house_prices", *rows, *options)
+    rows = ["--defense", "none", "--defense", "doubled", "--attacker", "krylov", "--attacker", "sign_descent"]
+    part = ["--grid", "house_prices", "--task", "house_prices split 1", "--seeds", "1"]
+    made_by = ["harness.cli", "run", "quick", *part, *rows, "--workers", "1", "--out", "out"]
+    assert "doubled" in run(python, work, *made_by)
     made = {path.name: path.read_bytes() for path in (work / "out").iterdir()}
     assert b"sign_descent" in made["leaderboard.csv"]
 
