@@ -23,6 +23,8 @@ from harness.store import file_digest
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the weights that ship with the harness."""
+TRAINED = 28
+"""Side of the pictures that the small networks were trained on, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -136,16 +138,18 @@ def _small(name: str, build: Callable[[int], nn.Module], size: int) -> tuple[Any
     file = WEIGHTS / f"{name}.safetensors"
     if not file.is_file():
         raise RunError(
-            f"extractor '{name}' has no weights here: train them with `python -m harness.deep.recipe {name} FOLDER`, "
+            f"extractor '{name}' has no weights here: train them with `python -m harness.deep.recipe {name} DATA OUT`, "
             "or use efficientnet_lite0"
         )
+    if name == "vit_small" and size != TRAINED:
+        raise RunError(f"vit_small was trained on pictures of {TRAINED} pixels: set `size: {TRAINED}` in the task")
     network: Any = build(size)
     network.load_state_dict({key: value.float() for key, value in load_file(file).items()})
     network.reset_classifier(0)
     return network, (0.5,) * 3, (0.5,) * 3
 
 
-def resnet18_small(size: int = 28) -> Any:
+def resnet18_small(size: int = TRAINED) -> Any:
     """A ResNet18 of a quarter of the width, with a classifier of ten classes (He et al., 2016).
 
     Its stages have 16, 32, 64 and 128 channels. size: side of the pictures, in pixels, which does not change it.
@@ -157,7 +161,7 @@ def resnet18_small(size: int = 28) -> Any:
     return network
 
 
-def vit_small(size: int = 28) -> Any:
+def vit_small(size: int = TRAINED) -> Any:
     """A vision transformer of width 96, with six blocks of three heads and a classifier of ten classes (Dosovitskiy et
     al., 2021). size: side of the pictures, in pixels, a multiple of 4."""
     from timm.models import VisionTransformer

@@ -43,7 +43,7 @@ def accuracy(model, data):
 def test_every_probe_learns_the_task_and_leaves_the_data(optimiser, features):
     model, data = probing()
     before = data.x.clone()
-    run(LinearProbing(optimiser=optimiser, features=features), model, data, 60)
+    run(LinearProbing(optimiser=optimiser, features=features), model, data, 30)
     assert accuracy(model, data) > 0.85
     assert torch.equal(data.x, before)
 
