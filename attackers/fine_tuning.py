@@ -8,10 +8,9 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import nn
 
-from harness import count_gradient
-from harness.deep import AttackRows, DeepAttacker, Network, Rows, seeded_reset
+from attackers._rates import best_of, together
+from harness.deep import AttackRows, DeepAttacker, Network, seeded_reset
 
 Rate = Annotated[float, Field(gt=0)]
 
@@ -40,35 +39,7 @@ class FineTuning(DeepAttacker):
             seeded_reset(model.tail, data.seed)
         copies = [deepcopy(model).train(not self.frozen_statistics) for _ in self.rates]
         groups = [{"params": copy.parameters(), "lr": rate} for copy, rate in zip(copies, self.rates, strict=True)]
-        optimiser = torch.optim.Adam(groups)
-        best, compared = 0, 1
-        for count, rows in enumerate(self._batches(data, data.generator()), 1):
-            optimiser.zero_grad()
-            losses = torch.stack([copy.loss(rows) for copy in copies])
-            losses.sum().backward()
-            optimiser.step()
-            if len(copies) > 1 and (count == compared or not losses[best].isfinite()):
-                best, compared = _best(copies, data.validation), 2 * count
-            model.load_state_dict(copies[best].state_dict())
-            yield float(losses[best].detach())
-
-    def _batches(self, rows: Rows, generator: torch.Generator) -> Iterator[Rows]:
-        """Batches in a new random order in each epoch; a last batch that is smaller is left out."""
-        if len(rows) < self.batch:
-            raise ValueError(f"batch is {self.batch}, but the attacker has only {len(rows)} rows to train on")
-        while True:
-            for places in torch.randperm(len(rows), generator=generator).split(self.batch):
-                if len(places) == self.batch:
-                    yield Rows(rows.x[places], rows.y[places])
-
-
-@torch.no_grad()
-def _best(copies: list[Network], validation: Rows) -> int:
-    """The place of the copy with the lowest validation loss; each loss counts as half a gradient evaluation."""
-    count_gradient(len(validation), 0.5 * len(copies))
-    losses = []
-    for copy in copies:
-        training = copy.training
-        losses.append(nn.functional.cross_entropy(copy.eval()(validation.x), validation.y))
-        copy.train(training)
-    return int(torch.stack(losses).nan_to_num(torch.inf).argmin())
+        step = together(copies, torch.optim.Adam(groups))
+        for best, loss in best_of(copies, step, data.batches(self.batch, data.generator()), data.validation):
+            model.load_state_dict(best.state_dict())
+            yield loss

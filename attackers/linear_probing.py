@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
+from itertools import repeat
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from harness import count_gradient
-from harness.deep import AttackRows, DeepAttacker, Network, Rows
+from attackers._rates import Step, best_of, together
+from harness.deep import AttackRows, DeepAttacker, Network, Rows, zero_linear
 
 Rate = Annotated[float, Field(gt=0)]
 Optimiser = Literal["gradient_descent", "sgd", "adam", "lbfgs"]
@@ -60,37 +60,25 @@ class LinearProbing(DeepAttacker):
         fit = Rows((data.x - shift) @ matrix, data.y)
         validation = Rows((data.validation.x - shift) @ matrix, data.validation.y)
         rates = self.rates or RATES[self.optimiser]
-        heads = [Network(nn.Identity(), _head(fit.x.shape[1], data.classes)) for _ in rates]
-        step = self._stepper(heads, rates, fit)
-        best, compared = 0, 1
-        for count, rows in enumerate(self._batches(fit, data.generator()), 1):
-            losses = step(rows)
-            if len(heads) > 1 and (count == compared or not math.isfinite(losses[best])):
-                best, compared = _best(heads, validation), 2 * count
+        heads = [Network(nn.Identity(), zero_linear(fit.x.shape[1], data.classes)) for _ in rates]
+        whole = self.batch is None or self.optimiser in ("gradient_descent", "lbfgs")
+        batches = repeat(fit) if whole else fit.batches(self.batch or len(fit), data.generator())
+        for best, loss in best_of(heads, self._step(heads, rates, fit.x), batches, validation):
             with torch.no_grad():
-                weight = heads[best].head.weight @ matrix.T
+                weight = best.head.weight @ matrix.T
                 model.head.weight.copy_(weight)
-                model.head.bias.copy_(heads[best].head.bias - weight @ shift)
-            yield losses[best]
+                model.head.bias.copy_(best.head.bias - weight @ shift)
+            yield loss
 
-    def _stepper(self, heads: list[Network], rates: tuple[float, ...], fit: Rows) -> _Step:
-        """The function that takes one step of every head on a batch and returns their losses before it."""
+    def _step(self, heads: list[Network], rates: tuple[float, ...], x: torch.Tensor) -> Step:
+        """The step of every head with its rate. x: features (rows, dim) of all rows."""
         if self.optimiser == "lbfgs":
-            return _LBFGSStep(heads)
-        unit = 1.0 if self.optimiser == "adam" else 1 / _curvature(fit.x)
+            return _lbfgs_step(heads[0])
+        unit = 1.0 if self.optimiser == "adam" else 1 / _curvature(x)
         groups = [{"params": head.parameters(), "lr": rate * unit} for head, rate in zip(heads, rates, strict=True)]
         if self.optimiser == "adam":
-            return _Step(heads, torch.optim.Adam(groups))
-        return _Step(heads, torch.optim.SGD(groups, lr=unit, momentum=0.9 if self.optimiser == "sgd" else 0.0))
-
-    def _batches(self, rows: Rows, generator: torch.Generator) -> Iterator[Rows]:
-        whole = self.batch is None or self.optimiser in ("gradient_descent", "lbfgs")
-        while True:
-            if whole:
-                yield rows
-            else:
-                for places in torch.randperm(len(rows), generator=generator).split(self.batch or len(rows)):
-                    yield rows.take(places)
+            return together(heads, torch.optim.Adam(groups))
+        return together(heads, torch.optim.SGD(groups, lr=unit, momentum=0.9 if self.optimiser == "sgd" else 0.0))
 
     def _scaling(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The shift (dim) and the matrix (dim, dim) that are applied to features `x` (rows, dim)."""
@@ -107,52 +95,28 @@ class LinearProbing(DeepAttacker):
         return centre, ((vectors * ridged.rsqrt()) @ vectors.T).to(x.dtype)
 
 
-class _Step:
-    """One step of all heads with an optimiser."""
+def _lbfgs_step(head: Network) -> Step:
+    """One iteration of L-BFGS with a strong-Wolfe line search."""
+    optimiser = torch.optim.LBFGS(
+        head.parameters(),
+        max_iter=1,
+        max_eval=25,
+        history_size=10,
+        tolerance_grad=0.0,
+        tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    )
 
-    def __init__(self, heads: list[Network], optimiser: torch.optim.Optimizer) -> None:
-        self._heads = heads
-        self._optimiser = optimiser
-
-    def __call__(self, rows: Rows) -> list[float]:
-        self._optimiser.zero_grad()
-        losses = [head.loss(rows) for head in self._heads]
-        torch.stack(losses).sum().backward()
-        self._optimiser.step()
-        return [float(loss.detach()) for loss in losses]
-
-
-class _LBFGSStep(_Step):
-    """One iteration of L-BFGS with a strong-Wolfe line search; it has one head."""
-
-    def __init__(self, heads: list[Network]) -> None:
-        optimiser = torch.optim.LBFGS(
-            heads[0].parameters(),
-            max_iter=1,
-            max_eval=25,
-            history_size=10,
-            tolerance_grad=0.0,
-            tolerance_change=0.0,
-            line_search_fn="strong_wolfe",
-        )
-        super().__init__(heads, optimiser)
-
-    def __call__(self, rows: Rows) -> list[float]:
+    def step(rows: Rows) -> list[float]:
         def closure() -> float:
-            self._optimiser.zero_grad()
-            loss = self._heads[0].loss(rows)
+            optimiser.zero_grad()
+            loss = head.loss(rows)
             loss.backward()
             return float(loss.detach())
 
-        return [float(self._optimiser.step(closure))]
+        return [float(optimiser.step(closure))]
 
-
-def _head(dim: int, classes: int) -> nn.Linear:
-    head = nn.utils.skip_init(nn.Linear, dim, classes)
-    assert isinstance(head, nn.Linear)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    return head
+    return step
 
 
 def _curvature(x: torch.Tensor) -> float:
@@ -160,11 +124,3 @@ def _curvature(x: torch.Tensor) -> float:
     1992)."""
     with_one = torch.cat([x, torch.ones_like(x[:, :1])], 1)
     return float(torch.linalg.matrix_norm(with_one, 2)) ** 2 / (2 * len(x))
-
-
-@torch.no_grad()
-def _best(heads: list[Network], validation: Rows) -> int:
-    """The place of the head with the lowest validation loss; each loss counts as half a gradient evaluation."""
-    count_gradient(len(validation), 0.5 * len(heads))
-    losses = [nn.functional.cross_entropy(head(validation.x), validation.y) for head in heads]
-    return int(torch.stack(losses).nan_to_num(torch.inf).argmin())

@@ -14,7 +14,6 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from harness import RunError
 from harness.deep import DeepDefense, DeepTargets, Network, Released, Rows
 from harness.probe import gram
 
@@ -53,15 +52,13 @@ class TailDescent(DeepDefense):
     def immunize(self, model: Released, targets: DeepTargets) -> Iterator[torch.Tensor]:
         """Train `model`; yields the objective before each step. Raises `RunError` if a task has fewer rows than a
         batch."""
-        if (rows := min(len(targets.benign), len(targets.harmful))) < self.batch_size:
-            raise RunError(f"batch_size is {self.batch_size}, but the smaller task has only {rows} rows")
         draw = targets.generator()
         groups: list[dict[str, Any]] = [
             {"params": model.tail.parameters()},
             {"params": model.head.parameters(), "weight_decay": 2e-5},
         ]
         optimiser = torch.optim.SGD(groups, lr=self.lr, momentum=0.9, nesterov=True)
-        benign, harmful = (_batches(task, self.batch_size, draw) for task in (targets.benign, targets.harmful))
+        benign, harmful = (task.batches(self.batch_size, draw) for task in (targets.benign, targets.harmful))
         scales: dict[str, float] = {}
         model.train(self.statistics == "released")
         try:
@@ -96,14 +93,6 @@ def _balance(model: Network, loss: torch.Tensor, value: torch.Tensor) -> float:
         gradients = torch.autograd.grad(scalar, weights, retain_graph=True, allow_unused=True)
         norms.append(math.sqrt(sum(float(part.double().square().sum()) for part in gradients if part is not None)))
     return norms[0] / norms[1] if norms[1] > 0 else 0.0
-
-
-def _batches(rows: Rows, size: int, draw: torch.Generator) -> Iterator[Rows]:
-    """Batches in a new random order in each epoch; a last batch that is smaller is left out."""
-    while True:
-        for places in torch.randperm(len(rows), generator=draw).split(size):
-            if len(places) == size:
-                yield rows.take(places)
 
 
 def gram64(features: torch.Tensor) -> torch.Tensor:

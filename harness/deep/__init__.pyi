@@ -4,6 +4,7 @@ from .model import Network as Network
 from .model import Released as Released
 from .model import in_parts as in_parts
 from .model import seeded_reset as seeded_reset
+from .model import zero_linear as zero_linear
 from .plugin import AttackRows as AttackRows
 from .plugin import Course as Course
 from .plugin import DeepAttacker as DeepAttacker

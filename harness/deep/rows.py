@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
+
+from harness.errors import RunError
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,16 @@ class Rows:
     def take(self, places: torch.Tensor) -> Self:
         """The rows with the positions `places`, or where it is true."""
         return replace(self, x=self.x[places], y=self.y[places])
+
+    def batches(self, size: int, generator: torch.Generator) -> Iterator[Self]:
+        """Yield batches of `size` rows without end, in each epoch in a new random order from `generator`; a last batch
+        that is smaller is left out. Raises `RunError` if there are fewer rows than `size`."""
+        if len(self) < size:
+            raise RunError(f"a batch has {size} rows, but the task has only {len(self)}")
+        while True:
+            for places in torch.randperm(len(self), generator=generator).split(size):
+                if len(places) == size:
+                    yield self.take(places)
 
     def split(self) -> tuple[Self, Self]:
         """Rows to fit on, and rows to validate on: every fifth row, from the fifth on."""

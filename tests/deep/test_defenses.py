@@ -126,5 +126,5 @@ def test_a_random_tail_is_of_its_seed_and_keeps_the_random_state(model, targets)
 
 
 def test_fewer_rows_than_a_batch_are_one_clear_line(model, targets):
-    with pytest.raises(RunError, match="batch_size is 500, but the smaller task has only 160 rows"):
+    with pytest.raises(RunError, match="a batch has 500 rows, but the task has only 160"):
         run(TaskOnly(batch_size=500), model, targets)
