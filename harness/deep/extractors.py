@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from torch import nn
 from harness.errors import RunError
 from harness.stage import Content
 from harness.store import file_digest
+from harness.versions import Version
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the weights that ship with the harness."""
@@ -47,12 +50,19 @@ class Extractor:
 
 
 def load(name: str, size: int) -> Extractor:
-    """The extractor `name` with its weights, in inference mode.
+    """The extractor `name` with its weights, in inference mode; its tail is a copy that may be changed.
 
     name: a name of this harness, a folder with `config.json` and `model.safetensors` as timm saves them, or a timm
     model's name, whose weights come from the hub. size: side of the pictures, in pixels. Raises `RunError` if its
     weights cannot be loaded or its family has no known tail.
     """
+    extractor = _loaded(name, size, CONTENT.versions(name))
+    return replace(extractor, tail=deepcopy(extractor.tail))
+
+
+@lru_cache(2)
+def _loaded(name: str, size: int, versions: tuple[Version, ...]) -> Extractor:
+    """The extractor `name`; a process reads its files once. versions: of the files, so that changed ones are read."""
     network, mean, std = _NAMED[name](size) if name in _NAMED else _timm(name, size)
     trunk, tail = _parts(name, network.eval())
     return Extractor(trunk, tail, network.num_features, tuple(mean), tuple(std))
@@ -69,7 +79,7 @@ def _parts(name: str, network: Any) -> tuple[nn.Module, nn.Module]:
         first = nn.Sequential(network.conv_stem, network.bn1, *network.blocks[:-1])
         last = network.blocks[-1]
         return first, nn.Sequential(last, network.conv_head, network.bn2, network.global_pool)
-    if isinstance(network, VisionTransformer):
+    if isinstance(network, VisionTransformer) and network.attn_pool is None:
         return _Tokens(network), nn.Sequential(network.blocks[-1], network.norm, _Pooled(network))
     raise RunError(
         f"extractor '{name}' is a {type(network).__name__}, of which this harness does not know the tail: use a "
@@ -101,11 +111,14 @@ class _Pooled(nn.Module):
 
     def __init__(self, network: Any) -> None:
         super().__init__()
-        self._pool = network.pool
         self.norm = network.fc_norm
+        self._kind, self._prefix = network.global_pool, network.num_prefix_tokens
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.norm(self._pool(tokens))
+        from timm.layers import global_pool_nlc
+
+        pooled = global_pool_nlc(tokens, pool_type=self._kind, num_prefix_tokens=self._prefix)
+        features: torch.Tensor = self.norm(pooled)
         return features
 
 
