@@ -65,6 +65,12 @@ def _loaded(name: str, size: int, versions: tuple[Version, ...]) -> Extractor:
     """The extractor `name`; a process reads its files once. versions: of the files, so that changed ones are read."""
     network, mean, std = _NAMED[name](size) if name in _NAMED else _timm(name, size)
     trunk, tail = _parts(name, network.eval())
+    with torch.no_grad():
+        noise = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+        if not torch.allclose(tail(trunk(noise)), network(noise), atol=1e-4):
+            raise RunError(
+                f"extractor '{name}' computes more than its stages, so this harness cannot split off its tail"
+            )
     return Extractor(trunk, tail, network.num_features, tuple(mean), tuple(std))
 
 
@@ -79,7 +85,7 @@ def _parts(name: str, network: Any) -> tuple[nn.Module, nn.Module]:
         first = nn.Sequential(network.conv_stem, network.bn1, *network.blocks[:-1])
         last = network.blocks[-1]
         return first, nn.Sequential(last, network.conv_head, network.bn2, network.global_pool)
-    if isinstance(network, VisionTransformer) and network.attn_pool is None:
+    if isinstance(network, VisionTransformer):
         return _Tokens(network), nn.Sequential(network.blocks[-1], network.norm, _Pooled(network))
     raise RunError(
         f"extractor '{name}' is a {type(network).__name__}, of which this harness does not know the tail: use a "

@@ -60,6 +60,19 @@ def test_what_cannot_be_loaded_is_one_clear_line(name, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_network_that_computes_more_than_its_stages_is_refused(monkeypatch):
+    """Its own forward differs: here it ends with one more layer."""
+
+    def longer(size):
+        network = extractors.vit_small(size)
+        network.head = torch.nn.Linear(96, 96)
+        return network, (0.5,) * 3, (0.5,) * 3
+
+    monkeypatch.setitem(extractors._NAMED, "longer", longer)
+    with pytest.raises(RunError, match="'longer' computes more than its stages"):
+        extractors.load("longer", 28)
+
+
 def test_a_family_without_a_known_tail_is_refused():
     from timm.models import MlpMixer
 
