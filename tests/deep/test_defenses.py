@@ -21,6 +21,7 @@ TRAINED = {
     "opt_kappa": OptKappaDeep(steps=3),
     "opt_kappa_range": OptKappaDeep(steps=3, policy="range"),
     "imma": ImmaDeep(steps=3),
+    "imma_unrolled": ImmaDeep(steps=3, inner_steps=2),
 }
 
 
@@ -107,6 +108,18 @@ def test_the_presets_of_one_regulariser_leave_the_other_out(model, targets, buil
         targets.notes.clear()
         run(build("defense", "condition_number_deep", preset, steps=1), model, targets)
         assert list(targets.notes) == [f"weight of {name}"]
+
+
+def test_the_unrolled_head_of_imma_is_that_of_gradient_descent(model, targets):
+    """Steps of torch's SGD with 1/L, L = σ₁²/(2·rows) of the cross-entropy, from zero."""
+    x, y = model.features(targets.harmful.x[:64]).detach(), targets.harmful.y[:64]
+    head = torch.zeros(x.shape[1], 3, requires_grad=True)
+    optimiser = torch.optim.SGD([head], lr=2 * 64 / float(torch.linalg.matrix_norm(x, 2)) ** 2)
+    for _ in range(4):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(x @ head, y).backward()
+        optimiser.step()
+    torch.testing.assert_close(ImmaDeep(inner_steps=4).adapted(x, y), head.detach())
 
 
 def test_opt_kappa_lowers_its_own_objective(model, targets):
