@@ -1,7 +1,7 @@
 """ImmuneBench: can a released model be kept from harmful fine-tuning?
 
 This module is the public face for authors of plugins and tracks and for notebooks; a track's own names are in its
-package (`harness.probe`, `harness.diffusion`). Importing it loads no torch.
+package (`harness.probe`, `harness.diffusion`, `harness.deep`). Importing it loads no torch.
 """
 
 from pydantic import BaseModel, ConfigDict, Field

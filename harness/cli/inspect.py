@@ -129,7 +129,7 @@ def _print_quantities(quantities: Iterable[Quantity]) -> None:
 def new(
     kind: Annotated[Kind, typer.Argument(help="defense, attacker or metric")],
     name: Annotated[str, typer.Argument(help="The plugin's name: small letters, digits and _.")],
-    track: Annotated[str, typer.Option(help="Track of the plugin: probe or diffusion.")],
+    track: Annotated[str, typer.Option(help="Track of the plugin: probe, diffusion or deep.")],
     attacked: Annotated[
         bool, typer.Option("--attacked", help="Of a metric: measure the attacked model, not the released one.")
     ] = False,

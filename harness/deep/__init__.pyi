@@ -1,0 +1,17 @@
+from .heads import accuracy as accuracy
+from .heads import fit_head as fit_head
+from .model import Network as Network
+from .model import Released as Released
+from .model import in_parts as in_parts
+from .model import seeded_reset as seeded_reset
+from .model import zero_linear as zero_linear
+from .plugin import AttackRows as AttackRows
+from .plugin import Course as Course
+from .plugin import DeepAttacker as DeepAttacker
+from .plugin import DeepDefense as DeepDefense
+from .plugin import DeepMetric as DeepMetric
+from .plugin import FeatureSet as FeatureSet
+from .plugin import ReleasedFeatures as ReleasedFeatures
+from .plugin import UndefendedCourse as UndefendedCourse
+from .rows import DeepTargets as DeepTargets
+from .rows import Rows as Rows

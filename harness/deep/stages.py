@@ -1,0 +1,254 @@
+"""The jobs of this track: compute activations -> fit the base model's head -> immunize -> features, attack -> measure.
+
+The trunk of an extractor runs once for each data set. Everything after that works on its activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from harness import checkpoints
+from harness.deep import data as datasets
+from harness.deep import extractors
+from harness.deep.heads import fit_head
+from harness.deep.model import FILE, Network, Released, in_parts, is_finite, zero_linear
+from harness.deep.plugin import AttackRows, Course, DeepAttacker, FeatureSet, ReleasedFeatures, Role, UndefendedCourse
+from harness.deep.rows import DeepTargets, Rows
+from harness.errors import PluginError, RunError
+from harness.plugin import PluginSpec
+from harness.stage import Folders, Located, Stage, seed_of
+from harness.store.tensors import load_tensors, save_tensors
+
+ACTIVATIONS, LABELS, FEATURES, COURSE = (
+    f"{name}.safetensors" for name in ("activations", "labels", "features", "course")
+)
+
+
+class Activations(Stage, track="deep", version=1):
+    """Run the trunk of an extractor on all pictures of a data set, once for all models.
+
+    extractor: its name, with the digest of its weights. size: side of the pictures, in pixels. data: the data set.
+    """
+
+    extractor: Located
+    size: int
+    data: Located
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Save the activations, the classes and which rows are held out."""
+        pictures = datasets.load(self.data.path)
+        if self.data.digest is None:
+            raise RunError(f"the data set {self.data.path} could not be loaded in the plan: run the same command again")
+        extractor = extractors.load(self.extractor.path, self.size)
+        parts = [extractor.activations(pixels) for pixels in pictures.batches(self.size)]
+        labels = torch.from_numpy(pictures.labels)
+        save_tensors({"x": torch.cat(parts)}, out / ACTIVATIONS)
+        heldout, classes = torch.from_numpy(pictures.heldout), torch.tensor(pictures.classes)
+        save_tensors({"y": labels, "heldout": heldout, "classes": classes}, out / LABELS)
+
+    def read(self, folders: Folders) -> torch.Tensor:
+        """The activations (rows, …) of all rows. folders: as for `run` of a child."""
+        return load_tensors(folders[self] / ACTIVATIONS)["x"]
+
+    def feature_set(self, folders: Folders, x: torch.Tensor) -> FeatureSet:
+        """The rows with the inputs `x` (rows, …), training and held-out ones. folders: as for `run` of a child."""
+        labels = load_tensors(folders[self] / LABELS)
+        rows, heldout = Rows(x, labels["y"]), labels["heldout"]
+        return FeatureSet(rows.take(~heldout), rows.take(heldout), int(labels["classes"]))
+
+
+class Base(Stage, track="deep", version=1):
+    """Fit the head of the benign task on the features of the extractor as it is: the base model."""
+
+    benign: Activations
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Save the base model."""
+        extractor = extractors.load(self.benign.extractor.path, self.benign.size)
+        features = in_parts(extractor.tail, self.benign.read(folders))
+        rows = self.benign.feature_set(folders, features)
+        model = Released(extractor.tail, extractor.dim, rows.classes)
+        model.head = fit_head(*rows.train.split(), rows.classes)
+        model.save(out)
+
+    def model(self, folder: Path) -> Released:
+        """The released model in the artifact folder `folder`, of this or of a defense's job."""
+        extractor = extractors.load(self.benign.extractor.path, self.benign.size)
+        model = Released(extractor.tail, extractor.dim, len(load_tensors(folder / FILE)["head.bias"]))
+        model.load(folder)
+        return model
+
+
+class Immunize(Stage, track="deep", version=1):
+    """Run a defense on the base model and save the released model. benign, harmful: activations of the tasks."""
+
+    transient = True
+
+    plugin: PluginSpec
+    base: Base
+    benign: Activations
+    harmful: Activations
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Save the released model and the run cost; raises `PluginError` if a weight is not finite."""
+        benign, harmful = (task.feature_set(folders, task.read(folders)).train for task in (self.benign, self.harmful))
+        model = self.base.model(folders[self.base])
+        targets = DeepTargets(benign, harmful, self.seed or 0)
+        cost = self.pull(self.plugin.build().generator(model, targets), out)
+        if not is_finite(model):
+            raise PluginError(f"defense {self.plugin.name} left weights that are not finite")
+        model.eval().save(out)
+        cost.model_copy(update={"notes": targets.notes}).save(out)
+
+    def model(self, folders: Folders) -> Released:
+        """The released model. folders: as for `run` of a child."""
+        return self.base.model(folders[self])
+
+
+class ReadCheckpoint(Immunize, version=1):
+    """Read the released model from a checkpoint. weights: its folder. label: label of the task."""
+
+    weights: Located
+    label: str
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Save the released model and the run cost; raises `RunError` if the weights do not fit the task."""
+        model = self.base.model(folders[self.base])
+        model.load(checkpoints.checkpoint_folder(self.weights.path, self.label))
+        self.pull(self.plugin.build().immunize(model, None), out)
+        model.save(out)
+
+
+class Features(Stage, track="deep", version=1):
+    """Compute the features of a released model on every data set, once for all attackers and metrics.
+
+    model: the released model. tasks: by role, the activations.
+    """
+
+    transient = True
+
+    model: Immunize
+    tasks: Mapping[Role, Activations]
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Save the features of all rows by role."""
+        model = self.model.model(folders)
+        features = {role: in_parts(_features_of(model), task.read(folders)) for role, task in self.tasks.items()}
+        save_tensors({str(role): x for role, x in features.items()}, out / FEATURES)
+
+    def read(self, folders: Folders) -> Mapping[str, torch.Tensor]:
+        """The features (rows, dim) of all rows by role. folders: as for `run` of a child."""
+        return load_tensors(folders[self] / FEATURES)
+
+
+def _features_of(model: Released) -> nn.Module:
+    """The part of a model that computes its features."""
+    return model.tail if model.map is None else nn.Sequential(model.tail, model.map)
+
+
+class Attack(Stage, track="deep", version=1):
+    """Run an attacker on the harmful task of a released model.
+
+    steps: number of optimisation steps. measure_at: steps after which it is measured. rows: largest number of training
+    rows of the attacker, of which every fifth is for validation. model: the released model. harmful: activations of the
+    harmful task. features: the features of the model.
+    """
+
+    plugin: PluginSpec
+    seed: int
+    steps: int
+    measure_at: tuple[int, ...]
+    rows: int
+    model: Immunize
+    harmful: Activations
+    features: Features
+
+    @property
+    def work(self) -> float:
+        """Number of optimisation steps."""
+        return self.steps
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Save the predictions on held-out rows and the validation accuracy after each measured step, and the run cost.
+
+        Raises `PluginError` if the attacker leaves outputs that are not finite.
+        """
+        attacker: DeepAttacker = self.plugin.build()
+        if attacker.trains_tail:
+            released = self.model.model(folders)
+            dim, tail = released.head.in_features, _features_of(released)
+            task = self.harmful.feature_set(folders, self.harmful.read(folders))
+        else:
+            tail, task = nn.Identity(), self.harmful.feature_set(folders, self.features.read(folders)["harmful"])
+            dim = task.train.x.shape[1]
+        draw = torch.Generator().manual_seed(seed_of("rows", self.seed))
+        fit, validation = task.train.take(torch.randperm(len(task.train), generator=draw)[: self.rows]).split()
+        network = Network(tail, zero_linear(dim, task.classes)).eval()
+        predictions: list[torch.Tensor] = []
+        accuracies: list[float] = []
+
+        def record(step: int) -> None:
+            if step in self.measure_at:
+                training = network.training
+                outputs = in_parts(network.eval(), torch.cat([task.heldout.x, validation.x]))
+                network.train(training)
+                if not outputs.isfinite().all():
+                    raise PluginError(f"attacker {self.plugin.name} has outputs that are not finite at step {step}")
+                classes = outputs.argmax(1)
+                predictions.append(classes[: len(task.heldout)])
+                accuracies.append(float((classes[len(task.heldout) :] == validation.y).double().mean()))
+
+        record(0)
+        data = AttackRows(fit.x, fit.y, validation, task.classes, self.seed)
+        self.pull(attacker.generator(network, data), out, self.steps, record, self.measure_at)
+        save_tensors(
+            {
+                "predictions": torch.stack(predictions),
+                "labels": task.heldout.y,
+                "validation": torch.tensor(accuracies, dtype=torch.float64),
+                "classes": torch.tensor(task.classes),
+            },
+            out / COURSE,
+        )
+
+    def course(self, folders: Folders) -> Course:
+        """The attack in the form that a metric receives. folders: as for `run` of a child."""
+        tensors = load_tensors(folders[self] / COURSE)
+        classes = int(tensors.pop("classes"))
+        return Course(steps=self.measure_at, classes=classes, **tensors)
+
+
+class MeasureReleased(Stage, track="deep", version=1):
+    """Measure a metric on a released model. model: the released model. features, undefended: the features of this and
+    of the undefended model. tasks: by role, the activations."""
+
+    plugin: PluginSpec
+    model: Immunize
+    features: Features
+    undefended: Features
+    tasks: Mapping[Role, Activations]
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Save the metric's values."""
+        released, undefended = (
+            {role: task.feature_set(folders, features[role]) for role, task in self.tasks.items()}
+            for features in (self.features.read(folders), self.undefended.read(folders))
+        )
+        self.measure(self.model.model(folders), ReleasedFeatures(released, undefended, self.seed or 0), out)
+
+
+class MeasureAttacked(Stage, track="deep", version=1):
+    """Measure a metric on an attack, given the same attack on the undefended model."""
+
+    plugin: PluginSpec
+    attack: Attack
+    undefended: Attack
+
+    def run(self, folders: Folders, out: Path) -> None:
+        """Save the metric's values."""
+        data = UndefendedCourse(self.undefended.course(folders), self.seed or 0)
+        self.measure(self.attack.course(folders), data, out)

@@ -1,0 +1,50 @@
+"""Folders that tests of deep networks read: a data set of small pictures, and a small timm model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ARGUMENTS = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 0}
+
+
+def write_classes(folder: Path, classes: Sequence[str], train: int, test: int, seed: int = 0) -> None:
+    """Write pictures of 16 pixels; those of a class share a mean colour. train, test: pictures of each class."""
+    random = np.random.default_rng(seed)
+    for place, name in enumerate(classes):
+        colour = np.array([60 + 120 * (place % 2), 60 + 120 * (place // 2), 120])
+        for split, count in (("train", train), ("test", test)):
+            for number in range(count):
+                (folder / split / name).mkdir(parents=True, exist_ok=True)
+                pixels = (colour + random.normal(0, 25, (16, 16, 3))).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+
+
+def write_vit(folder: Path) -> None:
+    """Write a vision transformer of width 16, as timm saves its models."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = timm.create_model("vit_tiny_patch16_224", **ARGUMENTS)
+    save_file(network.state_dict(), folder / "model.safetensors")
+    config = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": 0,
+        "model_args": ARGUMENTS,
+        "pretrained_cfg": {
+            "input_size": [3, 16, 16],
+            "mean": [0.5] * 3,
+            "std": [0.5] * 3,
+            "num_classes": 0,
+            "fixed_input_size": True,
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config))

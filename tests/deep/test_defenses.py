@@ -1,0 +1,143 @@
+"""Defenses of deep networks: what they keep exactly, and what they move."""
+
+import numpy as np
+import pytest
+import torch
+
+from defenses.condition_number_deep import ConditionNumberDeep
+from defenses.imma_deep import ImmaDeep
+from defenses.opt_kappa_deep import OptKappaDeep
+from defenses.random_tail import RandomTail
+from defenses.rank_one_deep import RankOneDeep
+from defenses.task_only import TaskOnly
+from defenses.whitening_deep import WhiteningDeep
+from harness.errors import RunError
+
+TRAINED = {
+    "condition_number": ConditionNumberDeep(steps=3),
+    "r_ill": ConditionNumberDeep(steps=3, weight_benign=0),
+    "r_well": ConditionNumberDeep(steps=3, weight_harmful=0),
+    "task_only": TaskOnly(steps=3),
+    "opt_kappa": OptKappaDeep(steps=3),
+    "opt_kappa_range": OptKappaDeep(steps=3, policy="range"),
+    "imma": ImmaDeep(steps=3),
+    "imma_unrolled": ImmaDeep(steps=3, inner_steps=2),
+}
+
+
+def run(defense, model, targets):
+    return [float(loss) for loss in defense.immunize(model, targets)]
+
+
+def outputs(model, x):
+    with torch.no_grad():
+        return model(x)
+
+
+@pytest.mark.parametrize("control", [RankOneDeep(), WhiteningDeep()], ids=["rank one", "whitening"])
+def test_linear_controls_leave_benign_outputs_and_change_features(control, model, targets):
+    x = targets.benign.x
+    before, features = outputs(model, x), model.features(x).detach()
+    run(control, model, targets)
+    torch.testing.assert_close(outputs(model, x), before, atol=1e-4, rtol=0)
+    assert (model.features(x) - features).norm() > 0.1 * features.norm()
+
+
+def test_the_whitened_features_have_the_covariance_of_the_formula(model, targets):
+    """f·T with T = (K_P + ρσ₁I)^(-½): the eigenvalues of the new Hessian are λ/(λ + ρσ₁)."""
+    old = np.linalg.eigvalsh(hessian(model, targets.benign.x))
+    run(WhiteningDeep(rho=1e-2), model, targets)
+    new = np.linalg.eigvalsh(hessian(model, targets.benign.x))
+    np.testing.assert_allclose(np.sort(new), np.sort(old / (old + 1e-2 * old.max())), atol=1e-5)
+
+
+def hessian(model, x):
+    features = model.features(x).detach().double().numpy()
+    return features.T @ features
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_frozen_statistics_stay_while_weights_move(name, model, targets):
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    run(TRAINED[name], model, targets)
+    after = model.state_dict()
+    for key, value in model.named_buffers():
+        assert torch.equal(value, before[key]), key
+    assert not torch.equal(after["tail.0.weight"], before["tail.0.weight"])
+
+
+def test_released_statistics_are_of_the_batches(model, targets):
+    before = {key: value.clone() for key, value in model.named_buffers()}
+    run(TaskOnly(steps=3, statistics="released"), model, targets)
+    assert not torch.equal(dict(model.named_buffers())["tail.1.running_mean"], before["tail.1.running_mean"])
+    assert not model.training
+
+
+@pytest.mark.parametrize("name", ["condition_number", "opt_kappa", "imma"])
+def test_a_balanced_weight_gives_the_gradient_its_share(name, model, targets):
+    """With weight c the weighted regulariser's gradient is c times as long as the task's, at the base model."""
+    defense = TRAINED[name]
+    benign, harmful = (task.take(torch.arange(defense.batch_size)) for task in (targets.benign, targets.harmful))
+    scales: dict[str, float] = {}
+    defense._objective(model, benign, harmful, scales)
+    kept, prevented = model.features(benign.x), model.features(harmful.x)
+    task = torch.nn.functional.cross_entropy(model.head(kept), benign.y, label_smoothing=0.1)
+    length = norm(task, model)
+    for label, weight, value in defense.regularisers(model, kept, prevented, harmful.y):
+        assert scales[label] * norm(value, model) == pytest.approx(weight * length, rel=1e-4)
+
+
+def norm(value, model):
+    gradients = torch.autograd.grad(value, list(model.tail.parameters()), retain_graph=True)
+    return float(torch.cat([part.flatten() for part in gradients]).norm())
+
+
+def test_regularisers_are_those_of_the_dense_hessian(model, targets):
+    """R_well and R_ill from the Gram matrix of a batch, and from the eigenvalues of FᵀF in numpy."""
+    kept, prevented = (model.features(task.x[:64]) for task in (targets.benign, targets.harmful))
+    terms = ConditionNumberDeep().regularisers(model, kept, prevented, targets.harmful.y[:64])
+    values = {name: float(value.detach()) for name, _, value in terms}
+    dense = [np.linalg.eigvalsh(f.detach().double().numpy().T @ f.detach().double().numpy()) for f in (kept, prevented)]
+    well, ill = (values[name] for name in ("R_well", "R_ill"))
+    assert well == pytest.approx(0.5 * dense[0][-1] ** 2 - (dense[0] ** 2).sum() / (2 * 12), rel=1e-6)
+    assert ill == pytest.approx(1 / ((dense[1] ** 2).sum() / (2 * 12) - 0.5 * dense[1][0] ** 2), rel=1e-6)
+
+
+def test_the_presets_of_one_regulariser_leave_the_other_out(model, targets, build):
+    for preset, name in (("r_ill", "R_ill"), ("r_well", "R_well")):
+        targets.notes.clear()
+        run(build("defense", "condition_number_deep", preset, steps=1), model, targets)
+        assert list(targets.notes) == [f"weight of {name}"]
+
+
+def test_the_unrolled_head_of_imma_is_that_of_gradient_descent(model, targets):
+    """Steps of torch's SGD with 1/L, L = σ₁²/(2·rows) of the cross-entropy, from zero."""
+    x, y = model.features(targets.harmful.x[:64]).detach(), targets.harmful.y[:64]
+    head = torch.zeros(x.shape[1], 3, requires_grad=True)
+    optimiser = torch.optim.SGD([head], lr=2 * 64 / float(torch.linalg.matrix_norm(x, 2)) ** 2)
+    for _ in range(4):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(x @ head, y).backward()
+        optimiser.step()
+    torch.testing.assert_close(ImmaDeep(inner_steps=4).adapted(x, y), head.detach())
+
+
+def test_opt_kappa_lowers_its_own_objective(model, targets):
+    losses = run(OptKappaDeep(steps=40, weight=3.0), model, targets)
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_a_random_tail_is_of_its_seed_and_keeps_the_random_state(model, targets):
+    state = torch.get_rng_state()
+    before = model.state_dict()["tail.0.weight"].clone()
+    run(RandomTail(), model, targets)
+    assert torch.equal(torch.get_rng_state(), state)
+    first = model.state_dict()["tail.0.weight"].clone()
+    run(RandomTail(), model, targets)
+    assert torch.equal(model.state_dict()["tail.0.weight"], first)
+    assert not torch.equal(first, before)
+
+
+def test_fewer_rows_than_a_batch_are_one_clear_line(model, targets):
+    with pytest.raises(RunError, match="a batch has 500 rows, but the task has only 160"):
+        run(TaskOnly(batch_size=500), model, targets)
