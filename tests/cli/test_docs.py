@@ -36,7 +36,7 @@ for page, language, block in BLOCKS:
 
 
 def run(command: str, request: pytest.FixtureRequest) -> None:
-    """Run a documented `immunebench` command here: one seed, one grid or split of house prices, one worker, or the tests' own
+    """Run a documented `immunebench` command here: one seed, one grid or split of house prices, one worker or the own
     cluster."""
     if "tcp://head:8786" in command:
         command = command.replace("tcp://head:8786", request.getfixturevalue("cluster").scheduler_address)
