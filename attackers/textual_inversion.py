@@ -18,7 +18,7 @@ class TextualInversion(PictureAttacker):
     name = "textual_inversion"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "small": {"lr": 2e-2, "batch_size": 4},
-        "small_objects": {"lr": 3.0, "batch_size": 4},  # the suite `objects` says by which rule
+        "small_objects": {"lr": 3.0, "batch_size": 4},  # the suite `relearning` says by which rule
         "small_strong": {"lr": 3.0, "batch_size": 4, "vectors": 4},  # docs/pages/text_to_image.md says by which rule
     }
 
