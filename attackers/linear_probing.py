@@ -42,8 +42,9 @@ class LinearProbing(DeepAttacker):
     )
     features: Literal["raw", "standardised", "whitened"] = Field(
         "raw",
-        description="raw; standardised: less their mean, divided by their standard deviations; whitened: less their "
-        "mean, multiplied by (C + εI)^(-½), C their covariance and ε a hundredth of its mean eigenvalue",
+        description="raw: divided by one number, the root of their mean square over rows and features, so that their "
+        "scale decides nothing; standardised: less their mean, divided by their standard deviations; whitened: less "
+        "their mean, multiplied by (C + εI)^(-½), C their covariance and ε a hundredth of its mean eigenvalue",
         json_schema_extra={"search": {"choices": ["raw", "standardised", "whitened"]}},
     )
     batch: int | None = Field(64, ge=1, description="rows in a batch of sgd and adam; null: all rows")
@@ -83,7 +84,7 @@ class LinearProbing(DeepAttacker):
     def _scaling(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The shift (dim) and the matrix (dim, dim) that are applied to features `x` (rows, dim)."""
         if self.features == "raw":
-            return torch.zeros_like(x[0]), torch.eye(x.shape[1])
+            return torch.zeros_like(x[0]), torch.eye(x.shape[1]) / x.square().mean().sqrt()
         centre = x.mean(0)
         if self.features == "standardised":
             spread = x.std(0, correction=0)

@@ -26,6 +26,8 @@ from harness.versions import Version
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the weights that ship with the harness."""
+SMALL = ("resnet18_small", "vit_small")
+"""Names of the networks that this harness trains on Fashion-MNIST."""
 TRAINED = 28
 """Side of the pictures that the small networks were trained on, in pixels."""
 
@@ -33,13 +35,17 @@ TRAINED = 28
 @dataclass(frozen=True)
 class Extractor:
     """A network without its classifier. trunk: maps pixels, normalised, to activations. tail: maps activations to
-    features (rows, dim). dim: number of features. mean, std: of pixels from 0 to 1, for the normalisation."""
+    features (rows, dim). dim: number of features. mean, std: of pixels from 0 to 1, for the normalisation. classifier:
+    the head that the network was trained with, where this harness has a data set for it; else None. trained_on: name
+    of that data set."""
 
     trunk: nn.Module
     tail: nn.Module
     dim: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    classifier: nn.Linear | None = None
+    trained_on: str | None = None
 
     @torch.no_grad()
     def activations(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -71,7 +77,8 @@ def _loaded(name: str, size: int, versions: tuple[Version, ...]) -> Extractor:
             raise RunError(
                 f"extractor '{name}' computes more than its stages, so this harness cannot split off its tail"
             )
-    return Extractor(trunk, tail, network.num_features, tuple(mean), tuple(std))
+    extractor = Extractor(trunk, tail, network.num_features, tuple(mean), tuple(std))
+    return replace(extractor, classifier=network.trained, trained_on="fashion_mnist") if name in SMALL else extractor
 
 
 def _parts(name: str, network: Any) -> tuple[nn.Module, nn.Module]:
@@ -164,7 +171,9 @@ def _small(name: str, build: Callable[[int], nn.Module], size: int) -> tuple[Any
         raise RunError(f"vit_small was trained on pictures of {TRAINED} pixels: set `size: {TRAINED}` in the task")
     network: Any = build(size)
     network.load_state_dict({key: value.float() for key, value in load_file(file).items()})
+    trained = network.get_classifier()
     network.reset_classifier(0)
+    network.trained = trained
     return network, (0.5,) * 3, (0.5,) * 3
 
 

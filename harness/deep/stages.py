@@ -62,17 +62,22 @@ class Activations(Stage, track="deep", version=1):
 
 
 class Base(Stage, track="deep", version=1):
-    """Fit the head of the benign task on the features of the extractor as it is: the base model."""
+    """The base model: the extractor as it is with a head for the benign task.
+
+    The head is the network's own where it was trained on the benign data set, else one fitted to its features.
+    """
 
     benign: Activations
 
     def run(self, folders: Folders, out: Path) -> None:
         """Save the base model."""
         extractor = extractors.load(self.benign.extractor.path, self.benign.size)
-        features = in_parts(extractor.tail, self.benign.read(folders))
-        rows = self.benign.feature_set(folders, features)
+        rows = self.benign.feature_set(folders, in_parts(extractor.tail, self.benign.read(folders)))
+        head = extractor.classifier if extractor.trained_on == self.benign.data.path else None
+        if head is None:
+            head = fit_head(*rows.train.split(), rows.classes)
         model = Released(extractor.tail, extractor.dim, rows.classes)
-        model.head = fit_head(*rows.train.split(), rows.classes)
+        model.head.load_state_dict(head.state_dict())
         model.save(out)
 
     def model(self, folder: Path) -> Released:

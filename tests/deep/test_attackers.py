@@ -1,6 +1,7 @@
 """Attackers of deep networks: what they train, and that they converge to what the mathematics says."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 
 from attackers.fine_tuning import FineTuning
 from attackers.linear_probing import LinearProbing
-from harness.deep import AttackRows, Network
+from harness.deep import AttackRows, Network, Rows
 from harness.deep.model import zero_linear
 from harness.deep.trial import CLASSES, DIM, released, rows
 
@@ -62,6 +63,18 @@ def test_the_head_of_scaled_features_is_mapped_back():
             next(steps)
             own = float(nn.functional.cross_entropy(model(data.x), data.y).detach())
         assert next(steps) == pytest.approx(own, rel=1e-4)
+
+
+@pytest.mark.parametrize("features", ["raw", "standardised", "whitened"])
+def test_the_scale_of_the_features_decides_nothing(features):
+    """A defense that divides all features by 1000 gains nothing: the intercept does not hide them."""
+    losses = []
+    for scale in (1.0, 1e-3):
+        model, data = probing()
+        held = Rows(scale * data.validation.x, data.validation.y)
+        scaled = replace(data, x=scale * data.x, validation=held)
+        losses.append(run(LinearProbing(features=features, rates=(3.0, 30.0)), model, scaled, 20))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_lbfgs_reaches_the_lowest_loss_of_gradient_descent():
