@@ -48,7 +48,7 @@ CHANGES = {
     "defenses/_extractor.py": ("fused=True", "fused=False",
                                {"condition_number", "r_ill", "r_well", "opt_kappa", "imma_linear"}),
     "defenses/joint.py": ("mean(0)", "sum(0)", {"joint", "compose"}),
-    "attackers/_words.py": (".mean(0)", ".sum(0)", {"custom_diffusion", "textual_inversion"}),
+    "attackers/_words.py": (".mean(0)", ".sum(0)", {"custom_diffusion", "prompt", "textual_inversion"}),
     "attackers/_weights.py": ("(weights, 1.0)", "(weights, 2.0)",
                                {"lora", "balanced", "dreambooth", "full", "dreambooth_lora"}),
     "attackers/lora.py": ('"gaussian"', "True", {"lora", "balanced", "dreambooth_lora"}),
