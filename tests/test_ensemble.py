@@ -19,7 +19,7 @@ MEMBERS = {
     "threat_models": {"exact": {"attackers": ["krylov"], "unit": "gradients", "budget": 4}},
 }
 CONTENT = {"format": 1, "name": "team", "version": 2, "rule": "of a test", "tracks": {"probe": MEMBERS}}
-DIGESTS = {"red_team 1": "7fd26538143ab8923dfe9d9ab52060a0091f9f6fa046ffd1400c232957c20e9c"}
+DIGESTS = {"red_team 1": "f222a9ca2554bb54cf51f6d6d4c736e298c101c6fda925baac570c1b763ce6e3"}
 """By name and version, the digest of an ensemble's members: a changed member makes a new version, in a new file."""
 
 

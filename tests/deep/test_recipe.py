@@ -28,6 +28,7 @@ def data(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_training_resumes_and_its_weights_are_read(data, tmp_path, monkeypatch):
     whole = recipe.train("vit_small", data, tmp_path / "whole")
 
