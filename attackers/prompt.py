@@ -14,8 +14,7 @@ from harness.diffusion import Batch, Concept, ConceptData, TextToImage
 
 
 class Prompt(PictureAttacker):
-    """UnlearnDiffAtk: words before the concept's prompt with which the model denoises pictures of it (Zhang et al.,
-    2024).
+    """UnlearnDiffAtk: words before the concept's prompt that bring the concept back (Zhang et al., 2024).
 
     Each place of the prefix has a point on the simplex over the vocabulary. A step draws a token for each place, takes
     the gradient of the loss with respect to the one-hot vectors, clipped to [−1, 1], for the gradient at the points,

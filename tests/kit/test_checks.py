@@ -235,7 +235,7 @@ def test_a_faulty_plugin_is_run_on_every_track_and_named_with_it(tmp_path):
     path.write_text(DEFENSE.replace('"two_layer"', '"any"').replace("# at a step", "raise ValueError('nothing')"))
     (entry,) = named(str(path))
     runs = {str(check) for check in checks(entry.load(), files=[EXAMPLE]) if str(check).startswith("runs")}
-    assert runs == {"runs[diffusion]", "runs[probe]", "runs[two_layer]"}
+    assert runs == {"runs[deep]", "runs[diffusion]", "runs[probe]", "runs[two_layer]"}
 
 
 def test_an_unknown_track_or_preset_is_refused(tmp_path):

@@ -14,7 +14,7 @@ from harness.probe.model import FILE, Extractor
 from harness.probe.stages import ReadCheckpoint
 from harness.selection import Selection
 from harness.store import Store
-from harness.suite import load
+from harness.suite_reader import load
 from tests.helpers import change, immunebench
 from tests.runs import run
 

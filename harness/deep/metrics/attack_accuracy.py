@@ -12,8 +12,7 @@ from harness.metric import Quantity, Value
 
 
 class AttackAccuracy(DeepMetric):
-    """Held-out accuracy of an attack against steps (ICML 2025, Figure 3), and its slow-down (RFD, Sarker et al.,
-    2025)."""
+    """Held-out accuracy of an attack against steps (ICML 2025, Figure 3), and RFD (Sarker et al., 2025)."""
 
     deterministic = True
     measures = "attacked"
