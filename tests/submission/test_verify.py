@@ -502,9 +502,13 @@ SHIPPED = [str(ROOT / "docs" / "examples" / "two_layer.yaml"), *(entry.name for 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_suites_plan_is_the_same_from_its_submission(name, content):
-    """With the plugins of this machine, and with none of them."""
+    """With the plugins of this machine, and with none of them; one task and seed of each grid."""
     suite = load(name)
-    suite = suite.model_copy(update={"grids": [grid.model_copy(update={"seeds": [1]}) for grid in suite.grids]})
+    small = [
+        grid.model_copy(update={"seeds": [1], "tasks": grid.tasks[:1], "members": dict(list(grid.members.items())[:1])})
+        for grid in suite.grids
+    ]
+    suite = suite.model_copy(update={"grids": small})
     content["suite"] = json.loads(json.dumps(pack.packed_suite(suite)))
     assert str(suite.folder) not in json.dumps(content["suite"])
     grid = content["suite"]["grids"][0]
