@@ -9,12 +9,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.errors import UsageError
+from harness.errors import RunError, UsageError
 from harness.labels import file_stem
 from harness.plugin import PluginSpec
 from harness.stage import Content, Located
 from harness.store import file_digest
+
+if TYPE_CHECKING:
+    import torch
 
 PLUGIN = "checkpoint"
 """Name of the defense plugin of these rows."""
@@ -79,6 +83,22 @@ def checkpoint_folder(folder: str | Path, task: str) -> Path:
     if it has weights, else `folder` itself."""
     own = Path(folder) / file_stem(task)
     return own if weight_files(str(own)) else Path(folder)
+
+
+def read_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    """The tensors of the file `name` in a checkpoint's `folder`; raises `RunError` if there is no such file or if it
+    cannot be read."""
+    from safetensors import SafetensorError
+
+    from harness.store.tensors import load_tensors
+
+    path = folder / name
+    if not path.is_file():
+        raise RunError(missing_file(folder, name))
+    try:
+        return load_tensors(path)
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path} cannot be read ({error}): copy it again") from None
 
 
 def missing_file(folder: Path, name: str) -> str:

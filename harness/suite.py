@@ -79,6 +79,10 @@ class Grid(FrozenModel):
         """The attacker `label` against the row `defense`."""
         return self.tuned.get(label, {}).get(defense, self.attackers[label])
 
+    def family(self, defense: str) -> str:
+        """The label of the swept row to which the row `defense` belongs, or its own."""
+        return next((sweep for sweep, labels in self.sweeps.items() if defense in labels), defense)
+
     @property
     def undefended(self) -> list[str]:
         """Labels of the rows that stand for no defense."""
@@ -94,8 +98,7 @@ class Grid(FrozenModel):
 
     def changes_of(self, kind: str, label: str) -> list[str]:
         """How the row `label` of a kind differs from the suite file, e.g. `attackers.adam.lr=0.1`."""
-        swept = (sweep for sweep, labels in self.sweeps.items() if kind == "defense" and label in labels)
-        row = f"{kind}s.{next(swept, label)}"
+        row = f"{kind}s.{self.family(label) if kind == 'defense' else label}"
         return [change for change in self.changed if change.partition("=")[0].rpartition(".")[0] == row]
 
     def settings_of(self, kind: str, label: str) -> str:

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from harness import checkpoints
 from harness.deep.rows import Rows
 from harness.errors import RunError
 from harness.meter import count_gradient
-from harness.store.tensors import load_tensors, save_tensors
+from harness.store.tensors import save_tensors
 
 FILE = "model.safetensors"
 MAP = "map.weight"
@@ -87,12 +86,7 @@ class Released(Network):
         """Set the weights and buffers to those saved in the folder `folder`, of a release for the same task. Raises
         `RunError` if it has no such file, or if its tensors have other names, sizes or values that are not finite."""
         path = folder / FILE
-        if not path.is_file():
-            raise RunError(checkpoints.missing_file(folder, FILE))
-        try:
-            tensors = load_tensors(path)
-        except (SafetensorError, OSError) as error:
-            raise RunError(f"{path} cannot be read ({error}): copy it again") from None
+        tensors = checkpoints.read_tensors(folder, FILE)
         self.map = self._linear(tensors[MAP].T) if MAP in tensors else None
         own, given = _sizes(self.state_dict()), _sizes(tensors)
         if wrong := sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name)):

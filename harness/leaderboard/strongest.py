@@ -47,9 +47,8 @@ def wins(costs: Costs) -> pd.DataFrame:
 
 def _by_row(won: pd.DataFrame, grid: Grid) -> dict[str, pd.DataFrame]:
     """The cells of `wins` by single row or sweep, in the grid's order. Rows without any are left out."""
-    sweeps = {label: sweep for sweep, labels in grid.sweeps.items() for label in labels}
-    rows = won.index.get_level_values("defense").map(lambda label: sweeps.get(label, label))
-    order = dict.fromkeys(sweeps.get(label, label) for label in grid.defenses)
+    rows = won.index.get_level_values("defense").map(grid.family)
+    order = dict.fromkeys(map(grid.family, grid.defenses))
     return {row: won[rows == row] for row in order if row in rows}
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
 from scipy.optimize import minimize_scalar
 from torch import nn
 
@@ -54,12 +53,7 @@ class Extractor(nn.Linear):
     def released(cls, folder: Path, dim: int) -> Extractor:
         """The extractor of `dim` features in the folder `folder` of a checkpoint; raises `RunError` if it has none."""
         path = folder / FILE
-        if not path.is_file():
-            raise RunError(checkpoints.missing_file(folder, FILE))
-        try:
-            tensors = load_tensors(path)
-        except (SafetensorError, OSError) as error:
-            raise RunError(f"{path} cannot be read ({error}): copy it again") from None
+        tensors = checkpoints.read_tensors(folder, FILE)
         extractor = cls(dim)
         sizes = {name: tuple(value.shape) for name, value in extractor.state_dict().items()}
         given = {name: tuple(value.shape) for name, value in tensors.items()}

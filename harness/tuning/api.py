@@ -73,7 +73,7 @@ def tune(
     settings: dict[str, dict[str, dict[str, object]]] = {}
     for one in searches:
         found = settings.setdefault(one.attacker, {transfer.OWN: dict(one.trials[0].settings)})
-        found[search.family(one.grid, one.defense)] = dict(one.best.settings)
+        found[one.grid.family(one.defense)] = dict(one.best.settings)
     tuned = TunedFile(
         format=1, suite=chosen.name, version=chosen.version, trials=trials, epsilon=epsilon, attackers=settings
     )

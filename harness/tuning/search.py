@@ -111,11 +111,6 @@ def searches(suite: Suite, epsilon: float) -> list[Search]:
     return list(found.values())
 
 
-def family(grid: Grid, defense: str) -> str:
-    """The label of the swept row to which the row `defense` belongs, or its own."""
-    return next((sweep for sweep, rows in grid.sweeps.items() if defense in rows), defense)
-
-
 def _defenses(grid: Grid) -> Iterator[str]:
     """The rows to search against."""
     left_out = {row for rows in grid.sweeps.values() for row in rows if row != rows[len(rows) // 2]}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.tuning.search import Rounds, Search, family
+from harness.tuning.search import Rounds, Search
 from harness.tuning.trials import Trial
 
 OWN = "own"
@@ -32,7 +32,7 @@ def run(rounds: Rounds, found: Sequence[Search]) -> list[Transfer]:
     for one in found:
         for other in found:
             if (other.grid.name, other.attacker) == (one.grid.name, one.attacker):
-                wanted.append((one, family(one.grid, one.defense), other.defense, one.best))
+                wanted.append((one, one.grid.family(one.defense), other.defense, one.best))
                 if other is one:
                     wanted.append((one, OWN, other.defense, one.trials[0]))
     done = rounds.run(
@@ -42,7 +42,7 @@ def run(rounds: Rounds, found: Sequence[Search]) -> list[Transfer]:
         ]
     )
     return [
-        Transfer(one.attacker, tuned_on, family(one.grid, defense), trial)
+        Transfer(one.attacker, tuned_on, one.grid.family(defense), trial)
         for (one, tuned_on, defense, _), trial in zip(wanted, done, strict=True)
     ]
 
