@@ -296,9 +296,27 @@ def _curve_chart(
     return Chart(f"{attacker}: {what}", about, figure, wide.fillna("").reset_index())
 
 
+def searches(trials: pd.DataFrame) -> Iterator[Chart]:
+    """The best score so far against the number of trials, a chart a grid and attacker. trials: of `SearchTables`."""
+    defenses = list(trials["defense"].unique())
+    for (grid, attacker), tried in trials.groupby(["grid", "attacker"], sort=False):
+        figure = _figure("trials", "best score so far", height=330 + 16 * len(defenses))
+        for defense, line in tried.groupby("defense", sort=False):
+            look, dash = _line_look(defenses.index(defense))
+            line_style = {"color": look["color"], "width": 1.5, "dash": dash, "shape": "hv"}
+            figure.add_scatter(
+                x=_floats(line["trial"] + 1), y=_floats(line["best"]), mode="lines", line=line_style,
+                name=_label(defense),
+            )  # fmt: skip
+        wide = tried.assign(trials=tried["trial"] + 1, text=tried["best"].map(number))
+        table = wide.pivot(index="defense", columns="trials", values="text").reindex(tried["defense"].unique())
+        about = f"Line chart of the best score so far of {attacker} against the number of trials, a line a defense."
+        yield Chart(f"{grid}: {attacker}", about, figure, table.reset_index())
+
+
 def _add_line(figure: go.Figure, defense: str, line: pd.DataFrame, place: int) -> None:
     """A defense's values against steps, with a band where it has intervals."""
-    look, steps = _look(place), [str(step) for step in line["step"]]
+    (look, dash), steps = _line_look(place), [str(step) for step in line["step"]]
     shared = {"name": _label(defense), "legendgroup": _label(defense)}
     if line["ci_low"].notna().any():
         low, high = (_floats(line[side].fillna(line["value"])) for side in ("ci_low", "ci_high"))
@@ -319,7 +337,7 @@ def _add_line(figure: go.Figure, defense: str, line: pd.DataFrame, place: int) -
         y=_floats(line["value"]),
         mode="lines+markers",
         marker={**look, "size": 6},
-        line={"color": look["color"], "width": 1.5, "dash": DASHES[place // len(COLOURS) % len(DASHES)]},
+        line={"color": look["color"], "width": 1.5, "dash": dash},
         **shared,
     )
 
@@ -365,6 +383,11 @@ def _figure(x: str, y: str, *, height: int, margin_l: int = 60) -> go.Figure:
 def _look(place: int) -> dict[str, Any]:
     """Colour and symbol of the defense at a place in the suite; no two of 63 are alike in both."""
     return {"color": COLOURS[place % len(COLOURS)], "symbol": SYMBOLS[place % len(SYMBOLS)]}
+
+
+def _line_look(place: int) -> tuple[dict[str, Any], str]:
+    """The same, and the dashes of its line."""
+    return _look(place), DASHES[place // len(COLOURS) % len(DASHES)]
 
 
 def _bars(rows: pd.DataFrame, name: str, ends: str, thickness: int, colour: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from harness.leaderboard import plots, prediction, protection_plots
 from harness.leaderboard.flags import FLAGS, flag
 from harness.leaderboard.headline import row_text, rows_of, shown
 from harness.leaderboard.scores import Cells
+from harness.leaderboard.searches import CAPTIONS, SearchTables
 from harness.leaderboard.tables import CHANGED, CI, WEAK
 from harness.registry import installed
 from harness.site import charts
@@ -43,10 +44,13 @@ Links = list[tuple[str, str | None]]
 """The texts in a field of a table, each with what it links to."""
 
 
-def write(out: Path, sources: Mapping[str, Merged], plugins: tuple[Path, ...] = ()) -> None:
-    """Write the site of these boards into the empty folder `out`. plugins: files with further plugins and tracks."""
+def write(
+    out: Path, sources: Mapping[str, Merged], plugins: tuple[Path, ...] = (), searches: Sequence[SearchTables] = ()
+) -> None:
+    """Write the site of these boards and searches into the empty folder `out`. plugins: files with further plugins and
+    tracks."""
     _write_assets(out / ASSETS)
-    Site(out, sources, plugins).write()
+    Site(out, sources, plugins, searches).write()
 
 
 def _write_assets(folder: Path) -> None:
@@ -67,8 +71,11 @@ def _write_assets(folder: Path) -> None:
 class Site:
     """Writes the pages of some boards into the folder `out`."""
 
-    def __init__(self, out: Path, sources: Mapping[str, Merged], plugins: tuple[Path, ...]) -> None:
+    def __init__(
+        self, out: Path, sources: Mapping[str, Merged], plugins: tuple[Path, ...], searches: Sequence[SearchTables]
+    ) -> None:
         self.out = out
+        self.searches = searches
         self.plugins = Plugins(installed().with_files(plugins))
         self.boards = [BoardView(name, loaded) for name, loaded in sources.items()]
         self._rows = {
@@ -114,6 +121,10 @@ class Site:
         for plugin in self.plugins:
             rows = self._standings(plugin.kind, plugin.name)
             self._write_page(f"{plugin.kind}s/{plugin.name}.html", "plugin.html", plugin=plugin, rows=rows)
+        for search in self.searches:
+            page = f"searches/{search.name}.html"
+            drawn = list(charts.searches(search.trials))
+            self._write_page(page, "search.html", search=search, drawn=drawn, captions=CAPTIONS, plain=_unlinked)
         raised = raised_flags(self.boards)
         self._write_page("flags.html", "flags.html", raised=raised, listed=[flag(name) for name in raised])
         self._write_page("index.html", "index.html")
@@ -219,6 +230,10 @@ def code(text: str) -> Markup:
 def sentence(text: str) -> str:
     """Text that begins with a capital letter."""
     return text[:1].upper() + text[1:]
+
+
+def _unlinked(column: str, text: str, row: Mapping[str, Any]) -> Links:
+    return [(text, None)]
 
 
 def _plain_rows(table: pd.DataFrame) -> list[list[Any]]:

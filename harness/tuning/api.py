@@ -14,6 +14,7 @@ from harness.execution import executors
 from harness.files import claim, replacing, user_path, write_text
 from harness.interrupts import contained
 from harness.leaderboard.markdown import tabulated
+from harness.leaderboard.searches import CAPTIONS, OWN, TRANSFER, TRIALS, SearchTables
 from harness.selection import Options, Selection
 from harness.store import Store
 from harness.submission import pack, read_write
@@ -22,7 +23,7 @@ from harness.suite_reader import load
 from harness.tuned_file import TunedFile
 from harness.tuning import plots, search, tables, transfer
 
-TUNED, TRIALS, TRANSFER, README, TRIALS_PICTURE = "tuned.yaml", "trials.csv", "transfer.csv", "README.md", "trials.png"
+TUNED, README, TRIALS_PICTURE = "tuned.yaml", "README.md", "trials.png"
 
 
 @dataclass(frozen=True)
@@ -72,26 +73,25 @@ def tune(
     submission = pack.pack(plan, artifacts, rounds.failed, pack.opening(plan, artifacts))
     settings: dict[str, dict[str, dict[str, object]]] = {}
     for one in searches:
-        found = settings.setdefault(one.attacker, {transfer.OWN: dict(one.trials[0].settings)})
-        found[one.grid.family(one.defense)] = dict(one.best.settings)
+        rows = settings.setdefault(one.attacker, {OWN: dict(one.trials[0].settings)})
+        rows[one.grid.family(one.defense)] = dict(one.best.settings)
     tuned = TunedFile(
         format=1, suite=chosen.name, version=chosen.version, trials=trials, epsilon=epsilon, attackers=settings
     )
-    table, used = tables.trial_table(searches), tables.transfer_table(transfers)
-    members = tables.member_table(transfer.ensemble(transfers))
+    found = SearchTables(chosen.name, tables.trial_table(searches), tables.transfer_table(transfers))
     text = "\n\n".join([
-        tables.CAPTIONS["best"], tabulated(tables.best_table(searches)),
-        tables.CAPTIONS["transfer"], tabulated(tables.transfer_matrix(transfers)),
-        tables.CAPTIONS["ensemble"], tabulated(members),
-        tables.cost(table),
+        CAPTIONS["best"], tabulated(found.best()),
+        CAPTIONS["transfer"], tabulated(found.transfer()),
+        tables.ENSEMBLE, tabulated(tables.member_table(transfer.ensemble(transfers))),
+        found.cost(),
     ])  # fmt: skip
     with replacing(folder, f"tuning of {chosen.name}") as new:
         read_write.write(submission, new / RUN)
         tuned_file.write(tuned, new / TUNED)
-        write_text(new / TRIALS, table.to_csv(index=False))
-        write_text(new / TRANSFER, used.to_csv(index=False))
+        write_text(new / TRIALS, found.trials.to_csv(index=False))
+        write_text(new / TRANSFER, found.transfers.to_csv(index=False))
         write_text(
             new / README, f"# Tuned attackers of {chosen.name}\n\n![best score so far]({TRIALS_PICTURE})\n\n{text}\n"
         )
-        plots.best_so_far(table, new)
-    return Tuned(table, used, rounds.failed, text, folder)
+        plots.best_so_far(found.trials, new)
+    return Tuned(found.trials, found.transfers, rounds.failed, text, folder)

@@ -9,16 +9,13 @@ import pandas as pd
 
 from harness.leaderboard.tables import number
 from harness.tuning.search import Search
-from harness.tuning.transfer import LEAST_GAIN, OWN, Member, Transfer
+from harness.tuning.transfer import LEAST_GAIN, Member, Transfer
 
-CAPTIONS = {
-    "best": "The best settings of each search. Score: mean over tasks, seeds and measured steps of how far the attack "
-    "has got so far, on the tuning tasks; a trial counts if the attacked model keeps enough (epsilon).",
-    "transfer": f"Score of settings (row: attacker, and the defense against which they were searched; {OWN}: the "
-    "suite's) on each defense (column); ×: the attacked model keeps too little.",
-    "ensemble": "Settings in greedy order: each most raises the mean over defenses and cells of the best score, and "
-    f"raises it by at least {LEAST_GAIN}.",
-}
+ENSEMBLE = (
+    "Settings in greedy order: each most raises the mean over defenses and cells of the best score, and raises it by "
+    f"at least {LEAST_GAIN}."
+)
+"""Caption of `member_table`."""
 
 
 def trial_table(searches: Sequence[Search]) -> pd.DataFrame:
@@ -39,24 +36,6 @@ def trial_table(searches: Sequence[Search]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def best_table(searches: Sequence[Search]) -> pd.DataFrame:
-    """The best trial of each search beside the first, which has the suite's own settings."""
-    return pd.DataFrame(
-        {
-            "grid": one.grid.name,
-            "attacker": one.attacker,
-            "defense": one.defense,
-            "own settings": number(one.trials[0].score),
-            "best": number(one.best.score),
-            "trial": str(one.best.number),
-            "settings": ", ".join(
-                f"{name}={number(v) if isinstance(v, float) else v}" for name, v in one.best.settings.items()
-            ),
-        }
-        for one in searches
-    )
-
-
 def transfer_table(transfers: Iterable[Transfer]) -> pd.DataFrame:
     """A row for each setting on each defense: attacker, tuned on, defense, score, retention, and whether it is
     allowed."""
@@ -69,21 +48,7 @@ def transfer_table(transfers: Iterable[Transfer]) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def transfer_matrix(transfers: Sequence[Transfer]) -> pd.DataFrame:
-    """The scores of `transfer_table` with a column for each defense."""
-    rows: dict[tuple[str, str], dict[str, str]] = {}
-    for one in transfers:
-        place = rows.setdefault((one.attacker, one.tuned_on), {"attacker": one.attacker, "tuned on": one.tuned_on})
-        place[one.defense] = number(one.trial.score) + ("" if one.trial.allowed else " ×")
-    return pd.DataFrame(rows.values()).fillna("")
-
-
 def member_table(members: Iterable[Member]) -> pd.DataFrame:
     """The members of an ensemble with the mean of the best score so far."""
     rows = [{**asdict(member), "score": number(member.score)} for member in members]
     return pd.DataFrame(rows, columns=["attacker", "tuned_on", "score"]).rename(columns={"tuned_on": "tuned on"})
-
-
-def cost(trials: pd.DataFrame) -> str:
-    """The sentence on what the trials of `trial_table` cost."""
-    return f"{len(trials)} trials took {trials['seconds'].sum():.0f} s inside the attackers."

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.leaderboard.searches import OWN
 from harness.tuning.search import Rounds, Search
 from harness.tuning.trials import Trial
 
-OWN = "own"
-"""Stands for the suite's own settings where a defense says on which they were searched."""
 LEAST_GAIN = 0.01
 """The smallest gain in the mean score for which a setting joins an ensemble."""
 

@@ -21,7 +21,7 @@ from selenium.webdriver.support.ui import Select
 
 from harness.errors import UsageError
 from harness.fields import fields
-from harness.leaderboard import boards
+from harness.leaderboard import boards, searches
 from harness.leaderboard.flags import FLAGS
 from harness.leaderboard.scores import read as read_scores
 from harness.leaderboard.tables import interval
@@ -105,6 +105,15 @@ def runs(tmp_path_factory):
     builders.save(pairs(), folder / "runs" / "all pairs" / "run.json.gz")
     for defense in ("ascent", "none"):
         Image.new("RGB", (300, 60), "teal").save(folder / "runs" / "rates" / f"g__a__{defense}__sheet.png")
+    search = folder / "runs" / "tuned" / "rates"
+    search.mkdir(parents=True)
+    rows = [
+        ["g", SLOW, defense, k, k / 4, k / 4, 1, True, 2, 0.1 * k] for defense in ("none", HOSTILE) for k in (0, 1, 2)
+    ]
+    pd.DataFrame(rows, columns=[*searches.TRIAL, "lr"]).to_csv(search / searches.TRIALS, index=False)
+    rows = [[SLOW, "own", defense, 0.25, 1, True] for defense in ("none", HOSTILE)]
+    names = ["attacker", "tuned_on", "defense", "score", "retention", "allowed"]
+    pd.DataFrame(rows, columns=names).to_csv(search / searches.TRANSFER, index=False)
     return folder / "runs"
 
 
@@ -386,6 +395,14 @@ def test_each_plugin_has_a_page_with_its_fields_and_its_ranks(made, site):
     assert [row[3] for row in lora[1:4]] == [HOSTILE, "ascent* lr=0.001", "none"]
     unheard = Page(site / "attackers" / "unheard.html")
     assert "not installed" in unheard.text
+
+
+def test_a_search_for_settings_has_a_page_with_its_trials_and_transfer(site):
+    page = Page(site / "searches" / "rates.html")
+    assert [(trace["x"], trace["y"]) for trace in traces(page)] == [([1, 2, 3], [0, 0.25, 0.5])] * 2
+    assert page.tables["Best settings"][1] == ["g", SLOW, "none", "0", "0.5", "2", "lr=0.2"]
+    assert page.tables["Transfer"] == [["attacker", "tuned on", "none", HOSTILE], [SLOW, "own", "0.25", "0.25"]]
+    assert "searches/rates.html" in Page(site / "index.html").attributes("a", "href")
 
 
 def test_contact_sheets_are_there_the_undefended_first(site):
