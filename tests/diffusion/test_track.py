@@ -9,7 +9,7 @@ import torch
 
 import harness
 from harness import plan
-from harness.diffusion import AttackedPictures, Concept, ConceptAttack, Encoder, View
+from harness.diffusion import AttackedMetric, AttackedPictures, Concept, ConceptAttack, Encoder, View
 from harness.diffusion.concepts import Group, GroupBlock
 from harness.diffusion.measuring import MeasureReleased
 from harness.diffusion.metrics.attack_success import AttackSuccess
@@ -483,6 +483,16 @@ def test_a_similarity_near_zero_divides_nothing(style) -> None:
     assert gap["value"] is None
     assert gap["flag"] == "denominator"
     assert gap["note"] == "its denominator is below 0.05"
+
+
+def test_every_metric_works_without_a_benign_concept(style) -> None:
+    attack = ConceptAttack(style, _view(1, recognised=True), _view(1), _view())
+    metrics = [entry.load() for entry in installed().all("metric")]
+    metrics = [metric for metric in metrics if issubclass(metric, AttackedMetric)]
+    assert len(metrics) >= 4
+    for metric in metrics:
+        values = list(metric().measure(AttackedPictures((4,), [attack], []), {"e": _encoder(0.5)}))
+        assert "benign" not in [value.get("role") for value in values]
 
 
 def test_a_metric_that_compares_nothing_has_no_undefended_model(style) -> None:

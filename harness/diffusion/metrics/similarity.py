@@ -34,10 +34,13 @@ class Similarity(AttackedMetric):
     quantities: ClassVar = (SIMILARITY,)
 
     def measure(self, model: AttackedPictures, data: Mapping[str, Encoder]) -> Iterator[Value]:
-        """Yield the mean similarity over concepts, by encoder, step and role."""
+        """Yield the mean similarity over concepts, by encoder, step and role; none of a role without a concept."""
+        roles = {"harmful": model.targets, "benign": model.benign}
         for name, encoder in data.items():
             for at, step in enumerate(model.steps):
-                for role, attacks in (("harmful", model.targets), ("benign", model.benign)):
+                for role, attacks in roles.items():
+                    if not attacks:
+                        continue
                     mean = fmean(attack.to_reference(name, encoder, at) for attack in attacks)
                     place = {"role": role, "variant": name, "step": step}
                     yield self.similarity_value(mean, model.flaw(at), "similarity", **place)
