@@ -15,6 +15,7 @@ from harness.metric import read_values
 from harness.plan import make
 from harness.probe.data import BenignTask, ProbeTargets, Split
 from harness.probe.metrics.alignment import Alignment
+from harness.probe.metrics.batch_conditioning import BatchConditioning
 from harness.probe.metrics.conditioning import Conditioning
 from harness.probe.metrics.convergence import Convergence
 from harness.probe.metrics.definition import Definition
@@ -111,15 +112,19 @@ def test_kappa_policies_and_bounds_are_settings():
     assert rows["definition_a", None, "range", "train"]["value"] == 0  # 9-fold
 
 
-def aligned(benign, harmful, **settings):
-    """The values of `Alignment` by metric, role and variant, of an extractor that keeps its inputs."""
+def of_inputs(metric, benign, harmful, model):
+    """The values of a metric by metric, role and variant, of an extractor with these inputs."""
     rows = [Split(x, torch.ones(len(x), dtype=torch.float64)) for x in (benign, harmful)]
     data = ReleasedData(
         benign=rows[0], harmful=rows[1], heldout=ProbeTargets(*rows), score=None, further={}, loss="squared",
         optima={}, undefended={},
     )  # fmt: skip
-    values = Alignment(**settings).measure(Extractor(benign.shape[1]), data)
+    values = metric.measure(model, data)
     return {(value["metric"], value.get("role"), value.get("variant")): value["value"] for value in values}
+
+
+def aligned(benign, harmful, **settings):
+    return of_inputs(Alignment(**settings), benign, harmful, Extractor(benign.shape[1]))
 
 
 def test_alignment_by_hand():
@@ -140,6 +145,45 @@ def test_alignment_of_two_lines_is_the_squared_cosine_of_their_angle(angle):
     values = aligned(3 * u[None], 7 * v[None])
     assert values["subspace_overlap", None, "99"] == pytest.approx(math.cos(angle) ** 2)
     assert values["commutator", None, None] == pytest.approx(math.sqrt(2) * abs(math.cos(angle) * math.sin(angle)))
+
+
+def batches_and_rir(model, sizes, **settings):
+    """RIR of batches, and of all rows, of an extractor with random inputs of these sizes."""
+    generator = torch.Generator().manual_seed(1)
+    inputs = [torch.randn(n, 3, dtype=torch.float64, generator=generator) * tensor(4, 2, 1) for n in sizes]
+    spectra = [
+        [Spectrum(torch.linalg.svdvals(f(x).detach()), 3, len(x)) for x in inputs] for f in (model, Extractor(3))
+    ]
+    (benign, harmful), (benign0, harmful0) = [[s.kappa("range") for s in sides] for sides in spectra]
+    return of_inputs(BatchConditioning(**settings), *inputs, model), harmful / harmful0 / (benign / benign0)
+
+
+@pytest.fixture
+def stretched():
+    model = Extractor(3)
+    with torch.no_grad():
+        model.weight.copy_(tensor([1.0, 0.5, 0.0], [0.0, 1.0, 2.0], [0.0, 0.0, 1.0]))
+    return model
+
+
+def test_a_batch_of_all_rows_has_the_rir_of_all_rows(stretched):
+    values, rir = batches_and_rir(stretched, (30, 30), rows=(30,), batches=4)
+    for name in ("batch_rir", "batch_rir_low", "batch_rir_high"):
+        assert values[name, None, "range 30 rows"] == pytest.approx(rir)
+    assert values["batch_rir_bias", None, "range 30 rows"] == pytest.approx(1)
+
+
+def test_batches_have_an_interval_and_a_bias_and_fit_the_rows(stretched):
+    values, rir = batches_and_rir(stretched, (40, 30), rows=(5, 20, 31), policies=("range",))
+    assert {variant for _, _, variant in values} == {"range 5 rows", "range 20 rows"}
+    widths = []
+    for rows in (5, 20):
+        low, middle, high = (values[f"batch_rir{end}", None, f"range {rows} rows"] for end in ("_low", "", "_high"))
+        assert low < middle < high
+        assert values["batch_rir_bias", None, f"range {rows} rows"] == pytest.approx(middle / rir)
+        widths.append(math.log(high / low))
+    assert widths[0] > 2 * widths[1]
+    assert values == batches_and_rir(stretched, (40, 30), rows=(5, 20, 31), policies=("range",))[0]
 
 
 def test_retention_is_of_the_benign_task_and_of_further_ones():
