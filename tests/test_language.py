@@ -27,6 +27,8 @@ TEXTS = (
     "docs/**/*.py",
     "results/*/README.md",
     "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
     "Makefile",
     "pyproject.toml",
 )

@@ -297,7 +297,7 @@ def _curve_chart(
 
 
 def searches(trials: pd.DataFrame) -> Iterator[Chart]:
-    """The best score so far against the number of trials, a chart a grid and attacker. trials: of `SearchTables`."""
+    """The best score so far against the number of trials, a chart for each grid and attacker. trials: of `SearchTables`."""
     defenses = list(trials["defense"].unique())
     for (grid, attacker), tried in trials.groupby(["grid", "attacker"], sort=False):
         figure = _figure("trials", "best score so far", height=330 + 16 * len(defenses))
@@ -310,7 +310,9 @@ def searches(trials: pd.DataFrame) -> Iterator[Chart]:
             )  # fmt: skip
         wide = tried.assign(trials=tried["trial"] + 1, text=tried["best"].map(number))
         table = wide.pivot(index="defense", columns="trials", values="text").reindex(tried["defense"].unique())
-        about = f"Line chart of the best score so far of {attacker} against the number of trials, a line a defense."
+        about = (
+            f"Line chart of the best score so far of {attacker} against the number of trials, a line for each defense."
+        )
         yield Chart(f"{grid}: {attacker}", about, figure, table.reset_index())
 
 

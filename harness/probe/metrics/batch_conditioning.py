@@ -58,7 +58,7 @@ class BatchConditioning(ProbeMetric):
             title="bias of batches",
             scale="log",
             description="RIR of mini-batches over RIR of all training rows",
-            formula="batch_rir / RIR of all training rows under the same policy.",
+            formula="batch_rir / RIR of all training rows under the same κ policy.",
             variant=_VARIANT,
             limits="1 does not mean that either value is a condition number.",
         ),
@@ -69,7 +69,7 @@ class BatchConditioning(ProbeMetric):
     batches: int = Field(20, ge=2, description="number of batches of each size")
 
     def measure(self, model: Extractor, data: ReleasedData) -> Iterator[Value]:
-        """Yield the ratio, its interval and its bias for each policy and size of batch. A size above the number of
+        """Yield the ratio, its interval and its bias for each κ policy and size of batch. A size above the number of
         rows of a task is left out."""
         generator = torch.Generator().manual_seed(0)
         tasks = {"benign": data.benign.x, "harmful": data.harmful.x}
@@ -83,19 +83,19 @@ class BatchConditioning(ProbeMetric):
             }
             logs = self._log_rirs(model, undefended, drawn)
             picks = torch.randint(self.batches, (RESAMPLES, self.batches), generator=generator)
-            for policy, values in logs.items():
+            for kappa, values in logs.items():
                 low, high = values[picks].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
                 mean = float(values.mean())
-                bias = mean - float(whole[policy])
+                bias = mean - float(whole[kappa])
                 for name, log in (("", mean), ("_low", low), ("_high", high), ("_bias", bias)):
                     number = math.exp(log) if math.isfinite(log) else None
-                    yield self.value(number, f"batch_rir{name}", variant=f"{policy} {rows} rows", split="train")
+                    yield self.value(number, f"batch_rir{name}", variant=f"{kappa} {rows} rows", split="train")
 
     @torch.no_grad()
     def _log_rirs(
         self, model: Extractor, undefended: Extractor, batches: dict[str, list[torch.Tensor]]
     ) -> dict[Policy, torch.Tensor]:
-        """By policy, ln RIR of each batch (batches). batches: by role, inputs (rows, dim) of each batch."""
+        """By κ policy, ln RIR of each batch (batches). batches: by role, inputs (rows, dim) of each batch."""
         spectra = {
             (role, base): [_spectrum(extractor(x)) for x in inputs]
             for role, inputs in batches.items()
