@@ -297,7 +297,7 @@ def _curve_chart(
 
 
 def searches(trials: pd.DataFrame) -> Iterator[Chart]:
-    """The best score so far against the number of trials, a chart for each grid and attacker. trials: of `SearchTables`."""
+    """The best score so far against the trials, a chart for each grid and attacker. trials: of `SearchTables`."""
     defenses = list(trials["defense"].unique())
     for (grid, attacker), tried in trials.groupby(["grid", "attacker"], sort=False):
         figure = _figure("trials", "best score so far", height=330 + 16 * len(defenses))
