@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness import checkpoints
+from harness import checkpoints, source
 from harness.costs import COST, RunCost
 from harness.errors import UsageError, describe
 from harness.plugin import PluginSpec
@@ -82,6 +82,7 @@ class Plan:
         return labels
 
 
+@source.each_once()
 def make(suite: Suite) -> Plan:
     """The plan of `suite`. Raises `UsageError` if a track is not available, or refuses the suite's tasks or
     protocol."""

@@ -16,6 +16,7 @@ settings of a preset are in the key) and `control` of plugins. File names and fo
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -23,20 +24,54 @@ import importlib.util
 import io
 import sys
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from typing import Any, TypeVar
 
 from harness.errors import UsageError
 from harness.versions import Version, version
 
+T = TypeVar("T")
 UNCOVERED_ATTRIBUTES = {"presets", "control"}
 UNCOVERED_KEYWORDS = {
     "Field": {"description"},
     "Quantity": {"title", "description", "formula", "variant", "limits"},
 }
 """Arguments of calls that are descriptions for readers."""
+
+
+_known: ContextVar[dict[tuple[str, str, str | None], Any] | None] = ContextVar("_known", default=None)
+"""Within `each_once`, the results so far of the functions with `_once`."""
+
+
+@contextlib.contextmanager
+def each_once() -> Iterator[None]:
+    """Within the block, read the code of each plugin once, so that a plan sees one state of it."""
+    token = _known.set({})
+    try:
+        yield
+    finally:
+        _known.reset(token)
+
+
+def _once(function: Callable[[ModuleSpec], T]) -> Callable[[ModuleSpec], T]:
+    """Within `each_once`, the function computes its result for a plugin's module once."""
+
+    @functools.wraps(function)
+    def once(plugin: ModuleSpec) -> T:
+        known = _known.get()
+        if known is None:
+            return function(plugin)
+        place = function.__name__, plugin.name, plugin.origin
+        if place not in known:
+            known[place] = function(plugin)
+        result: T = known[place]
+        return result
+
+    return once
 
 
 def find_module(module: str) -> ModuleSpec | None:
@@ -145,6 +180,7 @@ def _imported_path(path: Path, statement: ast.ImportFrom) -> Path:
     return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
 
 
+@_once
 def digest(plugin: ModuleSpec) -> str:
     """SHA-256 of the code of a plugin and of all modules that its digest covers (see above), in hexadecimal.
 
@@ -204,6 +240,7 @@ def _is_uncovered_attribute(statement: ast.stmt) -> bool:
     return False
 
 
+@_once
 def closure(plugin: ModuleSpec) -> dict[str, Path]:
     """The modules that a plugin's digest covers: their files by full name, the plugin's own first, then in the order
     of the import statements.

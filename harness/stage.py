@@ -193,11 +193,16 @@ class Stage:
         identity = {**self.identity, "plugin": plugin, "call": call}
         return {**identity, "work": self.work, "transient": self.transient}
 
-    def ancestry(self) -> Iterator[Stage]:
-        """The ancestors and the stage itself, parents first; a shared ancestor may appear more than once."""
-        for parent in self.parents:
-            yield from parent.ancestry()
-        yield self
+    def ancestry(self) -> Iterable[Stage]:
+        """The ancestors and the stage itself, each once, parents first."""
+        return unique([self]).values()
+
+    def add_ancestry(self, found: dict[str, Stage]) -> None:
+        """Add the ancestors and the stage itself to `found` by key, parents first; those of a stage in it are too."""
+        if self.key not in found:
+            for parent in self.parents:
+                parent.add_ancestry(found)
+            found[self.key] = self
 
     def pull(
         self, generator: Any, out: Path, steps: int | None = None, on_step: Any = None, record_at: Collection[int] = ()
@@ -289,4 +294,7 @@ def seed_of(*parts: Any) -> int:
 
 def unique(stages: Iterable[Stage]) -> dict[str, Stage]:
     """The stages in `stages` and all their ancestors by key, parents first."""
-    return {stage.key: stage for last in stages for stage in last.ancestry()}
+    found: dict[str, Stage] = {}
+    for last in stages:
+        last.add_ancestry(found)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import re
@@ -84,14 +85,18 @@ def same(words: str, others: str) -> bool:
     return _alike(_words(words), _words(others))
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold())
+@functools.lru_cache(100_000)
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold()))
 
 
 def _alike(words: Sequence[str], others: Sequence[str]) -> bool:
-    return len(words) == len(others) and all(
-        a == b or a in _plurals(b) or b in _plurals(a) for a, b in zip(words, others, strict=True)
-    )
+    return len(words) == len(others) and all(map(_alike_word, words, others))
+
+
+@functools.lru_cache(100_000)
+def _alike_word(word: str, other: str) -> bool:
+    return word == other or word in _plurals(other) or other in _plurals(word)
 
 
 def _plurals(word: str) -> set[str]:
