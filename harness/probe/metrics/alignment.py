@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from pydantic import Field
@@ -54,11 +55,11 @@ class Alignment(ProbeMetric):
         spectra = [torch.linalg.eigh(hessian) for hessian in hessians]
         for energy in self.energies:
             benign, harmful = (_leading(*spectrum, energy / 100) for spectrum in spectra)
-            place = {"variant": f"{energy:g}", "split": "train"}
+            value = partial(self.value, variant=f"{energy:g}", split="train")
             for role, space in (("benign", benign), ("harmful", harmful)):
-                yield self.value(float(space.shape[1]), "subspace_rank", role=role, **place)
+                yield value(float(space.shape[1]), "subspace_rank", role=role)
             smaller = min(benign.shape[1], harmful.shape[1])
-            yield self.value(float((benign.T @ harmful).square().sum()) / smaller, "subspace_overlap", **place)
+            yield value(float((benign.T @ harmful).square().sum()) / smaller, "subspace_overlap")
         norms = float(hessians[0].norm() * hessians[1].norm())
         product = hessians[0] @ hessians[1]
         yield self.value(float((product - product.T).norm()) / norms if norms else None, "commutator", split="train")
