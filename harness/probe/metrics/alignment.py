@@ -54,7 +54,7 @@ class Alignment(ProbeMetric):
         hessians = [features.T @ features for features in (model.features(s).x for s in (data.benign, data.harmful))]
         spectra = [torch.linalg.eigh(hessian) for hessian in hessians]
         for energy in self.energies:
-            benign, harmful = (_leading(*spectrum, energy / 100) for spectrum in spectra)
+            benign, harmful = (_leading(values, vectors, energy / 100) for values, vectors in spectra)
             value = partial(self.value, variant=f"{energy:g}", split="train")
             for role, space in (("benign", benign), ("harmful", harmful)):
                 yield value(float(space.shape[1]), "subspace_rank", role=role)
