@@ -46,7 +46,9 @@ class EnsembleFile(FrozenModel):
 
     format: int = Field(ge=1, le=FORMAT, description=f"format of the file; this harness reads up to {FORMAT}")
     name: Name = Field(description="name in suite files, before the version")
-    version: int = Field(ge=1, description="increased with every change of a member, a setting or a threat model")
+    version: int = Field(
+        ge=1, description="increased with every change of a member, a setting or a threat model; a track may be added"
+    )
     rule: str = Field(min_length=1, description="how the members were chosen, and when they change")
     tracks: dict[str, Members] = Field(min_length=1, description="members by track")
 
@@ -56,7 +58,7 @@ class Ensemble(FrozenModel):
 
     name: Name
     version: int = Field(ge=1)
-    digest: Digest = Field(description="of its members on all tracks, with their tuned settings")
+    digest: Digest = Field(description="of its members for the grid's track, with their tuned settings")
     attackers: list[Label] = Field(description="labels of its attackers for the grid's track")
 
     def __str__(self) -> str:
@@ -85,15 +87,14 @@ def _located(members: Members, path: Path) -> Members:
     return members.model_copy(update={"attackers": rows})
 
 
-def digest(file: EnsembleFile) -> str:
-    """SHA-256 of what an ensemble from `read` runs: its members on all tracks, with the content of their files of tuned
+def digest(members: Members) -> str:
+    """SHA-256 of what an ensemble from `read` runs on a track: its members, with the content of their files of tuned
     settings in place of the paths."""
-    tracks = {track: members.model_dump(mode="json", exclude_defaults=True) for track, members in file.tracks.items()}
-    for members in tracks.values():
-        for row in members["attackers"].values():
-            if "tuned" in row:
-                row["tuned"] = tuned_file.read(Path(row["tuned"])).model_dump(mode="json", exclude_defaults=True)
-    return hashlib.sha256(json.dumps(tracks, sort_keys=True).encode()).hexdigest()
+    content = members.model_dump(mode="json", exclude_defaults=True)
+    for row in content["attackers"].values():
+        if "tuned" in row:
+            row["tuned"] = tuned_file.read(Path(row["tuned"])).model_dump(mode="json", exclude_defaults=True)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def written_out(file: SuiteFile, path: Path) -> tuple[SuiteFile, dict[str, Ensemble]]:
@@ -129,7 +130,7 @@ def _with_members(grid: GridFile, named: str, path: Path, where: str) -> tuple[G
         "threat_models": grid.threat_models | members.threat_models,
     }
     about = Ensemble(
-        name=ensemble.name, version=ensemble.version, digest=digest(ensemble), attackers=list(members.attackers)
+        name=ensemble.name, version=ensemble.version, digest=digest(members), attackers=list(members.attackers)
     )
     return grid.model_copy(update=update), about
 

@@ -19,8 +19,14 @@ MEMBERS = {
     "threat_models": {"exact": {"attackers": ["krylov"], "unit": "gradients", "budget": 4}},
 }
 CONTENT = {"format": 1, "name": "team", "version": 2, "rule": "of a test", "tracks": {"probe": MEMBERS}}
-DIGESTS = {"red_team 1": "f222a9ca2554bb54cf51f6d6d4c736e298c101c6fda925baac570c1b763ce6e3"}
-"""By name and version, the digest of an ensemble's members: a changed member makes a new version, in a new file."""
+DIGESTS = {
+    "red_team 1": {
+        "diffusion": "f751ac51ccebff4905365713245c2e6a0deeb5d5565961dbac04d92c698554d4",
+        "probe": "4e9c13c361676f6a84fbbc57df75bf5661ebf7884ada35ff5fd39126c06168d8",
+    },
+}
+"""By name and version, the digest of an ensemble's members for each track: a changed member makes a new version, in a
+new file."""
 
 
 @pytest.fixture
@@ -43,20 +49,25 @@ def file_of(name):
 def test_a_version_of_an_ensemble_never_changes(name):
     file = read(file_of(name))
     assert name == f"{file.name} {file.version}"
-    assert digest(file) == DIGESTS[name], "raise the version, in a new file"
+    digests = {track: digest(members) for track, members in file.tracks.items()}
+    assert digests == DIGESTS[name], "raise the version, in a new file"
 
 
-def test_a_digest_is_of_all_that_an_ensemble_runs(tmp_path, ensemble):
+def test_a_digest_is_of_all_that_an_ensemble_runs_on_a_track(tmp_path, ensemble):
     path = tmp_path / ensemble()
-    before = digest(read(path))
-    ensemble(rule="another wording", version=3)
-    assert digest(read(path)) == before
+
+    def now():
+        return digest(read(path).tracks["probe"])
+
+    before = now()
+    ensemble(rule="another wording", version=3, tracks={"probe": MEMBERS, "deep": {"attackers": {"fine_tuning": {}}}})
+    assert now() == before
     tuned = {"format": 1, "suite": "tiny", "version": 3, "trials": 1, "epsilon": 0.05, "attackers": {}}
     (path.parent / "tuned.yaml").write_text(yaml.safe_dump(tuned))
     ensemble(tracks={"probe": {"attackers": {"adam": {"tuned": "tuned.yaml"}}}})
-    with_settings = digest(read(path))
+    with_settings = now()
     (path.parent / "tuned.yaml").write_text(yaml.safe_dump(tuned | {"attackers": {"adam": {"none": {"lr": 0.3}}}}))
-    assert len({before, with_settings, digest(read(path))}) == 3
+    assert len({before, with_settings, now()}) == 3
 
 
 def test_a_grid_has_the_members_of_its_track_after_its_own_rows(tiny, ensemble):
