@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +58,18 @@ def profile(cells: Cells, out: Path) -> Path | None:
     return save(figure, out / f"{cells.grid.name}_profile")
 
 
-def curves(frame: pd.DataFrame, grid: Grid, out: Path) -> Path | None:
-    """Draw the default curves of a grid into the folder `out`: its ranking value, else each quantity that is measured
-    at several steps, against steps; a column for each attacker, a line for each defense, mean over tasks and seeds
-    (geometric on a log scale). frame: the grid's records. None where nothing is measured at several steps."""
+def curves(frame: pd.DataFrame, grid: Grid, out: Path, quantities: Sequence[str] = ()) -> Path | None:
+    """Draw the default curves of a grid into the folder `out`: the `quantities`, else its ranking value, else each
+    quantity that is measured at several steps, against steps; a column for each attacker, a line for each defense, mean
+    over tasks and seeds (geometric on a log scale). frame: the grid's records. quantities: names. None where nothing is
+    measured at several steps."""
     measured = frame[(frame["status"] == "ok") & frame["step"].notna() & frame["concept"].isna()]
     measured = measured[measured["value"].notna() & measured["attacker"].notna()]
     by_quantity = measured.groupby(QUANTITY, dropna=False, sort=False)
     measured = measured[by_quantity["step"].transform("nunique") > 1]
-    ranked = grid.ranking.value.get("metric") if grid.ranking else None
-    if (measured["metric"] == ranked).any():
-        measured = measured[measured["metric"] == ranked]
+    wanted = quantities or [str(grid.ranking.value["metric"]) if grid.ranking else ""]
+    if measured["metric"].isin(wanted).any():
+        measured = measured[measured["metric"].isin(wanted)]
     if measured.empty:
         return None
     rows = list(measured.groupby(QUANTITY, dropna=False, sort=False))

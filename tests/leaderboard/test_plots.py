@@ -55,6 +55,8 @@ def test_default_curves_show_the_ranking_value_against_steps(tmp_path, saved):
     (axis,) = saved["g_steps.png"].axes  # the ranking value alone
     lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines}
     assert lines["mine"] == ([30, 60], pytest.approx([0.1, 0.2]))
+    plots.curves(records.frame, grid, tmp_path, ["msgr"])  # what a track names instead
+    assert [axis.get_ylabel() for axis in saved["g_steps.png"].axes] == ["msgr harmful"]
     unranked = grid.model_copy(update={"ranking": None})
     plots.curves(records.frame, unranked, tmp_path)
     assert [axis.get_ylabel() for axis in saved["g_steps.png"].axes] == ["ASR harmful", "msgr harmful"]
