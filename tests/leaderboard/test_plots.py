@@ -62,6 +62,16 @@ def test_default_curves_show_the_ranking_value_against_steps(tmp_path, saved):
     assert [axis.get_ylabel() for axis in saved["g_steps.png"].axes] == ["ASR harmful", "msgr harmful"]
 
 
+def test_curves_of_many_attackers_are_in_several_lines_of_panels(tmp_path, saved):
+    rows = cells({"none": {f"attacker_{place}": 0.1 * place for place in range(6)}})
+    records = build([*rows, *(row | {"step": 30} for row in rows)])
+    plots.curves(records.frame, records.suite.grids[0], tmp_path)
+    axes = saved["g_steps.png"].axes
+    assert [axis.get_title() for axis in axes] == [f"attacker_{place}" for place in range(6)]
+    assert [axis.get_xlabel() for axis in axes] == ["", "", *["steps"] * 4]
+    assert [axis.get_ylabel() for axis in axes] == ["ASR harmful", "", "", "", "ASR harmful", ""]
+
+
 def test_no_curves_of_what_is_measured_once(tmp_path):
     records = build([asr("none", "lora", "a", 1, 0.5)])
     assert plots.curves(records.frame, records.suite.grids[0], tmp_path) is None
