@@ -17,6 +17,14 @@ from torch import nn
 from harness.deep import DeepDefense, DeepTargets, Network, Released, Rows
 from harness.probe import gram
 
+BALANCED = 8
+"""Batches over which norms of gradients are averaged. Of a base model that was trained on the benign task, the norm on
+one batch varies by a factor of two, and λ with it."""
+
+
+Term = tuple[str, float, torch.Tensor]
+"""Name, weight and value (a differentiable scalar) of a regulariser."""
+
 
 class TailDescent(DeepDefense):
     """Descent on the benign loss plus weighted regularisers that a subclass defines.
@@ -36,12 +44,13 @@ class TailDescent(DeepDefense):
     weighting: Literal["balance", "absolute"] = Field(
         "balance",
         description="weights of the regularisers: balance: so that the norm of each one's gradient with respect to the "
-        "tail is the weight times that of the benign loss, before the first step; absolute: as they are",
+        f"tail is the weight times that of the benign loss, mean over {BALANCED} batches before the first step; "
+        "absolute: as they are",
     )
 
     def regularisers(
         self, model: Network, benign: torch.Tensor, harmful: torch.Tensor, y: torch.Tensor
-    ) -> Sequence[tuple[str, float, torch.Tensor]]:
+    ) -> Sequence[Term]:
         """Name, weight and value (a differentiable scalar) of each regulariser.
 
         model: the network. benign, harmful: features (rows, dim) of a batch of each task. y: classes (rows) of the
@@ -59,11 +68,12 @@ class TailDescent(DeepDefense):
         ]
         optimiser = torch.optim.SGD(groups, lr=self.lr, momentum=0.9, nesterov=True)
         benign, harmful = (task.batches(self.batch_size, draw) for task in (targets.benign, targets.harmful))
-        scales: dict[str, float] = {}
+        scales = self._balanced(model, benign, harmful) if self.weighting == "balance" else {}
         model.train(self.statistics == "released")
         try:
             for _ in range(self.steps):
-                loss = self._objective(model, next(benign), next(harmful), scales)
+                loss, terms = self._objective(model, next(benign), next(harmful))
+                loss = loss + sum((scales.get(name, w) * value for name, w, value in terms), torch.zeros_like(loss))
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
@@ -73,26 +83,28 @@ class TailDescent(DeepDefense):
             model.eval()
         targets.notes.update({f"weight of {name}": scale for name, scale in scales.items()})
 
-    def _objective(self, model: Released, benign: Rows, harmful: Rows, scales: dict[str, float]) -> torch.Tensor:
-        """The objective on a batch of each task. scales: factors of the regularisers by name, found at the first
-        call."""
+    def _objective(self, model: Released, benign: Rows, harmful: Rows) -> tuple[torch.Tensor, list[Term]]:
+        """The benign loss on a batch and the regularisers of a batch of each task that have a weight."""
         kept, prevented = (model.features(rows.x) for rows in (benign, harmful))
         loss = nn.functional.cross_entropy(model.head(kept), benign.y, label_smoothing=self.smoothing)
-        terms = [term for term in self.regularisers(model, kept, prevented, harmful.y) if term[1] > 0]
-        for name, weight, value in terms:
-            if name not in scales:
-                scales[name] = weight * (_balance(model, loss, value) if self.weighting == "balance" else 1.0)
-        return loss + sum((scales[name] * value for name, _, value in terms), torch.zeros_like(loss))
+        return loss, [term for term in self.regularisers(model, kept, prevented, harmful.y) if term[1] > 0]
+
+    def _balanced(self, model: Released, benign: Iterator[Rows], harmful: Iterator[Rows]) -> dict[str, float]:
+        """The factor λ of each regulariser by name, that balances mean norms of gradients."""
+        norms: dict[str, float] = {}
+        for _ in range(BALANCED):
+            loss, terms = self._objective(model, next(benign), next(harmful))
+            for name, value in (("", loss), *((name, value / weight) for name, weight, value in terms)):
+                norms[name] = norms.get(name, 0.0) + _norm(model, value)
+        task = norms.pop("")
+        return {name: task / norm if norm > 0 else 0.0 for name, norm in norms.items()}
 
 
-def _balance(model: Network, loss: torch.Tensor, value: torch.Tensor) -> float:
-    """The norm of the loss's gradient with respect to the tail over that of a regulariser's."""
+def _norm(model: Network, scalar: torch.Tensor) -> float:
+    """The norm of a scalar's gradient with respect to the tail."""
     weights = list(model.tail.parameters())
-    norms = []
-    for scalar in (loss, value):
-        gradients = torch.autograd.grad(scalar, weights, retain_graph=True, allow_unused=True)
-        norms.append(math.sqrt(sum(float(part.double().square().sum()) for part in gradients if part is not None)))
-    return norms[0] / norms[1] if norms[1] > 0 else 0.0
+    gradients = torch.autograd.grad(scalar, weights, retain_graph=True, allow_unused=True)
+    return math.sqrt(sum(float(part.double().square().sum()) for part in gradients if part is not None))
 
 
 def gram64(features: torch.Tensor) -> torch.Tensor:

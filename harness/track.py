@@ -118,6 +118,8 @@ class Track(ABC):
     protocol_model: ClassVar[type[Protocol]] = Protocol
     metrics: ClassVar[Sequence[str]] = ()
     """Names of the metric plugins that every grid of the track measures."""
+    curves: ClassVar[Sequence[str]] = ()
+    """Names of the quantities that the engine draws against steps; empty: the value that ranks."""
 
     def check(self, tasks: Sequence[Any], protocol: Any, rows: Mapping[str, Plugin]) -> Sequence[str]:
         """Check that the parts of a grid fit together, before anything is computed; by default they do.

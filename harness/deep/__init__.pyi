@@ -11,6 +11,7 @@ from .plugin import DeepAttacker as DeepAttacker
 from .plugin import DeepDefense as DeepDefense
 from .plugin import DeepMetric as DeepMetric
 from .plugin import FeatureSet as FeatureSet
+from .plugin import Inputs as Inputs
 from .plugin import ReleasedFeatures as ReleasedFeatures
 from .plugin import UndefendedCourse as UndefendedCourse
 from .rows import DeepTargets as DeepTargets

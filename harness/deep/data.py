@@ -2,7 +2,7 @@
 
 `mnist5k`, `fashion_mnist` (3,400 of its 70,000 pictures) and `digits8` come with the harness and its packages and need
 no network. A folder with the folders `train` and `test`, each with a folder of pictures for each class, is read as
-torchvision's `ImageFolder` reads it.
+torchvision's `ImageFolder` reads it. Data sets of torchvision are read from a folder of this machine.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from harness.deep import torchvision_sets
+from harness.deep.tasks import DATA
 from harness.errors import RunError
 from harness.package_data import mnist5k
 from harness.stage import Content
@@ -51,10 +53,32 @@ class Pictures:
             pictures = [_square(self.read(place), size) for place in range(start, min(start + rows, len(self.labels)))]
             yield torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
 
+    def first(self, per_class: int | None) -> Pictures:
+        """The data set with the first `per_class` pictures of each class in each split; None: all."""
+        if per_class is None:
+            return self
+        groups = self.labels * 2 + self.heldout
+        order = np.argsort(groups, kind="stable")
+        ranks = np.empty(len(order), dtype=np.int64)
+        starts = np.searchsorted(groups[order], groups[order])
+        ranks[order] = np.arange(len(order)) - starts
+        places = np.flatnonzero(ranks < per_class)
+        return Pictures(self.labels[places], self.heldout[places], self.classes, lambda at: self.read(int(places[at])))
+
 
 def load(name: str) -> Pictures:
-    """The data set `name`, a name or a folder; raises `RunError` if it cannot be loaded."""
-    return _NAMED[name]() if name in _NAMED else _folder(Path(name))
+    """The data set `name`: a name, NAME=FOLDER or a folder (see `Task.source`). Raises `RunError` if it cannot be
+    loaded."""
+    if name in _NAMED:
+        return _NAMED[name]()
+    return _of_torchvision(name) if torchvision_sets.known(name) else _folder(Path(name))
+
+
+def content(name: str) -> Content:
+    """How the content of the data set `name` is identified."""
+    if name in DATA:
+        return NAMED
+    return torchvision_sets.CONTENT if torchvision_sets.known(name) else FOLDER
 
 
 def _square(picture: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
@@ -159,6 +183,12 @@ def _folder(folder: Path) -> Pictures:
         raise RunError(f"{folder}/test has the class '{unknown[0]}', which {folder}/train has not")
     labels = np.array([classes.index(path.parent.name) for path in paths], dtype=np.int64)
     return Pictures(labels, np.array(splits) == "test", len(classes), lambda place: _read(paths[place]))
+
+
+def _of_torchvision(name: str) -> Pictures:
+    paths, labels, heldout = zip(*torchvision_sets.samples(name), strict=True)
+    classes = max(labels) + 1
+    return Pictures(np.array(labels, dtype=np.int64), np.array(heldout), classes, lambda place: _read(paths[place]))
 
 
 def _read(path: Path) -> npt.NDArray[np.uint8]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -85,15 +85,26 @@ class FeatureSet:
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """What features are computed from. undefended: the undefended model. rows: by role, activations and classes of the
+    training rows."""
+
+    undefended: Released
+    rows: Mapping[Role, Rows]
+
+
+@dataclass(frozen=True)
 class ReleasedFeatures:
     """The data that a metric of a released model receives.
 
-    released, undefended: by role, the features of the released and of the undefended model, after the linear map. seed:
-    seed of the metric's random draws.
+    released, undefended: by role, the features of the released and of the undefended model, after the linear map.
+    inputs: loads what they are computed from, for a metric that needs more than features. seed: seed of the metric's
+    random draws.
     """
 
     released: Mapping[Role, FeatureSet]
     undefended: Mapping[Role, FeatureSet]
+    inputs: Callable[[], Inputs]
     seed: int = 0
 
     def generator(self) -> torch.Generator:

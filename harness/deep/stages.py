@@ -16,7 +16,16 @@ from harness.deep import data as datasets
 from harness.deep import extractors
 from harness.deep.heads import fit_head
 from harness.deep.model import FILE, Network, Released, in_parts, is_finite, zero_linear
-from harness.deep.plugin import AttackRows, Course, DeepAttacker, FeatureSet, ReleasedFeatures, Role, UndefendedCourse
+from harness.deep.plugin import (
+    AttackRows,
+    Course,
+    DeepAttacker,
+    FeatureSet,
+    Inputs,
+    ReleasedFeatures,
+    Role,
+    UndefendedCourse,
+)
 from harness.deep.rows import DeepTargets, Rows
 from harness.errors import PluginError, RunError
 from harness.plugin import PluginSpec
@@ -32,15 +41,17 @@ class Activations(Stage, track="deep", version=1):
     """Run the trunk of an extractor on all pictures of a data set, once for all models.
 
     extractor: its name, with the digest of its weights. size: side of the pictures, in pixels. data: the data set.
+    per_class: largest number of pictures of each class in each split; None: all.
     """
 
     extractor: Located
     size: int
     data: Located
+    per_class: int | None = None
 
     def run(self, folders: Folders, out: Path) -> None:
         """Save the activations, the classes and which rows are held out."""
-        pictures = datasets.load(self.data.path)
+        pictures = datasets.load(self.data.path).first(self.per_class)
         if self.data.digest is None:
             raise RunError(f"the data set {self.data.path} could not be loaded in the plan: run the same command again")
         extractor = extractors.load(self.extractor.path, self.size)
@@ -228,11 +239,12 @@ class Attack(Stage, track="deep", version=1):
 
 
 class MeasureReleased(Stage, track="deep", version=1):
-    """Measure a metric on a released model. model: the released model. features, undefended: the features of this and
-    of the undefended model. tasks: by role, the activations."""
+    """Measure a metric on a released model. model, undefended_model: the released and the undefended model.
+    features, undefended: their features. tasks: by role, the activations."""
 
     plugin: PluginSpec
     model: Immunize
+    undefended_model: Immunize
     features: Features
     undefended: Features
     tasks: Mapping[Role, Activations]
@@ -243,7 +255,12 @@ class MeasureReleased(Stage, track="deep", version=1):
             {role: task.feature_set(folders, features[role]) for role, task in self.tasks.items()}
             for features in (self.features.read(folders), self.undefended.read(folders))
         )
-        self.measure(self.model.model(folders), ReleasedFeatures(released, undefended, self.seed or 0), out)
+
+        def inputs() -> Inputs:
+            rows = {role: task.feature_set(folders, task.read(folders)).train for role, task in self.tasks.items()}
+            return Inputs(self.undefended_model.model(folders), rows)
+
+        self.measure(self.model.model(folders), ReleasedFeatures(released, undefended, inputs, self.seed or 0), out)
 
 
 class MeasureAttacked(Stage, track="deep", version=1):

@@ -17,6 +17,8 @@ from harness.ranking import Outcome, Ranking
 from harness.track import Repetition, Track
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from harness.deep.plugin import Role
     from harness.deep.stages import Activations, Attack, Features, Immunize, ReadCheckpoint
     from harness.kit.trial import Trial
@@ -42,6 +44,7 @@ class DeepTrack(Track):
     single_task_model = Task
     protocol_model = Protocol
     metrics: ClassVar[Sequence[str]] = ("feature_conditioning", "feature_accuracy", "attack_accuracy")
+    curves: ClassVar[Sequence[str]] = ("accuracy",)
 
     def __init__(self) -> None:
         self._files: dict[str, Located] = {}
@@ -63,7 +66,7 @@ class DeepTrack(Track):
             folder = checkpoints.checkpoint_folder(weights.path, task.label)
             try:
                 extractor = extractors.load(task.extractor, task.size)
-                model.Released(extractor.tail, extractor.dim, data.load(task.benign).classes).load(folder)
+                model.Released(extractor.tail, extractor.dim, data.load(task.source(task.benign)).classes).load(folder)
             except RunError as error:
                 raise UsageError(str(error)) from None
         return stages.ReadCheckpoint(plugin=defense, weights=weights, label=task.label, **self._models(task))
@@ -92,7 +95,13 @@ class DeepTrack(Track):
         if attacker is None:
             released, base = (self._features(repetition.task, network) for network in (model, undefended))
             job: Stage = stages.MeasureReleased(
-                plugin=metric, seed=seed, model=model, features=released, undefended=base, tasks=released.tasks
+                plugin=metric,
+                seed=seed,
+                model=model,
+                undefended_model=undefended,
+                features=released,
+                undefended=base,
+                tasks=released.tasks,
             )
         else:
             attack, base_attack = (self._attack(repetition, network, attacker) for network in (model, undefended))
@@ -101,9 +110,8 @@ class DeepTrack(Track):
 
     def ranking(self, protocol: Protocol, attacked: bool) -> Ranking:
         """The success on the harmful task; of a grid without attackers, the RIR over the range of centred features."""
-        rir = [{"metric": "rir", "variant": variant} for variant in ("floor", "range", "centred")]
         if not attacked:
-            return Ranking(value=rir[-1], better="higher", resolution=1e-3)
+            return Ranking(value={"metric": "rir", "variant": "centred"}, better="higher", resolution=1e-3)
         return Ranking(
             value={"metric": "success", "role": "harmful"},
             better="lower",
@@ -115,7 +123,9 @@ class DeepTrack(Track):
                 {"metric": "retention", "role": "benign", "variant": "refitted"},
                 {"metric": "retention", "role": "other"},
             ],
-            predictors=rir,
+            predictors=[
+                {"metric": "rir", "variant": variant} for variant in ("floor", "range", "centred", "training", "itself")
+            ],
         )
 
     def outcomes(self, protocol: Protocol) -> Mapping[str, Outcome]:
@@ -123,6 +133,12 @@ class DeepTrack(Track):
         return {
             "accuracy": Outcome(value={"metric": "accuracy", "role": "harmful"}, better="lower", resolution=0.01),
         }
+
+    def table(self, board: pd.DataFrame) -> pd.DataFrame:
+        """See `harness.deep.table`."""
+        from harness.deep import table
+
+        return table.table(board)
 
     def members(self, task: Task) -> Sequence[str]:
         """The extractor and the two data sets."""
@@ -137,12 +153,12 @@ class DeepTrack(Track):
     def _activations(self, task: Task, name: str) -> Activations:
         """The job that computes the activations of a data set under the task's extractor."""
         from harness.deep import data, extractors, stages
-        from harness.deep.tasks import DATA
 
         return stages.Activations(
             extractor=self._located(task.extractor, extractors.CONTENT),
             size=task.size,
-            data=self._located(name, data.NAMED if name in DATA else data.FOLDER),
+            data=self._located(task.source(name), data.content(task.source(name))),
+            per_class=task.per_class,
         )
 
     def _models(self, task: Task) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from harness.deep.model import Network, Released, seeded_reset, zero_linear
-from harness.deep.plugin import AttackRows, Course, FeatureSet, ReleasedFeatures, UndefendedCourse
+from harness.deep.plugin import AttackRows, Course, FeatureSet, Inputs, ReleasedFeatures, Role, UndefendedCourse
 from harness.deep.rows import DeepTargets, Rows
 from harness.kit.trial import Trial
 from harness.metric import Metric
@@ -106,15 +106,17 @@ def _attacker(seed: int) -> Trial:
 def _metric(seed: int) -> Trial:
     """A released model, or an attack on it, to measure."""
     model, base = released(seed), released(seed + 1)
-    tasks = {"benign": rows(seed + 2), "harmful": rows(seed + 3), "other": rows(seed + 4)}
+    tasks: dict[Role, Rows] = {"benign": rows(seed + 2), "harmful": rows(seed + 3), "other": rows(seed + 4)}
+
+    train, heldout = torch.arange(120), torch.arange(120, ROWS)
 
     @torch.no_grad()
     def features(network: Released) -> Any:
         parts = {role: Rows(network.features(task.x), task.y) for role, task in tasks.items()}
-        return {
-            role: FeatureSet(task.take(torch.arange(120)), task.take(torch.arange(120, ROWS)), CLASSES)
-            for role, task in parts.items()
-        }
+        return {role: FeatureSet(task.take(train), task.take(heldout), CLASSES) for role, task in parts.items()}
+
+    def inputs() -> Inputs:
+        return Inputs(base, {role: task.take(train) for role, task in tasks.items()})
 
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(CLASSES, (40,), generator=generator)
@@ -128,7 +130,7 @@ def _metric(seed: int) -> Trial:
         )
         for _ in range(2)
     ]
-    data = ReleasedFeatures(features(model), features(base), seed)
+    data = ReleasedFeatures(features(model), features(base), inputs, seed)
 
     def start(plugin: Metric) -> Any:
         if plugin.measures == "attacked":
@@ -136,9 +138,9 @@ def _metric(seed: int) -> Trial:
         return plugin.generator(model, data)
 
     return Trial(
-        modules={"model": model},
+        modules={"model": model, "undefended model": base},
         start=start,
         loss=lambda plugin: 1.0,
         steps=2000,
-        data={**_tensors(**tasks), "predictions": courses[0].predictions},
+        data={**_tensors(**{str(role): task for role, task in tasks.items()}), "predictions": courses[0].predictions},
     )

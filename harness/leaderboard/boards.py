@@ -261,7 +261,7 @@ def draw(board: Board, out: Path) -> Iterator[Path]:
         predicted = prediction.draw(grid.predictions, out)
         drawn = None if grid.track is None else grid.track.plots(frame, out)
         if drawn is None:
-            curves = plots.curves(frame, grid.grid, out)
+            curves = plots.curves(frame, grid.grid, out, () if grid.track is None else grid.track.curves)
             drawn = [curves] if curves else []
         yield from protection_plots.draw(grid.protection, grid.grid, out)
         yield from (picture for picture in (predicted, profile) if picture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from harness.leaderboard.scores import QUANTITY, Cells, quantity_of
 from harness.leaderboard.stats import logarithms, performance_profile
 from harness.suite import Grid
 
+WIDE = 4
+"""Panels beside each other in curves of one quantity."""
 MIN_CELLS = 5
 """Fewer cells a defense make no distribution."""
 
@@ -57,32 +60,41 @@ def profile(cells: Cells, out: Path) -> Path | None:
     return save(figure, out / f"{cells.grid.name}_profile")
 
 
-def curves(frame: pd.DataFrame, grid: Grid, out: Path) -> Path | None:
-    """Draw the default curves of a grid into the folder `out`: its ranking value, else each quantity that is measured
-    at several steps, against steps; a column for each attacker, a line for each defense, mean over tasks and seeds
-    (geometric on a log scale). frame: the grid's records. None where nothing is measured at several steps."""
+def curves(frame: pd.DataFrame, grid: Grid, out: Path, quantities: Sequence[str] = ()) -> Path | None:
+    """Draw the default curves of a grid into the folder `out`: the `quantities`, else its ranking value, else each
+    quantity that is measured at several steps, against steps; a column for each attacker, a line for each defense, mean
+    over tasks and seeds (geometric on a log scale). frame: the grid's records. quantities: names. None where nothing is
+    measured at several steps."""
     measured = frame[(frame["status"] == "ok") & frame["step"].notna() & frame["concept"].isna()]
     measured = measured[measured["value"].notna() & measured["attacker"].notna()]
     by_quantity = measured.groupby(QUANTITY, dropna=False, sort=False)
     measured = measured[by_quantity["step"].transform("nunique") > 1]
-    ranked = grid.ranking.value.get("metric") if grid.ranking else None
-    if (measured["metric"] == ranked).any():
-        measured = measured[measured["metric"] == ranked]
+    wanted = quantities or [str(grid.ranking.value["metric"]) if grid.ranking else ""]
+    if measured["metric"].isin(wanted).any():
+        measured = measured[measured["metric"].isin(wanted)]
     if measured.empty:
         return None
     rows = list(measured.groupby(QUANTITY, dropna=False, sort=False))
     attackers = [label for label in grid.attackers if (measured["attacker"] == label).any()]
-    figure = Figure(figsize=(3.0 * len(attackers) + 0.6, 2.4 * len(rows) + 0.9), layout="constrained")
-    axes = figure.subplots(len(rows), len(attackers), squeeze=False, sharex=True, sharey="row")
-    for i, (coordinates, values) in enumerate(rows):
+    wide = min(len(attackers), WIDE) if len(rows) == 1 else len(attackers)
+    panels = [(quantity, attacker) for quantity in rows for attacker in attackers]
+    lines = -(-len(panels) // wide)
+    figure = Figure(figsize=(3.0 * wide + 0.6, 2.4 * lines + 0.9), layout="constrained")
+    axes = figure.subplots(lines, wide, squeeze=False, sharex=True, sharey="row" if len(rows) > 1 else True)
+    for place, (axis, ((coordinates, values), attacker)) in enumerate(zip(axes.flat, panels, strict=False)):
         _, metric, *further = (None if pd.isna(part) else str(part) for part in tuple[Any, ...](coordinates))
-        title = quantity_of(grid, str(metric)).title
-        axes[i][0].set_ylabel(" ".join([title, *(part for part in further if part)]), fontsize=9)
-        for j, attacker in enumerate(attackers):
-            _lines(axes[i][j], values[values["attacker"] == attacker], grid, str(metric))
-    for j, attacker in enumerate(attackers):
-        axes[0][j].set_title(attacker, fontsize=9)
-        axes[-1][j].set_xlabel("steps")
+        _lines(axis, values[values["attacker"] == attacker], grid, str(metric))
+        axis.set_title(attacker, fontsize=9)
+        axis.set_xscale("symlog", linthresh=1)
+        axis.minorticks_off()
+        if place + wide >= len(panels):
+            axis.set_xlabel("steps")
+            axis.tick_params(labelbottom=True)
+        if place % wide == 0:
+            title = quantity_of(grid, str(metric)).title
+            axis.set_ylabel(" ".join([title, *(part for part in further if part)]), fontsize=9)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)
     return save(figure, out / f"{grid.name}_steps")

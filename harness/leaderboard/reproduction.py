@@ -80,7 +80,8 @@ def _compared(papers: pd.DataFrame, ours: pd.DataFrame, grid: Grid) -> dict[str,
     elif len(whole):  # of two means the one that the board takes
         papers = whole.loc[[whole["mean"].fillna(usual).eq(usual).idxmax()]]
     else:
-        note = f"; {usual} mean of {len(papers)} tasks that are not ours"
+        several, one = f"{usual} mean of {len(papers)} tasks that are", f"task {papers['task'].iloc[0]}, which is"
+        note = f"; {several if len(papers) > 1 else one} not ours"
     mean = papers["mean"].fillna(usual).iloc[0]
     log = mean == "geometric"
     row: dict[str, Any] = {"step": ours["step"].max(), "mean": mean, "note": _where(papers) + note}

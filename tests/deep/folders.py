@@ -24,6 +24,43 @@ def write_classes(folder: Path, classes: Sequence[str], train: int, test: int, s
                 Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
 
 
+def write_torchvision(root: Path, name: str) -> None:
+    """Write a data set of torchvision with three training and two held-out pictures of each of its classes: two, of
+    Cars three, in the layout of the class of the name `name` in a task."""
+    import torch
+    from scipy.io import savemat
+
+    if name == "cars":
+        folder = root / "stanford_cars"
+        for split, annotations, count in (
+            ("train", "devkit/cars_train_annos.mat", 3),
+            ("test", "cars_test_annos_withlabels.mat", 2),
+        ):
+            files = [
+                (f"{number:05}.jpg", label) for label in (1, 2, 3) for number in (label * 10 + k for k in range(count))
+            ]
+            for file, label in files:
+                _write_picture(folder / f"cars_{split}" / file, label)
+            kind = [("fname", object), ("class", object)]
+            (folder / annotations).parent.mkdir(parents=True, exist_ok=True)
+            savemat(folder / annotations, {"annotations": np.array(files, dtype=kind)})
+        savemat(folder / "devkit" / "cars_meta.mat", {"class_names": np.array(["a", "b", "c"], dtype=object)})
+        return
+    folder, heldout = (root / "country211", "test") if name == "country211" else (root, "val")
+    classes = ("n01440764", "n01443537")
+    for label, wnid in enumerate(classes):
+        for split, count in (("train", 3), (heldout, 2)):
+            for number in range(count):
+                _write_picture(folder / split / wnid / f"{number}.jpg", label)
+    if name == "imagenet":
+        torch.save(({wnid: (wnid,) for wnid in classes}, []), root / "meta.bin")
+
+
+def _write_picture(path: Path, label: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (12, 10), (60 * label, 0, 0)).save(path)
+
+
 def write_vit(folder: Path) -> None:
     """Write a vision transformer of width 16, as timm saves its models."""
     import timm

@@ -1,5 +1,9 @@
 """Defenses of deep networks: what they keep exactly, and what they move."""
 
+import itertools
+from collections import defaultdict
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -75,16 +79,23 @@ def test_released_statistics_are_of_the_batches(model, targets):
 
 @pytest.mark.parametrize("name", ["condition_number", "opt_kappa", "imma"])
 def test_a_balanced_weight_gives_the_gradient_its_share(name, model, targets):
-    """With weight c the weighted regulariser's gradient is c times as long as the task's, at the base model."""
-    defense = TRAINED[name]
-    benign, harmful = (task.take(torch.arange(defense.batch_size)) for task in (targets.benign, targets.harmful))
-    scales: dict[str, float] = {}
-    defense._objective(model, benign, harmful, scales)
-    kept, prevented = model.features(benign.x), model.features(harmful.x)
-    task = torch.nn.functional.cross_entropy(model.head(kept), benign.y, label_smoothing=0.1)
-    length = norm(task, model)
-    for label, weight, value in defense.regularisers(model, kept, prevented, harmful.y):
-        assert scales[label] * norm(value, model) == pytest.approx(weight * length, rel=1e-4)
+    """With weight c the weighted regulariser's gradient is c times as long as the task's, at the base model, in the
+    mean over eight batches."""
+    defense, base = TRAINED[name], deepcopy(model)
+    run(defense, model, targets)
+    draw = targets.generator()
+    benign, harmful = (task.batches(defense.batch_size, draw) for task in (targets.benign, targets.harmful))
+    tasks, values, weights = [], defaultdict(list), {}
+    for kept, prevented in itertools.islice(zip(benign, harmful, strict=False), 8):
+        f, g = base.features(kept.x), base.features(prevented.x)
+        tasks.append(norm(torch.nn.functional.cross_entropy(base.head(f), kept.y, label_smoothing=0.1), base))
+        for label, weight, value in defense.regularisers(base, f, g, prevented.y):
+            values[label].append(norm(value, base))
+            weights[label] = weight
+    assert targets.notes.keys() == {f"weight of {label}" for label in values}
+    for label, norms in values.items():
+        factor = targets.notes[f"weight of {label}"]
+        assert factor * np.mean(norms) == pytest.approx(weights[label] * np.mean(tasks), rel=1e-4)
 
 
 def norm(value, model):

@@ -1,12 +1,13 @@
 """Metrics of deep networks against plain formulas in numpy."""
 
 import math
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 
-from harness.deep import Course, FeatureSet, ReleasedFeatures, Rows, UndefendedCourse
+from harness.deep import Course, FeatureSet, Inputs, ReleasedFeatures, Rows, UndefendedCourse
 from harness.deep.metrics.attack_accuracy import AttackAccuracy
 from harness.deep.metrics.conditioning import FeatureConditioning
 from harness.deep.metrics.feature_accuracy import FeatureAccuracy
@@ -25,6 +26,10 @@ def features(seed, dim=8, count=60):
 ROLES = {0: "benign", 1: "harmful"}
 
 
+def unused():
+    raise AssertionError("this metric needs features only")
+
+
 def measured(metric, data, model=None):
     return {
         (value["metric"], value.get("role"), value.get("variant"), value.get("step")): value["value"]
@@ -36,7 +41,7 @@ def measured(metric, data, model=None):
 def test_rir_is_that_of_dense_hessians(dim):
     """One group of all rows: κ from the eigenvalues of FᵀF, under each variant."""
     own, base = features(1, dim), features(5, dim)
-    values = measured(FeatureConditioning(groups=1, rows=60), ReleasedFeatures(own, base))
+    values = measured(FeatureConditioning(groups=1, rows=60), ReleasedFeatures(own, base, unused))
 
     def kappa(task, variant):
         f = task.train.x.double().numpy()
@@ -60,13 +65,44 @@ def test_rir_of_a_model_against_itself_is_one_and_scaling_moves_both_parts_alike
     base = features(1, dim=80)
     scaled = {role: FeatureSet(Rows(3 * task.train.x, task.train.y), task.heldout, 2) for role, task in base.items()}
     same, larger = (
-        measured(FeatureConditioning(groups=3, rows=20), ReleasedFeatures(own, base)) for own in (base, scaled)
+        measured(FeatureConditioning(groups=3, rows=20), ReleasedFeatures(own, base, unused)) for own in (base, scaled)
     )
     assert set(same.values()) == {1.0}
     assert larger["kappa_ratio", "harmful", "floor", None] == pytest.approx(9, rel=1e-4)
     assert larger["kappa_ratio", "benign", "floor", None] == pytest.approx(9, rel=1e-4)
     for variant in ("floor", "range", "centred"):
         assert larger["rir", None, variant, None] == pytest.approx(1, rel=1e-4)
+
+
+def test_rir_as_the_released_code_measures_it():
+    """BatchNorm scales by the statistics of each group, κ is over the floor, and means over groups are arithmetic. The
+    code passes one network twice, so what it prints is always 1."""
+    model, base = released(1), released(2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    tasks = {"benign": rows(3), "harmful": rows(4)}
+    sets = {role: FeatureSet(task, task, 3) for role, task in tasks.items()}
+    metric = FeatureConditioning(groups=4, rows=30, variants=("training", "itself"))
+    data = ReleasedFeatures(sets, sets, lambda: Inputs(base, tasks), seed=5)
+    values = measured(metric, data, model)
+
+    draw = torch.Generator().manual_seed(5)
+    places = {role: [torch.randperm(160, generator=draw)[:30] for _ in range(4)] for role in tasks}
+
+    def kappas(network, role):
+        """30 rows of 8 features: full rank."""
+        with torch.no_grad():
+            features = [network.features(tasks[role].x[group]).double().numpy() for group in places[role]]
+        eigenvalues = [np.linalg.eigvalsh(f.T @ f) for f in features]
+        return np.array([(sigma[-1] + 1e-6) / (sigma[0] + 1e-6) for sigma in eigenvalues])
+
+    own, other = deepcopy(model).train(), deepcopy(base).train()
+    parts = {role: kappas(own, role) / kappas(other, role) for role in tasks}
+    for role, ratio in parts.items():
+        assert values["kappa_ratio", role, "training", None] == pytest.approx(ratio.mean(), rel=1e-4)
+    rir = (parts["harmful"] / parts["benign"]).mean()
+    assert values["rir", None, "training", None] == pytest.approx(rir, rel=1e-4)
+    assert {value for (_, _, variant, _), value in values.items() if variant == "itself"} == {1.0}
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def course(predicted, validation):
@@ -107,7 +143,7 @@ def test_retention_is_of_the_released_head_and_of_a_new_one():
         torch.nn.init.zeros_(parameter)
     parts = FeatureSet(task.take(torch.arange(120)), task.take(torch.arange(120, 160)), 3)
     tasks = dict.fromkeys(("benign", "harmful", "other"), parts)
-    values = measured(FeatureAccuracy(), ReleasedFeatures(tasks, tasks), model)
+    values = measured(FeatureAccuracy(), ReleasedFeatures(tasks, tasks, unused), model)
     assert values["retention", "benign", "released", None] == float((parts.heldout.y == 0).double().mean())
     refitted = values["retention", "benign", "refitted", None]
     assert refitted > 0.85

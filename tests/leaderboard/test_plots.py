@@ -55,9 +55,21 @@ def test_default_curves_show_the_ranking_value_against_steps(tmp_path, saved):
     (axis,) = saved["g_steps.png"].axes  # the ranking value alone
     lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines}
     assert lines["mine"] == ([30, 60], pytest.approx([0.1, 0.2]))
+    plots.curves(records.frame, grid, tmp_path, ["msgr"])  # what a track names instead
+    assert [axis.get_ylabel() for axis in saved["g_steps.png"].axes] == ["msgr harmful"]
     unranked = grid.model_copy(update={"ranking": None})
     plots.curves(records.frame, unranked, tmp_path)
     assert [axis.get_ylabel() for axis in saved["g_steps.png"].axes] == ["ASR harmful", "msgr harmful"]
+
+
+def test_curves_of_many_attackers_are_in_several_lines_of_panels(tmp_path, saved):
+    rows = cells({"none": {f"attacker_{place}": 0.1 * place for place in range(6)}})
+    records = build([*rows, *(row | {"step": 30} for row in rows)])
+    plots.curves(records.frame, records.suite.grids[0], tmp_path)
+    axes = saved["g_steps.png"].axes
+    assert [axis.get_title() for axis in axes] == [f"attacker_{place}" for place in range(6)]
+    assert [axis.get_xlabel() for axis in axes] == ["", "", *["steps"] * 4]
+    assert [axis.get_ylabel() for axis in axes] == ["ASR harmful", "", "", "", "ASR harmful", ""]
 
 
 def test_no_curves_of_what_is_measured_once(tmp_path):
