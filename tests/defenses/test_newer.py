@@ -1,0 +1,211 @@
+"""Defenses of 2023 to 2026 on a pipeline: what they change, and the gradients that they follow against plain loops in
+float64. The mathematics of attacks that they simulate is in `test_bilevel`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness import meter
+from harness.diffusion import Batch, TextToImage
+from harness.errors import UsageError
+from tests.diffusion.reference import as_double, double, plain_loss, targets
+
+QUICK = {
+    "resalign": {"attackers": 1, "attack_steps": (2,), "gd_lr": (0.01,), "adam_lr": (1e-3,), "gamma": 0.01},
+    "meta_unlearning": {"inner_steps": 2, "inner_lr": 1e-3},
+}
+CASES = [(name, mode) for name in QUICK for mode in ("paper", "released")]
+
+
+def _build(build, name: str, **settings):
+    return build("defense", name, **{"steps": 2, "lr": 1e-3, "batch_size": 2, **QUICK[name], **settings})
+
+
+def _weights(model: TextToImage) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.unet.state_dict().items()}
+
+
+def _close(ours: tuple[torch.Tensor, ...], plain: tuple[torch.Tensor, ...], tolerance: float = 1e-6) -> bool:
+    scale = max(float(part.abs().max()) for part in plain)
+    return max(float((a - b).abs().max()) for a, b in zip(ours, plain, strict=True)) < tolerance * scale
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All batches are in double precision."""
+    from harness.diffusion import data
+
+    noised = data._noised
+    monkeypatch.setattr(data, "_noised", lambda *batch: as_double(noised(*batch)))
+
+
+@pytest.mark.parametrize(("name", "mode"), CASES)
+def test_only_its_own_weights_change(name: str, mode: str, base: Path, build) -> None:
+    for precision in ("fp32", "fp16"):
+        model = TextToImage.load(str(base), precision)
+        before, defense = _weights(model), _build(build, name, mode=mode, steps=1)
+        cost = meter.pull(defense.immunize(model, targets(model)), name)
+        assert cost.steps == 1
+        assert set(model.changed(before)) == set(model.weights(defense.weights))
+        assert all(weight.isfinite().all() for weight in model.unet.parameters())
+        assert not any(weight.requires_grad for weight in model.unet.parameters())
+
+
+@pytest.mark.parametrize("optimiser", ["gd", "adam"])
+def test_resaligns_gradient_is_that_of_a_plain_loop(model: TextToImage, build, drawn, optimiser: str) -> None:
+    """Of an attacker of the whole U-Net on the targets' pictures: (1 − β)∇L(θ) − α∇R(θ), and β (I + γH)⁻¹∇L(θ*) by the
+    truncated Neumann series."""
+    beta, alpha, gamma, lr, products = 0.7, 1.3, 0.02, 1e-3, 3
+    given = targets(double(model))
+    defense = _build(
+        build, "resalign", beta=beta, retain_weight=alpha, gamma=gamma, products=products, attackers=1,
+        attack_data=("harmful",), attack_weights=("unet",), attack_optimisers=(optimiser,), attack_steps=(2,),
+        gd_lr=(lr,), adam_lr=(lr,),
+    )  # fmt: skip
+    original = {name: weight.detach().clone() for name, weight in model.weights("unet").items()}
+    losses = defense.harmful_losses(model, given)
+    trained = model.unfreeze(list(model.weights("attention").values()))
+    next(losses)
+    with torch.no_grad():  # the defense knows the weights before as the original ones, so that now R has a gradient
+        for weight in trained:
+            weight.mul_(1.01)
+    mine = next(losses)
+    gradients = torch.autograd.grad(mine, trained)
+
+    each, kept = [one.batches(one.concept.prompted(), 2) for one in given], given.kept(2)
+
+    def harmful() -> Batch:
+        return Batch.join([next(one) for one in each])
+
+    for _ in range(4):  # the first step's
+        harmful()
+    next(kept)
+    theta = {name: weight.detach().clone().requires_grad_() for name, weight in model.weights("unet").items()}
+    last, retained = harmful(), next(kept)
+    adapted = {name: weight.detach().clone().requires_grad_() for name, weight in theta.items()}
+    steps = {"gd": torch.optim.SGD, "adam": torch.optim.Adam}[optimiser](adapted.values(), lr=lr)
+    for _ in range(2):
+        steps.zero_grad()
+        distance = sum((adapted[name] - theta[name].detach()).square().sum() for name in adapted)
+        (plain_loss(model, harmful(), adapted) + distance / (2 * gamma)).backward()
+        steps.step()
+    inner = torch.autograd.grad(plain_loss(model, harmful(), adapted), list(adapted.values()), create_graph=True)
+    outer_loss = plain_loss(model, last, adapted)
+    outer = torch.autograd.grad(outer_loss, list(adapted.values()))
+    series, term = list(outer), list(outer)
+    for _ in range(products - 1):
+        term = [-gamma * part for part in torch.autograd.grad(inner, list(adapted.values()), term, retain_graph=True)]
+        series = [a + b for a, b in zip(series, term, strict=True)]
+    implicit = dict(zip(adapted, series, strict=True))
+    with torch.no_grad():
+        known = model.predictions(retained, original)
+    moved = (model.predictions(retained, theta) - known).square().mean()
+    assert float(moved) > 0
+    harm = plain_loss(model, last, theta)
+    direct = torch.autograd.grad(
+        (1 - beta) * harm - alpha * moved, [theta[name] for name in model.weights("attention")]
+    )
+    plain = [part + beta * implicit[name] for name, part in zip(model.weights("attention"), direct, strict=True)]
+    assert float(mine) == pytest.approx(float((1 - beta) * harm + beta * outer_loss - alpha * moved), rel=1e-9)
+    assert _close(gradients, tuple(plain))
+
+
+def test_resaligns_released_mode_falls_back_on_the_direct_gradient(model: TextToImage, build, drawn) -> None:
+    """Where the gradient's norm is above the limit for every step of the iteration."""
+    given = targets(double(model))
+    defense = _build(build, "resalign", mode="released", limit=1e-12)
+    trained = model.unfreeze(list(model.weights("attention").values()))
+    ours = torch.autograd.grad(next(defense.harmful_losses(model, given)), trained)
+    batch = Batch.join([next(one.batches(one.concept.prompted(), 2)) for one in given])
+    plain = torch.autograd.grad(plain_loss(model, batch, {}), trained)
+    assert _close(ours, tuple(0.3 * 0.2 * part for part in plain))
+
+
+def test_resalign_refuses_attackers_of_fewer_weights(build) -> None:
+    with pytest.raises(UsageError, match="attackers must train all weights that the ascent changes"):
+        build("defense", "resalign", weights="unet")
+
+
+def _unlearning(model: TextToImage, given, mode: str, build, **settings) -> tuple[float, list[torch.Tensor]]:
+    """The value and the gradient, on the whole U-Net, of the first step of Meta-Unlearning."""
+    defense = _build(build, "meta_unlearning", mode=mode, prior_images=4, **settings)
+    trained = model.unfreeze(list(model.weights("unet").values()))
+    loss = next(defense.harmful_losses(model, given))
+    return float(loss), torch.autograd.grad(loss, trained)
+
+
+@pytest.mark.parametrize("unlearning", ["none", "esd"])
+def test_meta_unlearnings_gradient_is_that_of_a_plain_unroll(model: TextToImage, build, drawn, unlearning: str) -> None:
+    given, lr, zeta = targets(double(model)), 1e-3, 0.7
+    value, mine = _unlearning(model, given, "paper", build, zeta=zeta, inner_lr=lr, unlearning=unlearning, guidance=2.0)
+
+    theta = dict(model.weights("unet"))
+    each, kept = [one.batches(one.concept.prompted(), 2) for one in given], replace(given, seed=given.seed + 1).kept(2)
+
+    def harmful() -> Batch:
+        return Batch.join([next(one) for one in each])
+
+    adapted = theta
+    for _ in range(2):
+        gradients = torch.autograd.grad(
+            plain_loss(model, harmful(), adapted), list(adapted.values()), create_graph=True
+        )
+        adapted = {name: w - lr * g for (name, w), g in zip(adapted.items(), gradients, strict=True)}
+    last, retained = harmful(), next(kept)
+    objective = plain_loss(model, last, adapted)
+    objective = objective + zeta * (plain_loss(model, retained, adapted) - plain_loss(model, retained, theta))
+    if unlearning == "esd":
+        batch = harmful()
+        with torch.no_grad():
+            empty, conditional = model.predictions(replace(batch, prompts=[""] * 4)), model.predictions(batch)
+        objective = objective - (model.predictions(batch) - (3 * empty - 2 * conditional)).square().mean()
+    assert value == pytest.approx(float(objective), rel=1e-9)
+    assert _close(mine, torch.autograd.grad(objective, list(theta.values())))
+
+
+def test_meta_unlearnings_released_mode_has_the_signs_of_the_authors_loop(
+    model: TextToImage, base: Path, build, drawn
+) -> None:
+    """A copy takes Adam's steps on the targets; gradients of both kinds of retained pictures are added at θ, and
+    subtracted with the targets' at the copy; each is a sum over batches. What descends there ascends here."""
+    given = targets(double(model))
+    weights = {"unrelated": 0.2, "related": 0.3, "harmful_after": 0.4, "related_after": 0.5, "unrelated_after": 0.6}
+    value, mine = _unlearning(model, given, "released", build, **weights)
+
+    copy = double(TextToImage.load(str(base)))
+    harmful = zip(*(one.batches(one.concept.prompted(), 2) for one in given), strict=True)
+    irrelevant, related = replace(given, seed=given.seed + 1).kept(2), given.classes(4, 2)
+    parameters = copy.unfreeze(list(copy.unet.parameters()))
+    sums, total = [torch.zeros_like(part) for part in parameters], 0.0
+
+    def accumulate(batches, factor: float) -> None:
+        nonlocal total
+        for _ in range(2):
+            batch = next(batches)
+            loss = plain_loss(copy, Batch.join(batch) if isinstance(batch, tuple) else batch, {})
+            total += factor * float(loss)
+            for part, gradient in zip(sums, torch.autograd.grad(loss, parameters), strict=True):
+                part += factor * gradient
+
+    steps = torch.optim.Adam(parameters, lr=1e-3)
+    before = [part.detach().clone() for part in parameters]
+    trained = []
+    for _ in range(2):
+        steps.zero_grad()
+        plain_loss(copy, Batch.join(next(harmful)), {}).backward()
+        steps.step()
+        steps.zero_grad()
+    for part, old in zip(parameters, before, strict=True):
+        trained.append(part.detach().clone())
+        part.data.copy_(old)
+    accumulate(irrelevant, weights["unrelated"])
+    accumulate(related, weights["related"])
+    for part, new in zip(parameters, trained, strict=True):
+        part.data.copy_(new)
+    accumulate(harmful, -weights["harmful_after"])
+    accumulate(related, -weights["related_after"])
+    accumulate(irrelevant, -weights["unrelated_after"])
+    assert value == pytest.approx(-total, rel=1e-9)
+    assert _close(mine, tuple(-part for part in sums))
