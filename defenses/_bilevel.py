@@ -6,10 +6,11 @@ simulated attacker starts from them and reaches ω₁, …, ω_K.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 
 Weights = tuple[torch.Tensor, ...]
 Loss = Callable[[Weights], torch.Tensor]
@@ -17,6 +18,8 @@ Loss = Callable[[Weights], torch.Tensor]
 Product = Callable[[Weights], Weights]
 """A matrix, as the map from a vector to its product with the matrix."""
 Optimiser = Literal["gd", "adam"]
+Rate = Annotated[float, Field(gt=0)]
+"""An attacker's step size, as a part of a plugin's field."""
 
 
 def leaves(weights: Iterable[torch.Tensor]) -> Weights:
@@ -49,8 +52,10 @@ def gradient(loss: Loss, weights: Weights) -> tuple[torch.Tensor, Weights]:
 
 def with_gradient(value: torch.Tensor, weights: Weights, gradients: Weights) -> torch.Tensor:
     """A scalar that equals `value` and whose gradient with respect to `weights` is `gradients`: it carries a gradient
-    that was computed otherwise, such as an implicit or a first-order one, to an optimiser that differentiates."""
-    moves = [(g * (w - w.detach())).sum() for w, g in zip(weights, gradients, strict=True)]
+    that was computed otherwise, such as an implicit or a first-order one, to an optimiser that differentiates. The
+    gradients get the strides of the weights, without which torch's fused Adam on a CPU pairs other elements."""
+    laid = [torch.empty_like(w).copy_(g) for w, g in zip(weights, gradients, strict=True)]
+    moves = [(g * (w - w.detach())).sum() for w, g in zip(weights, laid, strict=True)]
     return value.detach() + torch.stack(moves).sum()
 
 
@@ -91,7 +96,7 @@ def hessian(loss: Loss, weights: Weights) -> Product:
 
 def near(loss: Loss, centre: Weights, gamma: float) -> Loss:
     """`loss` plus ‖ω − θ‖²/(2γ), whose minimum is the Moreau envelope of `loss` at θ (`centre`)."""
-    fixed = tuple(weight.detach() for weight in leaves(centre))
+    fixed = tuple(weight.detach() for weight in centre)
     return lambda weights: loss(weights) + norm_squared(add(weights, fixed, -1.0)) / (2 * gamma)
 
 
@@ -136,22 +141,23 @@ def guarded_richardson(
 
 
 def along_path(
-    path: Iterable[Weights], losses: Iterable[Loss], shares: Iterable[float]
-) -> tuple[torch.Tensor, Weights | None]:
+    path: Iterable[Weights], losses: Iterable[Loss | None], shares: Sequence[float]
+) -> tuple[torch.Tensor, Weights]:
     """The weighted sum of losses along an attacker's path and its first-order gradient with respect to θ, in which the
     attacker's moves are constants (Finn et al., 2017).
 
-    path: ω₁, ω₂, … losses: a loss for each of them. shares: the weight of each; where it is 0, nothing is computed.
-    Returns (sum, gradient); the gradient is None if all weights are 0.
+    path: ω₁, …, ω_K. losses: a loss for each of them, or None where its weight is 0. shares: the K weights, not all 0.
+    Returns (sum, gradient).
     """
-    total, gradients = torch.zeros(()), None
-    for weights, loss, share in zip(path, losses, shares, strict=False):
-        if share:
-            value, part = gradient(loss, weights)
-            total = total.to(value) + share * value
-            part = tuple(share * one for one in part)
-            gradients = part if gradients is None else add(gradients, part)
-    return total, gradients
+    total: tuple[torch.Tensor, Weights] | None = None
+    for weights, loss, share in zip(path, losses, shares, strict=True):
+        if loss is not None and share:
+            value, gradients = gradient(loss, weights)
+            if total is None:
+                total = value.new_zeros(()), tuple(torch.zeros_like(part) for part in gradients)
+            total = total[0] + share * value, add(total[1], gradients, share)
+    assert total is not None
+    return total
 
 
 def contraction(

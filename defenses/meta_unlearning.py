@@ -105,11 +105,12 @@ class MetaUnlearning(AscentDefense):
     def _unrolled(
         self, model: TextToImage, names: list[str], theta: bilevel.Weights, batches: Iterator[Batch], kept: Batch
     ) -> torch.Tensor:
-        """L_FT(θ_FT) + ζ [L_ret(θ_FT) − L_ret(θ)], differentiable through the attacker's steps."""
+        """L_FT(θ_FT) + ζ [L_ret(θ_FT) − L_ret(θ)], with the gradient through the attacker's steps."""
         steps = (denoising(model, names, batch, twice=True) for batch in islice(batches, self.inner_steps))
         adapted = bilevel.unroll(theta, steps, self.inner_lr)[-1]
         harm, retained = (denoising(model, names, batch) for batch in (next(batches), kept))
-        return harm(adapted) + self.zeta * (retained(adapted) - retained(theta))
+        objective = harm(adapted) + self.zeta * (retained(adapted) - retained(theta))
+        return bilevel.with_gradient(objective, theta, torch.autograd.grad(objective, theta))
 
     def _first_order(
         self,

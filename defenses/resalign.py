@@ -70,10 +70,10 @@ class ResAlign(AscentDefense):
     attack_steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (5, 10, 20, 30), min_length=1, description="numbers of steps of attackers"
     )
-    gd_lr: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+    gd_lr: tuple[bilevel.Rate, ...] = Field(
         (1e-4, 1e-5, 1e-6), min_length=1, description="step sizes of attackers with gradient descent"
     )
-    adam_lr: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+    adam_lr: tuple[bilevel.Rate, ...] = Field(
         (1e-4, 1e-5, 1e-6), min_length=1, description="step sizes of attackers with Adam"
     )
     products: int = Field(5, ge=1, description="K, number of Richardson's iterations")

@@ -175,6 +175,15 @@ def test_a_carried_gradient_is_passed_on(start) -> None:
     assert all(torch.equal(2 * a, b) for a, b in zip(wanted, torch.autograd.grad(2 * carrier, start), strict=True))
 
 
+def test_a_carried_gradient_has_the_strides_of_its_weight() -> None:
+    """Fused Adam on a CPU reads both by the weight's."""
+    weight = randn(4, 3, 2, 2, seed=1).requires_grad_()
+    wanted = randn(4, 3, 2, 2, seed=2).to(memory_format=torch.channels_last)
+    (found,) = torch.autograd.grad(bilevel.with_gradient(torch.tensor(0.0), (weight,), (wanted,)), weight)
+    assert torch.equal(found, wanted)
+    assert found.stride() == weight.stride() != wanted.stride()
+
+
 @pytest.mark.parametrize("lr", [0.4, 1.9])
 def test_contraction_is_the_spectral_norm_of_a_step_of_descent(matrix: torch.Tensor, lr: float) -> None:
     """Of gradient descent on a quadratic, whose Jacobian is I − ηA: with iterations of the power method equal to its

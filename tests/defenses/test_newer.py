@@ -15,8 +15,15 @@ from tests.diffusion.reference import as_double, double, plain_loss, targets
 QUICK = {
     "resalign": {"attackers": 1, "attack_steps": (2,), "gd_lr": (0.01,), "adam_lr": (1e-3,), "gamma": 0.01},
     "meta_unlearning": {"inner_steps": 2, "inner_lr": 1e-3},
+    "sophon": {"inner_steps": 3, "inner_lrs": (1e-3,)},
 }
-CASES = [(name, mode) for name in QUICK for mode in ("paper", "released")]
+MODES = {"sophon": {"form": ("sophon", "tar")}}
+CASES = [
+    (name, {field: mode})
+    for name in QUICK
+    for field, modes in MODES.get(name, {"mode": ("paper", "released")}).items()
+    for mode in modes
+]
 
 
 def _build(build, name: str, **settings):
@@ -42,10 +49,10 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("name", "mode"), CASES)
-def test_only_its_own_weights_change(name: str, mode: str, base: Path, build) -> None:
+def test_only_its_own_weights_change(name: str, mode: dict, base: Path, build) -> None:
     for precision in ("fp32", "fp16"):
         model = TextToImage.load(str(base), precision)
-        before, defense = _weights(model), _build(build, name, mode=mode, steps=1)
+        before, defense = _weights(model), _build(build, name, **mode, steps=1)
         cost = meter.pull(defense.immunize(model, targets(model)), name)
         assert cost.steps == 1
         assert set(model.changed(before)) == set(model.weights(defense.weights))
@@ -209,3 +216,47 @@ def test_meta_unlearnings_released_mode_has_the_signs_of_the_authors_loop(
     accumulate(irrelevant, -weights["unrelated_after"])
     assert value == pytest.approx(-total, rel=1e-9)
     assert _close(mine, tuple(-part for part in sums))
+
+
+def test_sophon_alternates_suppression_and_reinforcement(model: TextToImage, base: Path, build, drawn) -> None:
+    """First-order MAML and a step on what is kept, written out: a copy descends on the targets; the mean of the
+    gradients of ‖ε‖² at its weights, of norm at most the limit, moves the model by Adam; then the model learns."""
+    given, clip = targets(double(model)), 1e-2
+    defense = _build(build, "sophon", steps=2, clip=clip, retain_lr=2e-3, prior="captions")
+    meter.pull(defense.immunize(model, given), "sophon")
+
+    plain = double(TextToImage.load(str(base)))
+    weights = plain.unfreeze(list(plain.unet.parameters()))
+    suppress, reinforce = torch.optim.Adam(weights, lr=1e-3), torch.optim.Adam(weights, lr=2e-3)
+    each, kept = [one.batches(one.concept.prompted(), 2) for one in given], given.kept(2)
+    for _ in range(2):
+        copy = plain.copy()
+        attacked = copy.unfreeze(list(copy.unet.parameters()))
+        drawn_batches = [Batch.join([next(one) for one in each]) for _ in range(6)]
+        sums = [torch.zeros_like(weight) for weight in weights]
+        for learned, evaluated in zip(drawn_batches[:3], drawn_batches[3:], strict=True):
+            gradients = torch.autograd.grad(plain_loss(copy, learned, {}), attacked)
+            for weight, gradient in zip(attacked, gradients, strict=True):
+                weight.data -= 1e-3 * gradient
+            noisy = copy.scheduler.add_noise(evaluated.latents, evaluated.noise, evaluated.times)
+            output = copy.unet(noisy, evaluated.times, copy.text(evaluated.prompts)).sample
+            for total, gradient in zip(sums, torch.autograd.grad(output.square().mean(), attacked), strict=True):
+                total += gradient / 3
+        size = sum(part.square().sum() for part in sums).sqrt()
+        assert size > clip
+        for weight, part in zip(weights, sums, strict=True):
+            weight.grad = part * clip / (size + 1e-6)
+        suppress.step()
+        reinforce.zero_grad()
+        plain_loss(plain, next(kept), {}).backward()
+        reinforce.step()
+    start, theirs = _weights(double(TextToImage.load(str(base)))), _weights(plain)
+    for name, weight in _weights(model).items():
+        assert (weight - theirs[name]).abs().max() < 1e-5 * (theirs[name] - start[name]).abs().max() + 1e-12, name
+
+
+def test_tars_weights_rise_towards_the_end_of_the_attack(build) -> None:
+    shares = build("defense", "sophon", form="tar", inner_steps=64).shares()
+    assert [i for i, share in enumerate(shares) if share] == list(range(3, 64, 4))
+    assert shares[63] == 4
+    assert shares[47] == pytest.approx(4 * 2.718281828**-1)
