@@ -43,6 +43,12 @@ def add(weights: Weights, others: Weights, factor: float | torch.Tensor = 1.0) -
     return tuple(weight + factor * other for weight, other in zip(weights, others, strict=True))
 
 
+def unit(weights: Weights) -> Weights:
+    """`weights` over their norm; zeros stay zeros."""
+    size = norm(weights).clamp_min(torch.finfo(weights[0].dtype).tiny)
+    return tuple(weight / size for weight in weights)
+
+
 def gradient(loss: Loss, weights: Weights) -> tuple[torch.Tensor, Weights]:
     """The loss at `weights` and its gradient, both without history."""
     at = leaves(weights)
@@ -158,37 +164,3 @@ def along_path(
             total = total[0] + share * value, add(total[1], gradients, share)
     assert total is not None
     return total
-
-
-def contraction(
-    step: Callable[[Weights], Weights], weights: Weights, probe: Weights, *, epsilon: float, iterations: int = 0
-) -> torch.Tensor:
-    """ĉ = ‖T(ω + εv) − T(ω)‖/ε, an estimate of how much an attacker's step T contracts (CLAMP, CVPR 2026).
-
-    For a unit vector v it is a lower bound, up to O(ε), of the spectral norm of T's Jacobian; iterations of the power
-    method turn v towards its first singular vector if the Jacobian is symmetric, as that of gradient descent.
-
-    step: T, differentiable. weights: ω. probe: v before the iterations, of any norm but 0. epsilon: ε. iterations:
-    number of iterations; CLAMP has none. Returns a scalar, differentiable with respect to ω; v is a constant.
-    """
-    reference = step(weights)
-    v = unit(probe)
-    for _ in range(iterations):
-        moved = add(step(add(weights, v, epsilon)), reference, -1.0)
-        v = unit(tuple(part.detach() for part in moved))
-    return norm(add(step(add(weights, v, epsilon)), reference, -1.0)) / epsilon
-
-
-def unit(weights: Weights) -> Weights:
-    """`weights` over their norm; zeros stay zeros."""
-    size = norm(weights).clamp_min(torch.finfo(weights[0].dtype).tiny)
-    return tuple(weight / size for weight in weights)
-
-
-def curvature(loss: Loss, weights: Weights, direction: Weights, *, delta: float) -> torch.Tensor:
-    """κ̂ = (L(ω + δu) − 2 L(ω) + L(ω − δu))/δ², the curvature of `loss` along u (CLAMP, CVPR 2026).
-
-    weights: ω. direction: u, a unit vector. delta: δ. Returns a scalar, differentiable with respect to ω and u.
-    """
-    ahead, behind = (loss(add(weights, direction, sign * delta)) for sign in (1.0, -1.0))
-    return (ahead - 2 * loss(weights) + behind) / delta**2

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from defenses._noising import mmd
 from harness import meter
 from harness.diffusion import Batch, TextToImage
 from harness.errors import UsageError
@@ -15,9 +16,11 @@ from tests.diffusion.reference import as_double, double, plain_loss, targets
 QUICK = {
     "resalign": {"attackers": 1, "attack_steps": (2,), "gd_lr": (0.01,), "adam_lr": (1e-3,), "gamma": 0.01},
     "meta_unlearning": {"inner_steps": 2, "inner_lr": 1e-3},
+    "rep_noise": {"samples": 8},
+    "clamp": {"inner_steps": 2},
     "sophon": {"inner_steps": 3, "inner_lrs": (1e-3,)},
 }
-MODES = {"sophon": {"form": ("sophon", "tar")}}
+MODES = {"sophon": {"form": ("sophon", "tar")}, "clamp": {"inner_lr": (1e-3,)}}
 CASES = [
     (name, {field: mode})
     for name in QUICK
@@ -260,3 +263,121 @@ def test_tars_weights_rise_towards_the_end_of_the_attack(build) -> None:
     assert [i for i, share in enumerate(shares) if share] == list(range(3, 64, 4))
     assert shares[63] == 4
     assert shares[47] == pytest.approx(4 * 2.718281828**-1)
+
+
+def _plain_mmd(x: torch.Tensor, y: torch.Tensor, width: float) -> torch.Tensor:
+    def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return sum(torch.exp(-(a - b).square().sum() / (width * 2.0**k)) for k in range(-2, 3))
+
+    def mean(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.stack([kernel(one, other) for one in a for other in b]).mean()
+
+    return mean(x, x) + mean(y, y) - 2 * mean(x, y)
+
+
+def _width(x: torch.Tensor, y: torch.Tensor) -> float:
+    every = torch.cat([x, y]).detach()
+    return float(torch.cdist(every, every).square().sum()) / (len(every) * (len(every) - 1))
+
+
+def test_mmd_is_that_of_a_plain_loop_and_its_gradient_that_of_differences() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(rows, 3, generator=draw, dtype=torch.float64) for rows in (4, 5))
+    width = _width(x, y)
+    assert float(mmd(x, y)) == pytest.approx(float(_plain_mmd(x, y, width)), rel=1e-10)
+    assert float(mmd(x, x)) == pytest.approx(0, abs=1e-12)
+    (gradient,) = torch.autograd.grad(mmd(x.requires_grad_(), y), x)
+    for place in ((0, 0), (3, 2)):
+        sides = []
+        for move in (1e-6, -1e-6):
+            moved = x.detach().clone()
+            moved[place] += move
+            sides.append(float(_plain_mmd(moved, y, width)))
+        assert float(gradient[place]) == pytest.approx((sides[0] - sides[1]) / 2e-6, rel=1e-5)
+
+
+@pytest.mark.parametrize(("mode", "noise"), [("paper", "standard"), ("released", "channels")])
+def test_repnoises_gradient_is_that_of_a_plain_loop(model: TextToImage, build, drawn, mode: str, noise: str) -> None:
+    given = targets(double(model))
+    defense = _build(build, "rep_noise", mode=mode, noise=noise, harm_weight=0.7, noise_weight=0.3, samples=4)
+    trained = model.unfreeze(list(model.weights("unet").values()))
+    loss = next(defense.harmful_losses(model, given))
+    mine = torch.autograd.grad(loss, trained)
+
+    outputs: list[torch.Tensor] = []
+    layers = [layer for name, layer in model.unet.named_modules() if name.endswith("attn2")] + [model.unet.mid_block]
+    hooks = [layer.register_forward_hook(lambda *call: outputs.append(call[2])) for layer in layers]
+    batch = Batch.join([next(one.batches(one.concept.prompted(), 2)) for one in given])
+    harm = plain_loss(model, batch, {})
+    for hook in hooks:
+        hook.remove()
+    draw, distances = torch.Generator().manual_seed(given.seed), []
+    for output in outputs:
+        if output.ndim == 4:
+            output = output.permute(0, 2, 3, 1)
+        every = output.reshape(-1, output.shape[-1])
+        chosen = every[torch.randperm(len(every), generator=draw)[:4]]
+        drawn_noise = torch.randn(chosen.shape, generator=draw, dtype=torch.float64)
+        if noise == "channels":
+            drawn_noise = every.detach().mean(0) + every.detach().std(0) * drawn_noise
+        distances.append(_plain_mmd(chosen, drawn_noise, _width(chosen, drawn_noise)))
+    assert len(distances) == len(layers) > 2
+    objective = 0.7 * torch.log(harm + (mode == "released")) - 0.3 * sum(distances) / len(distances)
+    assert float(loss) == pytest.approx(float(objective), rel=1e-6)
+    assert _close(mine, torch.autograd.grad(objective, trained), 1e-5)
+
+
+def test_clamps_gradient_is_that_of_a_plain_unroll(model: TextToImage, build, drawn) -> None:
+    """All four terms, written out by autograd alone."""
+    settings = {
+        "inner_lr": 0.01, "epsilon": 0.05, "delta": 0.03, "margin": 0.001, "contraction": 0.8, "curvature": 0.5,
+        "tail_weight": 1.5, "contraction_weight": 2.0, "curvature_weight": 0.3, "start_weight": 0.7,
+    }  # fmt: skip
+    given = targets(double(model))
+    trained = model.unfreeze(list(model.weights("cross_attention").values()))
+    loss = next(_build(build, "clamp", probes=2, **settings).harmful_losses(model, given))
+    mine = torch.autograd.grad(loss, trained)
+
+    theta = dict(model.weights("cross_attention"))
+    names, lr, epsilon = list(theta), settings["inner_lr"], settings["epsilon"]
+    each = [one.batches(one.concept.prompted(), 2) for one in given]
+    first, second, last = (Batch.join([next(one) for one in each]) for _ in range(3))
+    draw = torch.Generator().manual_seed(given.seed)
+    probes = [[torch.randn(w.shape, generator=draw).double() for w in theta.values()] for _ in range(2)]
+
+    def slope(batch: Batch, at: dict) -> torch.Tensor:
+        gradients = torch.autograd.grad(plain_loss(model, batch, at), list(at.values()), create_graph=True)
+        return torch.cat([part.flatten() for part in gradients])
+
+    def moved(at: dict, by: torch.Tensor) -> dict:
+        parts = by.split([w.numel() for w in at.values()])
+        return {name: w + part.view_as(w) for (name, w), part in zip(at.items(), parts, strict=True)}
+
+    def bend(batch: Batch, at: dict, move: torch.Tensor) -> torch.Tensor:
+        u, delta = move / move.norm(), settings["delta"]
+        sides = plain_loss(model, batch, moved(at, delta * u)) + plain_loss(model, batch, moved(at, -delta * u))
+        return (sides - 2 * plain_loss(model, batch, at)) / delta**2
+
+    moves = [-lr * slope(first, theta)]
+    middle = moved(theta, moves[0])
+    moves.append(-lr * slope(second, middle))
+    end = moved(middle, moves[1])
+    g = slope(last, end)
+    contractions, lipschitz = [], []
+    for probe in probes:
+        v = torch.cat([part.flatten() for part in probe])
+        v = v / v.norm()
+        there = slope(last, moved(end, epsilon * v))
+        contractions.append((epsilon * v - lr * (there - g)).norm() / epsilon)
+        lipschitz.append((there - g).norm() / epsilon)
+    c = sum(contractions) / 2
+    reach = moves[1].norm() / (1 - min(c, torch.full_like(c, 0.99)))
+    tail = plain_loss(model, last, theta) - plain_loss(model, last, end) + g.norm() * reach
+    tail = tail + max(lipschitz) * reach**2 / 2 - settings["margin"]
+    assert tail > 0
+    bends = [bend(first, theta, moves[0]), bend(second, middle, moves[1])]
+    objective = 1.5 * tail + 2.0 * torch.log1p(torch.exp(c - 0.8))
+    objective = objective + 0.3 * sum(torch.log1p(torch.exp(0.5 - one)) for one in bends)
+    objective = objective - 0.7 * plain_loss(model, last, theta)
+    assert float(loss) == pytest.approx(-float(objective), rel=1e-6)
+    assert _close(mine, tuple(-part for part in torch.autograd.grad(objective, [theta[name] for name in names])), 1e-5)
