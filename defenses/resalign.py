@@ -20,7 +20,7 @@ SMALL: dict[str, Any] = {
     "batch_size": 4,
     "retain_weight": 5.0,
     "attackers": 1,
-    "attack_steps": (3, 6, 12),
+    "attack_steps": (3, 6),
     "gd_lr": (0.03,),
     "adam_lr": (3e-4,),
     "gamma": 0.03,
