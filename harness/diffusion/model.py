@@ -221,12 +221,12 @@ class TextToImage:
         height, width = (side * self.pipeline.vae_scale_factor for side in latents.shape[2:])
         return (self.vae.decode(part).sample for part in scaled.split(_rows_at_once(height, width)))
 
-    def denoising_losses(self, batch: Batch, weights: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
-        """The denoising losses (n,) of the rows of `batch`, times the batch's weights: mean squared errors of the
-        U-Net's predictions of the scheduler's target (Ho et al., 2020, Eq. 14).
+    def predictions(self, batch: Batch, weights: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
+        """The U-Net's predictions (n, channels, height, width) for the noised rows of `batch`: of the noise or the
+        velocity, as the scheduler says.
 
-        weights: U-Net weights by name that replace the U-Net's own in this call; the losses are differentiable with
-        respect to them. Where torch records gradients, the call counts as one gradient evaluation (see
+        weights: U-Net weights by name that replace the U-Net's own in this call; the predictions are differentiable
+        with respect to them. Where torch records gradients, the call counts as one gradient evaluation (see
         `harness.meter.count_gradient`).
         """
         if torch.is_grad_enabled():
@@ -240,9 +240,16 @@ class TextToImage:
                 noisy = scaling.entering(noisy)
             inputs = (noisy.to(self.dtype), times, text.to(self.dtype))
             predicted = _call(self.unet, inputs, weights or {}, scaling).sample.to(latents.dtype)
-        if scaling:
-            predicted = scaling.leaving(predicted)
-        target = denoising_target(self.scheduler, latents, noise, times)
+        return scaling.leaving(predicted) if scaling else predicted
+
+    def denoising_losses(self, batch: Batch, weights: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
+        """The denoising losses (n,) of the rows of `batch`, times the batch's weights: mean squared errors of the
+        U-Net's predictions of the scheduler's target (Ho et al., 2020, Eq. 14). See `predictions` for `weights` and
+        for what counts as a gradient evaluation."""
+        predicted = self.predictions(batch, weights)
+        target = denoising_target(
+            self.scheduler, *(x.to(self.device) for x in (batch.latents, batch.noise, batch.times))
+        )
         losses = functional.mse_loss(predicted, target, reduction="none").mean((1, 2, 3))
         return losses if batch.weights is None else losses * batch.weights.to(self.device)
 

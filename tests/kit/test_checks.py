@@ -16,6 +16,7 @@ BUILT_IN = [(entry.kind, entry.name) for kind in KINDS for entry in installed().
 SLOW = (
     "custom_diffusion", "dreambooth", "dreambooth_lora", "full", "balanced", "prompt",
     "gauge", "joint", "compose", "imma", "condition_number_deep", "opt_kappa_deep", "imma_deep",
+    "resalign", "meta_unlearning", "sophon", "rep_noise", "clamp",
 )  # fmt: skip
 
 
