@@ -1,10 +1,10 @@
-"""Fine-tuning of the tail of a deep network, with a new head."""
+"""Fine-tuning of the tail of a deep network or of the whole network, with a new head."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -16,27 +16,28 @@ Rate = Annotated[float, Field(gt=0)]
 
 
 class FineTuning(DeepAttacker):
-    """Trains the tail and a new head with Adam on batches (Kingma & Ba, 2015).
+    """Trains a new head and the tail, or the whole network, with Adam on batches (Kingma & Ba, 2015).
 
     Several copies are trained with one step size each, all on the same batches, and the one with the lowest validation
     loss is the attack, compared after 1, 2, 4, 8, … steps. A step is then one of each copy, and their gradient
-    evaluations count. `reset` discards the released tail: what the data and the trunk allow without it.
+    evaluations count. `reset` discards what was released: what the data and the public trunk allow without it.
     """
 
     name = "fine_tuning"
-    trains_tail = True
 
+    part: Literal["tail", "network"] = Field("tail", description="tail: the released tail; network: the trunk too")
     batch: int = Field(64, ge=2, description="rows in a batch")
     rates: tuple[Rate, ...] = Field((3e-4, 1e-3, 3e-3), min_length=1, description="step sizes to choose from")
     frozen_statistics: bool = Field(
         False, description="keep the running statistics of BatchNorm layers and use them, instead of the batch's"
     )
-    reset: bool = Field(False, description="initialise the tail at random first")
+    reset: bool = Field(False, description="initialise the tail at random first, and drop a map of the features")
 
     def adapt(self, model: Network, data: AttackRows) -> Iterator[float]:
         """Train the copies and copy the best one into `model`; yields its loss before the step."""
         if self.reset:
             seeded_reset(model.tail, data.seed)
+            model.map = None
         copies = [deepcopy(model).train(not self.frozen_statistics) for _ in self.rates]
         groups = [{"params": copy.parameters(), "lr": rate} for copy, rate in zip(copies, self.rates, strict=True)]
         step = together(copies, torch.optim.Adam(groups))

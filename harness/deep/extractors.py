@@ -47,11 +47,15 @@ class Extractor:
     classifier: nn.Linear | None = None
     trained_on: str | None = None
 
+    def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The input of the trunk for `pixels` (rows, 3, size, size) from 0 to 1."""
+        mean, std = (torch.tensor(numbers).reshape(1, -1, 1, 1) for numbers in (self.mean, self.std))
+        return (pixels - mean) / std
+
     @torch.no_grad()
     def activations(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The activations (rows, …) of `pixels` (rows, 3, size, size), from 0 to 1, in inference mode."""
-        mean, std = (torch.tensor(numbers).reshape(1, -1, 1, 1) for numbers in (self.mean, self.std))
-        activations: torch.Tensor = self.trunk((pixels - mean) / std)
+        """The activations (rows, …) of `pixels` (rows, 3, size, size) from 0 to 1, in inference mode."""
+        activations: torch.Tensor = self.trunk(self.normalised(pixels))
         return activations
 
 
@@ -109,14 +113,13 @@ class _Tokens(nn.Module):
 
     def __init__(self, network: Any) -> None:
         super().__init__()
-        self.network = network
-        self.blocks = network.blocks[:-1]
+        self.network = deepcopy(network)
+        self.network.blocks = self.network.blocks[:-1]
+        self.network.norm = self.network.fc_norm = nn.Identity()
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        network = self.network
-        tokens = network.norm_pre(network.patch_drop(network._pos_embed(network.patch_embed(pixels))))
-        activations: torch.Tensor = self.blocks(tokens)
-        return activations
+        tokens: torch.Tensor = self.network.forward_features(pixels)
+        return tokens
 
 
 class _Pooled(nn.Module):
@@ -190,12 +193,12 @@ def resnet18_small(size: int = TRAINED) -> Any:
 
 
 def vit_small(size: int = TRAINED) -> Any:
-    """A vision transformer of width 96, with six blocks of three heads and a classifier of ten classes (Dosovitskiy et
-    al., 2021). size: side of the pictures, in pixels, a multiple of 4."""
+    """A vision transformer of width 96 on patches of 7 pixels, with six blocks of three heads and a classifier of ten
+    classes (Dosovitskiy et al., 2021). size: side of the pictures, in pixels, a multiple of 7."""
     from timm.models import VisionTransformer
 
     return VisionTransformer(
-        img_size=size, patch_size=4, num_classes=10, embed_dim=96, depth=6, num_heads=3, mlp_ratio=2.0
+        img_size=size, patch_size=7, num_classes=10, embed_dim=96, depth=6, num_heads=3, mlp_ratio=2.0
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -22,21 +22,29 @@ AT_ONCE = 256
 
 
 class Network(nn.Module):
-    """A tail and a head. tail: maps activations (rows, …) to features (rows, dim). head: maps features to outputs
-    (rows, classes)."""
+    """A network in parts, of which the first ones may be left out.
 
-    def __init__(self, tail: nn.Module, head: nn.Linear) -> None:
+    trunk: maps normalised pictures (rows, 3, size, size) to activations (rows, …); None: the network takes activations.
+    tail: maps activations to features (rows, dim). map: a linear map of the features; None: there is none. head: maps
+    features to outputs (rows, classes).
+    """
+
+    def __init__(
+        self, tail: nn.Module, head: nn.Linear, trunk: nn.Module | None = None, map: nn.Linear | None = None
+    ) -> None:
         super().__init__()
+        self.trunk = trunk or nn.Identity()
         self.tail = tail
+        self.map = map
         self.head = head
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """The features (rows, dim) of activations `x` (rows, …)."""
-        features: torch.Tensor = self.tail(x)
-        return features
+        """The features (rows, dim), after the map, of inputs `x` (rows, …)."""
+        features: torch.Tensor = self.tail(self.trunk(x))
+        return features if self.map is None else self.map(features)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The outputs (rows, classes) of activations `x` (rows, …)."""
+        """The outputs (rows, classes) of inputs `x` (rows, …)."""
         outputs: torch.Tensor = self.head(self.features(x))
         return outputs
 
@@ -47,20 +55,14 @@ class Network(nn.Module):
 
 
 class Released(Network):
-    """The model that is released. Its features may pass a linear map (see `apply_map`).
+    """The model that is released; it takes activations. Its features may pass a linear map (see `apply_map`).
 
     tail: maps activations to features. dim: number of features. classes: of the benign task.
     """
 
     def __init__(self, tail: nn.Module, dim: int, classes: int) -> None:
         super().__init__(tail, zero_linear(dim, classes))
-        self.map: nn.Linear | None = None
         self.eval()
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """The features (rows, dim) of activations `x` (rows, …), after the map."""
-        features = super().features(x)
-        return features if self.map is None else self.map(features)
 
     @torch.no_grad()
     def apply_map(self, matrix: torch.Tensor) -> None:
@@ -120,7 +122,7 @@ def is_finite(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def in_parts(function: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def in_parts(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """The outputs of `function` on the rows of `x`, a part at a time, without gradients."""
     return torch.cat([function(part) for part in x.split(AT_ONCE)])
 

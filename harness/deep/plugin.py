@@ -14,6 +14,8 @@ from harness.metric import Metric, Value
 from harness.plugin import Attacker, Defense
 
 Role = Literal["benign", "harmful", "other"]
+Part = Literal["head", "tail", "network"]
+"""What an attacker trains: a new head alone, the tail too, or the trunk too."""
 
 
 class DeepDefense(Defense):
@@ -31,9 +33,9 @@ class DeepDefense(Defense):
 class AttackRows(Rows):
     """The data that an attacker receives; it never receives held-out rows.
 
-    x: features (rows, dim), for an attacker that trains the tail activations (rows, …). y: classes (rows). validation:
-    rows that the attacker may choose its settings by, and that the harness chooses the step by. classes: number of
-    classes. seed: seed of the attacker's random draws.
+    x: the inputs of the part that the attacker trains: features (rows, dim), activations (rows, …) or normalised
+    pictures (rows, 3, size, size). y: classes (rows). validation: rows that the attacker may choose its settings by,
+    and that the harness chooses the step by. classes: number of classes. seed: seed of the attacker's random draws.
     """
 
     validation: Rows
@@ -46,17 +48,22 @@ class AttackRows(Rows):
 
 
 class DeepAttacker(Attacker):
-    """Fine-tunes the head, or the tail too, of a released network on the harmful task."""
+    """Fine-tunes a released network, or a part of it, on the harmful task."""
 
     track: ClassVar[str] = "deep"
-    trains_tail: ClassVar[bool] = False
-    """The attacker receives activations and trains the tail too; else it receives features."""
+
+    @property
+    def part(self) -> Part:
+        """The part that the attacker trains, which decides what it receives. A subclass that trains more than the head
+        defines an attribute or a field of this name."""
+        return "head"
 
     def adapt(self, model: Network, data: AttackRows) -> Iterator[Any]:
         """Train `model` in place. Yield the loss after every step, without end.
 
-        model: its head (dim, classes) is zero at first; its tail is the released one, with gradients, or the identity
-        for an attacker that does not train it. data: the attacker's rows of the harmful task.
+        model: its head (dim, classes) is zero at first. Its tail and map are the released ones for the parts `tail` and
+        `network`, its trunk is the network's for `network`, all with gradients; else they are the identity. data: the
+        attacker's rows of the harmful task.
         """
         raise NotImplementedError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -24,6 +24,10 @@ class Rows:
     def take(self, places: torch.Tensor) -> Self:
         """The rows with the positions `places`, or where it is true."""
         return replace(self, x=self.x[places], y=self.y[places])
+
+    def at(self, inputs: Callable[[torch.Tensor], torch.Tensor]) -> Self:
+        """The rows with `inputs(x)` in place of their `x`."""
+        return replace(self, x=inputs(self.x))
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Self]:
         """Yield batches of `size` rows without end, in each epoch in a new random order from `generator`; a last batch

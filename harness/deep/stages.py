@@ -5,7 +5,9 @@ The trunk of an extractor runs once for each data set. Everything after that wor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,6 +24,7 @@ from harness.deep.plugin import (
     DeepAttacker,
     FeatureSet,
     Inputs,
+    Part,
     ReleasedFeatures,
     Role,
     UndefendedCourse,
@@ -65,11 +68,32 @@ class Activations(Stage, track="deep", version=1):
         """The activations (rows, …) of all rows. folders: as for `run` of a child."""
         return load_tensors(folders[self] / ACTIVATIONS)["x"]
 
+    def places(self, folders: Folders) -> FeatureSet:
+        """The rows with their positions as inputs, training and held-out ones. folders: as for `run` of a child."""
+        labels = load_tensors(folders[self] / LABELS)
+        rows, heldout = Rows(torch.arange(len(labels["y"])), labels["y"]), labels["heldout"]
+        return FeatureSet(rows.take(~heldout), rows.take(heldout), int(labels["classes"]))
+
     def feature_set(self, folders: Folders, x: torch.Tensor) -> FeatureSet:
         """The rows with the inputs `x` (rows, …), training and held-out ones. folders: as for `run` of a child."""
-        labels = load_tensors(folders[self] / LABELS)
-        rows, heldout = Rows(x, labels["y"]), labels["heldout"]
-        return FeatureSet(rows.take(~heldout), rows.take(heldout), int(labels["classes"]))
+        places = self.places(folders)
+        return replace(places, **{name: getattr(places, name).at(x.__getitem__) for name in ("train", "heldout")})
+
+    def pictures(self, places: torch.Tensor) -> torch.Tensor:
+        """The pictures, normalised, (rows, 3, size, size) of the rows with the positions `places`. Raises `RunError` if
+        the files are no longer those of the plan."""
+        for file in self.files:
+            file.check()
+        whole = datasets.load(self.data.path).first(self.per_class)
+        rows = places.numpy()
+        some = replace(
+            whole,
+            labels=whole.labels[rows],
+            heldout=whole.heldout[rows],
+            read=lambda place: whole.read(int(rows[place])),
+        )
+        extractor = extractors.load(self.extractor.path, self.size)
+        return torch.cat([extractor.normalised(pixels) for pixels in some.batches(self.size)])
 
 
 class Base(Stage, track="deep", version=1):
@@ -153,17 +177,12 @@ class Features(Stage, track="deep", version=1):
     def run(self, folders: Folders, out: Path) -> None:
         """Save the features of all rows by role."""
         model = self.model.model(folders)
-        features = {role: in_parts(_features_of(model), task.read(folders)) for role, task in self.tasks.items()}
+        features = {role: in_parts(model.features, task.read(folders)) for role, task in self.tasks.items()}
         save_tensors({str(role): x for role, x in features.items()}, out / FEATURES)
 
     def read(self, folders: Folders) -> Mapping[str, torch.Tensor]:
         """The features (rows, dim) of all rows by role. folders: as for `run` of a child."""
         return load_tensors(folders[self] / FEATURES)
-
-
-def _features_of(model: Released) -> nn.Module:
-    """The part of a model that computes its features."""
-    return model.tail if model.map is None else nn.Sequential(model.tail, model.map)
 
 
 class Attack(Stage, track="deep", version=1):
@@ -194,29 +213,25 @@ class Attack(Stage, track="deep", version=1):
         Raises `PluginError` if the attacker leaves outputs that are not finite.
         """
         attacker: DeepAttacker = self.plugin.build()
-        if attacker.trains_tail:
-            released = self.model.model(folders)
-            dim, tail = released.head.in_features, _features_of(released)
-            task = self.harmful.feature_set(folders, self.harmful.read(folders))
-        else:
-            tail, task = nn.Identity(), self.harmful.feature_set(folders, self.features.read(folders)["harmful"])
-            dim = task.train.x.shape[1]
+        task = self.harmful.places(folders)
+        network, inputs = self._trained(attacker.part, task.classes, folders)
         draw = torch.Generator().manual_seed(seed_of("rows", self.seed))
-        fit, validation = task.train.take(torch.randperm(len(task.train), generator=draw)[: self.rows]).split()
-        network = Network(tail, zero_linear(dim, task.classes)).eval()
+        drawn = task.train.take(torch.randperm(len(task.train), generator=draw)[: self.rows])
+        fit, validation = drawn.at(inputs).split()
+        heldout = task.heldout.at(inputs)
         predictions: list[torch.Tensor] = []
         accuracies: list[float] = []
 
         def record(step: int) -> None:
             if step in self.measure_at:
                 training = network.training
-                outputs = in_parts(network.eval(), torch.cat([task.heldout.x, validation.x]))
+                outputs = in_parts(network.eval(), torch.cat([heldout.x, validation.x]))
                 network.train(training)
                 if not outputs.isfinite().all():
                     raise PluginError(f"attacker {self.plugin.name} has outputs that are not finite at step {step}")
                 classes = outputs.argmax(1)
-                predictions.append(classes[: len(task.heldout)])
-                accuracies.append(float((classes[len(task.heldout) :] == validation.y).double().mean()))
+                predictions.append(classes[: len(heldout)])
+                accuracies.append(float((classes[len(heldout) :] == validation.y).double().mean()))
 
         record(0)
         data = AttackRows(fit.x, fit.y, validation, task.classes, self.seed)
@@ -224,12 +239,27 @@ class Attack(Stage, track="deep", version=1):
         save_tensors(
             {
                 "predictions": torch.stack(predictions),
-                "labels": task.heldout.y,
+                "labels": heldout.y,
                 "validation": torch.tensor(accuracies, dtype=torch.float64),
                 "classes": torch.tensor(task.classes),
             },
             out / COURSE,
         )
+
+    def _trained(
+        self, part: Part, classes: int, folders: Folders
+    ) -> tuple[Network, Callable[[torch.Tensor], torch.Tensor]]:
+        """The network that an attacker of `part` receives, with a head of zeros, and the function that gives its inputs
+        for positions of rows. classes: number of classes."""
+        if part == "head":
+            x = self.features.read(folders)["harmful"]
+            return Network(nn.Identity(), zero_linear(x.shape[1], classes)).eval(), x.__getitem__
+        released = self.model.model(folders)
+        head = zero_linear(released.head.in_features, classes)
+        if part == "tail":
+            return Network(released.tail, head, map=released.map).eval(), self.harmful.read(folders).__getitem__
+        trunk = deepcopy(extractors.load(self.harmful.extractor.path, self.harmful.size).trunk)
+        return Network(released.tail, head, trunk, released.map).eval(), self.harmful.pictures
 
     def course(self, folders: Folders) -> Course:
         """The attack in the form that a metric receives. folders: as for `run` of a child."""

@@ -33,6 +33,13 @@ def rows(seed: int, count: int = ROWS) -> Rows:
     return Rows(means[y] + 0.5 * torch.randn(count, CHANNELS, SIDE, SIDE, generator=generator), y)
 
 
+def trunk(seed: int) -> nn.Module:
+    """A trunk from pictures to activations, which have the same shape here. seed: seed of its weights."""
+    layers = nn.Sequential(nn.utils.skip_init(nn.Conv2d, CHANNELS, CHANNELS, 1), nn.BatchNorm2d(CHANNELS))
+    seeded_reset(layers, seed)
+    return layers.eval()
+
+
 def tail(seed: int) -> nn.Module:
     """A tail with a convolution and a BatchNorm, from activations to `DIM` features. seed: seed of its weights."""
     layers = nn.Sequential(
@@ -76,22 +83,25 @@ def _defense(seed: int) -> Trial:
 
 
 def _attacker(seed: int) -> Trial:
-    """A head to train on features, or a network to train on activations; the class decides which."""
+    """A head to train on features, a tail to train on activations or a whole network; the plugin's part decides."""
+    model = Network(tail(seed), zero_linear(DIM, CLASSES), trunk(seed)).eval()
+    after_trunk = Network(model.tail, model.head).eval()
     fit, validation = rows(seed).split()
-    model = Network(tail(seed), zero_linear(DIM, CLASSES)).eval()
 
     def view(plugin: Any) -> tuple[Network, AttackRows]:
-        if plugin.trains_tail:
-            return model, AttackRows(fit.x, fit.y, validation, CLASSES, seed)
-        with torch.no_grad():
-            features, held = (Rows(model.tail(part.x), part.y) for part in (fit, validation))
-        return Network(nn.Identity(), model.head), AttackRows(features.x, features.y, held, CLASSES, seed)
+        own, held, network = fit, validation, model if plugin.part == "network" else after_trunk
+        if plugin.part == "head":
+            network = Network(nn.Identity(), model.head)
+            with torch.no_grad():
+                own, held = fit.at(model.tail), validation.at(model.tail)
+        return network, AttackRows(own.x, own.y, held, CLASSES, seed)
 
     def loss(plugin: Any) -> float:
+        network = model if plugin.part == "network" else after_trunk
         with torch.no_grad():
-            training = model.training
-            value = float(model.eval().loss(fit))
-            model.train(training)
+            training = network.training
+            value = float(network.eval().loss(fit))
+            network.train(training)
             return value
 
     return Trial(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-ARGUMENTS = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 0}
+ARGUMENTS = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 
 
 def write_classes(folder: Path, classes: Sequence[str], train: int, test: int, seed: int = 0) -> None:
@@ -61,8 +61,8 @@ def _write_picture(path: Path, label: int) -> None:
     Image.new("RGB", (12, 10), (60 * label, 0, 0)).save(path)
 
 
-def write_vit(folder: Path) -> None:
-    """Write a vision transformer of width 16, as timm saves its models."""
+def write_vit(folder: Path, architecture: str = "vit_tiny_patch16_224", classes: int = 0) -> None:
+    """Write a vision transformer of width 16, as timm saves its models. classes: of its classifier; 0: it has none."""
     import timm
     import torch
     from safetensors.torch import save_file
@@ -70,17 +70,19 @@ def write_vit(folder: Path) -> None:
     folder.mkdir()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = timm.create_model("vit_tiny_patch16_224", **ARGUMENTS)
+        network = timm.create_model(architecture, **ARGUMENTS, num_classes=classes)
     save_file(network.state_dict(), folder / "model.safetensors")
     config = {
-        "architecture": "vit_tiny_patch16_224",
-        "num_classes": 0,
+        "architecture": architecture,
+        "num_classes": classes,
         "model_args": ARGUMENTS,
         "pretrained_cfg": {
             "input_size": [3, 16, 16],
             "mean": [0.5] * 3,
             "std": [0.5] * 3,
-            "num_classes": 0,
+            "num_classes": classes,
+            "classifier": "head",
+            "first_conv": "patch_embed.proj",
             "fixed_input_size": True,
         },
     }

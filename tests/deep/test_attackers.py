@@ -9,9 +9,11 @@ from torch import nn
 
 from attackers.fine_tuning import FineTuning
 from attackers.linear_probing import LinearProbing
+from attackers.lora_deep import LoRADeep
 from harness.deep import AttackRows, Network, Rows
 from harness.deep.model import zero_linear
-from harness.deep.trial import CLASSES, DIM, released, rows
+from harness.deep.trial import CLASSES, DIM, released, rows, trunk
+from harness.errors import RunError
 
 OPTIMISERS = ("gradient_descent", "sgd", "adam", "lbfgs")
 
@@ -24,10 +26,11 @@ def probing():
     return Network(nn.Identity(), zero_linear(DIM, CLASSES)), AttackRows(fit.x, fit.y, validation, CLASSES, seed=3)
 
 
-def tuning():
-    """A network, and activations of the harmful task."""
+def tuning(part="tail"):
+    """A network whose tail or whole is trained, and the inputs of that part on the harmful task."""
     fit, validation = rows(2).split()
-    return Network(released(1).tail, zero_linear(DIM, CLASSES)), AttackRows(fit.x, fit.y, validation, CLASSES, seed=3)
+    network = Network(released(1).tail, zero_linear(DIM, CLASSES), trunk(5) if part == "network" else None)
+    return network.eval(), AttackRows(fit.x, fit.y, validation, CLASSES, seed=3)
 
 
 def run(attacker, model, data, steps):
@@ -88,27 +91,75 @@ def test_the_step_size_is_chosen_by_validation():
     assert losses[0][2:] == losses[1][2:] == losses[2][2:]
 
 
-def test_probing_leaves_the_tail_and_fine_tuning_trains_it():
-    model, data = tuning()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    run(FineTuning(batch=32), model, data, 40)
-    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
-    assert {"tail.0.weight", "tail.1.running_mean", "head.weight"} <= changed
+def values(model):
+    """A copy of all weights and buffers."""
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("part", ["tail", "network"])
+def test_fine_tuning_trains_all_of_its_part(part):
+    model, data = tuning(part)
+    before = values(model)
+    run(FineTuning(part=part, batch=32), model, data, 40)
+    assert {key for key, value in values(model).items() if torch.equal(value, before[key])} == set()
     assert accuracy(model, data) > 0.85
 
 
-def test_frozen_statistics_stay():
-    model, data = tuning()
-    before = model.state_dict()["tail.1.running_mean"].clone()
-    run(FineTuning(batch=32, frozen_statistics=True), model, data, 3)
-    assert torch.equal(model.state_dict()["tail.1.running_mean"], before)
+@pytest.mark.parametrize("part", ["tail", "network"])
+def test_frozen_statistics_stay(part):
+    model, data = tuning(part)
+    before = values(model)
+    run(FineTuning(part=part, batch=32, frozen_statistics=True), model, data, 3)
+    same = {key for key, value in values(model).items() if torch.equal(value, before[key])}
+    assert same == {key for key in before if "running" in key or "num_batches" in key}
 
 
-def test_a_reset_discards_the_released_tail():
-    """Two released tails lead to the same attack."""
+@pytest.mark.parametrize("part", ["tail", "network"])
+def test_a_reset_discards_the_released_tail_and_its_map(part):
+    """Two released models, one with a map, lead to the same attack; it starts from the trunk as it is."""
     ends = []
     for seed in (1, 2):
-        model, data = tuning()
+        model, data = tuning(part)
         model.tail.load_state_dict(released(seed).tail.state_dict())
-        ends.append(run(FineTuning(batch=32, reset=True), model, data, 3))
+        model.map = None if seed == 1 else nn.Linear(DIM, DIM, bias=False)
+        ends.append(run(FineTuning(part=part, batch=32, reset=True), model, data, 3))
     assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("part", ["tail", "network"])
+def test_lora_trains_adapters_and_the_head_alone(part):
+    model, data = tuning(part)
+    model.map = nn.Linear(DIM, DIM, bias=False)
+    before, state = values(model), torch.get_rng_state()
+    run(LoRADeep(part=part, batch=32), model, data, 40)
+    after = {key.replace(".base_layer", ""): value for key, value in values(model).items()}
+    assert {key for key in before if not torch.equal(before[key], after[key])} == {"head.weight", "head.bias"}
+    adapted = {key.partition(".lora")[0] for key in after if ".lora_" in key}
+    assert adapted == ({"trunk.0", "tail.0"} if part == "network" else {"tail.0"})
+    assert all(bool(value.any()) for key, value in after.items() if ".lora_" in key)
+    assert accuracy(model, data) > 0.85
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_change_by_lora_has_its_rank():
+    """The tail is linear, so its outputs for the unit vectors are its matrix."""
+    size = 6
+    tail = nn.Sequential(nn.Linear(size, size))
+    draw = torch.Generator().manual_seed(0)
+    y = torch.randint(CLASSES, (60,), generator=draw)
+    fit, validation = Rows(torch.randn(60, size, generator=draw) + y[:, None], y).split()
+    model = Network(tail, zero_linear(size, CLASSES))
+    units = torch.eye(size)
+    before = model.features(units) - model.features(0 * units)
+    attacker = LoRADeep(part="tail", rank=2, batch=16, rates=(1e-2,))
+    run(attacker, model, AttackRows(fit.x, fit.y, validation, CLASSES), 60)
+    change = model.features(units) - model.features(0 * units) - before
+    singular = torch.linalg.svdvals(change.detach().double())
+    assert singular[1] > 1e-3 > 1e-5 > singular[2]
+
+
+def test_lora_says_that_a_network_has_no_layer_for_it():
+    _, data = tuning()
+    model = Network(nn.Sequential(nn.ReLU(), nn.Flatten()), zero_linear(64, CLASSES))
+    with pytest.raises(RunError, match="lora_deep needs a linear layer or a convolution without groups"):
+        run(LoRADeep(), model, data, 1)

@@ -1,10 +1,13 @@
 """Extractors: tail after trunk is the network, and what is missing is one clear line."""
 
 import pytest
+import timm
 import torch
+from safetensors.torch import load_file
 
 from harness.deep import data, extractors
 from harness.errors import RunError
+from tests.deep.folders import write_vit
 
 
 def pixels(size, count=3):
@@ -46,13 +49,39 @@ def test_efficientnet_lite0_has_its_weights_for_imagenet_from_its_package():
     assert extractors.CONTENT.digest("efficientnet_lite0") is not None
 
 
+@pytest.mark.parametrize(("name", "documented"), [("resnet18_small", 0.9116), ("vit_small", 0.8810)])
 @torch.no_grad()
-def test_the_shipped_resnet_has_its_documented_accuracy():
-    """.9116 on the whole test split of Fashion-MNIST; on the 1,000 pictures that ship, with a standard error of .01."""
-    extractor, pictures = extractors.load("resnet18_small", 28), data.load("fashion_mnist")
+def test_a_shipped_network_has_its_documented_accuracy(name, documented):
+    """On the 1,000 test pictures that ship, with a standard error of .01."""
+    extractor, pictures = extractors.load(name, 28), data.load("fashion_mnist")
     outputs = [extractor.classifier(extractor.tail(extractor.activations(part))) for part in pictures.batches(28)]
     right = torch.cat(outputs).argmax(1) == torch.from_numpy(pictures.labels)
-    assert float(right[torch.from_numpy(pictures.heldout)].double().mean()) == pytest.approx(0.9116, abs=0.02)
+    assert float(right[torch.from_numpy(pictures.heldout)].double().mean()) == pytest.approx(documented, abs=0.02)
+
+
+def test_the_shipped_weights_are_small_and_of_half_precision():
+    files = sorted(extractors.WEIGHTS.glob("*.safetensors"))
+    assert [path.stem for path in files] == sorted(extractors.SMALL)
+    assert sum(path.stat().st_size for path in files) <= 2.5e6
+    for path in files:
+        kinds = {value.dtype for value in load_file(path).values()}
+        assert kinds <= {torch.float16, torch.int64}
+
+
+@pytest.mark.parametrize("size", [16, 32], ids=["as saved", "another size"])
+@torch.no_grad()
+def test_a_vision_transformer_of_a_folder_is_the_one_of_timm(size, tmp_path):
+    """The paper's architecture, made small, with a classifier, which is left out; positions are interpolated."""
+    write_vit(tmp_path / "vit", "vit_base_patch16_224", classes=7)
+    extractor = extractors.load(str(tmp_path / "vit"), size)
+    whole = timm.create_model(f"local-dir:{tmp_path / 'vit'}", pretrained=True, num_classes=0, img_size=size).eval()
+    x = pixels(size)
+    features = extractor.tail(extractor.activations(x))
+    assert features.shape == (3, extractor.dim)
+    torch.testing.assert_close(features, whole((x - 0.5) / 0.5))
+    assert not torch.allclose(features[0], features[1], atol=1e-3)
+    counts = [sum(weight.numel() for weight in part.parameters()) for part in (extractor.trunk, extractor.tail, whole)]
+    assert counts[0] + counts[1] == counts[2]
 
 
 @pytest.mark.parametrize(

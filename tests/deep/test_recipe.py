@@ -50,6 +50,27 @@ def test_training_resumes_and_its_weights_are_read(data, tmp_path, monkeypatch):
         extractors.load("vit_small", 32)
 
 
+def test_a_kill_while_the_state_is_written_loses_one_epoch(data, tmp_path, monkeypatch):
+    recipe.train("vit_small", data, tmp_path / "whole")
+    save, written = torch.save, []
+
+    def killed(saved, path):
+        written.append(path)
+        save(saved, path)
+        if len(written) == 2:
+            path.write_bytes(path.read_bytes()[:1000])
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            recipe.train("vit_small", data, tmp_path / "killed")
+    assert torch.load(tmp_path / "killed" / "vit_small.state.pt", weights_only=True)["epochs"] == 1
+    recipe.train("vit_small", data, tmp_path / "killed")
+    first, second = ((tmp_path / folder / "vit_small.safetensors").read_bytes() for folder in ("whole", "killed"))
+    assert first == second
+
+
 def test_missing_files_are_one_clear_line(tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"has no train-images-idx3-ubyte or train-images-idx3-ubyte\.gz"):
         recipe.read(tmp_path, "train")

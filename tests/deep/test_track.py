@@ -4,12 +4,16 @@ import shutil
 
 import pandas as pd
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 import harness
-from harness.deep import extractors
+from harness import Folders, Located
+from harness.deep import data, extractors
 from harness.deep.model import Released
-from harness.errors import UsageError
+from harness.deep.stages import Activations
+from harness.errors import RunError, UsageError
 from tests.deep.folders import write_classes, write_vit
 from tests.runs import plan, run
 
@@ -31,6 +35,8 @@ grids:
     attackers:
       linear_probing: {optimiser: adam, batch: null, rates: [0.1]}
       fine_tuning: {batch: 16, rates: [1.e-3]}
+      all_weights: {plugin: fine_tuning, part: network, batch: 16, rates: [1.e-3]}
+      lora_deep: {batch: 16, rates: [1.e-2]}
 """
 
 
@@ -53,8 +59,38 @@ def test_every_cell_has_values(result):
     assert not result.failed
     cells = result.values[["task", "defense", "attacker", "seed"]].drop_duplicates()
     assert set(cells["defense"]) == {"none", "condition_number_deep", "rank_one_deep"}
-    assert set(cells["attacker"].dropna()) == {"linear_probing", "fine_tuning"}
+    assert set(cells["attacker"].dropna()) == {"linear_probing", "fine_tuning", "all_weights", "lora_deep"}
     assert set(result.values["task"]) == {"vit shirts cars"}
+
+
+def test_attacks_on_the_trunk_leave_the_one_that_all_share(suite, result):
+    network = extractors.load(str(suite.parent / "vit"), 16).trunk.network
+    saved = load_file(suite.parent / "vit" / "model.safetensors")
+    own = network.state_dict()
+    assert own.keys() == {key for key in saved if not key.startswith(("blocks.1.", "norm."))}
+    assert all(torch.equal(value, saved[key]) for key, value in own.items())
+
+
+def test_an_attack_on_the_trunk_receives_the_pictures_of_its_rows(suite, tmp_path):
+    """The trunk maps them to the activations of the same rows. Pictures that have changed since are refused."""
+    copy = tmp_path / "cars"
+    shutil.copytree(suite.parent / "cars", copy)
+    job = Activations(
+        extractor=Located.of(str(suite.parent / "vit"), extractors.CONTENT),
+        size=16,
+        data=Located.of(str(copy), data.FOLDER),
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    job.run(Folders({}), out)
+    places = torch.tensor([70, 0, 33])
+    trunk = extractors.load(job.extractor.path, 16).trunk
+    with torch.no_grad():
+        own = trunk(job.pictures(places))
+    torch.testing.assert_close(own, job.read(Folders({job.key: out}))[places])
+    write_classes(copy, classes=("a",), train=1, test=0, seed=9)
+    with pytest.raises(RunError, match=r"cars has other content here .* than in the plan"):
+        job.pictures(places)
 
 
 def test_the_undefended_row_is_its_own_measure(result):

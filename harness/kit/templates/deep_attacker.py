@@ -14,7 +14,7 @@ class PluginName(DeepAttacker):
     Replace it by your method and its source.
     """
 
-    trains_tail = False  # with True it receives activations, and trains the network's tail too
+    part = "head"  # "tail": it receives activations and trains the tail too; "network": pictures, and the trunk too
 
     lr: float = Field(1.0, gt=0, description="step size")
     momentum: float = Field(0.9, ge=0, lt=1, description="share of the last step that is kept")
