@@ -66,7 +66,8 @@ class AscentDefense(DiffusionDefense):
                     kept = torch.autograd.grad(self.prior_weight * model.denoising_loss(next(retained)), weights)
                     gradients = tuple(a + b for a, b in zip(gradients, kept, strict=True))
                 for weight, gradient in zip(weights, gradients, strict=True):
-                    weight.grad = gradient
+                    # torch's fused AdamW on a CPU pairs elements by their place in memory
+                    weight.grad = torch.empty_like(weight).copy_(gradient)
                 torch.nn.utils.clip_grad_norm_(weights, 1.0)
                 optimiser.step()
                 yield loss.detach()

@@ -58,10 +58,8 @@ def gradient(loss: Loss, weights: Weights) -> tuple[torch.Tensor, Weights]:
 
 def with_gradient(value: torch.Tensor, weights: Weights, gradients: Weights) -> torch.Tensor:
     """A scalar that equals `value` and whose gradient with respect to `weights` is `gradients`: it carries a gradient
-    that was computed otherwise, such as an implicit or a first-order one, to an optimiser that differentiates. The
-    gradients get the strides of the weights, without which torch's fused Adam on a CPU pairs other elements."""
-    laid = [torch.empty_like(w).copy_(g) for w, g in zip(weights, gradients, strict=True)]
-    moves = [(g * (w - w.detach())).sum() for w, g in zip(weights, laid, strict=True)]
+    that was computed otherwise, such as an implicit or a first-order one, to an optimiser that differentiates."""
+    moves = [(part * (weight - weight.detach())).sum() for weight, part in zip(weights, gradients, strict=True)]
     return value.detach() + torch.stack(moves).sum()
 
 

@@ -90,13 +90,15 @@ def test_each_defense_raises_the_targets_loss(name: str, model: TextToImage, bui
     assert loss() > before
 
 
-def test_ascent_is_the_plain_loop(base: Path, build) -> None:
-    """AdamW on minus the targets' loss plus the weighted loss of what is kept, the norm at most 1."""
+@pytest.mark.parametrize("trained", ["cross_attention", "unet"])
+def test_ascent_is_the_plain_loop(trained: str, base: Path, build) -> None:
+    """AdamW on minus the targets' loss plus the weighted loss of what is kept, the norm at most 1. Gradients of
+    convolutions may have other strides than their weights."""
     ours = TextToImage.load(str(base))
-    meter.pull(_build(build, "ascent", prior_weight=3.0).immunize(ours, targets(ours)), "ascent")
+    meter.pull(_build(build, "ascent", prior_weight=3.0, weights=trained).immunize(ours, targets(ours)), "ascent")
     plain = TextToImage.load(str(base))
     of = targets(plain)
-    weights = plain.unfreeze(list(plain.weights("cross_attention").values()))
+    weights = plain.unfreeze(list(plain.weights(trained).values()))
     optimiser = torch.optim.AdamW(weights, lr=1e-3)
     drawn = [given.batches(given.concept.prompted(), 2) for given in of]
     kept = of.kept(2)
