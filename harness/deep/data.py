@@ -19,10 +19,10 @@ import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from harness.bounded import file_digest
 from harness.errors import RunError
 from harness.package_data import mnist5k
 from harness.stage import Content
-from harness.store import file_digest
 
 SPLITS = ("train", "test")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")

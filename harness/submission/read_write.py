@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from harness.bounded import file_digest
 from harness.errors import UsageError, describe
 from harness.files import write_bytes
-from harness.store import file_digest
 from harness.submission import old_forms
 from harness.submission.schema import FORMAT, InvalidSubmission, Submission
 
