@@ -53,7 +53,7 @@ _ONE_SCRIPT = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "HANGUL": "CJK", "KATAKANA-
 
 
 def skeleton(text: str) -> str:
-    """What `text` looks like: two texts with one skeleton cannot be told apart by most readers (after UTS 39)."""
+    """What `text` looks like: most readers see no difference between two texts with one skeleton (after UTS 39)."""
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
     return "".join(letter for letter in plain if unicodedata.category(letter)[0] not in "MC").translate(_HOMOGLYPHS)
 

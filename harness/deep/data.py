@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from harness.bounded import file_digest
 from harness.errors import RunError
 from harness.package_data import mnist5k
+from harness.pictures import read_picture
 from harness.stage import Content
 
 SPLITS = ("train", "test")
@@ -106,8 +107,9 @@ _NAMED: Mapping[str, Callable[[], Pictures]] = {
 
 
 def _files(folder: str) -> Iterable[Path]:
-    """The pictures of a folder of classes, in order of their paths."""
-    return sorted(path for path in Path(folder).glob("*/*/*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    """The pictures of a folder of classes, in order of their paths, without hidden files."""
+    files = (path for path in Path(folder).glob("*/*/[!.]*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in files if path.is_file())
 
 
 def _folder_digest(folder: str) -> str | None:
@@ -158,12 +160,6 @@ def _folder(folder: Path) -> Pictures:
     if unknown:
         raise RunError(f"{folder}/test has the class '{unknown[0]}', which {folder}/train has not")
     labels = np.array([classes.index(path.parent.name) for path in paths], dtype=np.int64)
-    return Pictures(labels, np.array(splits) == "test", len(classes), lambda place: _read(paths[place]))
-
-
-def _read(path: Path) -> npt.NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError) as error:
-        raise RunError(f"cannot read the picture {path}: {error}") from None
+    return Pictures(
+        labels, np.array(splits) == "test", len(classes), lambda place: np.asarray(read_picture(paths[place]))
+    )
