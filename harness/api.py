@@ -37,7 +37,7 @@ class Result:
     with their intervals, long form. verdict: by grid, the sentences that its data bear out. protection: costs to break
     at equal retention, a row for each grid, threat model and defense. standings: ranks, worst cases and flags, a row
     for each grid and defense. tables: by grid, the readable table that its board shows first. failed: why jobs failed,
-    by key. text: the board as Markdown. out: the folder with all of it as files; None if none was asked for.
+    by key. text: the board for a terminal. out: the folder with all of it as files; None if none was asked for.
     """
 
     records: pd.DataFrame = field(repr=False)
@@ -142,7 +142,7 @@ def _report(
         standings=board.standings,
         tables=board.tables,
         failed=failed,
-        text=board.markdown(),
+        text=board.text,
         out=out,
     )
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.bounded import file_digest
 from harness.errors import RunError, UsageError
 from harness.labels import file_stem
 from harness.plugin import PluginSpec
 from harness.stage import Content, Located
-from harness.store import file_digest
 
 if TYPE_CHECKING:
     import torch

@@ -72,7 +72,7 @@ def _describe_item(item: ErrorDetails, line: int | None) -> str:
     names = [str(part) for part in item["loc"] if not _TYPE.fullmatch(str(part))]
     field = ".".join(name if name.isprintable() else repr(name) for name in names)
     message = _MESSAGES.get(item["type"], item["msg"].removeprefix("Value error, "))
-    message = message.replace("Input should be", "must be")
+    message = re.sub(r"\d{20,}", lambda digits: f"{float(digits[0]):g}", message.replace("Input should be", "must be"))
     value = "" if isinstance(item["input"], dict) or item["type"] == "missing" else f"got {item['input']!r:.80}"
     further = ", ".join([value] * bool(value) + [f"line {line}"] * (line is not None))
     return f"{field}: " * bool(field) + message + f" ({further})" * bool(further)

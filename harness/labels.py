@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import sys
+import unicodedata
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -14,6 +16,8 @@ from harness.errors import nearest
 
 LARGEST = 2**53
 """Largest integer of a field: a float, as which JSON and pandas may read it, has no integer beyond it exactly."""
+LARGEST_FLOAT = 1e100
+"""Largest absolute value of a field that is a float, so that its square is finite."""
 LONGEST_STEM = 200
 """Largest length of the beginning of a file name, in bytes; with its end a name has at most 255."""
 
@@ -39,11 +43,50 @@ def file_name(name: str) -> str:
     return name
 
 
+_HOMOGLYPHS = str.maketrans(
+    "аеорсухіјѕһԁԛԝкмтвн" + "αβγεικνορτυχω" + "ɑɡı",
+    "aeopcyxijshdqwkmtbh" + "abyeikvoptuxw" + "agi",
+)
+"""Letters of other alphabets that look like Latin ones, in lower case: a part of Unicode's confusables (UTS 39)."""
+_ONE_SCRIPT = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "HANGUL": "CJK", "KATAKANA-HIRAGANA": "CJK", "IDEOGRAPHIC": "CJK"}
+"""Scripts that are written together."""
+
+
+def skeleton(text: str) -> str:
+    """What `text` looks like: most readers see no difference between two texts with one skeleton (after UTS 39)."""
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    return "".join(letter for letter in plain if unicodedata.category(letter)[0] not in "MC").translate(_HOMOGLYPHS)
+
+
+def check_distinct(labels: Collection[str], kind: str) -> None:
+    """Raise `ValueError` if two of the `labels` look alike. kind: what they are labels of."""
+    known: dict[str, str] = {}
+    for label in labels:
+        other = known.setdefault(skeleton(label), label)
+        if other != label:
+            raise ValueError(f"two {kind}s have labels that look alike, {other!a} and {label!a}: rename one")
+
+
+def readable(text: str) -> str:
+    """`text` if all its letters can be seen and each word is of one script; raises `ValueError` for another one."""
+    if unicodedata.normalize("NFKC", text) != text:
+        raise ValueError(f"{text!a} has letters in an unusual form: write {unicodedata.normalize('NFKC', text)!a}")
+    for letter in text:
+        if unicodedata.category(letter)[0] == "C" or "FILLER" in unicodedata.name(letter, ""):
+            raise ValueError(f"{text!a} has the invisible character U+{ord(letter):04X}: take it out")
+    for word in re.findall(r"[^\W\d_]+", text):
+        scripts = {unicodedata.name(letter, "?").partition(" ")[0] for letter in word}
+        if len({_ONE_SCRIPT.get(script, script) for script in scripts}) > 1:
+            raise ValueError(f"{text!a} mixes letters of {' and '.join(sorted(scripts))} in a word: use one script")
+    return text
+
+
 Name = Annotated[
     str,
     Field(pattern=r"^\w[\w .,+=()@-]*$"),
     Says("must be a text of letters, digits, spaces and .,+=()@_-, and begin with a letter or digit"),
     AfterValidator(file_name),
+    AfterValidator(readable),
 ]
 """Name of a suite or grid, which also names folders and pictures."""
 Label = Annotated[
@@ -53,6 +96,7 @@ Label = Annotated[
         "must be a text of at most 300 letters, digits, spaces and .,:;+=()@'°/_-, begin with a letter or digit and "
         "not end with a space"
     ),
+    AfterValidator(readable),
 ]
 """Label of a row, task, metric or coordinate."""
 Text = Annotated[
@@ -61,6 +105,8 @@ Text = Annotated[
     Says("must be one line of text, without control characters"),
 ]
 """One line without control characters."""
+Number = Annotated[float, Field(ge=-sys.float_info.max, le=sys.float_info.max)]
+"""A measured number, of any finite size."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, in hexadecimal")]
 
 
@@ -71,8 +117,9 @@ def file_stem(*labels: str) -> str:
 
 def strict(schema: Any, quoted: bool = False) -> Any:
     """A pydantic core schema, and all in it, in which a number is a number: no boolean is one, no float or text is an
-    integer, an integer is at most `LARGEST`, and a float is finite. quoted: whether a decimal number as text is a
-    float, and as a key of a mapping an integer, because keys of YAML and JSON are text; no other text is a number."""
+    integer, an integer is at most `LARGEST`, and a float at most `LARGEST_FLOAT`. quoted: whether a decimal number as
+    text is a float, and as a key of a mapping an integer, because keys of YAML and JSON are text; no other text is a
+    number."""
     if isinstance(schema, list | tuple):
         return type(schema)(strict(part, quoted) for part in schema)
     if not isinstance(schema, dict):
@@ -97,7 +144,7 @@ def _integer(key: Any) -> Any:
 _NO_SCHEMAS = ("metadata", "default", "expected", "serialization")
 _STRICT: Mapping[str, Mapping[str, Any]] = {
     "int": {"strict": True, "ge": -LARGEST, "le": LARGEST},
-    "float": {"strict": True, "allow_inf_nan": False},
+    "float": {"strict": True, "allow_inf_nan": False, "ge": -LARGEST_FLOAT, "le": LARGEST_FLOAT},
     "bool": {"strict": True},
 }
 

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from harness.errors import PluginError, describe
 from harness.files import write_text
-from harness.labels import FrozenModel, Label, Text
+from harness.labels import FrozenModel, Label, Number, Text
 from harness.plugin import Plugin
 
 VALUES = "values.json"
@@ -100,7 +100,7 @@ class _Fields(FrozenModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     metric: Label
-    value: float | None
+    value: Number | None
     concept: Label | None = None
     role: Label | None = None
     variant: Label | None = None

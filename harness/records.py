@@ -15,27 +15,29 @@ import pandas as pd
 from harness.files import write_bytes
 from harness.suite import Suite
 
+TEXT = "string[python]"
+"""Rows share their texts, which in Arrow's arrays would be written out for each row."""
 COLUMNS: dict[str, str] = {
-    "suite": "string",
+    "suite": TEXT,
     "suite_version": "Int64",
-    "grid": "string",
-    "track": "string",
-    "task": "string",
-    "defense": "string",
-    "attacker": "string",  # empty: measured on the released model, before any attack
+    "grid": TEXT,
+    "track": TEXT,
+    "task": TEXT,
+    "defense": TEXT,
+    "attacker": TEXT,  # empty: measured on the released model, before any attack
     "seed": "Int64",  # empty: the value depends on no random draw and holds for all seeds
-    "measured_by": "string",  # label of the metric plugin, `cost` or `pictures`
-    "concept": "string",  # one part of a task that has several; empty: the whole task
-    "metric": "string",  # name of the quantity
-    "role": "string",  # the task's side: harmful, benign, or empty
-    "variant": "string",  # how the metric is computed where there are several ways: κ policy, encoder
-    "split": "string",  # train or heldout rows
+    "measured_by": TEXT,  # label of the metric plugin, `cost` or `pictures`
+    "concept": TEXT,  # one part of a task that has several; empty: the whole task
+    "metric": TEXT,  # name of the quantity
+    "role": TEXT,  # the task's side: harmful, benign, or empty
+    "variant": TEXT,  # how the metric is computed where there are several ways: κ policy, encoder
+    "split": TEXT,  # train or heldout rows
     "step": "Int64",  # optimisation steps of the attack
     "value": "Float64",
-    "flag": "string",  # name of the flag that the metric raises, if any
-    "note": "string",
-    "status": "string",  # ok, or failed: a failed cell, with its reason in the note
-    "key": "string",  # of the measuring job
+    "flag": TEXT,  # name of the flag that the metric raises, if any
+    "note": TEXT,
+    "status": TEXT,  # ok, or failed: a failed cell, with its reason in the note
+    "key": TEXT,  # of the measuring job
 }
 """Column → pandas type."""
 
@@ -70,4 +72,9 @@ class Records:
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """A frame of the columns `COLUMNS` from `rows`, which map column names to values; missing values are empty."""
-    return pd.DataFrame(list(rows)).reindex(columns=list(COLUMNS)).astype(COLUMNS)
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    for row in rows:
+        for name, column in columns.items():
+            column.append(row.get(name))
+    series = {name: pd.Series(columns.pop(name), dtype=dtype) for name, dtype in COLUMNS.items()}
+    return pd.DataFrame(series, copy=False)

@@ -13,8 +13,13 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from harness.bounded import read_bytes
 from harness.errors import UsageError
 
+LARGEST = 4 * 2**20
+"""Largest length of a file, in bytes."""
+NODES = 10**5
+"""Largest number of parts of a text; those of an alias count wherever it stands."""
 _MERGE = "tag:yaml.org,2002:merge"
 _SCALARS = {
     "null": (r"~|null|Null|NULL|", "~nN"),
@@ -48,6 +53,7 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._open: list[str | None] = []
+        self._sizes: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
@@ -59,6 +65,11 @@ class _Loader(yaml.SafeLoader):
         self._open.append(anchor)
         node: yaml.Node | None = super().compose_node(parent, index)
         self._open.pop()
+        if isinstance(node, yaml.CollectionNode) and id(node) not in self._sizes:
+            parts = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+            self._sizes[id(node)] = 1 + sum(self._sizes.get(id(part), 1) for part in parts)
+            if self._sizes[id(node)] > NODES:
+                raise _refusal(f"more than {NODES} parts, with those of aliases", event)
         return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -113,8 +124,8 @@ def parse(text: str, where: str) -> Content:
 def read(path: Path) -> Content:
     """The value of the YAML file `path`; raises `UsageError` if it cannot be read or is invalid."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bytes(path, LARGEST).decode()
+    except (OSError, ValueError) as error:  # ValueError: too long, or no UTF-8
         raise UsageError(f"cannot read {path}: {error}") from None
     return parse(text, str(path))
 

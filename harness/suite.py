@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from harness.ensemble import Ensemble
-from harness.labels import FrozenModel, Label, Name, Text
+from harness.labels import FrozenModel, Label, Name, Text, check_distinct
 from harness.metric import Quantity
 from harness.plugin import PluginSpec
 from harness.ranking import Ranking, ThreatModel
@@ -60,6 +60,9 @@ class Grid(FrozenModel):
 
     @model_validator(mode="after")
     def _names_of_rows(self) -> Grid:
+        for kind in ("defense", "attacker", "metric"):
+            check_distinct(getattr(self, f"{kind}s"), kind)
+        check_distinct(self.members, "task")
         for field, sets, rows in (
             ("threat_models", {name: model.attackers for name, model in self.threat_models.items()}, self.attackers),
             ("sweeps", self.sweeps, self.defenses),

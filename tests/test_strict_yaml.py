@@ -52,6 +52,10 @@ def test_keys_are_text_and_merge_keys_are_merged():
         ("--- 1\n--- 2", "line 2: no YAML: expected a single document"),
         ("a: \x00", "here: no YAML: unacceptable character"),
         (f"a: {'9' * 5000}", "here: no YAML: Exceeds the limit"),
+        (
+            "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60)),
+            "line 1[67]: more than 100000 parts, with those of aliases",
+        ),
         (f"a: {'[' * 3000}", "here: no YAML that is read here: its lists and mappings are nested too deeply"),
     ],
 )

@@ -202,7 +202,10 @@ INF = float("inf")
         ({"grids": [GRID, GRID | {"name": "ONE"}]}, "two grids have one name, one and ONE"),
         ({"grids__0__attackers__two\nlines": None}, r"attackers.'two\\nlines': must be a text"),
         ({"grids__0__attackers__adam ": {"plugin": "adam"}}, "not end with a space"),
-        ({"grids__0__attackers__ADAM": {"plugin": "adam"}}, "files of .* · adam and .* · ADAM would have one name"),
+        (
+            {"grids__0__attackers__ADAM": {"plugin": "adam"}},
+            "two attackers have labels that look alike, 'adam' and 'ADAM'",
+        ),
         (
             {"grids__0__attackers__a/b": {"plugin": "adam"}, "grids__0__attackers__a:b": {"plugin": "adam"}},
             "· a/b and .* · a:b would have one name",

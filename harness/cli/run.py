@@ -121,7 +121,7 @@ def plan(suite: SuiteName, workers: Workers = None, *, selection: Selection) -> 
         for note in grid.notes:
             print(f"{grid.name}: {note}")
     workers = workers or default_workers()
-    seconds = Estimates(store.ledger()).total(missing.values())
+    seconds = Estimates(store.ledger(lambda line: print(line, file=sys.stderr))).total(missing.values())
     estimate = "unknown, since a stage has never run here" if seconds is None else duration(seconds / workers)
     print(f"{len(missing)} jobs to run; estimated time on {workers} workers: {estimate}")
 

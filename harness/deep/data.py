@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from harness.bounded import file_digest
 from harness.deep import torchvision_sets
 from harness.deep.tasks import DATA
 from harness.errors import RunError
 from harness.package_data import mnist5k
+from harness.pictures import read_picture
 from harness.stage import Content
-from harness.store import file_digest
 
 SPLITS = ("train", "test")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
@@ -130,8 +131,9 @@ _NAMED: Mapping[str, Callable[[], Pictures]] = {
 
 
 def _files(folder: str) -> Iterable[Path]:
-    """The pictures of a folder of classes, in order of their paths."""
-    return sorted(path for path in Path(folder).glob("*/*/*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    """The pictures of a folder of classes, in order of their paths, without hidden files."""
+    files = (path for path in Path(folder).glob("*/*/[!.]*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in files if path.is_file())
 
 
 def _folder_digest(folder: str) -> str | None:
@@ -192,8 +194,4 @@ def _of_torchvision(name: str) -> Pictures:
 
 
 def _read(path: Path) -> npt.NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError) as error:
-        raise RunError(f"cannot read the picture {path}: {error}") from None
+    return np.asarray(read_picture(path))

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.bounded import file_digest
 from harness.errors import RunError
 from harness.stage import Content
-from harness.store import file_digest
 from harness.versions import Version
 
 WEIGHTS = Path(__file__).parent / "weights"

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from harness.bounded import file_digest
 from harness.errors import RunError
-from harness.store import file_digest
+from harness.pictures import read_picture
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-LARGEST = 8192
-"""Largest side of a picture, in pixels; larger pictures are refused."""
 
 
 def picture_files(folder: str) -> list[Path]:
@@ -73,7 +72,7 @@ def read_images(folder: str, size: int) -> npt.NDArray[np.uint8]:
     """Read the pictures in `folder`, ordered by name, crop each to the central square and resize it to `size` pixels.
 
     Returns (n, size, size, 3) uint8. Raises `RunError`, which names the file, if there are no pictures, or if a picture
-    cannot be read, has a side of more than LARGEST pixels, or cannot be converted to RGB.
+    cannot be read (see `read_picture`).
     """
     files = picture_files(folder)
     if not files:
@@ -82,20 +81,10 @@ def read_images(folder: str, size: int) -> npt.NDArray[np.uint8]:
 
 
 def _read(path: Path, size: int) -> npt.NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            if max(image.size) > LARGEST:
-                raise RunError(f"{path} has {image.width}×{image.height} pixels; at most {LARGEST} a side: shrink it")
-            if image.mode not in ("RGB", "RGBA", "L", "LA", "P", "1"):
-                raise RunError(f"{path} has colours in {image.mode}; save it as RGB")
-            upright = ImageOps.exif_transpose(image).convert("RGBA")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError) as error:
-        raise RunError(f"cannot read the picture {path}: {error}") from None
-    white = Image.new("RGBA", upright.size, "white")
-    flat = Image.alpha_composite(white, upright).convert("RGB")
-    side = min(flat.size)
-    left, top = (flat.width - side) // 2, (flat.height - side) // 2
-    middle = flat.crop(
+    picture = read_picture(path)
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    middle = picture.crop(
         (left, top, left + side, top + side)
     )  # before resizing, or the filter would mix in pixels outside of the square
     return np.asarray(middle.resize((size, size), Image.Resampling.LANCZOS))

@@ -11,6 +11,7 @@ import pandas as pd
 
 from harness import published
 from harness.files import write_text
+from harness.labels import LARGEST_FLOAT
 from harness.leaderboard import (
     flags,
     long_form,
@@ -24,7 +25,7 @@ from harness.leaderboard import (
 )
 from harness.leaderboard.flags import Raised, flags_of_rows
 from harness.leaderboard.latex import latex
-from harness.leaderboard.markdown import markdown
+from harness.leaderboard.markdown import markdown, printable
 from harness.leaderboard.prediction import Prediction
 from harness.leaderboard.protection import Protection
 from harness.leaderboard.scores import Cells
@@ -127,6 +128,11 @@ class Board:
         """The readable board as Markdown. pictures: links to files, shown with the grid that their names begin with."""
         return markdown(self._sections(pictures), self.title, self.note)
 
+    @property
+    def text(self) -> str:
+        """The readable board for a terminal: Markdown in which nothing is escaped but what commands a terminal."""
+        return markdown(self._sections(), self.title, self.note, printable)
+
     def latex(self) -> str:
         """The readable board's tables as LaTeX."""
         return latex(self._sections(), self.title)
@@ -164,17 +170,33 @@ class Board:
             "reproduction": self.reproduction,
             "prediction": _concatenated([prediction.table(grid.predictions) for grid in self.grids]),
         }
-        return {f"{name}.csv": frame.to_csv(index=False) for name, frame in frames.items() if len(frame.columns)}
+        return {f"{name}.csv": as_csv(frame) for name, frame in frames.items() if len(frame.columns)}
 
     def _sections(self, pictures: Sequence[str] = ()) -> list[Section]:
         by_grid = pictures_by_grid(pictures, [grid.grid.name for grid in self.grids])
         return [replace(grid.section, pictures=by_grid[grid.grid.name]) for grid in self.grids]
 
 
+def as_csv(frame: pd.DataFrame) -> str:
+    """A table as CSV in which no text is a formula of a spreadsheet, or ends a row: a quote precedes what would begin a
+    formula."""
+    texts = frame.select_dtypes(["object", "string"])
+    safe = {str(name): texts[name].map(_field, na_action="ignore") for name in texts}
+    return frame.assign(**safe).to_csv(index=False)
+
+
+def _field(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return f"'{value}".replace("\r", " ") if value.startswith(("=", "+", "-", "@", "\t")) else value.replace("\r", " ")
+
+
 def make(records: Records) -> Board:
     """The board of records, without a file written. The published values and the plugin files, one of which may hold a
-    track, are those of the records' suite."""
-    suite = records.suite
+    track, are those of the records' suite. Values beyond `LARGEST_FLOAT`, as of an attack that diverged, are
+    undefined."""
+    suite, values = records.suite, records.frame["value"]
+    records = replace(records, frame=records.frame.assign(value=values.where(values.abs() <= LARGEST_FLOAT)))
     registry = installed().with_files(suite.plugins)
     compared = reproduction.compare(records, published.read(suite.published) if suite.published else None)
     long = long_form.board(records, compared)

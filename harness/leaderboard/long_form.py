@@ -52,22 +52,24 @@ def board(records: Records, compared: pd.DataFrame | None = None) -> pd.DataFram
 
 def measured(records: Records, grid: Grid) -> pd.DataFrame:
     """The measured values of a grid's rows, with the means over its attackers; what is not finite is undefined."""
-    frame = _of_rows(records, grid)
-    values = frame[frame["status"] == "ok"]
+    values = records.frame[_of_rows(records, grid) & (records.frame["status"] == "ok")]  # the one copy of large records
     finite = np.isfinite(values["value"].astype(float))
     values = values.assign(value=values["value"].where(finite))
-    return pd.concat([values, mean_over_attackers(values, grid)], ignore_index=True)
+    means = mean_over_attackers(values, grid)
+    return pd.concat([values, means], ignore_index=True) if len(means) else values.reset_index(drop=True)
 
 
-def _of_rows(records: Records, grid: Grid) -> pd.DataFrame:
-    frame = records.frame[records.frame["grid"] == grid.name]
-    return frame[frame["attacker"].isna() | frame["attacker"].isin(list(grid.attackers))]
+def _of_rows(records: Records, grid: Grid) -> pd.Series:
+    """Whether each record is of a grid, and of the released model or one of its attackers."""
+    attacker = records.frame["attacker"]
+    return (records.frame["grid"] == grid.name) & (attacker.isna() | attacker.isin(list(grid.attackers)))
 
 
 def _grid_board(records: Records, grid: Grid) -> pd.DataFrame:
     values = measured(records, grid)
     long = _averaged(values, grid) if len(values) else pd.DataFrame(columns=[*CELL, *NUMBER])
-    long = _with_failures(long, _of_rows(records, grid))
+    del values
+    long = _with_failures(long, records.frame.loc[_of_rows(records, grid), [*CELL, "key", "status", "note"]])
     return _in_grid_order(long, grid)
 
 

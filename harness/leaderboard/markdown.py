@@ -1,9 +1,10 @@
-"""A board as Markdown, without HTML."""
+"""A board as Markdown, without HTML, links and pictures but its own; and as plain text."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
 import pandas as pd
@@ -15,27 +16,37 @@ FIRST = "_protection.png"
 """How the name of the picture ends that a section shows first."""
 
 
-def markdown(sections: Sequence[Section], title: str, note: str = "") -> str:
-    """The board as Markdown. note: a line below the title."""
-    parts = [_text(f"# {title}"), _text(note)]
+def escape(text: str) -> str:
+    """Markdown that shows `text`, in which nothing is HTML, a link or a picture."""
+    return re.sub(r"\](?=[(:\[])", r"]\\", html.escape(text, quote=False))
+
+
+def printable(text: str) -> str:
+    """`text` without characters that command a terminal; lines stay lines."""
+    return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
+
+
+def markdown(sections: Sequence[Section], title: str, note: str = "", escape: Callable[[str], str] = escape) -> str:
+    """The board as Markdown. note: a line below the title. escape: writes a text as what shows it."""
+    parts = [escape(f"# {title}"), escape(note)]
     for section in sections:
-        parts += [_text(f"## {section.title}"), _text(section.verdict)]
+        parts += [escape(f"## {section.title}"), escape(section.verdict)]
         first = [file for file in section.pictures if file.endswith(FIRST)]
         parts += map(_picture, first)
         if section.headline:
-            parts += [*map(_text, (tabulated(section.headline[0]), section.headline[1])), "### Details"]
+            parts += [*map(escape, (tabulated(section.headline[0]), section.headline[1])), "### Details"]
         for title, table, below in section.details:
-            parts += map(_text, (f"{title}:", tabulated(table), below))
+            parts += map(escape, (f"{title}:", tabulated(table), below))
         for table, below in section.tables:
-            parts += [_text(tabulated(table)), _text(below)]
-        parts.append(_text("\n".join(f"- {note}" for note in section.notes)))
+            parts += [escape(tabulated(table)), escape(below)]
+        parts.append(escape("\n".join(f"- {note}" for note in section.notes)))
         parts += [_picture(file) for file in section.pictures if file not in first]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _picture(file: str) -> str:
     """A picture, as Markdown."""
-    return f"![{_text(file.rpartition('/')[2])}]({link(file)})"
+    return f"![{escape(file.rpartition('/')[2])}]({link(file)})"
 
 
 def tabulated(table: pd.DataFrame) -> str:
@@ -54,8 +65,3 @@ def texts(table: pd.DataFrame) -> dict[str, list[str]]:
 def link(file: str) -> str:
     """A relative path as a link."""
     return quote(file, safe="+@,=/")
-
-
-def _text(text: str) -> str:
-    """Markdown in which nothing is HTML."""
-    return html.escape(text, quote=False)

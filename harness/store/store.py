@@ -13,21 +13,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import platformdirs
 from filelock import FileLock, Timeout
 
+from harness.bounded import file_digest, open_file, parse_json, read_bytes
 from harness.errors import RunError, UsageError
 from harness.files import user_path, write_text
 
@@ -36,9 +35,14 @@ FORMAT = 2
 ABOUT = "store.json"
 MANIFEST = "manifest.json"
 LEDGER = "ledger.jsonl"
+LARGEST = 64 * 2**20
+"""Largest length of `MANIFEST` and of a run's pins, in bytes, and largest number of their values."""
+LONGEST = 1e15
+"""Largest cost of a job, in seconds, MiB or units of work."""
 LEDGER_FIELDS = ("key", "track", "stage", "plugin", "call", "work", "seconds", "peak_mb")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOCKED = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def default_root() -> Path:
@@ -58,7 +62,7 @@ class Store:
     """A folder of artifacts by content key.
 
     root: the folder (default: `default_root()`). The attribute `identity` is a random name of the store. Raises
-    `UsageError` if the folder cannot be written or is a store of another format.
+    `UsageError` if the folder cannot be written, its file system has no locks, or it is a store of another format.
     """
 
     def __init__(self, root: Path | str | None = None) -> None:
@@ -66,14 +70,14 @@ class Store:
         self._artifacts = self.root / "artifacts"
         self._checked: set[str] = set()
         try:
-            for folder in (self._artifacts, self.root / "tmp", self.root / "locks", self.root / "runs"):
-                folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.root / "tmp").close()
-            self.identity = self._identify()
-        except OSError as error:
-            raise UsageError(
-                f"cannot write to the store {self.root}: {error.strerror}; set IMMUNEBENCH_STORE to a folder you own"
-            ) from None
+            with self._disk_errors():
+                for folder in (self._artifacts, self.root / "tmp", self.root / "locks", self.root / "runs"):
+                    folder.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=self.root / "tmp").close()
+                with self._locked(uuid.uuid4().hex):  # refuses a file system without locks before the first job
+                    self.identity = self._identify()
+        except StoreError as error:
+            raise UsageError(str(error)) from None
 
     @classmethod
     def connect(cls, root: Path, identity: str) -> Store:
@@ -162,32 +166,49 @@ class Store:
         try:
             yield
         except OSError as error:
-            full = error.errno in _FULL
-            locked = error.errno in _LOCKED and str(error.filename).startswith(f"{self.root}{os.sep}")
-            if job and not full and not locked:
+            full, file = error.errno in _FULL, str(error.filename)
+            inside = file.startswith(f"{self.root}{os.sep}")
+            if job and not full and not (inside and error.errno in _LOCKED):
                 raise
-            remedy = "free some space" if full else "make it writable, or set IMMUNEBENCH_STORE to another folder"
+            if full:
+                remedy = "free some space"
+            elif error.errno in _NO_LOCKS:
+                remedy = "set IMMUNEBENCH_STORE to a folder on a file system with locks"
+            elif error.errno == errno.EXDEV:
+                remedy = "keep all its folders on one file system"
+            else:
+                remedy = "make it writable, or set IMMUNEBENCH_STORE to another folder"
+            place = f"{os.path.relpath(file, self.root)}: " if inside else ""
             raise StoreError(
-                f"cannot write to the store {self.root}: {error.strerror}; finished jobs are kept: {remedy} and run "
+                f"cannot use the store {self.root}: {place}{error.strerror}; finished jobs are kept: {remedy} and run "
                 "the same command again"
             ) from None
 
     @contextlib.contextmanager
-    def _locked(self, key: str, wait: bool = True) -> Iterator[None]:
-        """Hold the lock of the artifact of `key`. wait: whether to wait if another process holds it; if not, raise
-        `Busy`."""
-        lock = FileLock(self.root / "locks" / key)
-        try:
-            lock.acquire(timeout=-1 if wait else 0)
-        except Timeout:
-            raise Busy(key) from None
+    def _lock(self, file: Path, wait: bool = True) -> Iterator[None]:
+        """Hold the lock with the file `file`. wait: whether to wait if another process holds it; if not, raise `Busy`.
+        Raises `StoreError` if there are no locks, or if something else is in the place of the file."""
+        lock = FileLock(file)
+        with self._disk_errors():
+            try:
+                lock.acquire(timeout=-1 if wait else 0)
+            except Timeout:
+                raise Busy(file.name) from None
         try:
             yield
         finally:
-            # A process that waits for the unlinked lock gets it, and then checks whether the artifact exists.
-            with contextlib.suppress(OSError):
-                os.unlink(lock.lock_file)
             lock.release()
+
+    @contextlib.contextmanager
+    def _locked(self, key: str, wait: bool = True) -> Iterator[None]:
+        """Hold the lock of the artifact of `key`, see `_lock`."""
+        file = self.root / "locks" / key
+        with self._lock(file, wait):
+            try:
+                yield
+            finally:
+                # A process that waits for the unlinked lock gets it, and then checks whether the artifact exists.
+                _remove(file)
 
     @contextlib.contextmanager
     def receive(self, key: str, wait: bool = True) -> Iterator[Path | None]:
@@ -202,7 +223,7 @@ class Store:
                 return
             self._set_aside(key)  # a folder without a manifest
             temporary = self.root / "tmp" / key
-            shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
+            _remove(temporary)  # left by a killed process
             with self._disk_errors():
                 temporary.mkdir()
             try:
@@ -212,7 +233,7 @@ class Store:
                     temporary.rename(self.folder(key))
                 self._checked.add(key)
             finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+                _remove(temporary)
 
     @contextlib.contextmanager
     def write(self, key: str, about: dict[str, Any], wait: bool = True) -> Iterator[Path | None]:
@@ -229,8 +250,8 @@ class Store:
                 write_text(out / MANIFEST, text)
         if out is not None:
             line = {name: about.get(name) for name in LEDGER_FIELDS} | {"key": key}
-            with contextlib.suppress(OSError), (self.root / LEDGER).open("a", encoding="utf-8") as ledger:
-                ledger.write(json.dumps(line) + "\n")
+            with contextlib.suppress(OSError), open_file(self.root / LEDGER, "ab") as ledger:
+                ledger.write(json.dumps(line).encode() + b"\n")
 
     def discard(self, key: str) -> None:
         """Delete the artifact of `key`, if the store has it."""
@@ -244,7 +265,7 @@ class Store:
     def pin(self, keys: Collection[str]) -> Iterator[str]:
         """Protect the artifacts `keys` from deletion within the block; yields an id of the run."""
         name = uuid.uuid4().hex
-        with self._disk_errors(job=True), FileLock(self.root / "runs" / f"{name}.lock"):
+        with self._disk_errors(job=True), self._lock(self.root / "runs" / f"{name}.lock"):
             try:
                 write_text(self.root / "runs" / f"{name}.json", json.dumps(sorted(keys)))
                 yield name
@@ -259,22 +280,22 @@ class Store:
             if record.stem == besides:
                 continue
             try:
-                with FileLock(record.with_suffix(".lock")).acquire(timeout=0):
+                with contextlib.suppress(StoreError), self._lock(record.with_suffix(".lock"), wait=False):
                     self._unpin(record.stem)
-            except Timeout:
-                with contextlib.suppress(FileNotFoundError, ValueError):
-                    pinned.update(json.loads(record.read_text(encoding="utf-8")))
+            except Busy:
+                with contextlib.suppress(OSError, ValueError, TypeError):
+                    pinned.update(parse_json(read_bytes(record, LARGEST), LARGEST))
         return pinned
 
     def _unpin(self, run: str) -> None:
         for suffix in ("json", "lock"):
-            (self.root / "runs" / f"{run}.{suffix}").unlink(missing_ok=True)
+            _remove(self.root / "runs" / f"{run}.{suffix}")
 
     def leftovers(self) -> list[Path]:
         """Files and folders that nothing uses: damaged artifacts, and unfinished artifacts of killed processes."""
         leftovers = sorted((self.root / "damaged").glob("*"))
         for path in sorted((self.root / "tmp").iterdir()):
-            with contextlib.suppress(Busy), self._locked(path.name.partition("-")[0], wait=False):
+            with contextlib.suppress(Busy, StoreError), self._locked(path.name.partition("-")[0], wait=False):
                 leftovers.append(path)
         return leftovers
 
@@ -299,43 +320,55 @@ class Store:
                         self.discard(key)
         if not dry_run:
             for path in leftovers:
-                shutil.rmtree(path, ignore_errors=True)
+                _remove(path)
             for lock in list((self.root / "locks").iterdir()):
-                with contextlib.suppress(Busy), self._locked(lock.name, wait=False):
+                if not lock.is_file():
+                    _remove(lock)  # no lock of a store
+                with contextlib.suppress(Busy, StoreError), self._locked(lock.name, wait=False):
                     pass  # releasing the lock deletes its file
         return sum(sizes), len(sizes)
 
-    def ledger(self) -> list[dict[str, Any]]:
-        """The costs of finished jobs: an entry for each job, with the fields `LEDGER_FIELDS`. Damaged lines, and a
-        ledger that cannot be read, are left out: they have nothing but costs."""
+    def ledger(self, say: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
+        """The costs of finished jobs: an entry for each job, with the fields `LEDGER_FIELDS`.
+
+        Damaged lines, and a ledger that cannot be read, are left out: they have nothing but costs. say: called with a
+        line that says so.
+        """
+        path, damaged = self.root / LEDGER, 0
+        entries: list[dict[str, Any]] = []
         try:
-            lines = (self.root / LEDGER).read_bytes().splitlines()
-        except OSError:
-            return []
-        entries = []
-        for line in lines:
-            with contextlib.suppress(ValueError):  # a line cut off by a kill
-                entries.append(_job(json.loads(line)))
+            with open_file(path) as file:
+                for line in iter(lambda: file.readline(2**20), b""):
+                    try:
+                        entries.append(_job(parse_json(line)))
+                    except ValueError:  # for example a line that was cut off by a kill
+                        damaged += 1
+        except FileNotFoundError:
+            pass  # no job has run
+        except OSError as error:
+            say(f"{path}, from which times are estimated, cannot be read: {error.strerror}")
+        if damaged:
+            say(f"{path}, from which times are estimated, has {damaged} damaged lines, which are left out")
         return entries
+
+
+def _remove(path: Path) -> None:
+    """Delete a file, a link or a folder, if it exists and can be deleted."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of the file `path`, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest in the artifact folder `folder`. Raises `OSError` if it cannot be read, `ValueError` if it is
     damaged."""
-    try:
-        manifest = _job(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    except RecursionError:
-        raise ValueError("nested too deep") from None
+    manifest = _job(parse_json(read_bytes(folder / MANIFEST, LARGEST), LARGEST))
     files = manifest.get("files")
     if not isinstance(files, dict) or any(".." in PurePosixPath(name).parts or name[:1] == "/" for name in files):
         raise ValueError("its files are missing or lie outside")
@@ -346,11 +379,11 @@ def _job(entry: Any) -> dict[str, Any]:
     """The description of a finished job in JSON; raises `ValueError` if fields are missing or wrong."""
     if not isinstance(entry, dict):
         raise ValueError("no object")
-    texts = all(isinstance(entry.get(name), str) for name in ("key", "track", "stage"))
-    texts &= all(isinstance(entry.get(name), str | None) for name in ("plugin", "call"))
+    texts = [entry.get(name) for name in ("key", "track", "stage")]
+    texts += [entry[name] for name in ("plugin", "call") if entry.get(name) is not None]
     costs = [entry.get(name) for name in ("seconds", "peak_mb", "work")]
-    numbers = all(isinstance(cost, int | float) and 0 <= cost < math.inf for cost in costs if cost is not None)
-    if not texts or not numbers or costs[0] is None:
+    numbers = all(isinstance(cost, int | float) and 0 <= cost < LONGEST for cost in costs if cost is not None)
+    if not all(isinstance(text, str) and text.isprintable() for text in texts) or not numbers or costs[0] is None:
         raise ValueError("fields are missing or wrong")
     return entry
 
@@ -358,7 +391,7 @@ def _job(entry: Any) -> dict[str, Any]:
 def _about(root: Path) -> dict[str, Any] | None:
     """The content of the file `ABOUT` of the store `root`; None if there is none, or it is damaged."""
     try:
-        about = json.loads((root / ABOUT).read_text(encoding="utf-8"))
+        about = parse_json(read_bytes(root / ABOUT, 4096))
         whole = isinstance(about["format"], int) and isinstance(about["identity"], str)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.bounded import file_digest
 from harness.errors import UsageError
 from harness.execution.worker import ensure
 from harness.files import check_file
 from harness.metric import VALUES, read_values
 from harness.plan import Plan
 from harness.stage import Stage
-from harness.store import Store, file_digest
+from harness.store import Store
 from harness.submission import provenance, read_write, sources
 from harness.submission.anonymise import anonymous, leaks, portable
 from harness.submission.run_folder import RUN

@@ -9,22 +9,21 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from harness.bounded import file_digest, parse_json, read_bytes
 from harness.errors import UsageError, describe
 from harness.files import write_bytes
-from harness.store import file_digest
 from harness.submission import old_forms
 from harness.submission.schema import FORMAT, InvalidSubmission, Submission
 
 LIMIT = 64 * 2**20
 """Largest size of a submission's text, in bytes; a longer one is refused."""
-DEPTH = 20
-"""Largest depth of nested lists and objects."""
+VALUES = 6_000_000
+"""Largest number of JSON's values in a submission; each takes up to a few hundred bytes of memory."""
 SUFFIX = ".json.gz"
 
 
@@ -65,50 +64,15 @@ def parse(content: Any, where: str) -> Submission:
 
 
 def _content(path: Path) -> Any:
-    """The JSON of a file of at most `LIMIT` bytes."""
+    """The JSON of a file of at most `LIMIT` bytes and `VALUES` values."""
     try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            data = (gzip.GzipFile(fileobj=file) if packed else file).read(LIMIT + 1)
-        if len(data) > LIMIT:
-            raise InvalidSubmission(f"{path} is not a valid submission: longer than {LIMIT >> 20} MiB")
-        content = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_unique)
-        _check_bounds(content)
-        return content
+        return parse_json(read_bytes(path, LIMIT, packed=True), VALUES)
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; `immunebench submit` writes it") from None
     except (OSError, EOFError, zlib.error) as error:
         raise InvalidSubmission(f"cannot read {path}: {error}") from None
-    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or too deep
+    except ValueError as error:  # too long, no UTF-8, or no JSON of this size
         raise InvalidSubmission(f"{path} is not a valid submission: invalid JSON ({error!s:.100})") from None
-
-
-def _check_bounds(content: Any) -> None:
-    """Raise `ValueError` for JSON nested deeper than `DEPTH`, infinite numbers, or invalid Unicode."""
-    level = [content]
-    for _ in range(DEPTH):
-        level = [
-            child
-            for item in level
-            if isinstance(item, list | dict)
-            for child in (item.values() if isinstance(item, dict) else item)
-        ]
-    if level:
-        raise ValueError(f"nested deeper than {DEPTH}")
-    json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
-
-
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is not a number of JSON")
-
-
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """The members of an object; raises `ValueError` if two have the same name."""
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        raise ValueError("an object has two members with the same name")
-    return members
 
 
 def write(submission: Submission, path: Path) -> None:

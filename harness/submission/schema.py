@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from harness.costs import COST_UNITS
 from harness.errors import RunError, describe
-from harness.labels import Digest, FrozenModel, Label, Text, file_stem
+from harness.labels import Digest, FrozenModel, Label, Number, Text, file_stem
 from harness.metric import VALUES, Value, check_value, dump_values
 from harness.plugin import KINDS, PluginSpec
 from harness.records import Records, frame
@@ -63,7 +63,7 @@ class Cell(_Part):
     key: Digest = Field(description="key of the measuring job")
     failed: Text | None = Field(None, description="reason of the failure; null: the cell did not fail")
     kind: Index | None = Field(None, description="index into `kinds`; null: the cell has no values")
-    values: list[Integer | float | None] = Field([], description="numbers, in the order of the kind")
+    values: list[Integer | Number | None] = Field([], description="numbers, in the order of the kind")
     files: dict[ArtifactFile, Digest] = Field(
         {}, description="digests of the files of the artifact: values.json and pictures"
     )

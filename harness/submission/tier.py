@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from harness.bounded import file_digest
 from harness.errors import UsageError, describe
 from harness.labels import Digest, FrozenModel, Text
-from harness.store import file_digest
 from harness.submission.read_write import SUFFIX
 from harness.submission.run_folder import RUN
 

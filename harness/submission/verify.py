@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.bounded import file_digest
 from harness.errors import ImmuneBenchError, UsageError
 from harness.execution import scheduler
 from harness.execution.executors import Executor
@@ -27,7 +28,7 @@ from harness.plan import Cell, Plan, make
 from harness.plugin import KINDS
 from harness.ranking import covering
 from harness.selection import Selection
-from harness.store import Store, default_root, file_digest
+from harness.store import Store, default_root
 from harness.submission import provenance, read_write
 from harness.submission.agreement import Agreement, Spread, compare
 from harness.submission.local_suite import installed_suite, localise, plugin_files

@@ -1,6 +1,7 @@
 """The cost of the engine over a bare loop of the same jobs; `make bench`. No time is asserted."""
 
 import time
+import tracemalloc
 
 import pytest
 
@@ -9,6 +10,7 @@ from harness.execution.executors import Serial
 from harness.leaderboard import boards
 from harness.metric import write_values
 from harness.plan import Cell, Plan, make
+from harness.records import frame
 from harness.selection import Selection
 from harness.stage import Folders, Stage, unique
 from harness.store import Store
@@ -121,3 +123,23 @@ def test_many_records(benchmark, count):
     records = build(cells(values, tasks, seeds=(1, 2, 3, 4, 5)))
     assert len(records.frame) == pytest.approx(count, rel=0.01)
     assert len(benchmark.pedantic(boards.make, args=(records,), rounds=1).long) > 0
+
+
+@pytest.mark.parametrize("what", ["plan", "records"])
+def test_growth(benchmark, what):
+    """Time and peak memory with four times the seeds, over those with one time; linear growth gives 4."""
+    times, peaks = [], []
+    for seeds in (50, 200):
+        suite = load(str(EXAMPLES / "two_layer.yaml"), Selection.of(seeds=seeds))
+        plan = make(suite)
+        rows = [{**cell.coordinates, "key": cell.job.key, "value": 1.0} for cell in plan.cells]
+        work = (lambda suite=suite: make(suite)) if what == "plan" else (lambda rows=rows: frame(rows * 20))
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+        tracemalloc.start()
+        work()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    benchmark.extra_info |= {"time": times[1] / times[0], "memory": peaks[1] / peaks[0], "jobs": len(plan.jobs)}
+    benchmark.pedantic(work, rounds=1)

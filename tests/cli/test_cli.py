@@ -183,7 +183,7 @@ def test_results_go_to_the_documented_folder(tmp_path, monkeypatch):
         (["release", "quick", "mima", "RUN"], "has a file run.json.gz of another origin"),
         (["leaderboard", "HONEST", "--out", "OTHER"], "holds the files of suite other"),
         (["boards", "--submissions", "RUN"], "has no folders of submissions"),
-        (["verify", "HONEST", "--store", "TINY", "--trust"], "cannot write to the store"),
+        (["verify", "HONEST", "--store", "TINY", "--trust"], "cannot use the store"),
         (["run", "TINY", "--seeds", "0"], "Invalid value for '--seeds'"),
     ],
 )

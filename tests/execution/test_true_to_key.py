@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from harness.bounded import file_digest
 from harness.errors import RunError
 from harness.execution import determinism, worker
 from harness.execution.worker import RunSite, ensure, perform
 from harness.stage import Content, Folders, Located, Stage
-from harness.store import Store, file_digest
+from harness.store import Store
 from tests.runs import plan, run
 
 SELF_EDITING = '''

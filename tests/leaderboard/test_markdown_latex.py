@@ -1,5 +1,7 @@
 """The readable board as Markdown, and as LaTeX that compiles."""
 
+import csv
+import io
 import re
 import shutil
 import string
@@ -10,8 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from harness.leaderboard.boards import as_csv
 from harness.leaderboard.latex import escape, latex
-from harness.leaderboard.markdown import markdown
+from harness.leaderboard.markdown import markdown, printable
 from harness.leaderboard.section import Section
 
 NASTY = r"50 % of κ ≥ 2 & θ_1 #3 {a} ~b^c $d \e <f> | “é” – 日"
@@ -51,6 +54,30 @@ def test_markdown_shows_text_as_text():
     text = markdown([Section("<b>", [(pd.DataFrame({"<i>": ["<u>&"]}), "<s>")], ["<q>"])], "<h>")
     assert not re.search("<(b|i|u|s|q|h)>", text)
     assert "&lt;u&gt;&amp;" in text
+
+
+def test_text_makes_no_link_and_no_picture():
+    notes = ["![x](http://a.b/c.png)", "[x](http://a.b)", "[x][y]", "[x]: http://a.b", "in [0.1, 0.2] and (1)"]
+    text = markdown([Section("g", [], notes)], "t")
+    assert not re.search(r"\][(:\[]", text)
+    assert notes[-1] in text
+
+
+@given(st.text(max_size=60))
+def test_a_terminal_gets_the_text_and_no_commands(text):
+    shown = markdown([Section(text, [], [text])], "< 0.001", escape=printable)
+    assert "# < 0.001" in shown
+    assert all(letter.isprintable() or letter == "\n" for letter in shown)
+
+
+@given(st.lists(st.text(max_size=8), min_size=1, max_size=5))
+@example(["=1+1", "+1", "-1", "@x", "\tx", "\r"])
+def test_no_text_of_a_csv_file_is_a_formula(texts):
+    table = pd.DataFrame({"text": pd.array(texts, "string"), "number": -1.0})
+    rows = list(csv.reader(io.StringIO(as_csv(table), newline="")))[1:]
+    assert [row[0].removeprefix("'") for row in rows] == [text.replace("\r", " ").removeprefix("'") for text in texts]
+    assert not any(row[0].startswith(("=", "+", "-", "@", "\t", "\r")) for row in rows)
+    assert {row[1] for row in rows} == {"-1.0"}
 
 
 def test_a_picture_is_linked_where_it_lies():

@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from harness.bounded import file_digest
 from harness.errors import UsageError
-from harness.store import Store, file_digest
+from harness.store import Store
 from harness.store import archive as archives
 from tests.helpers import ABOUT, put
 from tests.runs import plan, run

@@ -231,7 +231,7 @@ def test_a_file_in_the_place_of_a_folder_is_one_line():
     (store.folder(KEY) / "data.json").unlink()
     (store.root / "damaged").rmdir()
     (store.root / "damaged").write_text("")
-    with pytest.raises(StoreError, match=r"cannot write to the store .*: File exists; finished jobs are kept"):
+    with pytest.raises(StoreError, match=r"cannot use the store .*: File exists; finished jobs are kept"):
         store.open(KEY)
 
 
@@ -245,10 +245,10 @@ def test_errors_of_a_job_are_no_errors_of_the_store():
 
 
 def test_a_store_that_cannot_be_written_is_refused_at_once(tmp_path):
-    with pytest.raises(UsageError, match="cannot write to the store /proc/here"):
+    with pytest.raises(UsageError, match="cannot use the store /proc/here"):
         Store("/proc/here")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot write to the store"):
+    with pytest.raises(UsageError, match="cannot use the store"):
         Store(tmp_path / "file")
 
 
