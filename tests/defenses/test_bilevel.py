@@ -79,7 +79,7 @@ def test_a_hypergradient_is_the_derivative_of_the_attackers_optimum(start) -> No
             )
 
         w = flat
-        for _ in range(8):
+        for _ in range(14):
             first = torch.func.grad(objective)(w)
             w = w - torch.linalg.solve(torch.func.hessian(objective)(w), first)
         return w[:12].reshape(3, 4), w[12:].reshape(4, 2)
@@ -174,15 +174,6 @@ def test_a_carried_gradient_is_passed_on(start) -> None:
     carrier = bilevel.with_gradient(torch.tensor(3.5), start, wanted)
     assert float(carrier) == 3.5
     assert all(torch.equal(2 * a, b) for a, b in zip(wanted, torch.autograd.grad(2 * carrier, start), strict=True))
-
-
-def test_a_carried_gradient_has_the_strides_of_its_weight() -> None:
-    """Fused Adam on a CPU reads both by the weight's."""
-    weight = randn(4, 3, 2, 2, seed=1).requires_grad_()
-    wanted = randn(4, 3, 2, 2, seed=2).to(memory_format=torch.channels_last)
-    (found,) = torch.autograd.grad(bilevel.with_gradient(torch.tensor(0.0), (weight,), (wanted,)), weight)
-    assert torch.equal(found, wanted)
-    assert found.stride() == weight.stride() != wanted.stride()
 
 
 @pytest.mark.parametrize("lr", [0.4, 1.9])
