@@ -40,7 +40,7 @@ ACTIVATIONS, LABELS, FEATURES, COURSE = (
 )
 
 
-class Activations(Stage, track="deep", version=1):
+class Activations(Stage, track="deep", version=2):
     """Run the trunk of an extractor on all pictures of a data set, once for all models.
 
     extractor: its name, with the digest of its weights. size: side of the pictures, in pixels. data: the data set.
