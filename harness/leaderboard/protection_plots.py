@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -190,11 +191,10 @@ def _panels(found: Sequence[Protection], height: float) -> tuple[Figure, list[Ax
 
 def _log(axis: Any, rows: pd.DataFrame) -> None:
     """Give an axis a logarithmic scale over ratios, their intervals and 1. rows: with columns as `Protection.table`."""
-    ratios = rows["ratio"].astype(float)
-    low, high = min(ratios.min(), 1.0), max(ratios.max(), 1.0)
-    _scale(
-        axis, max(min(rows["ci_low"].min(), low), low / WIDEST), min(max(rows["ci_high"].max(), high), high * WIDEST)
-    )
+    ratios = np.append(rows["ratio"].astype(float), 1.0)
+    low, high = np.nanmin(ratios), np.nanmax(ratios)
+    ends = np.append(rows[["ci_low", "ci_high"]].astype(float), ratios)  # of one seed there is no interval
+    _scale(axis, max(np.nanmin(ends), low / WIDEST), min(np.nanmax(ends), high * WIDEST))
 
 
 def _scale(axis: Any, low: float, high: float) -> None:

@@ -97,6 +97,16 @@ def test_costs_are_drawn_in_the_order_of_the_table_with_controls_in_grey(tmp_pat
     assert [arrow.xy[1] for arrow in axis.texts] == [3, 0][: len(axis.texts)]  # where attacks do not succeed
 
 
+def test_ratios_of_a_single_seed_are_within_the_axis(tmp_path, saved):
+    rows = curves({"none": 20, "mine": 42, "weak": 12}, tasks=("a",), seeds=(1,))
+    assert "g_protection.png" in drawn(rows, tmp_path)
+    (axis,) = saved["g_protection.png"].axes
+    low, high = axis.get_xlim()
+    points = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o"]
+    assert len(points) == 2
+    assert low < min(points) < 1 < max(points) < high
+
+
 def test_survival_curves_fall_where_cells_are_broken(tmp_path, saved):
     drawn(curves({"none": 20, "held": 300}), tmp_path)
     none, held = saved["g_survival.png"].axes[0].lines
