@@ -20,13 +20,12 @@ Rate = Annotated[float, Field(gt=0)]
 
 
 class LoRADeep(DeepAttacker):
-    """Low-rank adaptation of every linear layer and every convolution without groups, with a new head (Hu et al.,
-    2022).
+    """Low-rank adaptation of linear layers and convolutions, with a new head (Hu et al., 2022).
 
-    The network's own weights and the statistics of its BatchNorm layers stay as they are; the head and the adapters,
-    whose product is zero at first, are trained with Adam on batches. In a vision transformer the layers are the
-    projections of attention, the feed-forward layers and the patch embedding. Step sizes are chosen as by
-    `fine_tuning`.
+    Every linear layer and every convolution without groups gets an adapter. The network's own weights and the
+    statistics of its BatchNorm layers stay as they are; the head and the adapters, whose product is zero at first, are
+    trained with Adam on batches. In a vision transformer the layers are the projections of attention, the feed-forward
+    layers and the patch embedding. Step sizes are chosen as by `fine_tuning`.
     """
 
     name = "lora_deep"

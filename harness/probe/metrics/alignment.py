@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -14,7 +15,7 @@ from harness.probe.plugin import ProbeMetric, ReleasedData
 
 
 class Alignment(ProbeMetric):
-    """Alignment of the benign and the harmful feature Hessians: leading subspaces and commutator (ours)."""
+    """Principal angles of both tasks' leading subspaces (Björck & Golub, 1973), and the Hessians' commutator."""
 
     deterministic = True
     quantities = (
@@ -46,7 +47,9 @@ class Alignment(ProbeMetric):
         ),
     )
 
-    energies: tuple[float, ...] = Field((90.0, 99.0), min_length=1, description="shares of the trace, in percent")
+    energies: tuple[Annotated[float, Field(gt=0, le=100)], ...] = Field(
+        (90.0, 99.0), min_length=1, description="shares of the trace, in percent"
+    )
 
     def measure(self, model: Extractor, data: ReleasedData) -> Iterator[Value]:
         """Yield the overlap and ranks at each share of the trace, and the commutator, on training rows; no number for

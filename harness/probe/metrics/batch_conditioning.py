@@ -21,7 +21,7 @@ RESAMPLES = 2000
 
 
 class BatchConditioning(ProbeMetric):
-    """RIR from mini-batches of rows, with a bootstrap interval and its ratio to RIR of all rows (ours)."""
+    """RIR from mini-batches, with a bootstrap interval (Efron, 1979) and its ratio to RIR of all rows."""
 
     deterministic = True
     quantities = (
