@@ -49,6 +49,12 @@ class Spectrum:
     dim: int
     rows: int
 
+    @classmethod
+    def of(cls, features: torch.Tensor) -> Spectrum:
+        """The spectrum of `features` (rows, dim), computed in float64."""
+        rows, dim = features.shape
+        return cls(torch.linalg.svdvals(features.double()), dim, rows)
+
     @property
     def rank(self) -> int:
         """Numerical rank: the number of singular values above s₁ · max(rows, dim) · ε."""

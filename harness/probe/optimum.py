@@ -84,7 +84,7 @@ def optima(train: Split, heldout: Split, loss: Loss, score: Score | None) -> tup
     dim = train.x.shape[1]
     spectrum = Spectrum(singular, dim, len(train))
     left, basis = left[:, : spectrum.rank], right[: spectrum.rank] / singular[: spectrum.rank, None]
-    heldout_spectrum = Spectrum(torch.linalg.svdvals(heldout.x), dim, len(heldout))
+    heldout_spectrum = Spectrum.of(heldout.x)
     along = left.sum(0)  # coefficients of the ones within the span of the features
     rest = 1 - left @ along
     rest = rest / rest.square().sum() if rest.norm() > 1e-6 * len(train) ** 0.5 else torch.zeros_like(rest)

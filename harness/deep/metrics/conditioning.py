@@ -130,16 +130,11 @@ def _sides(kind: Kind, model: Released, data: ReleasedFeatures, groups: Groups) 
 def _features(tasks: Mapping[Role, FeatureSet], groups: Groups, centred: bool) -> Spectra:
     """Of features in inference mode."""
     features = {role: [tasks[role].train.x[group].double() for group in groups[role]] for role in ROLES}
-    return {role: [_spectrum(x - x.mean(0) if centred else x) for x in parts] for role, parts in features.items()}
+    return {role: [Spectrum.of(x - x.mean(0) if centred else x) for x in parts] for role, parts in features.items()}
 
 
 @torch.no_grad()
 def _in_training_mode(model: Released, rows: Mapping[Role, Rows], groups: Groups) -> Spectra:
     """Of features that BatchNorm layers scale by the statistics of each group."""
     copy = deepcopy(model).train()
-    return {role: [_spectrum(copy.features(rows[role].x[group])) for group in groups[role]] for role in ROLES}
-
-
-def _spectrum(features: torch.Tensor) -> Spectrum:
-    rows, dim = features.shape
-    return Spectrum(torch.linalg.svdvals(features.double()), dim, rows)
+    return {role: [Spectrum.of(copy.features(rows[role].x[group])) for group in groups[role]] for role in ROLES}

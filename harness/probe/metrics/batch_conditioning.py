@@ -97,7 +97,7 @@ class BatchConditioning(ProbeMetric):
     ) -> dict[Policy, torch.Tensor]:
         """By κ policy, ln RIR of each batch (batches). batches: by role, inputs (rows, dim) of each batch."""
         spectra = {
-            (role, base): [_spectrum(extractor(x)) for x in inputs]
+            (role, base): [Spectrum.of(extractor(x)) for x in inputs]
             for role, inputs in batches.items()
             for base, extractor in ((False, model), (True, undefended))
         }
@@ -110,8 +110,3 @@ class BatchConditioning(ProbeMetric):
             harmful, benign = (logs[role, False] - logs[role, True] for role in ("harmful", "benign"))
             rirs[policy] = harmful - benign
         return rirs
-
-
-def _spectrum(features: torch.Tensor) -> Spectrum:
-    rows, dim = features.shape
-    return Spectrum(torch.linalg.svdvals(features), dim, rows)
