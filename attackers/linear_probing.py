@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from attackers._rates import Step, best_of, together
+from attackers._scaling import DESCRIPTION, Scaling, scaling
 from harness.deep import AttackRows, DeepAttacker, Network, Rows, zero_linear
 
 Rate = Annotated[float, Field(gt=0)]
@@ -40,11 +41,9 @@ class LinearProbing(DeepAttacker):
         description="gradient_descent and lbfgs on all rows, sgd on batches, adam on batches or on all rows",
         json_schema_extra={"search": {"choices": ["gradient_descent", "sgd", "adam", "lbfgs"]}},
     )
-    features: Literal["raw", "standardised", "whitened"] = Field(
+    features: Scaling = Field(
         "raw",
-        description="raw: divided by one number, the root of their mean square over rows and features, so that their "
-        "scale decides nothing; standardised: less their mean, divided by their standard deviations; whitened: less "
-        "their mean, multiplied by (C + εI)^(-½), C their covariance and ε a hundredth of its mean eigenvalue",
+        description=DESCRIPTION,
         json_schema_extra={"search": {"choices": ["raw", "standardised", "whitened"]}},
     )
     batch: int | None = Field(64, ge=1, description="rows in a batch of sgd and adam; null: all rows")
@@ -57,7 +56,7 @@ class LinearProbing(DeepAttacker):
 
     def adapt(self, model: Network, data: AttackRows) -> Iterator[float]:
         """Train a head for each step size and copy the best into `model`; yields its loss before the step."""
-        shift, matrix = self._scaling(data.x)
+        shift, matrix = scaling(data.x, self.features)
         fit = Rows((data.x - shift) @ matrix, data.y)
         validation = Rows((data.validation.x - shift) @ matrix, data.validation.y)
         rates = self.rates or RATES[self.optimiser]
@@ -80,20 +79,6 @@ class LinearProbing(DeepAttacker):
         if self.optimiser == "adam":
             return together(heads, torch.optim.Adam(groups))
         return together(heads, torch.optim.SGD(groups, lr=unit, momentum=0.9 if self.optimiser == "sgd" else 0.0))
-
-    def _scaling(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The shift (dim) and the matrix (dim, dim) that are applied to features `x` (rows, dim)."""
-        if self.features == "raw":
-            return torch.zeros_like(x[0]), torch.eye(x.shape[1]) / x.square().mean().sqrt()
-        centre = x.mean(0)
-        if self.features == "standardised":
-            spread = x.std(0, correction=0)
-            scale = torch.where(spread > 1e-6 * spread.max(), spread, torch.ones_like(spread))
-            return centre, torch.diag(1 / scale)
-        covariance = (x - centre).double().T @ (x - centre).double() / len(x)
-        values, vectors = torch.linalg.eigh(covariance)
-        ridged = values.clamp(min=0) + 1e-2 * values.mean()
-        return centre, ((vectors * ridged.rsqrt()) @ vectors.T).to(x.dtype)
 
 
 def _lbfgs_step(head: Network) -> Step:

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from attackers._rates import best_of, together
+from attackers._scaling import DESCRIPTION, Scaling, scale_features
 from harness import RunError
 from harness.deep import AttackRows, DeepAttacker, Network
 
@@ -25,7 +26,7 @@ class LoRADeep(DeepAttacker):
     Every linear layer and every convolution without groups gets an adapter. The network's own weights and the
     statistics of its BatchNorm layers stay as they are; the head and the adapters, whose product is zero at first, are
     trained with Adam on batches. In a vision transformer the layers are the projections of attention, the feed-forward
-    layers and the patch embedding. Step sizes are chosen as by `fine_tuning`.
+    layers and the patch embedding. Features are scaled and step sizes are chosen as by `fine_tuning`.
     """
 
     name = "lora_deep"
@@ -34,12 +35,18 @@ class LoRADeep(DeepAttacker):
         "network", description="where the adapters are: tail: in the released tail; network: in the trunk too"
     )
     rank: int = Field(4, ge=1, description="rank of the adapters")
+    features: Scaling = Field(
+        "standardised",
+        description=f"how the head's features are scaled, by their values before the first step; {DESCRIPTION}",
+        json_schema_extra={"search": {"choices": ["raw", "standardised", "whitened"]}},
+    )
     batch: int = Field(64, ge=1, description="rows in a batch")
     rates: tuple[Rate, ...] = Field((1e-3, 3e-3, 1e-2), min_length=1, description="step sizes to choose from")
 
     def adapt(self, model: Network, data: AttackRows) -> Iterator[float]:
         """Train copies with adapters and copy the best one into `model`; yields its loss before the step. Raises
         `RunError` if the part has no layer that an adapter fits."""
+        scale_features(model, data, self.features)
         model.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(data.seed)

@@ -11,19 +11,25 @@ from pydantic import Field
 from harness.probe import LinearProbe, ProbeAttacker, Split, TrainingRows
 
 Rate = Annotated[float, Field(gt=0)]
+Optimiser = Literal["adam", "sgd"]
+RATES: dict[Optimiser, tuple[float, ...]] = {
+    "adam": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
+    "sgd": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0),
+}
+"""Step sizes to choose from, of sgd in units of 1/L with L the largest curvature of the loss."""
 
 
 class Minibatch(ProbeAttacker):
     """Adam (Kingma & Ba, 2015) or stochastic gradient descent with momentum (Polyak, 1964) on batches of rows.
 
-    Without a given step size it trains a probe with each of `rates` on four fifths of the rows, all on the same
+    Without a given step size it trains a probe with each of several on four fifths of the rows, all on the same
     batches, and holds the one with the lowest loss on the other fifth, compared after 1, 2, 4, 8, … steps. A step is
     then one batch for each of these probes, and their gradient evaluations count: the search is a part of the attack.
     """
 
     name = "minibatch"
 
-    optimiser: Literal["adam", "sgd"] = Field(
+    optimiser: Optimiser = Field(
         "adam",
         description="Adam, or gradient descent with momentum 0.9",
         json_schema_extra={"search": {"choices": ["adam", "sgd"]}},
@@ -37,11 +43,12 @@ class Minibatch(ProbeAttacker):
     lr: float | None = Field(
         None,
         gt=0,
-        description="step size; null: the best of `rates`",
-        json_schema_extra={"search": {"low": 1e-4, "high": 1.0, "log": True}},
+        description="step size, of sgd in units of 1/L with L the largest curvature of the loss; null: the best of "
+        "`rates`",
+        json_schema_extra={"search": {"low": 1e-4, "high": 10.0, "log": True}},
     )
-    rates: tuple[Rate, ...] = Field(
-        (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0), min_length=1, description="step sizes to choose from"
+    rates: tuple[Rate, ...] | None = Field(
+        None, min_length=1, description="step sizes to choose from, as `lr`; null: nine over four powers of ten"
     )
     period: int | None = Field(
         None,
@@ -53,12 +60,13 @@ class Minibatch(ProbeAttacker):
     def adapt(self, model: LinearProbe, data: TrainingRows) -> Iterator[float]:
         """Take one step a batch, in a new random order of the rows in each epoch; yields the loss of the best probe on
         the batch before the step."""
-        rates = self.rates if self.lr is None else (self.lr,)
+        rates = (self.rates or RATES[self.optimiser]) if self.lr is None else (self.lr,)
         fit, validation = data.split() if self.lr is None else (data, data)
         probes = [deepcopy(model) for _ in rates]
-        groups = [{"params": probe.weight, "lr": rate} for probe, rate in zip(probes, rates, strict=True)]
+        unit = 1.0 if self.optimiser == "adam" else 1 / model.smoothness(fit)
+        groups = [{"params": probe.weight, "lr": rate * unit} for probe, rate in zip(probes, rates, strict=True)]
         optimiser: torch.optim.Optimizer = (
-            torch.optim.Adam(groups) if self.optimiser == "adam" else torch.optim.SGD(groups, lr=1.0, momentum=0.9)
+            torch.optim.Adam(groups) if self.optimiser == "adam" else torch.optim.SGD(groups, lr=unit, momentum=0.9)
         )
         schedule = self.period and torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimiser, self.period)
         best, compared = 0, 1

@@ -248,11 +248,21 @@ def test_undo_undoes_any_invertible_extractor(seed, spread):
 def test_minibatch_holds_the_step_size_of_the_lowest_validation_loss(build):
     """Of three rates, of which one does nothing and one diverges."""
     data = load(HOUSES).train.harmful
-    rates = {"rates": (1e-9, 1e-2, 10.0), "optimiser": "sgd"}
+    rates = {"rates": (1e-9, 0.1, 1e4), "optimiser": "sgd"}
     chosen = attacked(build("attacker", "minibatch", **rates), data, 16)[0].weight
     fit, _ = TrainingRows(data.x, data.y).split()
-    alone = attacked(build("attacker", "minibatch", lr=1e-2, optimiser="sgd"), fit, 16)[0].weight
+    alone = attacked(build("attacker", "minibatch", lr=0.1, optimiser="sgd"), fit, 16)[0].weight
     assert torch.equal(chosen, alone)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_stochastic_gradient_descent_does_not_depend_on_the_scale_of_the_features(build, scale):
+    data = draw(3, 50, 6)
+    attacker = build("attacker", "minibatch", optimiser="sgd")
+    plain, scaled = (
+        attacked(attacker, Split(data.x * factor, data.y), 32)[0](data.x * factor) for factor in (1, scale)
+    )
+    torch.testing.assert_close(scaled, plain)
 
 
 def test_a_cosine_starts_anew_after_its_period(build):
