@@ -22,6 +22,7 @@ CONTENT = {"format": 1, "name": "team", "version": 2, "rule": "of a test", "trac
 DIGESTS = {
     "red_team 1": {
         "diffusion": "f751ac51ccebff4905365713245c2e6a0deeb5d5565961dbac04d92c698554d4",
+        "deep": "60c294e0773fc92a38153d9f00036b4a730897a19b6183af639985007de60de4",
         "probe": "4e9c13c361676f6a84fbbc57df75bf5661ebf7884ada35ff5fd39126c06168d8",
     },
 }
