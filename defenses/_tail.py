@@ -68,11 +68,11 @@ class TailDescent(DeepDefense):
         ]
         optimiser = torch.optim.SGD(groups, lr=self.lr, momentum=0.9, nesterov=True)
         benign, harmful = (task.batches(self.batch_size, draw) for task in (targets.benign, targets.harmful))
-        scales = self._balanced(model, benign, harmful) if self.weighting == "balance" else {}
+        scales = self._balanced(model, benign, harmful, draw) if self.weighting == "balance" else {}
         model.train(self.statistics == "released")
         try:
             for _ in range(self.steps):
-                loss, terms = self._objective(model, next(benign), next(harmful))
+                loss, terms = self.objective(model, next(benign), next(harmful), draw)
                 loss = loss + sum((scales.get(name, w) * value for name, w, value in terms), torch.zeros_like(loss))
                 optimiser.zero_grad()
                 loss.backward()
@@ -83,17 +83,22 @@ class TailDescent(DeepDefense):
             model.eval()
         targets.notes.update({f"weight of {name}": scale for name, scale in scales.items()})
 
-    def _objective(self, model: Released, benign: Rows, harmful: Rows) -> tuple[torch.Tensor, list[Term]]:
-        """The benign loss on a batch and the regularisers of a batch of each task that have a weight."""
+    def objective(
+        self, model: Released, benign: Rows, harmful: Rows, draw: torch.Generator
+    ) -> tuple[torch.Tensor, list[Term]]:
+        """The benign loss on a batch and the regularisers of a batch of each task that have a weight. draw: generator
+        of random numbers."""
         kept, prevented = (model.features(rows.x) for rows in (benign, harmful))
         loss = nn.functional.cross_entropy(model.head(kept), benign.y, label_smoothing=self.smoothing)
         return loss, [term for term in self.regularisers(model, kept, prevented, harmful.y) if term[1] > 0]
 
-    def _balanced(self, model: Released, benign: Iterator[Rows], harmful: Iterator[Rows]) -> dict[str, float]:
+    def _balanced(
+        self, model: Released, benign: Iterator[Rows], harmful: Iterator[Rows], draw: torch.Generator
+    ) -> dict[str, float]:
         """The factor λ of each regulariser by name, that balances mean norms of gradients."""
         norms: dict[str, float] = {}
         for _ in range(BALANCED):
-            loss, terms = self._objective(model, next(benign), next(harmful))
+            loss, terms = self.objective(model, next(benign), next(harmful), draw)
             for name, value in (("", loss), *((name, value / weight) for name, weight, value in terms)):
                 norms[name] = norms.get(name, 0.0) + _norm(model, value)
         task = norms.pop("")
@@ -110,3 +115,16 @@ def _norm(model: Network, scalar: torch.Tensor) -> float:
 def gram64(features: torch.Tensor) -> torch.Tensor:
     """The Gram matrix (rows, rows) of `features` (rows, dim), in float64."""
     return gram(features.double())
+
+
+def adapted_head(x: torch.Tensor, y: torch.Tensor, steps: int) -> torch.Tensor:
+    """A head (dim, classes) of zeros after steps of gradient descent of length 1/L on the cross-entropy of a batch.
+
+    x: features (rows, dim), in which the head is differentiable. y: classes (rows). steps: their number.
+    """
+    truth = nn.functional.one_hot(y).to(x.dtype)
+    step = 2 / torch.linalg.matrix_norm(x.detach(), 2) ** 2
+    head = torch.zeros(x.shape[1], truth.shape[1])
+    for _ in range(steps):
+        head = head - step * (x.T @ ((x @ head).softmax(1) - truth))
+    return head

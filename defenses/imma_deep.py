@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from defenses._tail import TailDescent
+from defenses._tail import TailDescent, adapted_head
 from harness.deep import Network
 
 
@@ -34,17 +34,7 @@ class ImmaDeep(TailDescent):
     ) -> Sequence[tuple[str, float, torch.Tensor]]:
         """The negative cross-entropy of the harmful batch."""
         if self.inner_steps:
-            outputs = harmful @ self.adapted(harmful, y)
+            outputs = harmful @ adapted_head(harmful, y, self.inner_steps)
         else:
             outputs, y = model.head(harmful), y % model.head.out_features
         return (("harmful loss", self.weight, -nn.functional.cross_entropy(outputs, y)),)
-
-    def adapted(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """The head (dim, classes) after the inner steps, differentiable in the features `x` (rows, dim). y: classes
-        (rows)."""
-        truth = nn.functional.one_hot(y).to(x.dtype)
-        step = 2 / torch.linalg.matrix_norm(x.detach(), 2) ** 2
-        head = torch.zeros(x.shape[1], truth.shape[1])
-        for _ in range(self.inner_steps):
-            head = head - step * (x.T @ ((x @ head).softmax(1) - truth))
-        return head

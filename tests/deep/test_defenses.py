@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from defenses._noising import distance_from_noise
+from defenses._simulated_deep import divergence_from_uniform, inverse_cross_entropy
+from defenses._tail import adapted_head
+from defenses.clamp_deep import ClampDeep
 from defenses.condition_number_deep import ConditionNumberDeep
 from defenses.imma_deep import ImmaDeep
 from defenses.opt_kappa_deep import OptKappaDeep
 from defenses.random_tail import RandomTail
 from defenses.rank_one_deep import RankOneDeep
+from defenses.rep_noise_deep import RepNoiseDeep
+from defenses.sophon_deep import SophonDeep
 from defenses.task_only import TaskOnly
 from defenses.whitening_deep import WhiteningDeep
 from harness.errors import RunError
@@ -26,6 +32,9 @@ TRAINED = {
     "opt_kappa_range": OptKappaDeep(steps=3, policy="range"),
     "imma": ImmaDeep(steps=3),
     "imma_unrolled": ImmaDeep(steps=3, inner_steps=2),
+    "rep_noise": RepNoiseDeep(steps=3),
+    "sophon": SophonDeep(steps=3, inner_steps=2),
+    "clamp": ClampDeep(steps=3, inner_steps=2),
 }
 
 
@@ -130,7 +139,7 @@ def test_the_unrolled_head_of_imma_is_that_of_gradient_descent(model, targets):
         optimiser.zero_grad()
         torch.nn.functional.cross_entropy(x @ head, y).backward()
         optimiser.step()
-    torch.testing.assert_close(ImmaDeep(inner_steps=4).adapted(x, y), head.detach())
+    torch.testing.assert_close(adapted_head(x, y, 4), head.detach())
 
 
 def test_opt_kappa_lowers_its_own_objective(model, targets):
@@ -152,3 +161,84 @@ def test_a_random_tail_is_of_its_seed_and_keeps_the_random_state(model, targets)
 def test_fewer_rows_than_a_batch_are_one_clear_line(model, targets):
     with pytest.raises(RunError, match="a batch has 500 rows, but the task has only 160"):
         run(TaskOnly(batch_size=500), model, targets)
+
+
+def test_the_losses_of_sophon_are_those_of_the_probabilities():
+    outputs = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y, p = torch.tensor([0, 1, 2, 2, 0]), outputs.softmax(1)
+    inverse = -(1 - p[torch.arange(5), y]).log().mean()
+    torch.testing.assert_close(inverse_cross_entropy(outputs, y), inverse)
+    torch.testing.assert_close(divergence_from_uniform(outputs, y), ((1 / 3) * (1 / 3 / p).log()).sum(1).mean())
+
+
+@pytest.mark.parametrize("loss", ["inverse", "uniform"])
+def test_a_step_of_sophon_is_that_of_a_plain_loop(loss, model, targets):
+    """First-order gradients after each of two steps of gradient descent with a new head, then a step of Adam. The
+    benign step is too small to matter."""
+    base = deepcopy(model)
+    run(
+        SophonDeep(
+            steps=1, loss=loss, inner_steps=2, inner_lr=0.1, inner_optimiser="gd", clip=1e6, lr=0.01, retain_lr=1e-9
+        ),
+        model,
+        targets,
+    )
+    draw = targets.generator()
+    harmful = targets.harmful.batches(64, draw)
+    attacked, head = deepcopy(base.tail), torch.nn.Linear(12, 3)
+    torch.nn.init.zeros_(head.bias)
+    torch.nn.init.xavier_uniform_(head.weight, generator=draw)
+    descent = torch.optim.SGD([*attacked.parameters(), *head.parameters()], lr=0.1)
+    total = [torch.zeros_like(weight) for weight in attacked.parameters()]
+    for _ in range(2):
+        rows = next(harmful)
+        descent.zero_grad()
+        torch.nn.functional.cross_entropy(head(attacked(rows.x)), rows.y).backward()
+        descent.step()
+        rows = next(harmful)
+        p = head(attacked(rows.x)).softmax(1)
+        right = p[torch.arange(64), rows.y]
+        value = -(1 - right).log().mean() if loss == "inverse" else -p.log().mean()
+        for part, gradient in zip(total, torch.autograd.grad(value, list(attacked.parameters())), strict=True):
+            part += gradient / 2
+    for weight, part in zip(base.tail.parameters(), total, strict=True):
+        weight.grad = part
+    torch.optim.Adam(base.tail.parameters(), lr=0.01).step()
+    for own, weight in zip(model.tail.parameters(), base.tail.parameters(), strict=True):
+        torch.testing.assert_close(own, weight, atol=2e-5, rtol=0)
+
+
+def test_rep_noise_moves_activations_towards_noise(model, targets):
+    """The outputs of the convolution, on rows that it was not trained on last."""
+
+    def distance():
+        outputs = model.tail[0](targets.harmful.x).detach()
+        return float(distance_from_noise(outputs, "standard", torch.Generator().manual_seed(0), samples=160))
+
+    before = distance()
+    run(RepNoiseDeep(steps=60, lr=0.03, harm_weight=0, noise="standard"), model, targets)
+    assert distance() < 0.9 * before
+
+
+@pytest.mark.parametrize(
+    "defense", [SophonDeep(steps=30, lr=3e-3), ClampDeep(steps=30, lr=3e-3, inner_lr=0.5)], ids=["sophon", "clamp"]
+)
+def test_an_attacker_of_the_simulated_kind_gets_less_far(defense, model, targets):
+    """Of the loss of a head of zeros, log 3, gradient descent on tail and head takes off less."""
+
+    def reached(released):
+        tail, head = deepcopy(released.tail), torch.nn.Linear(12, 3)
+        torch.nn.init.zeros_(head.weight)
+        torch.nn.init.zeros_(head.bias)
+        optimiser = torch.optim.SGD([*tail.parameters(), *head.parameters()], lr=0.5)
+        for _ in range(20):
+            optimiser.zero_grad()
+            loss = torch.nn.functional.cross_entropy(head(tail(targets.harmful.x)), targets.harmful.y)
+            loss.backward()
+            optimiser.step()
+        return float(loss.detach())
+
+    kept = deepcopy(model)
+    run(TaskOnly(steps=30, lr=3e-3), kept, targets)
+    run(defense, model, targets)
+    assert reached(model) > reached(kept) + 0.05
