@@ -68,6 +68,8 @@ COUNTED = ("gradients", "samples")
 """Names of the quantities that models count, see `harness.meter.count_gradient`."""
 COST_UNITS = ("s", "MiB")
 """Units of quantities that differ from machine to machine."""
+LARGEST_COST = 1e8
+"""Seconds or MiB that no job can have taken: three years, a hundred terabytes. None takes less than 0."""
 
 
 class RunCost(Stage, track="engine", version=2):

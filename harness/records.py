@@ -49,12 +49,14 @@ class Records:
     suite: has every row that a value belongs to; its grids define the ranking, the quantities, the control rows and the
     calls of the plugins. frame: the values, with columns `COLUMNS`. tier: how far the submissions were checked, as text
     for a board. older: the submissions have an earlier format, whose keys this harness does not reproduce.
+    unverified: on a board with verified rows, those of which no cell was run again: grid, kind of plugin and label.
     """
 
     suite: Suite
     frame: pd.DataFrame
     tier: str = "self-reported"
     older: bool = False
+    unverified: frozenset[tuple[str, str, str]] = frozenset()
 
     def export(self, path: Path) -> None:
         """Write the values to the Parquet file `path`, with the unit and the calls of the plugins in each row."""

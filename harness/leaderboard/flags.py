@@ -36,6 +36,8 @@ FLAGS: Mapping[str, Flag] = {
     for flag in (
         Flag("older", "made of submissions of an older format, whose keys this harness does not reproduce",
              "run the suite again before comparing with newer boards"),
+        Flag("unverified", "no cell of it was run again by the verification, as cells of other rows here were",
+             "verify its submission with its plugins and weights before it is compared"),
         Flag("changed", "settings that are not the suite file's, or a row that the suite file does not have",
              "compare with other boards only where the calls are the same"),
         Flag("narrowed", "only a part of the suite was run", "run the whole suite before anything is claimed"),
@@ -119,11 +121,15 @@ def _of_the_run(records: Records, grid: Grid) -> Iterator[Raised]:
     for defense in grid.defenses:
         if records.older:
             yield Raised(defense, None, "older")
+        if (grid.name, "defense", defense) in records.unverified:
+            yield Raised(defense, None, "unverified")
         for change in changed_tasks(grid):
             yield Raised(defense, None, "changed", change)
         for change in grid.changes_of("defense", defense):
             yield Raised(defense, None, "changed", change)
         for attacker in grid.attackers:
+            if (grid.name, "attacker", attacker) in records.unverified:
+                yield Raised(defense, attacker, "unverified")
             for change in grid.changes_of("attacker", attacker):
                 yield Raised(defense, attacker, "changed", change)
         if narrowed:

@@ -75,13 +75,14 @@ class Spread:
 
 
 def compare(
-    submitted: Iterable[Value], again: Iterable[Value], cell: Cell, quantities: Quantities, spread: Spread
+    submitted: Iterable[Value], again: Iterable[Value], cell: Cell, quantities: Quantities, spread: Spread | None
 ) -> list[tuple[str, Agreement]]:
     """Compare the values of a cell.
 
     submitted, again: its values in the submission and here. cell: the cell. quantities: the grid's quantities by name.
-    spread: the submission's spread over seeds. Returns a description and the agreement of each value, without run costs
-    that depend on the machine; if the two lists have other values, a single entry that does not agree.
+    spread: the submission's spread over seeds; None: only rounding is allowed. Returns a description and the agreement
+    of each value, without run costs that depend on the machine; if the two lists have other values, a single entry that
+    does not agree.
     """
     submitted, again = list(submitted), list(again)
     if [_fields(value) for value in submitted] != [_fields(value) for value in again]:
@@ -112,11 +113,13 @@ def _fields(value: Value) -> dict[str, Any]:
     return {name: field for name, field in value.items() if name not in ("value", *REMARKS) and field is not None}
 
 
-def _agreement(there: Value, here: float | None, cell: Cell, quantity: Quantity | None, spread: Spread) -> Agreement:
+def _agreement(
+    there: Value, here: float | None, cell: Cell, quantity: Quantity | None, spread: Spread | None
+) -> Agreement:
     if there["value"] == here:
         return Agreement.exact
     if there["value"] is None or here is None:
         return Agreement.none
     if math.isclose(there["value"], here, rel_tol=RELATIVE, abs_tol=ABSOLUTE):
         return Agreement.tolerance
-    return Agreement.interval if spread.holds(cell, there, quantity, here) else Agreement.none
+    return Agreement.interval if spread is not None and spread.holds(cell, there, quantity, here) else Agreement.none

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from harness.records import Records, frame
 from harness.submission import read_write
 from harness.submission.local_suite import installed_suite, plugin_files
 from harness.submission.schema import Cell, Submission
-from harness.submission.tier import tier
+from harness.submission.tier import Tier, Verification, verification
 from harness.suite import Grid, Suite, other_seeds, rows_left_out
 from harness.suite_file import read
 
@@ -47,7 +47,8 @@ def load(files: Sequence[Path], plugins: Sequence[Path] = ()) -> Merged:
     files = list({path.resolve(): path for path in files}.values())
     submissions = {path: read_write.read(path) for path in files}
     records = merge(submissions)
-    tiers = {path: tier(path) for path in submissions}
+    verifications = {path: verification(path) for path in submissions}
+    tiers = {path: found.summary if found else str(Tier.self_reported) for path, found in verifications.items()}
     texts = [f"{path.name}: {text}" for path, text in tiers.items()]
     text = next(iter(tiers.values())) if len({*tiers.values()}) == 1 else "; ".join(texts)
     suite, installed = records.suite, installed_suite(records.suite.name)
@@ -65,7 +66,8 @@ def load(files: Sequence[Path], plugins: Sequence[Path] = ()) -> Merged:
         for name, _ in submission.pictures():
             pictures.setdefault(name, path.parent / name)
     provenance = {path.name: submission.provenance.summary for path, submission in submissions.items()}
-    records = replace(records, suite=suite, frame=rows, tier=text)
+    unverified = frozenset(_unverified(submissions, verifications))
+    records = replace(records, suite=suite, frame=rows, tier=text, unverified=unverified)
     return Merged(records, provenance, list(pictures.values()), files)
 
 
@@ -99,6 +101,21 @@ def merge(submissions: Mapping[Path, Submission]) -> Records:
             if before is path:
                 rows += submission.rows(alike)
     return Records(suite, frame(rows), older=first.older)
+
+
+def _unverified(
+    submissions: Mapping[Path, Submission], verifications: Mapping[Path, Verification | None]
+) -> Iterator[tuple[str, str, str]]:
+    """The rows of which no cell was run again: those whose plugins a verification lacked, and the defenses of cells
+    that are in no verified submission; none if no submission is verified."""
+    ran = {path: found for path, found in verifications.items() if found is not None and found.rerun}
+    checked = {cell.key for path in ran for cell in submissions[path].cells}
+    for path, submission in submissions.items() if ran else ():
+        if path in ran:
+            yield from ran[path].unchecked
+        else:
+            rest = (cell.coordinates for cell in submission.cells if cell.key not in checked)
+            yield from {(str(at["grid"]), "defense", str(at["defense"])) for at in rest}
 
 
 def _by_coordinates(submission: Submission) -> dict[tuple[Any, ...], list[Cell]]:

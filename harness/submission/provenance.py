@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,18 @@ def gather() -> dict[str, Any]:
         "packages": packages(),
         "hardware": hardware(),
     }
+
+
+def differences(given: Mapping[str, Any]) -> list[str]:
+    """What computes values and is another here than in `given`, the `provenance` of a submission: Python, packages, the
+    processor and the GPUs, each with both values."""
+    here = gather()
+    pairs = [("Python", given["python"], here["python"])]
+    names = sorted({*given["packages"], *here["packages"]})
+    pairs += [(name, given["packages"].get(name), here["packages"].get(name)) for name in names]
+    pairs += [("processor", given["hardware"]["cpu"], here["hardware"]["cpu"])]
+    pairs += [("GPUs", given["hardware"]["gpus"], here["hardware"]["gpus"])]
+    return [f"{name}: {there or 'none'} there, {own or 'none'} here" for name, there, own in pairs if there != own]
 
 
 def stages(jobs: Iterable[Stage]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from harness.costs import COST_UNITS
+from harness.costs import COST_UNITS, LARGEST_COST
 from harness.errors import RunError, describe
 from harness.labels import Digest, FrozenModel, Label, Number, Text, file_stem
 from harness.metric import VALUES, Value, check_value, dump_values
@@ -88,7 +88,9 @@ class Cost(_Part):
     jobs: int = Field(ge=0, description="number of jobs")
     metered: int = Field(ge=0, description="number of jobs with a known cost, to which seconds and memory refer")
     seconds: float = Field(ge=0, description="sum of the seconds of these jobs")
-    peak_mb: float | None = Field(description="highest resident memory of a worker, in MiB; null: unknown")
+    peak_mb: float | None = Field(
+        ge=0, le=LARGEST_COST, description="highest resident memory of a worker, in MiB; null: unknown"
+    )
 
 
 class Git(_Part):
@@ -185,7 +187,13 @@ class Submission(_Part):
             raise ValueError(f"{cell.label}: the number of values differs from that of its kind")
         if not self._metrics[cell.kind] <= {quantity.name for quantity in grid.quantities}:
             raise ValueError(f"{cell.label}: its grid does not have the quantities of these values")
-        text = dump_values(self.values(cell))
+        values = self.values(cell)
+        costs = self._costs[grid.name]
+        for value in values:
+            number = value["value"]
+            if value["metric"] in costs and number is not None and not 0 <= number <= LARGEST_COST:
+                raise ValueError(f"{cell.label}: {value['metric']} is {number:g}, which no job can have taken")
+        text = dump_values(values)
         if cell.files.get(VALUES) != hashlib.sha256(text.encode()).hexdigest():
             raise ValueError(f"{cell.label}: the values do not have the digest")
 

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from harness.bounded import file_digest
 from harness.errors import UsageError, describe
-from harness.labels import Digest, FrozenModel, Text
+from harness.labels import Digest, FrozenModel, Label, Text
 from harness.submission.read_write import SUFFIX
 from harness.submission.run_folder import RUN
 
@@ -26,12 +26,15 @@ class Tier(StrEnum):
     spot_checked = "spot-checked"
     """Cells drawn at random were run again and agree."""
     reproduced = "reproduced"
-    """All cells were run again and agree."""
+    """All cells were run again and agree, and the suite is installed."""
 
     @classmethod
-    def reached(cls, rerun: int, cells: int) -> Tier:
-        """The tier if `rerun` of `cells` cells were run again and agree."""
-        return cls.schema_valid if not rerun else cls.spot_checked if rerun < cells else cls.reproduced
+    def reached(cls, rerun: int, cells: int, is_installed: bool) -> Tier:
+        """The tier if `rerun` of `cells` cells were run again and agree. is_installed: whether the suite is installed
+        under its name and version; results of another one are never called reproduced."""
+        if not rerun:
+            return cls.schema_valid
+        return cls.reproduced if rerun == cells and is_installed else cls.spot_checked
 
 
 class Verification(FrozenModel):
@@ -40,7 +43,8 @@ class Verification(FrozenModel):
     submission: SHA-256 of the submission's file. cells: number of measured cells. rerun: number of cells that were run
     again. seed: seed of the draw of these cells. of_suite: number of cells that the submission and the installed suite
     share, and number of cells of the suite; None if the suite is not installed. exact, tolerance, interval: number of
-    values that agree exactly, within rounding, and within the spread over seeds.
+    values that agree exactly, within rounding, and within the spread over seeds. unchecked: rows whose
+    cells could not be run again, because their plugins or weights were missing: grid, kind of plugin and label.
     """
 
     format: Literal[1] = 1
@@ -53,13 +57,14 @@ class Verification(FrozenModel):
     exact: int
     tolerance: int
     interval: int
+    unchecked: list[tuple[Label, Label, Label]] = []
     date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
     harness: Text
     commit: Text | None
 
     @model_validator(mode="after")
     def _consistent(self) -> Verification:
-        if self.tier is not Tier.reached(self.rerun, self.cells) or self.rerun > self.cells:
+        if self.tier is not Tier.reached(self.rerun, self.cells, bool(self.of_suite)) or self.rerun > self.cells:
             raise ValueError(f"the tier {self.tier} does not follow from {self.rerun} of {self.cells} cells run again")
         return self
 
@@ -72,6 +77,8 @@ class Verification(FrozenModel):
         if self.interval:
             values = self.exact + self.tolerance + self.interval
             parts.append(f"{self.interval} of {values} values only within the spread over seeds")
+        if self.rerun and not self.of_suite:
+            parts.append("its suite was not installed")
         if self.of_suite and self.of_suite[0] < self.of_suite[1]:
             parts.append("{} of the suite's {} cells".format(*self.of_suite))
         return ", ".join(parts)
@@ -89,18 +96,20 @@ def submission_files(folder: Path) -> list[Path]:
     return [path for path in files if path.name != RUN and not path.name.endswith(".verification.json")]
 
 
-def tier(submission: Path) -> str:
-    """How far the submission in the file `submission` was checked, in words.
-
-    It is self-reported unless there is a verification with the present digest of the file. Raises `UsageError` for an
-    invalid verification file.
-    """
+def verification(submission: Path) -> Verification | None:
+    """The verification of the submission in the file `submission`; None if there is none with the file's present
+    digest. Raises `UsageError` for an invalid verification file."""
     path = verification_file(submission)
     if not path.is_file():
-        return str(Tier.self_reported)
+        return None
     try:
-        verification = Verification.model_validate_json(path.read_bytes())
+        found = Verification.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise UsageError(f"{path} is not a verification: {describe(error):.300}") from None
-    same = verification.submission == file_digest(submission)
-    return verification.summary if same else str(Tier.self_reported)
+    return found if found.submission == file_digest(submission) else None
+
+
+def tier(submission: Path) -> str:
+    """How far the submission in the file `submission` was checked, in words. Raises as `verification` does."""
+    found = verification(submission)
+    return found.summary if found else str(Tier.self_reported)

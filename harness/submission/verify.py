@@ -23,10 +23,12 @@ from harness.errors import ImmuneBenchError, UsageError
 from harness.execution import scheduler
 from harness.execution.executors import Executor
 from harness.execution.worker import ensure
+from harness.labels import skeleton
 from harness.metric import read_values
 from harness.plan import Cell, Plan, make
 from harness.plugin import KINDS
 from harness.ranking import covering
+from harness.registry import installed
 from harness.selection import Selection
 from harness.store import Store, default_root
 from harness.submission import provenance, read_write
@@ -46,18 +48,24 @@ MAX_POINTS = 10**6
 """Largest number of points of a grid; no plan is made for a larger grid."""
 
 
+Row = tuple[str, str, str]
+"""Grid, kind of plugin and label."""
+
+
 @dataclass
 class Report:
     """The result of a verification.
 
     lines: messages about what was checked. problems: messages about what is wrong. of_suite: number of cells that the
     submission and the installed suite share, and number of cells of the suite; None if the suite is not installed.
-    verification: the verification to record; None if there are problems.
+    unchecked: rows whose plugins or weights are missing here. verification: the verification to record; None if there
+    are problems.
     """
 
     lines: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     of_suite: tuple[int, int] | None = None
+    unchecked: list[Row] = field(default_factory=list)
     verification: Verification | None = None
 
 
@@ -109,7 +117,9 @@ def verify(
             if plan is None or report.problems:
                 return report
             measured = _measured(submission)
-            drawn, seed = _draw(plan, measured, cells, seed)
+            report.unchecked = _unchecked(plan.suite)
+            seed = secrets.randbelow(2**32) if seed is None else seed
+            drawn = _draw(plan, measured, cells, f"{file_digest(path)} {seed}")
             agreements: Counter[Agreement] = Counter()
             if drawn:
                 report.lines.append(f"run again: {len(drawn)} of {len(measured)} cells, drawn by --seed {seed}")
@@ -117,7 +127,7 @@ def verify(
                 failures = scheduler.run(part, fresh, executor(), progress, timeout=timeout)
                 agreements = _check_values(submission, part, fresh, failures, report)
     if not report.problems:
-        report.verification = _verification(path, len(measured), len(drawn), seed, report.of_suite, agreements)
+        report.verification = _verification(path, len(measured), len(drawn), seed, report, agreements)
     return report
 
 
@@ -201,36 +211,38 @@ def _check_installed(submission: Submission, plan: Plan, report: Report) -> None
     suite = submission.suite
     name, _, base = suite.name.partition("@")
     path = installed_suite(name)
-    if path is None or read(path).version != suite.version:
-        report.lines.append(
-            f"suite {name} version {suite.version} is not installed here, so the submission cannot be compared with it"
+    if path is None:
+        if alike := [entry.name for entry in installed().all("suite") if skeleton(entry.name) == skeleton(name)]:
+            report.problems.append(f"the name of suite {name!a} looks like that of {alike[0]}, which is installed here")
+        report.lines.append(f"suite {name} is not installed here, so the submission cannot be compared with it")
+        return
+    if (version := read(path).version) != suite.version:
+        report.problems.append(
+            f"{name} has version {version} here, not {suite.version}: verify it with immunebench at "
+            f"{submission.provenance.commit}"
         )
         return
     whole = load(name, Selection(base=base or None))
     if whole.tuning != suite.tuning:
         report.problems.append(f"the tuning differs from that of {name} version {suite.version}")
     report.problems += _unmarked_changes(plan.suite, whole)
-    installed, own = _keys(make(whole).cells), _keys(filter(_can_run, plan.cells))
+    expected, own = _keys(make(whole).cells), _keys(filter(_can_run, plan.cells))
     measured, changed = _measured(submission), _changed_rows(plan.suite)
     # Several cells may have the same coordinates: pictures show all rows, for example.
     other = [
         _label(at)
         for at, keys in own.items()
-        if at in installed and keys & measured and not keys & installed[at] and not changed & set(_rows(at))
+        if at in expected and keys & measured and not keys & expected[at] and not changed & set(_rows(at))
     ]
     if other:
         report.problems.append(
             f"cells have another protocol or other settings than in {name} version {suite.version}: {len(other)}, "
             f"e.g. {min(other)}"
         )
-    shared = sum(len(keys & installed.get(at, set())) for at, keys in own.items())
-    total = sum(len(keys) for keys in installed.values())
+    shared = sum(len(keys & expected.get(at, set())) for at, keys in own.items())
+    total = sum(len(keys) for keys in expected.values())
     report.of_suite = (shared, total)
     report.lines.append(f"it has {shared} of the suite's {total} cells, and {len(plan.cells) - shared} others")
-
-
-Row = tuple[str, str, str]
-"""Grid, kind of plugin and label."""
 
 
 def _rows(identity: Identity) -> Iterator[Row]:
@@ -306,14 +318,23 @@ def _measured(submission: Submission) -> set[str]:
     }
 
 
-def _draw(plan: Plan, measured: set[str], count: int | None, seed: int | None) -> tuple[list[str], int]:
-    """Keys of cells to run again, drawn at random from the measured cells that can run here, and the seed of the draw.
-    count: number of cells; None: all."""
-    seed = secrets.randbelow(2**32) if seed is None else seed
+def _unchecked(suite: Suite) -> list[Row]:
+    """The rows whose plugins or weights this machine lacks."""
+    return [
+        (grid.name, kind, label) for grid in suite.grids for kind, label, spec in grid.rows(*KINDS) if not spec.module
+    ]
+
+
+def _draw(plan: Plan, measured: set[str], count: int | None, seed: str) -> list[str]:
+    """Keys of cells to run again, drawn at random from the measured cells that can run here.
+
+    count: number of cells; None: all. seed: text from which they are drawn. It has the file's digest and a number of
+    the verifier's, so its author cannot choose the cells.
+    """
     keys = list(dict.fromkeys(cell.job.key for cell in plan.cells if cell.job.key in measured and _can_run(cell)))
     if count is None or count >= len(keys):
-        return keys, seed
-    return random.Random(seed).sample(keys, count), seed
+        return keys
+    return random.Random(seed).sample(keys, count)
 
 
 def _check_values(
@@ -324,7 +345,14 @@ def _check_values(
     submitted = {cell.key: cell for cell in submission.cells}
     jobs = {cell.job.key: cell.job for cell in part.cells}
     quantities = {grid.name: {quantity.name: quantity for quantity in grid.quantities} for grid in part.suite.grids}
-    spread = Spread(submission, sum(len(submitted[key].values) for key in jobs))
+    differences = provenance.differences(submission.provenance.model_dump())
+    spread = Spread(submission, sum(len(submitted[key].values) for key in jobs)) if differences else None
+    if differences:
+        report.lines.append(
+            f"other versions or hardware, so a value may differ by the spread over seeds: {'; '.join(differences)}"
+        )
+    else:
+        report.lines.append("versions and processor are those of the submission, so values may differ by rounding only")
     total: Counter[Agreement] = Counter()
     for key, job in jobs.items():
         cell, failure = submitted[key], failures.get(key)
@@ -358,20 +386,21 @@ def _verification(
     cells: int,
     rerun: int,
     seed: int,
-    of_suite: tuple[int, int] | None,
+    report: Report,
     counts: Mapping[Agreement, int],
 ) -> Verification:
     checkout = provenance.git()
     return Verification(
         submission=file_digest(path),
-        tier=Tier.reached(rerun, cells),
+        tier=Tier.reached(rerun, cells, report.of_suite is not None),
         cells=cells,
         rerun=rerun,
         seed=seed,
-        of_suite=of_suite,
+        of_suite=report.of_suite,
         exact=counts[Agreement.exact],
         tolerance=counts[Agreement.tolerance],
         interval=counts[Agreement.interval],
+        unchecked=report.unchecked,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         harness=importlib.metadata.version(provenance.PACKAGE),
         commit=checkout and checkout["commit"],

@@ -15,8 +15,8 @@ EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "two_layer.py"
 BUILT_IN = [(entry.kind, entry.name) for kind in KINDS for entry in installed().all(kind)]
 SLOW = (
     "custom_diffusion", "dreambooth", "dreambooth_lora", "full", "balanced", "prompt",
-    "gauge", "joint", "compose", "imma", "condition_number_deep", "opt_kappa_deep", "imma_deep", "sophon_deep", "clamp_deep",
-    "resalign", "meta_unlearning", "sophon", "rep_noise", "clamp",
+    "gauge", "joint", "compose", "imma", "condition_number_deep", "opt_kappa_deep", "imma_deep",
+    "resalign", "meta_unlearning", "sophon", "rep_noise", "clamp", "sophon_deep", "clamp_deep",
 )  # fmt: skip
 
 

@@ -270,7 +270,7 @@ def test_pictures_come_along(content, honest, tmp_path):
 
 
 def verification(**changes):
-    fields = {"submission": "0" * 64, "tier": "spot-checked", "cells": 25, "rerun": 5, "seed": 7, "exact": 200,
+    fields = {"submission": "0" * 64, "tier": "spot-checked", "cells": 25, "rerun": 5, "seed": 7, "of_suite": (60, 60), "exact": 200,
               "tolerance": 0, "interval": 0, "date": "2026-11-25", "harness": "0.1.0", "commit": None}  # fmt: skip
     return tiers.Verification(**fields | changes).model_dump_json()
 
@@ -290,10 +290,19 @@ def test_records_say_how_far_they_were_checked(honest, tmp_path):
         "sub.json.gz: spot-checked, 5 of 25 cells rerun on 2026-11-25; two.json: self-reported"
     )
     assert merge.load([two]).records.tier == "self-reported"
+    beside.write_text(
+        verification(submission=tiers.file_digest(path), unchecked=[["teachers", "attacker", "full_descent"]])
+    )
+    rows = merge.load([path, part(content_of(honest), tmp_path / "two.json", ["none"])]).records.unverified
+    assert rows == {("teachers", "attacker", "full_descent")}  # all cells of the second are in the first
     found = tiers.Verification.model_validate_json(verification(interval=3, of_suite=(25, 60)))
     assert found.summary == ("spot-checked, 5 of 25 cells rerun on 2026-11-25, 3 of 203 values only within the spread "
                              "over seeds, 25 of the suite's 60 cells")  # fmt: skip
-    for claim in ({"tier": "reproduced"}, {"rerun": 0}, {"rerun": 25}, {"rerun": 26}):
+    reproduced = {"tier": "reproduced", "rerun": 25}
+    assert tiers.Verification.model_validate_json(verification(**reproduced)).tier == "reproduced"
+    for claim in (
+        {"tier": "reproduced"}, {"rerun": 0}, {"rerun": 25}, {"rerun": 26}, {**reproduced, "of_suite": None}
+    ):  # fmt: skip
         with pytest.raises(ValidationError, match="does not follow from"):
             tiers.Verification.model_validate_json(verification(**claim))
     beside.write_text(json.dumps({"tier": "gold"}))

@@ -7,6 +7,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -67,10 +68,16 @@ def install(tmp_path, monkeypatch):
     return install
 
 
+@pytest.fixture
+def small_installed(install):
+    install()
+
+
 WHERE = "teachers · 1 · shrinking · 2 · sharpness"
 
 
-def test_an_honest_one_is_reproduced(honest):
+def test_an_honest_one_is_reproduced(honest, install):
+    install()
     report = check(honest)
     assert report.problems == []
     verification = report.verification
@@ -80,6 +87,7 @@ def test_an_honest_one_is_reproduced(honest):
     metered = sum(2 for cell in content["cells"] if cell["coordinates"]["measured_by"] == "cost")
     assert verification.exact == sum(len(cell["values"]) for cell in content["cells"]) - metered
     assert (verification.tolerance, verification.interval) == (0, 0)
+    assert verification.unchecked == []
     assert verification.submission == hashlib.sha256(honest.read_bytes()).hexdigest()
 
 
@@ -89,7 +97,15 @@ def test_one_of_installed_plugins_alone_needs_no_plugin_file(tiny, tmp_path):
     assert read_write.read(path).sources == []
     report = check(path, plugins=())
     assert report.problems == []
-    assert report.verification.tier == "reproduced"
+    assert report.verification.rerun == report.verification.cells
+
+
+def test_a_suite_that_is_not_installed_is_never_reproduced(honest):
+    """All its cells agree, but nobody else knows what they are."""
+    verification = check(honest).verification
+    assert verification.rerun == verification.cells
+    assert verification.tier == "spot-checked"
+    assert verification.summary.endswith("its suite was not installed")
 
 
 def test_cells_are_drawn_by_the_seed(honest):
@@ -100,6 +116,14 @@ def test_cells_are_drawn_by_the_seed(honest):
     assert check(honest, 3).verification.tier == "spot-checked"
     unseeded = {check(honest, 0).verification.seed for _ in range(3)}
     assert len(unseeded) == 3
+
+
+def test_the_author_cannot_choose_the_cells_by_the_seed(honest, content, tmp_path):
+    """The draw has the file's digest too: a file with another title has other cells under the same seed."""
+    content["suite"]["title"] = "another title"
+    other = check(write_content(content, tmp_path / "other.json.gz"), 3, seed=7).lines
+    first = check(honest, 3, seed=7).lines
+    assert [line for line in first if line.startswith("  ")] != [line for line in other if line.startswith("  ")]
 
 
 def better(content, factor=1.01):
@@ -118,13 +142,36 @@ def test_a_forged_value_is_found_by_running_its_cell_again(forged):
     assert check(path, 0).verification.tier == "schema-valid"
 
 
-def test_a_value_forged_among_many_seeds_is_found(tmp_path):
-    """Their spread lets a redrawn value pass, not one that is ten times as good."""
+@pytest.mark.parametrize("versions", ["the same", "others"])
+def test_a_value_forged_among_many_seeds_is_found(tmp_path, versions):
+    """Under other versions their spread lets a redrawn value pass, not one that is ten times as good; under the same
+    ones no value may differ."""
     path = submitted(suite_file(tmp_path, seeds=4), tmp_path, defenses=["none", "shrinking"])
     content = content_of(path)
+    if versions == "others":
+        content["provenance"]["packages"]["torch"] = "1.0"
+    values = [find(content, **{**BAD, "seed": seed})["values"][0] for seed in (1, 2, 3, 4)]
+    bad = find(content, **BAD)
+    bad["values"][0] += 0.9 * np.std(values)
+    reseal(content, bad)
+    report = check(write_content(content, path))
+    assert bool(report.problems) == (versions == "the same")
+    assert any(("torch: 1.0 there" in line) == (versions == "others") for line in report.lines if "versions" in line)
     better(content, 10)
     write_content(content, path)
     assert any("values do not agree, e.g. sharpness" in problem for problem in check(path).problems)
+
+
+@pytest.mark.parametrize("cost", [-1e300, -1.0, 1e9])
+def test_a_cost_that_no_job_can_have_is_refused(forged, cost):
+    def change(content):
+        cell = next(cell for cell in content["cells"] if cell["coordinates"]["measured_by"] == "cost")
+        place = [value["metric"] for value in content["kinds"][cell["kind"]]].index("seconds")
+        cell["values"][place] = cost
+        reseal(content, cell)
+
+    with pytest.raises(InvalidSubmission, match="seconds is .*, which no job can have taken"):
+        check(forged(change), 0)
 
 
 def dropped(content):
@@ -339,9 +386,23 @@ def test_what_is_left_out_of_an_installed_suite_must_be_marked(tmp_path, install
 
 def test_another_version_of_the_suite_is_not_the_installed_one(honest, install):
     install(version=4, grids__0__protocol__steps=6)
-    report = check(honest, 0)
-    assert report.problems == []
-    assert "suite small version 3 is not installed here, so the submission cannot be compared with it" in report.lines
+    (problem,) = check(honest, 0).problems
+    assert problem.startswith("small has version 4 here, not 3: verify it with immunebench at commit ")
+
+
+@pytest.mark.parametrize("name", ["Small", "sm\u0430ll", "small ", "small\u200b"])
+def test_a_suite_whose_name_looks_like_an_installed_one_is_refused(forged, install, name):
+    install()
+
+    def rename(content):
+        content["suite"]["name"] = name
+
+    path = forged(rename)
+    if name == "Small":
+        assert any("looks like that of small" in problem for problem in check(path, 0).problems)
+    else:
+        with pytest.raises(InvalidSubmission, match="name"):
+            check(path, 0)
 
 
 def test_another_version_of_a_stage_is_for_another_harness(forged, content):
@@ -367,6 +428,7 @@ def test_a_plugin_with_other_code_is_skipped(tmp_path):
     assert skipped == ["skipped: the code of attacker 'my_attack' here differs from that in the submission"]
     assert 0 < report.verification.rerun < report.verification.cells
     assert report.verification.tier == "spot-checked"
+    assert ("teachers", "attacker", "my_attack") in report.verification.unchecked
 
 
 def test_a_store_of_runs_is_no_store_for_verification(honest, store_root):
@@ -391,7 +453,8 @@ def test_what_was_submitted_never_answers_for_itself(honest, tmp_path, monkeypat
 def test_a_track_that_came_as_a_file_asks_for_trust(honest):
     with pytest.raises(UsageError, match=r"unknown track 'two_layer'; .* read them, then run them by --trust"):
         check(honest, plugins=())
-    assert check(honest, plugins=(), trust=True).verification.tier == "reproduced"
+    verification = check(honest, plugins=(), trust=True).verification
+    assert verification.rerun == verification.cells
 
 
 MARK = "\nimport pathlib, os\npathlib.Path(os.environ['MARK']).touch()\n"
@@ -435,7 +498,7 @@ def test_code_of_a_submission_runs_only_when_trusted(tmp_path, monkeypatch):
     report = check(path, plugins=(), trust=True)
     assert (tmp_path / "mark").exists()
     assert report.problems == []
-    assert report.verification.tier == "reproduced"
+    assert report.verification.rerun == report.verification.cells
     assert sys.path == before
     assert "helper_of_mine" not in sys.modules
 
@@ -547,15 +610,15 @@ def is_metered(content, path):
 
 
 def free(path):
-    """Whether nothing can tell that it was changed: the suite is not installed."""
+    """Whether nothing can tell that it was changed."""
     is_text = "quantities" in path and path[-1] in ("title", "description", "formula", "variant", "limits")
     is_free = bool(set(path) & set(FREE)) and "quantities" not in path
-    return is_text or is_free or path[:2] in {("suite", "name"), ("suite", "version")}
+    return is_text or is_free
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_nothing_can_be_changed_unseen(honest, content, tmp_path, data):
+def test_nothing_can_be_changed_unseen(honest, content, tmp_path, data, small_installed):
     """One thing anywhere in the file, with the digests of values written anew as a forger would, and all cells run
     again (once; then they are in the store of these checks)."""
     content = copy.deepcopy(content)
@@ -625,11 +688,12 @@ def test_a_checkpoint_is_verified_with_its_weights_and_planned_without(of_checkp
     digest = content_of(path)["suite"]["grids"][0]["defenses"]["mine"]["params"]["digest"]
     assert str(tmp_path) not in json.dumps(content_of(path))
     with_weights = check(path, plugins=(), checkpoints={"mine": folder})
-    assert (with_weights.problems, with_weights.verification.tier) == ([], "reproduced")
+    assert (with_weights.problems, with_weights.verification.unchecked) == ([], [])
+    assert with_weights.verification.rerun == with_weights.verification.cells
     without = check(path, plugins=())
     assert without.problems == []
     assert f"skipped: the weights of 'mine' (SHA-256 {digest}) are needed: --checkpoint mine=DIR" in without.lines
-    assert without.verification.tier == "spot-checked"
+    assert [row[1:] for row in without.verification.unchecked] == [("defense", "mine")]
     assert without.verification.rerun < with_weights.verification.rerun
 
 
