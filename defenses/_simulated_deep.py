@@ -32,7 +32,7 @@ def new_head(model: Network, classes: int, draw: torch.Generator | None) -> Weig
     return weight, torch.zeros(classes)
 
 
-def loss_of(model: Network, rows: Rows, of: Outputs = functional.cross_entropy, *, twice: bool = False) -> Loss:
+def loss_of(model: Network, rows: Rows, measure: Outputs = functional.cross_entropy, *, twice: bool = False) -> Loss:
     """A loss of the outputs on `rows` as a function of the tail's weights (see `of_tail`), followed by the weight and
     the bias of a head. twice: whether it must be twice differentiable, which the default attention on a CPU is not."""
     names = [name for name, _ in model.tail.named_parameters()]
@@ -43,7 +43,7 @@ def loss_of(model: Network, rows: Rows, of: Outputs = functional.cross_entropy, 
             features = functional_call(model.tail, dict(zip(names, tail, strict=True)), rows.x)
         if model.map is not None:
             features = model.map(features)
-        return of(functional.linear(features, weight, bias), rows.y)
+        return measure(functional.linear(features, weight, bias), rows.y)
 
     return loss
 

@@ -52,7 +52,7 @@ class SophonDeep(DeepDefense):
         draw = targets.generator()
         benign, harmful = (task.batches(self.batch_size, draw) for task in (targets.benign, targets.harmful))
         classes = int(targets.harmful.y.max()) + 1
-        of = inverse_cross_entropy if self.loss == "inverse" else divergence_from_uniform
+        measure = inverse_cross_entropy if self.loss == "inverse" else divergence_from_uniform
         tail = of_tail(model)
         suppress = torch.optim.Adam(tail, lr=self.lr)
         reinforce = torch.optim.Adam([*tail, *model.head.parameters()], lr=self.retain_lr)
@@ -60,7 +60,7 @@ class SophonDeep(DeepDefense):
             start = (*tail, *new_head(model, classes, draw))
             moves = (loss_of(model, rows) for rows in islice(harmful, self.inner_steps))
             path = bilevel.attack(start, moves, self.inner_lr, self.inner_optimiser)
-            evaluations = (loss_of(model, rows, of) for rows in harmful)
+            evaluations = (loss_of(model, rows, measure) for rows in harmful)
             shares = [1 / self.inner_steps] * self.inner_steps
             value, gradients = bilevel.along_path(path, islice(evaluations, self.inner_steps), shares)
             _step(suppress, tail, gradients[: len(tail)], self.clip)

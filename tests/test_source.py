@@ -38,7 +38,7 @@ def replace(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-NEWER = {"resalign", "meta_unlearning", "sophon", "rep_noise", "clamp"}
+NEWER = {"resalign", "meta_unlearning", "sophon", "rep_noise", "clamp", "sophon_deep", "clamp_deep"}
 ASCENDING = {"ascent", "joint", "compose", "mima", "imma"} | NEWER
 CHANGES = {
     "defenses/_merge.py": ("base + moved.sum(0)", "base - moved.sum(0)", {"compose", "mima"}),

@@ -270,8 +270,9 @@ def test_pictures_come_along(content, honest, tmp_path):
 
 
 def verification(**changes):
-    fields = {"submission": "0" * 64, "tier": "spot-checked", "cells": 25, "rerun": 5, "seed": 7, "of_suite": (60, 60), "exact": 200,
-              "tolerance": 0, "interval": 0, "date": "2026-11-25", "harness": "0.1.0", "commit": None}  # fmt: skip
+    fields = {"submission": "0" * 64, "tier": "spot-checked", "cells": 25, "rerun": 5, "seed": 7, "exact": 200,
+              "of_suite": (60, 60), "tolerance": 0, "interval": 0, "date": "2026-11-25", "harness": "0.1.0",
+              "commit": None}  # fmt: skip
     return tiers.Verification(**fields | changes).model_dump_json()
 
 

@@ -170,7 +170,7 @@ def test_a_cost_that_no_job_can_have_is_refused(forged, cost):
         cell["values"][place] = cost
         reseal(content, cell)
 
-    with pytest.raises(InvalidSubmission, match="seconds is .*, which no job can have taken"):
+    with pytest.raises(InvalidSubmission, match="which no job can have taken"):
         check(forged(change), 0)
 
 
