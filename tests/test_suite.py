@@ -12,7 +12,6 @@ import harness
 from harness.diffusion.concepts import read
 from harness.errors import UsageError
 from harness.plugin import Attacker
-from harness.registry import installed
 from harness.selection import Options, Selection
 from harness.suite import Suite
 from harness.suite_file import Tuning, find
@@ -24,13 +23,6 @@ from tests.runs import TWO_LAYER
 def select(suite, **options) -> Suite:
     """A suite with options of `Selection`."""
     return load(str(suite), Selection.of(**options))
-
-
-@pytest.mark.parametrize("name", [entry.name for entry in installed().all("suite")])
-def test_shipped_suites_load(name):
-    suite = load(name)
-    assert suite.name == name
-    assert all(grid.tasks and grid.defenses and grid.seeds for grid in suite.grids)
 
 
 def test_rows_are_plugins_with_settings(tiny):

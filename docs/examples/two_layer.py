@@ -29,12 +29,11 @@ class FullDescent(harness.Attacker):
     lr: float = Field(0.05, gt=0, description="step size")
 
     def adapt(self, model: torch.nn.Sequential, data: Data) -> Iterator[torch.Tensor]:
-        optimiser = torch.optim.SGD(model.parameters(), lr=self.lr)
+        weights = list(model.parameters())
         while True:
-            optimiser.zero_grad()
             loss = error(model, data)
-            loss.backward()
-            optimiser.step()
+            for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+                weight.data.sub_(gradient, alpha=self.lr)
             yield loss
 
 

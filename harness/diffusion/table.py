@@ -39,11 +39,11 @@ def table(board: pd.DataFrame) -> pd.DataFrame:
 
 def _rows(part: pd.DataFrame) -> Iterator[dict[str, str]]:
     """The rows of one defense: one for each attacker, or a single one in a grid without attackers."""
-    released = part[part["attacker"].isna()]
+    released = _released(part[part["attacker"].isna()])
     for attacker in list(part["attacker"].dropna().unique()) or [""]:
         attacked = part[part["attacker"] == attacker]
         row = {"grid": str(part["grid"].iloc[0]), "defense": str(part["defense"].iloc[0]), "attacker": str(attacker)}
-        yield row | _released(released) | (_attacked(attacked) if attacker else {})
+        yield row | released | (_attacked(attacked) if attacker else {})
 
 
 def _released(board: pd.DataFrame) -> dict[str, str]:

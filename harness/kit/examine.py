@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import inspect
-import math
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,10 +34,11 @@ class Run:
 
     states: copies of all weights at the start and after each of the first steps. end: those at the end. yielded: losses
     or values as numbers; the type's name where it is no number. values: the mappings that a metric yielded. losses: the
-    harmful task's loss by step. tensors: how many new tensors existed by step. ended: the generator ended by itself.
-    model_state: how the model's mode, dtypes, gradients and hooks differ at the end. global_draws: libraries whose
-    global random numbers were used. changed_data: names of given tensors that were changed. allowed: weights that the
-    plugin says it changes; None if it does not say. success: the share of the initial loss that an attack must reach.
+    harmful task's loss by step, empty unless it was measured. tensors: how many new tensors existed by step. ended: the
+    generator ended by itself. model_state: how the model's mode, dtypes, gradients and hooks differ at the end.
+    global_draws: libraries whose global random numbers were used. changed_data: names of given tensors that were
+    changed. allowed: weights that the plugin says it changes; None if it does not say. success: the share of the
+    initial loss that an attack must reach.
     """
 
     states: list[dict[str, torch.Tensor]] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Examination:
     @cached_property
     def first(self) -> Run:
         """The run that most checks examine."""
-        return self._run(global_seed=0)
+        return self._run(global_seed=0, losses=True)
 
     @cached_property
     def again(self) -> Run:
@@ -102,24 +102,25 @@ class Examination:
             return f"{type(error).__name__}: {' '.join(str(error).split())}"
         return None
 
-    def _run(self, global_seed: int) -> Run:
+    def _run(self, global_seed: int, losses: bool = False) -> Run:
         trials = self.track.trials(self.plugin.kind, SEED)
         if not trials:
             raise UsageError(f"track '{self.track.name}' has no trial for {self.plugin.kind}s")
         for trial in trials[:-1]:
             try:
-                return self._run_on(trial, global_seed)
+                return self._run_on(trial, global_seed, losses)
             except RunError:  # the plugin refuses this trial
                 continue
-        return self._run_on(trials[-1], global_seed)
+        return self._run_on(trials[-1], global_seed, losses)
 
-    def _run_on(self, trial: Trial, global_seed: int) -> Run:
+    def _run_on(self, trial: Trial, global_seed: int, losses: bool) -> Run:
         run = Run(success=trial.broken)
         allowed = () if self.is_metric else trial.allowed(self.plugin)
         run.allowed = None if allowed is None else set(allowed)
         data = {name: value.clone() for name, value in trial.data.items()}
         with isolated(global_seed), _only_new_objects():
-            run.losses[0] = trial.loss(self.plugin)
+            if losses and self.is_attacker:
+                run.losses[0] = trial.loss(self.plugin)
             state = _model_state(trial)
             run.states.append(_weights(trial))
             generator = trial.start(self.plugin)
@@ -140,7 +141,8 @@ class Examination:
                 if step <= COPIED_STEPS:
                     run.states.append(_weights(trial))
                 if step in (half, trial.steps):
-                    run.losses[step] = trial.loss(self.plugin) if self.is_attacker else math.nan
+                    if losses and self.is_attacker:
+                        run.losses[step] = trial.loss(self.plugin)
                     run.tensors[step] = _count_tensors()
             generator.close()
             after = _random_states()

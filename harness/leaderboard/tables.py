@@ -39,11 +39,10 @@ def row_name(grid: Grid, kind: str, label: str) -> str:
 def pick(cell: pd.DataFrame, metric: str, **coordinates: object) -> Mapping[str, Any]:
     """The first row of a long-form board's part `cell` that is of a metric at these coordinates (`role="harmful"`), by
     column; empty if there is none."""
-    chosen = cell["metric"] == metric
-    for column, wanted in coordinates.items():
-        chosen &= (cell[column] == wanted).fillna(False)
-    rows = cell[chosen.fillna(False)]
-    return {str(name): value for name, value in rows.iloc[0].items()} if len(rows) else {}
+    chosen = np.full(len(cell), True)
+    for column, wanted in {"metric": metric, **coordinates}.items():
+        chosen &= (cell[column] == wanted).to_numpy(bool, na_value=False)
+    return {str(name): value for name, value in cell.iloc[chosen.argmax()].items()} if chosen.any() else {}
 
 
 def value(cell: pd.DataFrame, metric: str, **coordinates: object) -> str:

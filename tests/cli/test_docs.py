@@ -22,7 +22,7 @@ from harness.fields import fields
 from harness.kit import checks
 from harness.leaderboard.flags import FLAGS
 from harness.plugin import KINDS
-from harness.registry import Registry, named
+from harness.registry import Entry, Registry, installed, named
 from harness.suite_file import SuiteFile
 from harness.suite_reader import load
 from tests.helpers import BLOCKS, EXAMPLES, FILES, PAGES, ROOT, immunebench
@@ -35,17 +35,30 @@ for page, language, block in BLOCKS:
             COMMANDS[page].append(command)
 
 
+def shorter(name: str, folder: Path) -> Entry:
+    """A suite with few steps, of which few are measured."""
+    content = yaml.safe_load((ROOT / "suites" / f"{name}.yaml").read_text())
+    content["published"] = str(ROOT / "suites" / content["published"])
+    for grid in content["grids"]:
+        grid["protocol"] = {"steps": 20, "measure_at": [0, 5, 20]}
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return Entry("suite", name, "", "", str(path), file=str(path))
+
+
 def run(command: str, request: pytest.FixtureRequest) -> None:
-    """Run a documented `immunebench` command here: one seed, one grid or split of house prices, one worker or the own
-    cluster."""
+    """Run a documented `immunebench` command here: few steps, one seed, one grid or split of house prices, one worker
+    or the own cluster."""
     if "tcp://head:8786" in command:
         command = command.replace("tcp://head:8786", request.getfixturevalue("cluster").scheduler_address)
     if command.startswith("run house_prices ") and "--grid" not in command:
         command += " --grid house_prices"
     if command.startswith("run quick --grid house_prices "):
         command += " --task 'house_prices split 1'"
+    if command.startswith(("run ", "attack ", "plan ")):
+        command += " --seeds 1"
     if command.startswith(("run ", "attack ")):
-        command += " --seeds 1" + " --workers 1" * ("--cluster" not in command)
+        command += " --workers 1" * ("--cluster" not in command)
     elif command.startswith("verify "):
         command += " --workers 1"
     done = immunebench(*shlex.split(command))
@@ -59,6 +72,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     folder.mkdir()
     for name, block in FILES.items():
         (folder / name).write_text(block)
+    monkeypatch.setitem(installed()._entries["suite"], "house_prices", shorter("house_prices", tmp_path))
     monkeypatch.chdir(folder)
     return folder
 

@@ -82,6 +82,7 @@ def run(python: Path, folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_package_is_installed_used_and_uninstalled(python, tmp_path):
     package, work = tmp_path / "package", tmp_path / "work"
     package.mkdir()

@@ -37,7 +37,7 @@ from harness.store import Store
 from harness.store.tensors import load_tensors
 from harness.suite_reader import load
 from tests.diffusion.helpers import load_suite, noise, run_suite, write_pictures
-from tests.helpers import immunebench
+from tests.helpers import FILES, immunebench
 
 CONCEPTS = """
 format: 2
@@ -184,8 +184,8 @@ def test_a_defense_that_does_nothing_has_no_gap(suite: Path) -> None:
     """Same seeds, same attack, same pictures: MSGR is exactly zero, and MRSGR over pictures of one noise; over all
     pairs, as the papers take it, MRSGR is not. The undefended row is the noise floor, undefended against undefended
     with other draws of the attacker."""
-    records = run_suite(suite, defenses=["none", "idle", "louder"], attackers=["lora", "textual_inversion"]).records
-    styles = records[records["grid"] == "styles"]
+    rows = {"defenses": ["none", "idle", "louder"], "attackers": ["lora", "textual_inversion"], "grids": ["styles"]}
+    styles = run_suite(suite, **rows).records
     for metric in ("msgr", "msgr_of_means", "mrsgr_paired", "msgr_area"):
         expected = [0.0] * (2 if "area" in metric else 4)
         assert _values(styles, metric, defense="idle") == pytest.approx(expected), metric
@@ -197,9 +197,10 @@ def test_a_defense_that_does_nothing_has_no_gap(suite: Path) -> None:
 
 
 def test_a_second_run_computes_nothing(suite: Path) -> None:
-    first = run_suite(suite, defenses=["none"], attackers=["textual_inversion"])
+    rows = {"defenses": ["none"], "attackers": ["textual_inversion"], "grids": ["styles"]}
+    first = run_suite(suite, **rows)
     assert not first.plan.missing(first.store)
-    again = run_suite(suite, defenses=["none"], attackers=["textual_inversion"])
+    again = run_suite(suite, **rows)
     pd.testing.assert_frame_equal(first.records, again.records)
 
 
@@ -590,21 +591,14 @@ def test_the_readable_table() -> None:
     assert len(table.attrs["caption"].split()) < 150
 
 
-def test_the_docs_attacker(suite: Path, tmp_path: Path) -> None:
-    from tests.cli.test_docs import FILES
-
-    (tmp_path / "bias_tuning.py").write_text(FILES["bias_tuning.py"])
-    given = {"plugins": [tmp_path / "bias_tuning.py"], "attackers": ["bias_tuning"], "defenses": ["none"]}
-    assert any(_values(run_suite(suite, **given).records, "msgr", attacker="bias_tuning", grid="styles"))
-
-
-def test_the_docs_defense(suite: Path, tmp_path: Path) -> None:
-    from tests.cli.test_docs import FILES
-
-    (tmp_path / "weakest.py").write_text(FILES["weakest.py"])
+def test_the_docs_attacker_and_defense(suite: Path, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("bias_tuning.py", "weakest.py")]
+    for file in files:
+        file.write_text(FILES[file.name])
     settings = ["defenses.weakest.steps=2", "defenses.weakest.prior=none", "defenses.weakest.lr=0.01"]
-    given = {"plugins": [tmp_path / "weakest.py"], "defenses": ["weakest"], "attackers": ["textual_inversion"]}
-    assert any(_values(run_suite(suite, settings=settings, **given).records, "msgr", defense="weakest", grid="styles"))
+    rows = {"plugins": files, "attackers": ["bias_tuning"], "defenses": ["none", "weakest"], "grids": ["styles"]}
+    records = run_suite(suite, settings=settings, **rows).records
+    assert all(any(_values(records, "msgr", defense=row)) for row in rows["defenses"])
 
 
 def test_a_released_model_is_a_plain_pipeline(suite: Path, tmp_path: Path, base: Path) -> None:

@@ -53,7 +53,7 @@ def damage(store: Path, draw: random.Random) -> None:
         path.write_bytes(path.read_bytes()[: draw.randrange(path.stat().st_size + 1)])
 
 
-@pytest.mark.parametrize("kills", [8, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.slow)])
 def test_after_a_kill_at_any_moment_the_next_run_does_the_rest(tmp_path, forked, kills):
     draw = random.Random(1)
     reference = run(store=tmp_path / "reference").values

@@ -14,8 +14,8 @@ from harness.registry import installed, named
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "two_layer.py"
 BUILT_IN = [(entry.kind, entry.name) for kind in KINDS for entry in installed().all(kind)]
 SLOW = (
-    "custom_diffusion", "dreambooth", "dreambooth_lora", "full", "balanced", "prompt",
-    "gauge", "joint", "compose", "imma", "condition_number_deep", "opt_kappa_deep", "imma_deep",
+    "custom_diffusion", "dreambooth", "dreambooth_lora", "full", "balanced", "prompt", "textual_inversion",
+    "gauge", "joint", "compose", "imma", "mima", "condition_number_deep", "opt_kappa_deep", "imma_deep",
     "resalign", "meta_unlearning", "sophon", "rep_noise", "clamp", "sophon_deep", "clamp_deep",
 )  # fmt: skip
 

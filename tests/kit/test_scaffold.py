@@ -68,8 +68,10 @@ def test_new_plugins_and_the_example_of_a_track_are_strictly_typed(tmp_path):
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize(("track", "kind", "attacked", "count"), [("probe", "attacker", False, 15),
-                                                                   ("probe", "metric", True, 13)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("track", "kind", "attacked", "count"),
+    [("probe", "attacker", False, 15), pytest.param("probe", "metric", True, 13, marks=pytest.mark.slow)],
+)
 def test_a_package_registers_and_its_test_passes(tmp_path, track, kind, attacked, count):
     """As installed: its folder and entry points are on the path, in a process of their own."""
     package = scaffold.write(kind, "my_own", track, tmp_path, package=True, attacked=attacked)

@@ -567,6 +567,7 @@ SHIPPED = [str(ROOT / "docs" / "examples" / "two_layer.yaml"), *(entry.name for 
 def test_a_shipped_suites_plan_is_the_same_from_its_submission(name, content):
     """With the plugins of this machine, and with none of them; one task and seed of each grid."""
     suite = load(name)
+    assert suite.name in name
     small = [
         grid.model_copy(update={"seeds": [1], "tasks": grid.tasks[:1], "members": dict(list(grid.members.items())[:1])})
         for grid in suite.grids
