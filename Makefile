@@ -3,16 +3,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: quick test test-slow bench boards runs clean
+.PHONY: quick test checks tests test-slow bench boards runs clean
 
 quick: .venv/quick
 	$(BIN)/immunebench run quick
 
 test: .venv/test
+	$(MAKE) --jobs 2 checks tests
+
+checks:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+tests:
 	$(BIN)/pytest -n 2 --dist loadgroup -p no:benchmark --ignore tests/benchmarks -m "not slow"
 
 test-slow: .venv/test
