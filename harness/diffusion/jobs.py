@@ -63,6 +63,10 @@ class Jobs:
         return {**self._sampling, "checkpointing": self.group.checkpointing}
 
     @cached_property
+    def _drawn_by(self) -> dict[str, Any]:
+        return {"sampling": self.protocol.drawn or self.protocol.sampling}
+
+    @cached_property
     def _encoders(self) -> dict[str, Any]:
         return {name: self.files.weights(path) for name, path in self.protocol.encoders.items()}
 
@@ -149,7 +153,7 @@ class Jobs:
             settings = self.protocol.model_dump(include={"steps", "measure_at", "images", "save_attacked"})
             seed = self.repetition.seed_for(attacker, concept.name, *(["other"] if other else []))
             self._attacks[place] = Attack(
-                **self._training,
+                **{**self._training, **self._drawn_by},
                 **settings,
                 plugin=attacker,
                 seed=seed,
@@ -265,7 +269,9 @@ class Jobs:
         return self._look(self._draw(model, named, count), named, len(named) * count, encoders)
 
     def _draw(self, model: Immunize, named: Sequence[Concept], count: int) -> Draw:
-        return Draw(**self._sampling, seed=self.noise, concepts=tuple(named), images=count, model=model)
+        return Draw(
+            **self._on_base, **self._drawn_by, seed=self.noise, concepts=tuple(named), images=count, model=model
+        )
 
     def _look(self, job: Stage, concepts: Sequence[Concept], count: int, encoders: bool = True) -> Seen:
         """The look at the pictures of `job`. concepts: the concept in all pictures, or a concept for each row. count:

@@ -41,6 +41,21 @@ class Sampling(FrozenModel):
     guidance: float = Field(3.0, ge=0, description="weight of classifier-free guidance; 1: no guidance")
 
 
+class Drawing(Sampling):
+    """Settings of the sampler of measured pictures."""
+
+    negative: str = Field(
+        "",
+        description="negative prompt, in place of the empty prompt of classifier-free guidance",
+    )
+
+    @model_validator(mode="after")
+    def _guided(self) -> Drawing:
+        if self.negative and self.guidance <= 1:
+            raise ValueError("a negative prompt needs a guidance above 1, because without guidance nothing reads it")
+        return self
+
+
 def _few_steps(fields: dict[str, Any]) -> tuple[int, ...]:
     """The steps 10, 25 and 50 below the budget, and the budget itself: few, because pictures are sampled after each."""
     steps = fields.get("steps", 1)
@@ -70,6 +85,11 @@ class DiffusionProtocol(Protocol):
     )
     sheets: int = Field(1, ge=0, description="number of groups, from the first, that get a contact sheet")
     sampling: Sampling = Sampling()
+    drawn: Drawing | None = Field(
+        None,
+        description="sampler of the measured pictures, those of released and attacked models; null: `sampling`, which "
+        "draws all others: reference pictures, pictures to train on, and those that check an erasure",
+    )
     erasure: Erasure = Erasure()
     encoders: dict[str, str | None] = Field(
         {"contrastive": None, "classifier": None, "efficientnet_lite0": None},
