@@ -469,7 +469,10 @@ def _view(*lead: int, recognised: bool | None = None, finite: bool = True) -> Vi
     """Pictures (*lead, 2, …) with one embedding each."""
     seen = None if recognised is None else torch.full((*lead, 2), recognised)
     images = noise(2)[None].repeat(lead[0] if lead else 1, 0).reshape(*lead, 2, 16, 16, 3)
-    return View(images, torch.full((*lead, 2), finite), {"e": torch.eye(2).expand(*lead, 2, 2)}, seen)
+    detected = {"filter": torch.ones(1, *lead, 2, dtype=torch.bool)}
+    return View(
+        images, torch.full((*lead, 2), finite), {"e": torch.eye(2).expand(*lead, 2, 2)}, seen, detected=detected
+    )
 
 
 def _encoder(similarity: float) -> Encoder:
