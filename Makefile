@@ -32,7 +32,8 @@ boards: .venv/quick
 
 # Runs all suites and makes their submissions and leaderboards; takes many hours.
 runs: .venv/quick
-	for suite in digits house_prices relearning strength inner_steps styles objects personal; do \
+	for suite in digits house_prices relearning strength inner_steps styles objects personal \
+	    many_concepts prompt_shift unroll attack_data benign_first trainability sampling coverage; do \
 	  $(BIN)/immunebench run $$suite --out results/runs/$$suite || exit 1; \
 	  $(BIN)/immunebench submit results/runs/$$suite || exit 1; \
 	done

@@ -16,6 +16,7 @@ from typing import Any
 from harness import checkpoints
 from harness.diffusion import weights
 from harness.diffusion.concepts import Concept, Group
+from harness.diffusion.detectors import Asked, Question
 from harness.diffusion.located import Files
 from harness.diffusion.measuring import Arms, Decode, Look, MeasureAttacked, MeasureReleased, Seen, Sheet, SheetRow
 from harness.diffusion.plugin import DiffusionAttacker, DiffusionDefense
@@ -63,8 +64,23 @@ class Jobs:
         return {**self._sampling, "checkpointing": self.group.checkpointing}
 
     @cached_property
+    def _drawn_by(self) -> dict[str, Any]:
+        return {"sampling": self.protocol.drawn or self.protocol.sampling}
+
+    @cached_property
     def _encoders(self) -> dict[str, Any]:
         return {name: self.files.weights(path) for name, path in self.protocol.encoders.items()}
+
+    @cached_property
+    def _detectors(self) -> tuple[Asked, ...]:
+        """The detectors, which look for the targets and benign concepts among all concepts of the files."""
+        concepts = tuple(_plain(concept) for concept in (*self.group.targets, *self.group.others))
+        kept = (_plain(concept) for concept in self.group.kept if concept not in self.group.others)
+        among = (*concepts, *kept)
+        return tuple(
+            Asked(name, self.files.detector(detector.path), Question(concepts, among, detector.labels))
+            for name, detector in self.protocol.detectors.items()
+        )
 
     @cached_property
     def noise(self) -> int:
@@ -149,7 +165,7 @@ class Jobs:
             settings = self.protocol.model_dump(include={"steps", "measure_at", "images", "save_attacked"})
             seed = self.repetition.seed_for(attacker, concept.name, *(["other"] if other else []))
             self._attacks[place] = Attack(
-                **self._training,
+                **{**self._training, **self._drawn_by},
                 **settings,
                 plugin=attacker,
                 seed=seed,
@@ -201,13 +217,13 @@ class Jobs:
             shown = self.protocol.images * len(self.protocol.measure_at)
 
             def look(model: Immunize, other: bool = False) -> Seen:
-                return self._look(self.attack(model, attacker, concept, other), [concept], shown)
+                return self._look(self.attack(model, attacker, concept, other), [concept], shown, detect=True)
 
             return Arms(
                 _plain(concept),
                 look(model),
                 look(undefended, other=floor) if metric.compared else None,
-                self._look(self.pictures[concept.name], [concept], self.protocol.images),
+                self._look(self.pictures[concept.name], [concept], self.protocol.images, detect=True),
             )
 
         return MeasureAttacked(
@@ -265,11 +281,15 @@ class Jobs:
         return self._look(self._draw(model, named, count), named, len(named) * count, encoders)
 
     def _draw(self, model: Immunize, named: Sequence[Concept], count: int) -> Draw:
-        return Draw(**self._sampling, seed=self.noise, concepts=tuple(named), images=count, model=model)
+        return Draw(
+            **self._on_base, **self._drawn_by, seed=self.noise, concepts=tuple(named), images=count, model=model
+        )
 
-    def _look(self, job: Stage, concepts: Sequence[Concept], count: int, encoders: bool = True) -> Seen:
+    def _look(
+        self, job: Stage, concepts: Sequence[Concept], count: int, encoders: bool = True, detect: bool = False
+    ) -> Seen:
         """The look at the pictures of `job`. concepts: the concept in all pictures, or a concept for each row. count:
-        number of pictures."""
+        number of pictures. encoders, detect: whether encoders and detectors look at them, besides the classifier."""
         if job.key not in self._looks:
             classes = tuple((concept.classifier, concept.name) for concept in concepts if concept.classifier)
             look = Look(
@@ -277,6 +297,7 @@ class Jobs:
                 classes=classes if len(classes) == len(concepts) else (),
                 count=count,
                 images=job,
+                detectors=self._detectors if detect else (),
             )
             self._looks[job.key] = Seen(job, look)
         return self._looks[job.key]

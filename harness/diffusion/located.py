@@ -34,6 +34,10 @@ class Files:
         """The file `path` of weights; None if `path` is None."""
         return None if path is None else self._locate(path, WEIGHTS)
 
+    def detector(self, path: str | None) -> Located | None:
+        """The folder or the file `path` of a detector; None if `path` is None."""
+        return None if path is None else self._locate(path, BASE if Path(path).is_dir() else WEIGHTS)
+
     def _locate(self, path: str, content: Content) -> Located:
         if (path, content) not in self._located:
             self._located[path, content] = Located.of(path, content)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 
 from harness.diffusion import encoders
 from harness.diffusion.concepts import Concept
+from harness.diffusion.detectors import Asked
 from harness.diffusion.model import Images
 from harness.diffusion.sheet import contact_sheet
 from harness.diffusion.stages import Immunize, Pictures, PipelineStage, TargetsStage, save_images
-from harness.diffusion.views import IMAGES, SEEN, AttackedPictures, ConceptAttack, ReleasedData, View
+from harness.diffusion.views import DETECTED, IMAGES, SEEN, AttackedPictures, ConceptAttack, ReleasedData, View
 from harness.metric import write_values
 from harness.stage import Folders, Located, Stage
 from harness.store.tensors import load_tensors, save_tensors
@@ -39,7 +40,8 @@ class Look(Stage, track="diffusion", version=2):
 
     encoders: files of local weights by name of the encoder; None: the default weights. classes: (head, class) of the
     classifier: one for all pictures (…, n, height, width, 3), or one for each concept of (concepts, n, …); empty if the
-    classifier does not know all concepts. count: number of pictures. images: the job that made the pictures.
+    classifier does not know all concepts. count: number of pictures. images: the job that made the pictures. detectors:
+    detectors with their questions; without any the key is that of a job that knows none.
     """
 
     gpu: ClassVar[bool] = True
@@ -48,6 +50,12 @@ class Look(Stage, track="diffusion", version=2):
     classes: tuple[tuple[str, str], ...]
     count: int
     images: Stage
+    detectors: tuple[Asked, ...] = ()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything the artifact depends on."""
+        return {name: value for name, value in super().identity.items() if value or name != "detectors"}
 
     @property
     def work(self) -> float:
@@ -55,7 +63,8 @@ class Look(Stage, track="diffusion", version=2):
         return float(self.count)
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Save the embeddings by encoder, and `recognised` (see `harness.diffusion.views.View`)."""
+        """Save the embeddings by encoder, `recognised`, and detectors' answers (see `harness.diffusion.views.View`);
+        raises `RunError` if an encoder or a detector fails."""
         pictures = load_tensors(folders[self.images] / IMAGES)["images"]
         lead, images = pictures.shape[:-3], pictures.flatten(0, -4).numpy()
         embeds = {name: used.embed for name, used in _encoders(self.encoders).items()}
@@ -64,6 +73,8 @@ class Look(Stage, track="diffusion", version=2):
             parts = zip(np.split(images, len(self.classes)), self.classes, strict=True)
             recognised = np.concatenate([encoders.recognised(part, *named) for part, named in parts])
             seen["recognised"] = torch.from_numpy(recognised).unflatten(0, lead)
+        for detector in self.detectors:
+            seen[DETECTED + detector.name] = torch.from_numpy(detector.seen(images)).unflatten(1, lead)
         save_tensors(seen, out / SEEN)
 
 

@@ -259,14 +259,22 @@ class TextToImage:
 
     @torch.no_grad()
     def sample(
-        self, prompts: Sequence[str], seeds: Sequence[int], *, sampler: str, steps: int, guidance: float, rows: int = 16
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        sampler: str,
+        steps: int,
+        guidance: float,
+        negative: str = "",
+        rows: int = 16,
     ) -> tuple[Images, npt.NDArray[np.bool_]]:
         """Draw one image for each prompt.
 
         prompts: n texts. seeds: n seeds of the images' noise, so an image does not depend on the others. sampler: ddim
         (Song et al., 2021) or dpm (DPM-Solver++; Lu et al., 2022). steps: denoising steps. guidance: weight of
-        classifier-free guidance. rows: images of a batch. Returns images (n, height, width, 3), and whether each of
-        them is finite, (n,) bool.
+        classifier-free guidance. negative: prompt in place of the empty one of guidance. rows: images of a batch.
+        Returns images (n, height, width, 3), and whether each of them is finite, (n,) bool.
         """
         kinds = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
         trained_with = self.pipeline.scheduler
@@ -278,10 +286,10 @@ class TextToImage:
                 part = list(prompts[start : start + rows])
                 draws = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + rows]]
                 with self.computing():
-                    text, empty = self.text(part), self.text([""] * len(part))
+                    text, negated = self.text(part), self.text([negative] * len(part))
                     drawn = self.pipeline(
                         prompt_embeds=text.to(self.dtype),
-                        negative_prompt_embeds=empty.to(self.dtype),
+                        negative_prompt_embeds=negated.to(self.dtype),
                         num_inference_steps=steps,
                         guidance_scale=guidance,
                         generator=draws,

@@ -19,8 +19,9 @@ def plots(records: pd.DataFrame, out: Path) -> list[Path]:
 
 
 def _curves(records: pd.DataFrame) -> Figure:
-    """Attack success rate and, by encoder, similarity to the reference (MIMA, Fig. 3 and 5) and MSGR, mean over tasks
-    and seeds: a row for each attacker, a column for each quantity, a line for each defense."""
+    """Attack success rate, retention of benign concepts after fine-tuning on them and, by encoder, similarity to the
+    reference (MIMA, Fig. 3 and 5) and MSGR, mean over tasks and seeds: a row for each attacker, a column for each
+    quantity, a line for each defense."""
     attackers, defenses = list(records["attacker"].unique()), list(records["defense"].unique())
     columns = _columns(records)
     figure = Figure(figsize=(2.4 * len(columns) + 0.6, 2.1 * len(attackers) + 0.8), layout="constrained")
@@ -49,7 +50,8 @@ def _columns(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     harmful = whole[whole["role"] == "harmful"]
     rates, similarities = harmful[harmful["metric"] == "asr"], harmful[harmful["metric"] == "similarity"]
     gaps = whole[whole["metric"] == "msgr"]
-    columns = [("ASR", rates)] if len(rates) else []
+    benign = whole[(whole["metric"] == "retention") & (whole["role"] == "benign")]
+    columns = [(title, values) for title, values in (("ASR", rates), ("benign retention", benign)) if len(values)]
     for title, values in (("M, {}", similarities), ("MSGR, {} (%)", gaps)):
         columns += [(title.format(name), values[values["variant"] == name]) for name in values["variant"].unique()]
     return columns

@@ -175,4 +175,5 @@ def _view(thing: str, rows: int) -> View:
     assert embed is not None
     embeddings = {ENCODER: embed(images).unflatten(0, (rows, 2))}
     recognised = torch.from_numpy(encoders.recognised(images, "object", thing)).unflatten(0, (rows, 2))
-    return View(images.reshape(rows, 2, *images.shape[1:]), finite, embeddings, recognised)
+    detected = {"classifier": recognised.expand(3, rows, 2)}  # up to two targets and a benign concept
+    return View(images.reshape(rows, 2, *images.shape[1:]), finite, embeddings, recognised, detected=detected)

@@ -17,6 +17,8 @@ from harness.store.tensors import load_tensors
 
 IMAGES, SEEN = "images.safetensors", "seen.safetensors"
 """Files in artifacts: pictures, and their embeddings with the answers of the concept classifier."""
+DETECTED = "detected "
+"""Begin of the names of detectors' answers in the file of embeddings."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class View:
     images: (…, n, height, width, 3) uint8. finite: (…, n) bool; a picture that is not finite is black. embeddings: by
     encoder (…, n, d), for lpips the images. recognised: (…, n) bool, whether the classifier's top
     class is the concept; None if the classifier does not know the concepts. kept: (concepts, n) bool, whether it sees
-    each concept to keep in pictures by the attacked model after its last step; None if there are none.
+    each concept to keep in pictures by the attacked model after its last step; None if there are none. detected: by
+    detector (concepts, …, n) bool, whether it sees each of the task's targets and benign concepts, in this order.
     """
 
     images: Images
@@ -35,6 +38,7 @@ class View:
     embeddings: Mapping[str, torch.Tensor] = field(default_factory=dict)
     recognised: torch.Tensor | None = None
     kept: torch.Tensor | None = None
+    detected: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def load(cls, images: Path, look: Path, encoders: Iterable[str]) -> View:
@@ -42,14 +46,17 @@ class View:
         the `Look` at them. encoders: names of its encoders."""
         pictures, seen = load_tensors(images / IMAGES), load_tensors(look / SEEN)
         recognised = seen.pop("recognised", None)
+        detected = {name.removeprefix(DETECTED): seen[name] for name in seen if name.startswith(DETECTED)}
         embeddings = {name: seen.get(name, pictures["images"]) for name in encoders}
-        return cls(pictures["images"].numpy(), pictures["finite"], embeddings, recognised, pictures.get("kept"))
+        finite, kept = pictures["finite"], pictures.get("kept")
+        return cls(pictures["images"].numpy(), finite, embeddings, recognised, kept, detected)
 
     def __getitem__(self, place: int) -> View:
         """The pictures of one step or concept, the one at index `place` of the first axis."""
         embeddings = {name: rows[place] for name, rows in self.embeddings.items()}
         recognised = None if self.recognised is None else self.recognised[place]
-        return View(self.images[place], self.finite[place], embeddings, recognised)
+        detected = {name: seen[:, place] for name, seen in self.detected.items()}
+        return View(self.images[place], self.finite[place], embeddings, recognised, detected=detected)
 
     @property
     def success(self) -> float | None:

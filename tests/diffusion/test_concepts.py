@@ -278,6 +278,24 @@ def test_shipped_concept_files_load(name: str, count: int) -> None:
         assert len(_block(concepts=str(LISTS / f"{name}.yaml"), groups=kind).expand()) == 5
 
 
+def test_mixed_groups_have_five_and_ten_concepts() -> None:
+    """Objects and styles of the small base in one file; groups apart and alike have the same size."""
+    file = concepts.read(LISTS / "small_mixed.yaml")
+    assert set(file.concepts) == {
+        name for other in ("objects", "styles") for name in concepts.read(LISTS / f"small_{other}.yaml").concepts
+    }
+    assert {name: len(set(group)) for name, (group,) in file.groups.items()} == {
+        "five_apart": 5, "five_alike": 5, "ten_apart": 10, "ten_alike": 10
+    }  # fmt: skip
+
+
+def test_subjects_follow_the_styles_that_are_erased() -> None:
+    (group,) = _block(concepts=str(LISTS / "small_styles_and_subjects.yaml"), groups="two", others=3).expand()
+    assert [concept.kind for concept in group.targets] == ["style"] * 2
+    assert [concept.kind for concept in group.others] == ["subject"] * 3
+    assert {concept.kind for concept in group.kept} == {"style", "object", "subject"}
+
+
 def test_subjects_ship_with_their_pictures() -> None:
     for concept in concepts.read(LISTS / "small_subjects.yaml").concepts.values():
         assert 4 <= len(picture_files(str(concept.images))) <= 6, concept.name

@@ -167,6 +167,19 @@ def test_sampling_is_the_pipelines_own(base: Path, model: TextToImage) -> None:
     assert not np.array_equal(ours, other)
 
 
+def test_a_negative_prompt_is_the_pipelines_own(base: Path, model: TextToImage) -> None:
+    plain = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
+    plain.set_progress_bar_config(disable=True)
+    theirs = plain(
+        "a photo of a bag", num_inference_steps=3, guidance_scale=20.0, generator=torch.Generator().manual_seed(9),
+        negative_prompt="an artwork", output_type="np",
+    ).images  # fmt: skip
+    strong = {**SAMPLING, "guidance": 20.0}
+    ours, _ = model.sample(["a photo of a bag"], [9], **strong, negative="an artwork")
+    without, _ = model.sample(["a photo of a bag"], [9], **strong)
+    assert np.abs(ours / 255 - theirs).max() < 0.01 < np.abs(ours / 255 - without / 255).max()
+
+
 def test_pictures_that_are_not_finite_are_reported(model: TextToImage) -> None:
     with torch.no_grad():
         model.unet.conv_out.bias.fill_(float("nan"))

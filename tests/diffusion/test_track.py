@@ -470,7 +470,10 @@ def _view(*lead: int, recognised: bool | None = None, finite: bool = True) -> Vi
     """Pictures (*lead, 2, …) with one embedding each."""
     seen = None if recognised is None else torch.full((*lead, 2), recognised)
     images = noise(2)[None].repeat(lead[0] if lead else 1, 0).reshape(*lead, 2, 16, 16, 3)
-    return View(images, torch.full((*lead, 2), finite), {"e": torch.eye(2).expand(*lead, 2, 2)}, seen)
+    detected = {"filter": torch.ones(1, *lead, 2, dtype=torch.bool)}
+    return View(
+        images, torch.full((*lead, 2), finite), {"e": torch.eye(2).expand(*lead, 2, 2)}, seen, detected=detected
+    )
 
 
 def _encoder(similarity: float) -> Encoder:
@@ -670,6 +673,32 @@ def test_a_defense_is_given_no_target_no_benign_and_no_held_out_concept(suite: P
     path.write_text(path.read_text().replace("captions.txt", "absent.txt"))
     with pytest.raises(ValueError, match="cannot read the captions"):
         GroupBlock(concepts=str(path), groups=[["marvo"]]).expand()
+
+
+def test_measured_pictures_may_be_drawn_otherwise(suite: Path, tmp_path: Path) -> None:
+    """`drawn` changes the jobs that draw measured pictures and those that read them, and no other key."""
+    text = suite.read_text()
+    suite.write_text(
+        text.replace("steps: 3\n", "steps: 3\n      drawn: {steps: 2, guidance: 2, negative: an artwork}\n")
+    )
+    before = plan.make(load_suite(_written(tmp_path / "plain.yaml", text), grids=["styles"])).jobs.values()
+    after = plan.make(load_suite(suite, grids=["styles"])).jobs.values()
+    for kind in (DrawPictures, Erase, Immunize):
+        assert {job.key for job in before if type(job) is kind} == {job.key for job in after if type(job) is kind}
+    for kind in (Attack, Draw):
+        assert not {job.key for job in before if type(job) is kind} & {job.key for job in after if type(job) is kind}
+        assert {job.sampling.negative for job in after if type(job) is kind} == {"an artwork"}
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_a_negative_prompt_needs_guidance() -> None:
+    with pytest.raises(ValueError, match="a negative prompt needs a guidance above 1"):
+        DiffusionProtocol(drawn={"guidance": 1, "negative": "a photo"})
+    assert DiffusionProtocol(drawn={"guidance": 1}).drawn
 
 
 def test_another_base_by_one_word(suite: Path, base: Path) -> None:
