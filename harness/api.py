@@ -37,7 +37,8 @@ class Result:
     with their intervals, long form. verdict: by grid, the sentences that its data bear out. protection: costs to break
     at equal retention, a row for each grid, threat model and defense. standings: ranks, worst cases and flags, a row
     for each grid and defense. tables: by grid, the readable table that its board shows first. failed: why jobs failed,
-    by key. text: the board for a terminal. out: the folder with all of it as files; None if none was asked for.
+    by key. left_out: by grid that did not run, what this machine lacks for it. text: the board for a terminal. out: the
+    folder with all of it as files; None if none was asked for.
     """
 
     records: pd.DataFrame = field(repr=False)
@@ -47,6 +48,7 @@ class Result:
     standings: pd.DataFrame = field(repr=False)
     tables: dict[str, pd.DataFrame] = field(repr=False)
     failed: Mapping[str, str]
+    left_out: Mapping[str, str]
     text: str = field(repr=False)
     out: Path | None = None
 
@@ -94,32 +96,41 @@ def run(
     each job. keep: keep released models in the store. progress: gets callbacks. selection: which part of the suite to
     run, and with which changes; the fields of `Selection`.
 
-    Returns the run's `Result`. Raises `UsageError` before anything is computed, and `RunError` if the store or the
-    cluster fails. A failed cell raises nothing: it is in the records with its reason.
+    Returns the run's `Result`. A grid that needs a data set or weights that this machine lacks is left out, see
+    `Result.left_out`. Raises `UsageError` before anything is computed, and `RunError` if the store or the cluster
+    fails. A failed cell raises nothing: it is in the records with its reason.
     """
     from harness.execution import executors, scheduler
-    from harness.plan import make
+    from harness.plan import available, make
     from harness.store import Store
     from harness.submission import pack, run_folder
     from harness.suite_reader import load
 
     limits = checked(_Limits, {"workers": workers, "timeout": timeout})
-    plan = make(load(suite, Selection.of(**selection)))
+    present, left_out = available(load(suite, Selection.of(**selection)))
+    plan = make(present)
     folder = None if out is None else run_folder.claim_for(plan, user_path(out).absolute())
     artifacts = Store(store)
     progress = progress or scheduler.Progress()
     for grid in plan.suite.grids:
         for note in grid.notes:
             progress.say(f"{grid.name}: {note}")
+    for name, reason in left_out.items():
+        progress.say(f"grid {name} is left out: {reason}")
     executor = executors.choose(limits.workers, cluster, gpu, progress.say, separate=limits.timeout is not None)
     opening = pack.opening(plan, artifacts)
     with artifacts.pin({cell.job.key for cell in plan.cells}):  # until they are packed
         failed = scheduler.run(plan, artifacts, executor, progress, keep, limits.timeout)
-        return _report(plan, artifacts, failed, opening, folder)
+        return _report(plan, artifacts, failed, left_out, opening, folder)
 
 
 def _report(
-    plan: Plan, store: Store, failed: Mapping[str, str], opening: Mapping[str, Any], out: Path | None
+    plan: Plan,
+    store: Store,
+    failed: Mapping[str, str],
+    left_out: Mapping[str, str],
+    opening: Mapping[str, Any],
+    out: Path | None,
 ) -> Result:
     """Pack the run's submission and derive its records and board; write all three into `out`, if it is given."""
     from harness.leaderboard import boards
@@ -142,6 +153,7 @@ def _report(
         standings=board.standings,
         tables=board.tables,
         failed=failed,
+        left_out=left_out,
         text=board.text,
         out=out,
     )

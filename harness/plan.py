@@ -99,6 +99,22 @@ def make(suite: Suite) -> Plan:
     return Plan(suite, tuple(cells), unique(cell.job for cell in cells))
 
 
+def available(suite: Suite) -> tuple[Suite, dict[str, str]]:
+    """`suite` without the grids that need a data set or weights that this machine lacks, and the reason of each grid
+    that is left out, by name. Raises `UsageError` if no grid is left."""
+    registry = installed().with_files(suite.plugins)
+    reasons = {}
+    for grid in suite.grids:
+        track = registry.track(grid.track, f"grid '{grid.name}'")
+        tasks = {repetition.place: repetition.task for repetition in repetitions(grid, track)}.values()
+        if lacking := list(dict.fromkeys(line for task in tasks for line in track.missing(task))):
+            reasons[grid.name] = "; ".join(lacking)
+    grids = [grid for grid in suite.grids if grid.name not in reasons]
+    if not grids:
+        raise UsageError("; ".join(dict.fromkeys(reasons.values())))
+    return suite.model_copy(update={"grids": grids}), reasons
+
+
 def repetitions(grid: Grid, track: Track) -> Iterator[Repetition]:
     """Each task of `grid` under each of its seeds. Raises `UsageError` if the models of `track` refuse a task or the
     protocol."""

@@ -24,7 +24,7 @@ from harness.files import user_path
 from harness.importing import import_plugin
 from harness.interrupts import contained
 from harness.plugin import KINDS, Plugin, PluginSpec
-from harness.source import module_path, parse, read_class
+from harness.source import advice, module_path, parse, read_class
 from harness.track import Track
 
 
@@ -138,6 +138,8 @@ class Registry:
             folder = module_path(point.value).parent
             shipped = {path: ("suite", path.stem) for path in folder.glob("*.yaml")}
             shipped |= {path: ("ensemble", f"{path.parent.name} {path.stem}") for path in folder.glob("*/[0-9]*.yaml")}
+            if not shipped:
+                raise UsageError(f"{folder} has no suites, though {point.value} is registered; {advice(point.value)}")
             for path, (kind, name) in sorted(shipped.items()):
                 self._add(Entry(kind, name, point.value, "", str(path), file=str(path)))
         for file in files:

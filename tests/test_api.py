@@ -11,7 +11,7 @@ def test_a_notebook_shows_verdict_picture_and_table_of_each_grid(tmp_path):
     table = pd.DataFrame({"defense": ["<b>"]})
     result = Result(
         records=empty, board=empty, verdict={"a": "1 < 2.", "b": ""}, protection=empty, standings=empty,
-        tables={"a": table, "b": table}, failed={}, text="", out=tmp_path,
+        tables={"a": table, "b": table}, failed={}, left_out={}, text="", out=tmp_path,
     )  # fmt: skip
     shown = result._repr_html_()
     parts = ["<h3>a</h3>", "<p>1 &lt; 2.</p>", 'src="data:image/png;base64,cGljdHVyZQ=="', "<table", "<h3>b</h3>"]

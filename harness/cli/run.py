@@ -106,11 +106,12 @@ def plan(suite: SuiteName, workers: Workers = None, *, selection: Selection) -> 
     from harness.execution.estimates import Estimates
     from harness.execution.executors import default_workers
     from harness.execution.progress import duration
-    from harness.plan import make
+    from harness.plan import available, make
     from harness.store import Store
     from harness.suite_reader import load
 
-    plan = make(load(suite, selection))
+    present, left_out = available(load(suite, selection))
+    plan = make(present)
     store = Store()
     missing = plan.missing(store)
     to_run = Counter(job.name for job in missing.values())
@@ -120,6 +121,8 @@ def plan(suite: SuiteName, workers: Workers = None, *, selection: Selection) -> 
     for grid in plan.suite.grids:
         for note in grid.notes:
             print(f"{grid.name}: {note}")
+    for name, reason in left_out.items():
+        print(f"grid {name} is left out: {reason}")
     workers = workers or default_workers()
     seconds = Estimates(store.ledger(lambda line: print(line, file=sys.stderr))).total(missing.values())
     estimate = "unknown, since a stage has never run here" if seconds is None else duration(seconds / workers)
