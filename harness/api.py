@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -15,11 +12,10 @@ from harness.errors import UsageError, nearest
 from harness.files import claim, replacing, user_path
 from harness.interrupts import contained
 from harness.labels import FrozenModel
+from harness.result import Result
 from harness.selection import Integer, Options, Selection, checked
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from harness.execution.scheduler import Progress
     from harness.plan import Plan
     from harness.store import Store
@@ -27,41 +23,6 @@ if TYPE_CHECKING:
 
 RELEASED = "a released model"
 """Owner of the files of `release`, see `harness.files.claim`."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """The outcome of a run.
-
-    records: one measured value a row, columns `harness.records.COLUMNS`. board: values averaged over tasks and seeds
-    with their intervals, long form. verdict: by grid, the sentences that its data bear out. protection: costs to break
-    at equal retention, a row for each grid, threat model and defense. standings: ranks, worst cases and flags, a row
-    for each grid and defense. tables: by grid, the readable table that its board shows first. failed: why jobs failed,
-    by key. left_out: by grid that did not run, what this machine lacks for it. text: the board for a terminal. out: the
-    folder with all of it as files; None if none was asked for.
-    """
-
-    records: pd.DataFrame = field(repr=False)
-    board: pd.DataFrame = field(repr=False)
-    verdict: dict[str, str]
-    protection: pd.DataFrame = field(repr=False)
-    standings: pd.DataFrame = field(repr=False)
-    tables: dict[str, pd.DataFrame] = field(repr=False)
-    failed: Mapping[str, str]
-    left_out: Mapping[str, str]
-    text: str = field(repr=False)
-    out: Path | None = None
-
-    def _repr_html_(self) -> str:
-        """Each grid's verdict, picture and first table, for a notebook. Pictures are those in the folder `out`."""
-        parts = []
-        for grid, table in self.tables.items():
-            parts += [f"<h3>{escape(grid)}</h3>", f"<p>{escape(self.verdict[grid])}</p>"]
-            picture = self.out / f"{grid}_protection.png" if self.out else None
-            if picture and picture.is_file():
-                parts.append(f'<img src="data:image/png;base64,{b64encode(picture.read_bytes()).decode()}">')
-            parts.append(table.to_html(index=False))
-        return "".join(parts)
 
 
 class _Limits(FrozenModel):
@@ -83,13 +44,15 @@ def run(
     gpu: bool = False,
     timeout: float | None = None,
     keep: bool = False,
+    force: bool = False,
     progress: Progress | None = None,
     **selection: Unpack[Options],
 ) -> Result:
     """Run a suite and make its leaderboard. Jobs that the store has are not run again.
 
     suite: a suite's name or the path of a YAML file. out: folder for the submission and the board; the files of an
-    earlier run of the suite in it are replaced, other files stay. store: folder of
+    earlier run of the same part of the suite in it are replaced, other files stay. force: replace those of a run of
+    another part too. store: folder of
     artifacts (default: `$IMMUNEBENCH_STORE`, else the user's cache). workers: local processes (default: one for each
     GPU, else one for each core; 1 runs the jobs in this process, unless there is a `timeout`). cluster: instead of
     local workers the address of a Dask scheduler, or `local:N`. gpu: require a GPU for GPU jobs. timeout: seconds for
@@ -109,7 +72,7 @@ def run(
     limits = checked(_Limits, {"workers": workers, "timeout": timeout})
     present, left_out = available(load(suite, Selection.of(**selection)))
     plan = make(present)
-    folder = None if out is None else run_folder.claim_for(plan, user_path(out).absolute())
+    folder = None if out is None else run_folder.claim_for(plan, user_path(out).absolute(), force)
     artifacts = Store(store)
     progress = progress or scheduler.Progress()
     for grid in plan.suite.grids:
@@ -145,18 +108,7 @@ def _report(
             records.export(new / run_folder.RECORDS)
             pack.copy_pictures(plan, store, failed, new)
             boards.write(board, new, [out / name for name, _ in submission.pictures()], out)
-    return Result(
-        records=records.frame,
-        board=board.long,
-        verdict=board.verdict,
-        protection=board.protection,
-        standings=board.standings,
-        tables=board.tables,
-        failed=failed,
-        left_out=left_out,
-        text=board.text,
-        out=out,
-    )
+    return Result(board, failed, left_out, out)
 
 
 @contained()

@@ -68,15 +68,17 @@ class Plan:
         return Plan(self.suite, cells, unique(cell.job for cell in cells))
 
     def describe(self, job: Stage) -> str:
-        """Label of the first cell that needs `job`: task · defense · attacker."""
-        return self._labels.get(job.key, job.name)
+        """Label of the first cell that needs `job`: task · defense · attacker · seed, with the job's own concept."""
+        concept = getattr(getattr(job, "concept", None), "name", None)
+        return self._labels.get(job.key, job.name) + (f" · {concept}" if concept else "")
 
     @cached_property
     def _labels(self) -> dict[str, str]:
         labels: dict[str, str] = {}
         for cell in self.cells:
             at = cell.coordinates
-            label = " · ".join(str(at[name]) for name in ("task", "defense", "attacker") if at.get(name))
+            parts = [str(at[name]) for name in ("task", "defense", "attacker") if at.get(name)]
+            label = " · ".join([*parts, *([f"seed {at['seed']}"] if at.get("seed") else [])])
             for job in cell.job.ancestry():
                 labels.setdefault(job.key, label)
         return labels

@@ -133,6 +133,34 @@ def test_plan_run_and_leaderboard(tmp_path):
     assert (out / "leaderboard.csv").read_text() == before
 
 
+def test_a_finished_run_is_replaced_by_one_of_another_part_only_by_force(tmp_path):
+    part = ["run", TWO_LAYER, "--out", tmp_path, "--workers", 1, "--seeds", 1, "--defense", "none"]
+    output(*part)
+    kept = (tmp_path / "run.json.gz").read_bytes()
+    for change in (["--defense", "shrinking"], ["--set", "attackers.full_descent.lr=1e-3"], ["--task", "1"]):
+        done = immunebench(*part, *change)
+        assert done.returncode == 2
+        assert "holds a run of another part of the suite (teachers: 1 of 2 defenses" in done.stderr
+        assert "--force replaces it" in done.stderr
+    assert (tmp_path / "run.json.gz").read_bytes() == kept
+    output(*part)
+    assert output(*part, "--task", 1, "--force", "--quiet") == ""
+    assert (tmp_path / "run.json.gz").read_bytes() != kept
+
+
+def test_a_terminal_gets_a_summary(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "argv", ["immunebench", "run", str(TWO_LAYER), "--out", str(tmp_path), "--workers", "1"])
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    text = capsys.readouterr().out
+    assert max(len(line) for line in text.splitlines() if str(tmp_path) not in line) <= 80
+    assert "| --" not in text
+    assert "shrinking" in text
+
+
 def test_selected_rows_and_settings_reach_the_board(tmp_path):
     out = tmp_path / "out"
     options = ["--defense", "none", "--attacker", "full_descent", "--set", "attackers.full_descent.lr=1e-3"]
