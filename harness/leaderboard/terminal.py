@@ -17,8 +17,8 @@ from harness.leaderboard.tables import CI
 
 GAP = 2
 """Spaces between two columns."""
-NAME = 34
-"""Widest column of names; longer names are broken."""
+NAME = 26
+"""Widest column of names; longer names are broken between words."""
 FLAGS = "flags"
 READING = {
     " [": "In brackets: 95 % intervals.",
@@ -49,8 +49,10 @@ def _fitted(rows: Mapping[str, Sequence[str]], width: int) -> tuple[Table, str]:
     columns = {title.replace(f" {CI}", ""): column for title, column in rows.items() if title != FLAGS}
     columns["defense"] = [name.partition(": ")[0] for name in rows["defense"]]
     for title, column in columns.items():
-        needed = max(map(cell_len, [*column, *title.split()]))
-        needed = min(needed, NAME) if title == "defense" else needed
+        parts = [" ".join(column), title] if title == "defense" else [title]
+        word = max(map(cell_len, " ".join(parts).split()))
+        needed = max(word, *map(cell_len, column))
+        needed = min(needed, max(NAME, word)) if title == "defense" else needed
         if needed + GAP <= free:
             widths[title] = needed
             free -= needed + GAP

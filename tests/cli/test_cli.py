@@ -2,9 +2,10 @@
 
 import inspect
 import os
+import re
 import subprocess
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import get_args
 
@@ -96,6 +97,34 @@ for arguments in (["--help"], *lists, ["run", "--help"], ["verify", "--help"]):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_lists_of_one_track_and_the_version():
+    probe, everything = output("list", "defenses", "--track", "probe"), output("list", "defenses")
+    assert "whitening" in probe
+    assert "mima" in everything
+    assert "mima" not in probe
+    assert re.search(r"^none +any", probe, re.MULTILINE)
+    assert re.search(r"^deep +deep +Deep networks", output("list", "tracks"), re.MULTILINE)
+    assert output("--version") == f"immunebench {version('immunebench')}\n"
+    assert "unknown track 'prob'; did you mean probe" in immunebench("list", "metrics", "--track", "prob").stderr
+
+
+def test_show_a_suite_a_track_and_a_flag():
+    suite = output("show", "suite", "quick")
+    assert "grid house_prices (track probe), 2 seeds" in suite
+    assert "  attackers: krylov, krylov_standardised, minibatch_adam, ridge, undo" in suite
+    track = output("show", "track", "deep")
+    assert "rank_one_deep" in track
+    assert "metrics of every grid: feature_conditioning, " in track
+    assert "Meaning: retains less than 95" in output("show", "flag", "harms")
+    assert "did you mean harms" in immunebench("show", "flag", "harm").stderr
+
+
+def test_names_are_found_in_any_case():
+    assert output("show", "attacker", "ADAM") == output("show", "attacker", "adam")
+    assert output("show", "metric", "RIR") == output("show", "metric", "rir")
+    assert output("show", "metric", "rir").count("RIR: `rir`") == 2  # of the tracks probe and deep
 
 
 def test_show_a_plugin():
