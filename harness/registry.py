@@ -202,6 +202,16 @@ class Registry:
         return track
 
 
+def shipped(folder: str, name: str) -> Path:
+    """The file `folder`/`name`.yaml of an installed package of suites; raises `UsageError` with the nearest names if
+    there is none."""
+    packages = {Path(str(entry.file)).parent for entry in installed().all("suite")}
+    files = {path.stem: path for package in sorted(packages) for path in sorted((package / folder).glob("*.yaml"))}
+    if name not in files:
+        raise UsageError(f"no installed suite has {folder} called '{name}'; {nearest(name, list(files))}")
+    return files[name]
+
+
 def named(name_or_file: str) -> list[Entry]:
     """The plugins in a file `….py`, or those installed under a name; raises `UsageError` if there are none."""
     registry = installed()

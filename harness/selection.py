@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, SupportsIndex, TypedDict, TypeVar
@@ -17,7 +18,23 @@ from harness.track import MOST_SEEDS
 
 def _several(given: Any) -> Any:
     """One name or path as a list of one."""
-    return [given] if isinstance(given, str | Path) else given
+    return [given] if isinstance(given, str | Path | type) else given
+
+
+def _files(given: Any) -> Any:
+    """Files of plugins; those of classes are the files that define them."""
+    several = _several(given)
+    return [_file(one) if isinstance(one, type) else one for one in several] if isinstance(several, Sequence) else given
+
+
+def _file(cls: type) -> Path:
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    if file is None:
+        raise ValueError(
+            f"the class {cls.__name__} is in no file, from which workers could import it: begin its cell with "
+            "`%%writefile NAME.py`, and give NAME.py"
+        )
+    return Path(file)
 
 
 def _checkpoints(given: Any) -> Any:
@@ -61,7 +78,7 @@ class Selection(FrozenModel):
         description="Change a row: defenses.LABEL.FIELD=VALUE, attackers.… or metrics.…; or all tasks: "
         "tasks.FIELD=VALUE, e.g. tasks.precision=bf16.",
     )
-    plugins: Annotated[tuple[Path, ...], BeforeValidator(_several)] = Field(
+    plugins: Annotated[tuple[Path, ...], BeforeValidator(_files)] = Field(
         (), description="Add the plugins of a Python file."
     )
     base: str | None = Field(
@@ -120,7 +137,7 @@ class Options(TypedDict, total=False):
     attackers: Sequence[str]
     seeds: int | None
     settings: Sequence[str]
-    plugins: Sequence[str | Path]
+    plugins: Sequence[str | Path | type]
     base: str | None
     checkpoints: Sequence[str | Path] | Mapping[str, str | Path]
 

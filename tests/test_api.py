@@ -1,11 +1,14 @@
 """What a run returns, and what a terminal and a notebook show of it."""
 
+import re
+
 import pandas as pd
 import pytest
 
 import harness
 from harness import UsageError
 from harness.leaderboard import terminal
+from tests.helpers import ROOT
 from tests.runs import TRACK, TWO_LAYER
 
 
@@ -33,6 +36,12 @@ def test_an_earlier_run_is_loaded_with_the_same_outcome(made):
     assert repr(loaded) == repr(result) == result.summary()
     with pytest.raises(UsageError, match=r"holds no run\.json\.gz"):
         harness.load(out.parent)
+
+
+def test_the_columns_of_records_are_documented(made):
+    page = (ROOT / "docs" / "pages" / "compare.md").read_text()
+    columns = [*made[0].records, *pd.read_parquet(made[1] / "records.parquet")]
+    assert set(columns) <= set(re.findall(r"`(\w+)`", page.partition("The columns of the records")[2]))
 
 
 def test_what_cannot_be_plotted_is_one_line(made):
