@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,13 @@ def _checkpoints(given: Any) -> Any:
     return [f"{name}={path}" for name, path in given.items()] if isinstance(given, Mapping) else _several(given)
 
 
+def _settings(given: Any) -> Any:
+    """Values by path, as `attackers.adam.lr`, as texts PATH=VALUE."""
+    if not isinstance(given, Mapping):
+        return _several(given)
+    return [f"{path}={value if isinstance(value, str) else json.dumps(value)}" for path, value in given.items()]
+
+
 def _text(given: Any) -> Any:
     """A path as a text."""
     return str(given) if isinstance(given, Path) else given
@@ -73,7 +81,7 @@ class Selection(FrozenModel):
     defenses: Names = Field((), description="Run this defense row only; another plugin's name adds a row.")
     attackers: Names = Field((), description="Run this attacker row only; another plugin's name adds a row.")
     seeds: Integer = Field(None, ge=1, le=MOST_SEEDS, description="Use seeds 1 … N instead of the suite's.")
-    settings: Names = Field(
+    settings: Annotated[tuple[Text, ...], BeforeValidator(_settings)] = Field(
         (),
         description="Change a row: defenses.LABEL.FIELD=VALUE, attackers.… or metrics.…; or all tasks: "
         "tasks.FIELD=VALUE, e.g. tasks.precision=bf16.",
@@ -136,7 +144,7 @@ class Options(TypedDict, total=False):
     defenses: Sequence[str]
     attackers: Sequence[str]
     seeds: int | None
-    settings: Sequence[str]
+    settings: Sequence[str] | Mapping[str, Any]
     plugins: Sequence[str | Path | type]
     base: str | None
     checkpoints: Sequence[str | Path] | Mapping[str, str | Path]

@@ -390,6 +390,12 @@ def test_a_class_of_a_file_is_a_plugin_and_one_of_a_notebook_is_refused(tiny, tm
         Selection.of(plugins=[cls])
 
 
+def test_settings_may_be_a_mapping(tiny):
+    settings = {"attackers.adam.lr": 1e-3, "defenses.condition_number.preconditioner": "none"}
+    texts = ["attackers.adam.lr=0.001", "defenses.condition_number.preconditioner=none"]
+    assert select(tiny, settings=settings) == select(tiny, settings=texts)
+
+
 def test_files_that_are_no_suites_are_refused(tmp_path):
     for content, message in (("{", "line 1: no YAML"), ("- 1", "is no suite"), ("format: one", "format")):
         path = tmp_path / "s.yaml"
