@@ -72,7 +72,7 @@ def test_commands_have_every_selection_option_with_its_description(command):
         ("defenses", "whitening probe θ = (K_P + ρσ₁I)^(-½)"),
         ("attackers", "adam probe Adam on the linear probe"),
         ("suites", "digits probe MNIST digit pairs"),
-        ("ensembles", "red_team 1 diffusion+probe lora, "),
+        ("ensembles", "red_team 1 deep+diffusion+probe lora, "),
         ("metrics", "conditioning probe"),
         ("metrics", "seconds any time inside the defense"),
         ("flags", "few-seeds"),
