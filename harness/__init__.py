@@ -6,7 +6,7 @@ package (`harness.probe`, `harness.diffusion`, `harness.deep`). Importing it loa
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness.api import Result, release, run
+from harness.api import release, run
 from harness.checkpoints import checkpoint_folder
 from harness.errors import ImmuneBenchError, PluginError, RunError, UsageError
 from harness.kit.trial import Trial
@@ -15,6 +15,7 @@ from harness.metric import Metric, Quantity, Value, write_values
 from harness.plugin import Attacker, Defense, Plugin, PluginSpec
 from harness.ranking import Ranking
 from harness.registry import configured
+from harness.result import Result, load
 from harness.selection import Selection
 from harness.stage import Folders, Located, Stage
 from harness.store.tensors import load_tensors, save_tensors
@@ -49,6 +50,7 @@ __all__ = [
     "checkpoint_folder",
     "configured",
     "count_gradient",
+    "load",
     "load_tensors",
     "release",
     "run",

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -15,11 +12,10 @@ from harness.errors import UsageError, nearest
 from harness.files import claim, replacing, user_path
 from harness.interrupts import contained
 from harness.labels import FrozenModel
+from harness.result import Result
 from harness.selection import Integer, Options, Selection, checked
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from harness.execution.scheduler import Progress
     from harness.plan import Plan
     from harness.store import Store
@@ -27,39 +23,6 @@ if TYPE_CHECKING:
 
 RELEASED = "a released model"
 """Owner of the files of `release`, see `harness.files.claim`."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """The outcome of a run.
-
-    records: one measured value a row, columns `harness.records.COLUMNS`. board: values averaged over tasks and seeds
-    with their intervals, long form. verdict: by grid, the sentences that its data bear out. protection: costs to break
-    at equal retention, a row for each grid, threat model and defense. standings: ranks, worst cases and flags, a row
-    for each grid and defense. tables: by grid, the readable table that its board shows first. failed: why jobs failed,
-    by key. text: the board for a terminal. out: the folder with all of it as files; None if none was asked for.
-    """
-
-    records: pd.DataFrame = field(repr=False)
-    board: pd.DataFrame = field(repr=False)
-    verdict: dict[str, str]
-    protection: pd.DataFrame = field(repr=False)
-    standings: pd.DataFrame = field(repr=False)
-    tables: dict[str, pd.DataFrame] = field(repr=False)
-    failed: Mapping[str, str]
-    text: str = field(repr=False)
-    out: Path | None = None
-
-    def _repr_html_(self) -> str:
-        """Each grid's verdict, picture and first table, for a notebook. Pictures are those in the folder `out`."""
-        parts = []
-        for grid, table in self.tables.items():
-            parts += [f"<h3>{escape(grid)}</h3>", f"<p>{escape(self.verdict[grid])}</p>"]
-            picture = self.out / f"{grid}_protection.png" if self.out else None
-            if picture and picture.is_file():
-                parts.append(f'<img src="data:image/png;base64,{b64encode(picture.read_bytes()).decode()}">')
-            parts.append(table.to_html(index=False))
-        return "".join(parts)
 
 
 class _Limits(FrozenModel):
@@ -81,45 +44,56 @@ def run(
     gpu: bool = False,
     timeout: float | None = None,
     keep: bool = False,
+    force: bool = False,
     progress: Progress | None = None,
     **selection: Unpack[Options],
 ) -> Result:
     """Run a suite and make its leaderboard. Jobs that the store has are not run again.
 
     suite: a suite's name or the path of a YAML file. out: folder for the submission and the board; the files of an
-    earlier run of the suite in it are replaced, other files stay. store: folder of
+    earlier run of the same part of the suite in it are replaced, other files stay. force: replace those of a run of
+    another part too. store: folder of
     artifacts (default: `$IMMUNEBENCH_STORE`, else the user's cache). workers: local processes (default: one for each
     GPU, else one for each core; 1 runs the jobs in this process, unless there is a `timeout`). cluster: instead of
     local workers the address of a Dask scheduler, or `local:N`. gpu: require a GPU for GPU jobs. timeout: seconds for
     each job. keep: keep released models in the store. progress: gets callbacks. selection: which part of the suite to
     run, and with which changes; the fields of `Selection`.
 
-    Returns the run's `Result`. Raises `UsageError` before anything is computed, and `RunError` if the store or the
-    cluster fails. A failed cell raises nothing: it is in the records with its reason.
+    Returns the run's `Result`. A grid that needs a data set or weights that this machine lacks is left out, see
+    `Result.left_out`. Raises `UsageError` before anything is computed, and `RunError` if the store or the cluster
+    fails. A failed cell raises nothing: it is in the records with its reason.
     """
     from harness.execution import executors, scheduler
-    from harness.plan import make
+    from harness.plan import available, make
     from harness.store import Store
     from harness.submission import pack, run_folder
     from harness.suite_reader import load
 
     limits = checked(_Limits, {"workers": workers, "timeout": timeout})
-    plan = make(load(suite, Selection.of(**selection)))
-    folder = None if out is None else run_folder.claim_for(plan, user_path(out).absolute())
+    present, left_out = available(load(suite, Selection.of(**selection)))
+    plan = make(present)
+    folder = None if out is None else run_folder.claim_for(plan, user_path(out).absolute(), force)
     artifacts = Store(store)
     progress = progress or scheduler.Progress()
     for grid in plan.suite.grids:
         for note in grid.notes:
             progress.say(f"{grid.name}: {note}")
+    for name, reason in left_out.items():
+        progress.say(f"grid {name} is left out: {reason}")
     executor = executors.choose(limits.workers, cluster, gpu, progress.say, separate=limits.timeout is not None)
     opening = pack.opening(plan, artifacts)
     with artifacts.pin({cell.job.key for cell in plan.cells}):  # until they are packed
         failed = scheduler.run(plan, artifacts, executor, progress, keep, limits.timeout)
-        return _report(plan, artifacts, failed, opening, folder)
+        return _report(plan, artifacts, failed, left_out, opening, folder)
 
 
 def _report(
-    plan: Plan, store: Store, failed: Mapping[str, str], opening: Mapping[str, Any], out: Path | None
+    plan: Plan,
+    store: Store,
+    failed: Mapping[str, str],
+    left_out: Mapping[str, str],
+    opening: Mapping[str, Any],
+    out: Path | None,
 ) -> Result:
     """Pack the run's submission and derive its records and board; write all three into `out`, if it is given."""
     from harness.leaderboard import boards
@@ -134,17 +108,7 @@ def _report(
             records.export(new / run_folder.RECORDS)
             pack.copy_pictures(plan, store, failed, new)
             boards.write(board, new, [out / name for name, _ in submission.pictures()], out)
-    return Result(
-        records=records.frame,
-        board=board.long,
-        verdict=board.verdict,
-        protection=board.protection,
-        standings=board.standings,
-        tables=board.tables,
-        failed=failed,
-        text=board.text,
-        out=out,
-    )
+    return Result(board, failed, left_out, out)
 
 
 @contained()

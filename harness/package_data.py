@@ -18,7 +18,7 @@ def package_file(package: str, path: str, hint: str) -> Path:
     spec = importlib.util.find_spec(package)
     file = Path(spec.origin).parent / path if spec and spec.origin else None
     if file is None or not file.is_file():
-        raise RunError(f"data package {package} is not installed ({path}); {hint}")
+        raise RunError(f"the package {package}, which has the data file {path}, is not installed: {hint}")
     return file
 
 

@@ -68,15 +68,17 @@ class Plan:
         return Plan(self.suite, cells, unique(cell.job for cell in cells))
 
     def describe(self, job: Stage) -> str:
-        """Label of the first cell that needs `job`: task · defense · attacker."""
-        return self._labels.get(job.key, job.name)
+        """Label of the first cell that needs `job`: task · defense · attacker · seed, with the job's own concept."""
+        concept = getattr(getattr(job, "concept", None), "name", None)
+        return self._labels.get(job.key, job.name) + (f" · {concept}" if concept else "")
 
     @cached_property
     def _labels(self) -> dict[str, str]:
         labels: dict[str, str] = {}
         for cell in self.cells:
             at = cell.coordinates
-            label = " · ".join(str(at[name]) for name in ("task", "defense", "attacker") if at.get(name))
+            parts = [str(at[name]) for name in ("task", "defense", "attacker") if at.get(name)]
+            label = " · ".join([*parts, *([f"seed {at['seed']}"] if at.get("seed") else [])])
             for job in cell.job.ancestry():
                 labels.setdefault(job.key, label)
         return labels
@@ -97,6 +99,22 @@ def make(suite: Suite) -> Plan:
                 seen.add(identity)
                 cells.append(Cell(at, job))
     return Plan(suite, tuple(cells), unique(cell.job for cell in cells))
+
+
+def available(suite: Suite) -> tuple[Suite, dict[str, str]]:
+    """`suite` without the grids that need a data set or weights that this machine lacks, and the reason of each grid
+    that is left out, by name. Raises `UsageError` if no grid is left."""
+    registry = installed().with_files(suite.plugins)
+    reasons = {}
+    for grid in suite.grids:
+        track = registry.track(grid.track, f"grid '{grid.name}'")
+        tasks = {repetition.place: repetition.task for repetition in repetitions(grid, track)}.values()
+        if lacking := list(dict.fromkeys(line for task in tasks for line in track.missing(task))):
+            reasons[grid.name] = "; ".join(lacking)
+    grids = [grid for grid in suite.grids if grid.name not in reasons]
+    if not grids:
+        raise UsageError("; ".join(dict.fromkeys(reasons.values())))
+    return suite.model_copy(update={"grids": grids}), reasons
 
 
 def repetitions(grid: Grid, track: Track) -> Iterator[Repetition]:

@@ -24,7 +24,7 @@ from harness.files import user_path
 from harness.importing import import_plugin
 from harness.interrupts import contained
 from harness.plugin import KINDS, Plugin, PluginSpec
-from harness.source import module_path, parse, read_class
+from harness.source import advice, module_path, parse, read_class
 from harness.track import Track
 
 
@@ -138,6 +138,8 @@ class Registry:
             folder = module_path(point.value).parent
             shipped = {path: ("suite", path.stem) for path in folder.glob("*.yaml")}
             shipped |= {path: ("ensemble", f"{path.parent.name} {path.stem}") for path in folder.glob("*/[0-9]*.yaml")}
+            if not shipped:
+                raise UsageError(f"{folder} has no suites, though {point.value} is registered; {advice(point.value)}")
             for path, (kind, name) in sorted(shipped.items()):
                 self._add(Entry(kind, name, point.value, "", str(path), file=str(path)))
         for file in files:
@@ -198,6 +200,16 @@ class Registry:
         """The track `name`; raises `UsageError` if there is none. where: place to name in the error."""
         track: Track = self.get("track", name, where).load()()
         return track
+
+
+def shipped(folder: str, name: str) -> Path:
+    """The file `folder`/`name`.yaml of an installed package of suites; raises `UsageError` with the nearest names if
+    there is none."""
+    packages = {Path(str(entry.file)).parent for entry in installed().all("suite")}
+    files = {path.stem: path for package in sorted(packages) for path in sorted((package / folder).glob("*.yaml"))}
+    if name not in files:
+        raise UsageError(f"no installed suite has {folder} called '{name}'; {nearest(name, list(files))}")
+    return files[name]
 
 
 def named(name_or_file: str) -> list[Entry]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, SupportsIndex, TypedDict, TypeVar
@@ -17,12 +19,35 @@ from harness.track import MOST_SEEDS
 
 def _several(given: Any) -> Any:
     """One name or path as a list of one."""
-    return [given] if isinstance(given, str | Path) else given
+    return [given] if isinstance(given, str | Path | type) else given
+
+
+def _files(given: Any) -> Any:
+    """Files of plugins; those of classes are the files that define them."""
+    several = _several(given)
+    return [_file(one) if isinstance(one, type) else one for one in several] if isinstance(several, Sequence) else given
+
+
+def _file(cls: type) -> Path:
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    if file is None:
+        raise ValueError(
+            f"the class {cls.__name__} is in no file, from which workers could import it: begin its cell with "
+            "`%%writefile NAME.py`, and give NAME.py"
+        )
+    return Path(file)
 
 
 def _checkpoints(given: Any) -> Any:
     """Folders by name as texts NAME=DIR."""
     return [f"{name}={path}" for name, path in given.items()] if isinstance(given, Mapping) else _several(given)
+
+
+def _settings(given: Any) -> Any:
+    """Values by path, as `attackers.adam.lr`, as texts PATH=VALUE."""
+    if not isinstance(given, Mapping):
+        return _several(given)
+    return [f"{path}={value if isinstance(value, str) else json.dumps(value)}" for path, value in given.items()]
 
 
 def _text(given: Any) -> Any:
@@ -56,12 +81,12 @@ class Selection(FrozenModel):
     defenses: Names = Field((), description="Run this defense row only; another plugin's name adds a row.")
     attackers: Names = Field((), description="Run this attacker row only; another plugin's name adds a row.")
     seeds: Integer = Field(None, ge=1, le=MOST_SEEDS, description="Use seeds 1 … N instead of the suite's.")
-    settings: Names = Field(
+    settings: Annotated[tuple[Text, ...], BeforeValidator(_settings)] = Field(
         (),
         description="Change a row: defenses.LABEL.FIELD=VALUE, attackers.… or metrics.…; or all tasks: "
         "tasks.FIELD=VALUE, e.g. tasks.precision=bf16.",
     )
-    plugins: Annotated[tuple[Path, ...], BeforeValidator(_several)] = Field(
+    plugins: Annotated[tuple[Path, ...], BeforeValidator(_files)] = Field(
         (), description="Add the plugins of a Python file."
     )
     base: str | None = Field(
@@ -119,8 +144,8 @@ class Options(TypedDict, total=False):
     defenses: Sequence[str]
     attackers: Sequence[str]
     seeds: int | None
-    settings: Sequence[str]
-    plugins: Sequence[str | Path]
+    settings: Sequence[str] | Mapping[str, Any]
+    plugins: Sequence[str | Path | type]
     base: str | None
     checkpoints: Sequence[str | Path] | Mapping[str, str | Path]
 

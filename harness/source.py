@@ -3,7 +3,7 @@
 The digest of a plugin covers the file of its class and every module that this file imports, directly or through
 another covered module, also where the import statement is inside a function. The digest does not cover
 
-- the standard library and `harness`, whose own code has a version number in each stage;
+- the standard library and `harness` with its face `immunebench`, whose code has a version number in each stage;
 - installed packages, i.e. modules below a folder `site-packages` or `dist-packages`, except the plugin's own top-level
   package and packages that register plugins (so `defenses` and `attackers` are covered, for every plugin);
 - imports for type checkers only (`if TYPE_CHECKING:`), and imports by a computed name (`import_module(name)`).
@@ -93,8 +93,16 @@ def module_path(module: str) -> Path:
     """The source file of `module`, which is registered as a plugin; raises `UsageError` if it cannot be found."""
     spec = find_module(module)
     if spec is None or spec.origin is None:
-        raise UsageError(f"module {module} is registered as a plugin but cannot be found; reinstall its package")
+        raise UsageError(f"module {module} is registered as a plugin but cannot be found; {advice(module)}")
     return Path(spec.origin)
+
+
+def advice(module: str) -> str:
+    """What to do where the registered `module` is not what was installed."""
+    spec = find_module(module.partition(".")[0])
+    places = list(spec.submodule_search_locations or []) if spec else []
+    hidden = f"leave the folder whose {places[0]} hides it, or " if places and not _is_installed(places[0]) else ""
+    return f"{hidden}reinstall its package"
 
 
 def read_text(path: Path) -> str:
@@ -142,6 +150,8 @@ def read_class(path: Path, name: str) -> dict[str, str]:
                 for alias in statement.names:
                     if (alias.asname or alias.name) == name:
                         return read_class(_imported_path(path, statement), alias.name)
+                    if alias.name == "*" and (starred := read_class(_imported_path(path, statement), name)):
+                        return starred
         return {}
     found: dict[str, str] = {}
     for base in node.bases:
@@ -315,7 +325,7 @@ def _imported(statement: _Import, file: Path, importer: ModuleSpec, plugin: Modu
     except ImportError:
         raise UsageError(f"{where}: a relative import goes beyond the top-level package '{package}'") from None
     top, *rest = name.split(".")
-    if top == "harness" or top in sys.stdlib_module_names:
+    if top in ("harness", "immunebench") or top in sys.stdlib_module_names:
         return
     for depth in range(len(rest) + 1):
         module = ".".join([top, *rest[:depth]])
@@ -348,8 +358,12 @@ def _is_covered(spec: ModuleSpec, plugin: ModuleSpec) -> bool:
     """Whether a digest covers the top-level module `spec`."""
     if spec.name in {plugin.name.partition(".")[0], *plugin_packages()}:
         return True
-    place = spec.origin or next(iter(spec.submodule_search_locations or ()), "")
-    return not {"site-packages", "dist-packages"} & set(Path(place).parts)
+    return not _is_installed(spec.origin or next(iter(spec.submodule_search_locations or ()), ""))
+
+
+def _is_installed(path: str) -> bool:
+    """Whether a file or folder is part of an installed package."""
+    return bool({"site-packages", "dist-packages"} & set(Path(path).parts))
 
 
 @functools.cache

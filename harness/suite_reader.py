@@ -355,7 +355,7 @@ class _Reader:
                     if label in self._labels[kind]:
                         hint = "the selection leaves this row out"
                     elif label not in plugins:
-                        hint = nearest(label, list(choices))
+                        hint = f"{nearest(label, list(choices))} A plugin of your own needs --plugin FILE"
                     elif plugins[label] in (*(grid.track for grid in self._file.grids), "any"):
                         hint = "no grid to run has it as a row"
                     else:

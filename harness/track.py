@@ -130,6 +130,11 @@ class Track(ABC):
         """
         return ()
 
+    def missing(self, task: Any) -> Iterator[str]:
+        """Yield a line for each thing that `task` needs and this machine lacks, a data set or weights, with what to do;
+        by default nothing. task: a single task. A run leaves out the grids of such tasks."""
+        yield from ()
+
     @abstractmethod
     def immunize(self, repetition: Repetition, defense: PluginSpec) -> Stage:
         """The job that makes the released model of a defense.

@@ -3,11 +3,17 @@
 import json
 from collections import Counter
 
+import pytest
+import yaml
+
 from harness.costs import COST
-from harness.plan import make
+from harness.errors import RunError
+from harness.plan import available, make
+from harness.probe import data
 from harness.stage import unique
 from harness.store import Store
 from harness.suite_reader import load
+from tests.helpers import immunebench
 from tests.runs import TWO_LAYER, plan, write_suite
 
 
@@ -94,3 +100,39 @@ def test_only_jobs_that_a_cell_needs_are_missing():
     lost = made.cells[-1].job
     store.discard(lost.key)
     assert set(made.missing(store)) == {job.key for job in lost.ancestry()}
+
+
+@pytest.fixture
+def without_houses(monkeypatch):
+    """A machine without the house prices."""
+
+    def absent():
+        raise RunError("the houses are not here: fetch them")
+
+    monkeypatch.setitem(data._TABLES, "house_prices", absent)
+    for cached in (data._raw, data.digest):
+        cached.cache_clear()
+    yield
+    data._raw.cache_clear()
+
+
+def test_a_grid_without_its_data_is_left_out_with_one_line(tiny, without_houses, tmp_path):
+    content = yaml.safe_load(tiny.read_text())
+    (houses,) = content["grids"]
+    digits = {"name": "digits", "tasks": [{"data": "mnist5k", "framing": "single-class", "pairs": [[3, 8]]}]}
+    content["grids"].append({**houses, **digits, "defenses": {"none": None}, "attackers": {}})
+    tiny.write_text(yaml.safe_dump(content))
+    suite, left_out = available(load(str(tiny)))
+    assert [grid.name for grid in suite.grids] == ["digits"]
+    assert left_out == {"house_prices": "the houses are not here: fetch them"}
+    line = "grid house_prices is left out: the houses are not here: fetch them"
+    assert line in immunebench("plan", tiny).stdout.splitlines()
+    done = immunebench("run", tiny, "--workers", 1, "--out", tmp_path / "out")
+    assert (done.returncode, done.stderr.count(line)) == (0, 1)
+    assert "house_prices" not in (tmp_path / "out" / "leaderboard.csv").read_text()
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_suite_without_any_of_its_data_is_refused_before_it_runs(tiny, without_houses, command):
+    done = immunebench(command, tiny)
+    assert (done.returncode, done.stderr) == (2, "immunebench: the houses are not here: fetch them\n")

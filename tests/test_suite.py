@@ -1,6 +1,8 @@
 """Suite files: how they are read, selected from and refused."""
 
+import importlib
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -367,6 +369,23 @@ def test_bad_calls_are_one_clear_line(tiny, asked, message):
     with pytest.raises(UsageError, match=message) as caught:
         select(**{"suite": str(tiny), **asked})
     assert "\n" not in str(caught.value)
+
+
+def test_a_class_of_a_file_is_a_plugin_and_one_of_a_notebook_is_refused(tiny, tmp_path, monkeypatch):
+    (tmp_path / "of_a_file.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    cls = importlib.import_module("of_a_file").MyAttack
+    for plugins in (cls, [cls], [tmp_path / "of_a_file.py"]):
+        assert "my_attack" in load(tiny, Selection.of(plugins=plugins)).grids[0].attackers
+    monkeypatch.setattr(sys.modules["of_a_file"], "__file__", None)
+    with pytest.raises(UsageError, match=r"MyAttack is in no file.*%%writefile"):
+        Selection.of(plugins=[cls])
+
+
+def test_settings_may_be_a_mapping(tiny):
+    settings = {"attackers.adam.lr": 1e-3, "defenses.condition_number.preconditioner": "none"}
+    texts = ["attackers.adam.lr=0.001", "defenses.condition_number.preconditioner=none"]
+    assert select(tiny, settings=settings) == select(tiny, settings=texts)
 
 
 def test_files_that_are_no_suites_are_refused(tmp_path):

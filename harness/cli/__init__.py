@@ -6,7 +6,8 @@ import functools
 import io
 import sys
 from collections.abc import Callable
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 
@@ -48,6 +49,21 @@ for function in (submission.submit, submission.verify, submission.leaderboard, s
 for function in (pages.docs, pages.site):
     app.command()(_command(function))
 app.add_typer(store.app, name="store")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"immunebench {version('immunebench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +27,7 @@ class Listing(StrEnum):
     metrics = "metrics"
     suites = "suites"
     ensembles = "ensembles"
+    tracks = "tracks"
     flags = "flags"
 
 
@@ -37,11 +39,27 @@ class Kind(StrEnum):
     metric = "metric"
 
 
+class Shown(StrEnum):
+    """What can be shown."""
+
+    defense = "defense"
+    attacker = "attacker"
+    metric = "metric"
+    suite = "suite"
+    track = "track"
+    flag = "flag"
+
+
 def list_(
-    what: Annotated[Listing, typer.Argument(help="defenses, attackers, metrics, suites, ensembles or flags")],
+    what: Annotated[Listing, typer.Argument(help="defenses, attackers, metrics, suites, ensembles, tracks or flags")],
+    track: Annotated[str | None, typer.Option(help="Only those of this track.")] = None,
 ) -> None:
-    """List plugins, suites, ensembles of attackers or the flags of boards."""
-    rows = list(_rows(what))
+    """List plugins, suites, ensembles of attackers, tracks or the flags of boards."""
+    from harness.registry import installed
+
+    if track is not None:
+        installed().get("track", track)
+    rows = [row for row in _rows(what) if track is None or {track, "any"} & {*row[1].split("+")}]
     widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
     for name, track, summary in rows:
         print(f"{name:{widths[0]}}  {track:{widths[1]}}  {summary}")
@@ -68,6 +86,8 @@ def _rows(what: Listing) -> Iterator[tuple[str, str, str]]:
             tracks = ensemble.read(Path(str(entry.file))).tracks
             members = {label: None for part in tracks.values() for label in part.attackers}
             yield entry.name, "+".join(sorted(tracks)), ", ".join(members)
+    elif what is Listing.tracks:
+        yield from ((entry.name, entry.name, entry.about["summary"]) for entry in installed().all("track"))
     else:
         for entry in installed().all(what.value.removesuffix("s")):
             yield entry.name, entry.about["track"], entry.about["summary"]
@@ -78,17 +98,69 @@ def _rows(what: Listing) -> Iterator[tuple[str, str, str]]:
 
 
 def show(
-    kind: Annotated[Kind, typer.Argument(help="defense, attacker or metric")],
-    name: Annotated[str, typer.Argument(help="The plugin's name; of a metric also the name of a quantity.")],
+    kind: Annotated[Shown, typer.Argument(help="defense, attacker, metric, suite, track or flag")],
+    name: Annotated[str, typer.Argument(help="Its name, in any case; of a metric also the name of a quantity.")],
     plugin: Plugins = [],
 ) -> None:
-    """Show a plugin: its docstring, fields with defaults, presets and origin, and what a metric measures."""
-    from harness.fields import fields
+    """Show a plugin: its docstring, fields with defaults, presets and origin, and what a metric measures; or a suite, a
+    track or a flag."""
     from harness.registry import installed
 
     registry = installed().with_files(plugin)
+    if kind is Shown.flag:
+        _show_flag(name)
+    elif kind is Shown.suite:
+        _show_suite(name)
+    elif kind is Shown.track:
+        _show_track(_in_any_case(name, [entry.name for entry in registry.all("track")]), registry)
+    else:
+        name = _in_any_case(name, [entry.name for entry in registry.all(kind.value)])
+        _show_plugin(Kind(kind.value), name, registry)
+
+
+def _in_any_case(name: str, names: Iterable[str]) -> str:
+    """The one of `names` that is `name` but for its case; else `name`."""
+    return next((one for one in names if one.casefold() == name.casefold()), name)
+
+
+def _show_flag(name: str) -> None:
+    from harness.leaderboard.flags import FLAGS
+
+    name = _in_any_case(name, FLAGS)
+    if name not in FLAGS:
+        raise UsageError(f"unknown flag '{name}'; {nearest(name, list(FLAGS))}")
+    print(f"flag {name}\n\nMeaning: {FLAGS[name].meaning}.\nAdvice: {FLAGS[name].advice}.")
+
+
+def _show_suite(name: str) -> None:
+    from harness.suite_file import find, read
+
+    suite = read(find(name))
+    print(f"suite {suite.name} version {suite.version}: {suite.title}\n")
+    print(fill(suite.description, 100) + "\n")
+    for grid in suite.grids:
+        seeds = len(grid.seeds or suite.seeds)
+        print(f"grid {grid.name} (track {grid.track}), {seeds} seed{'s' * (seeds > 1)}")
+        for kind, rows in (("defenses", grid.defenses), ("attackers", grid.attackers)):
+            ensemble = [f"ensemble {grid.ensemble}"] if kind == "attackers" and grid.ensemble else []
+            print(f"  {kind}: {', '.join([*rows, *ensemble]) or 'none'}")
+
+
+def _show_track(name: str, registry: Registry) -> None:
+    entry = registry.get("track", name)
+    track = entry.load()
+    print(f"track {name}, from {entry.origin}\n\n{inspect.getdoc(track)}\n")
+    for kind in Kind:
+        names = [one.name for one in registry.all(kind.value) if one.about["track"] in (name, "any")]
+        print(f"{kind.value}s: {', '.join(names)}")
+    print(f"metrics of every grid: {', '.join(track.metrics)}")
+
+
+def _show_plugin(kind: Kind, name: str, registry: Registry) -> None:
+    from harness.fields import fields
+
     if kind is Kind.metric and name not in [entry.name for entry in registry.all("metric")]:
-        _print_quantities([_quantity(name, registry)])
+        _print_quantities(_quantities(name, registry))
         return
     entry = registry.get(kind.value, name)
     cls = entry.load()
@@ -106,17 +178,18 @@ def show(
         print(f"preset {preset}: {', '.join(f'{key}={value!r}' for key, value in values.items())}")
 
 
-def _quantity(name: str, registry: Registry) -> Quantity:
-    """A quantity that a metric or the engine measures; raises `UsageError` for an unknown name."""
+def _quantities(name: str, registry: Registry) -> list[Quantity]:
+    """The quantities of a name, in any case, that metrics and the engine measure, one for each track; raises
+    `UsageError` for an unknown name."""
     from harness.costs import COSTS
 
     metrics = registry.all("metric")
-    quantities = {quantity.name: quantity for quantity in COSTS}
-    quantities |= {quantity.name: quantity for entry in metrics for quantity in entry.load().quantities}
-    if name not in quantities:
-        names = [*quantities, *(entry.name for entry in metrics)]
+    every = [*COSTS, *(quantity for entry in metrics for quantity in entry.load().quantities)]
+    found = [quantity for quantity in dict.fromkeys(every) if quantity.name.casefold() == name.casefold()]
+    if not found:
+        names = [*(quantity.name for quantity in every), *(entry.name for entry in metrics)]
         raise UsageError(f"unknown metric '{name}'; {nearest(name, names)}")
-    return quantities[name]
+    return found
 
 
 def _print_quantities(quantities: Iterable[Quantity]) -> None:

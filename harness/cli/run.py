@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,12 @@ from harness.files import user_path
 from harness.interrupts import Stopped
 from harness.labels import file_stem
 from harness.selection import Selection
+
+Force = Annotated[bool, typer.Option("--force", help="Replace a finished run of another part of the suite.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but failures.")]
+
+if TYPE_CHECKING:
+    from harness.result import Result
 
 
 @selection_options()
@@ -30,6 +36,8 @@ def run(
     ] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="Require a GPU for GPU jobs.")] = False,
     timeout: Timeout = None,
+    force: Force = False,
+    quiet: Quiet = False,
     keep_weights: Annotated[bool, typer.Option("--keep-weights", help="Keep released models in the store.")] = False,
     *,
     selection: Selection,
@@ -39,7 +47,8 @@ def run(
     Exit code 1: some cells failed.
     """
     folder = out or Path("results/runs") / _name(suite, selection)
-    _run(suite, folder, selection, workers=workers, cluster=cluster, gpu=gpu, timeout=timeout, keep=keep_weights)
+    options = {"workers": workers, "cluster": cluster, "gpu": gpu, "timeout": timeout, "keep": keep_weights}
+    _run(suite, folder, selection, quiet, force=force, **options)
 
 
 @selection_options("grids", "tasks", "attackers", "seeds", "settings", "plugins", "base")
@@ -57,6 +66,8 @@ def attack(
     workers: Workers = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="Require a GPU for GPU jobs.")] = False,
     timeout: Timeout = None,
+    force: Force = False,
+    quiet: Quiet = False,
     *,
     selection: Selection,
 ) -> None:
@@ -68,7 +79,7 @@ def attack(
     chosen = selection.model_copy(update={"defenses": ("none",), "checkpoints": (checkpoint,)})
     (name,) = chosen.folders
     folder = out or Path("results/runs") / file_stem(f"attack-{name}-{_name(suite, selection)}")
-    _run(suite, folder, chosen, workers=workers, gpu=gpu, timeout=timeout)
+    _run(suite, folder, chosen, quiet, force=force, workers=workers, gpu=gpu, timeout=timeout)
 
 
 def _name(suite: str, selection: Selection) -> str:
@@ -78,20 +89,20 @@ def _name(suite: str, selection: Selection) -> str:
     return f"{read(find(suite)).name}{f'@{selection.base}' if selection.base else ''}"
 
 
-def _run(suite: str, folder: Path, selection: Selection, **options: Any) -> None:
-    """Run a suite, write its results into `folder` and print its board. options: of `harness.run`."""
+def _run(suite: str, folder: Path, selection: Selection, quiet: bool, **options: Any) -> None:
+    """Run a suite, write its results into `folder` and print its board, if not `quiet`. options: of `harness.run`."""
     from harness import api
     from harness.execution.progress import Display
 
     start = time.perf_counter()
     try:
-        with Display() as display:
+        with Display(quiet=quiet) as display:
             result = api.run(suite, out=folder, progress=display, **options, **dict(selection))
     except Stopped as stop:
         print("stopped; finished jobs are kept: run the same command to continue", file=sys.stderr)
         raise typer.Exit(stop.exit_code) from None
-    print(f"\n{result.text}")
-    print(f"\n{len(result.records)} records in {time.perf_counter() - start:.0f} s; results are in {folder}/")
+    if not quiet:
+        _show(result, folder, time.perf_counter() - start)
     if result.failed:
         notes = result.records.loc[result.records["status"] == "failed", "note"]
         print(f"{len(notes)} cells failed:", file=sys.stderr)
@@ -100,17 +111,27 @@ def _run(suite: str, folder: Path, selection: Selection, **options: Any) -> None
         raise typer.Exit(1)
 
 
+def _show(result: Result, folder: Path, seconds: float) -> None:
+    """Print the board of a run: for a terminal its summary, for a pipe or a file all of it as Markdown."""
+    print(f"\n{result.summary() if sys.stdout.isatty() else result.text}\n")
+    for name, reason in result.left_out.items():
+        print(f"Grid {name} is left out: {reason}")
+    print(f"{len(result.records)} records in {seconds:.0f} s; results are in {folder}/")
+    print("All tables and settings: leaderboard.md. Flags: `immunebench list flags`")
+
+
 @selection_options()
 def plan(suite: SuiteName, workers: Workers = None, *, selection: Selection) -> None:
     """Show what a run would do: its cells and jobs, how many the store has, and the estimated time for the others."""
     from harness.execution.estimates import Estimates
     from harness.execution.executors import default_workers
     from harness.execution.progress import duration
-    from harness.plan import make
+    from harness.plan import available, make
     from harness.store import Store
     from harness.suite_reader import load
 
-    plan = make(load(suite, selection))
+    present, left_out = available(load(suite, selection))
+    plan = make(present)
     store = Store()
     missing = plan.missing(store)
     to_run = Counter(job.name for job in missing.values())
@@ -120,6 +141,8 @@ def plan(suite: SuiteName, workers: Workers = None, *, selection: Selection) -> 
     for grid in plan.suite.grids:
         for note in grid.notes:
             print(f"{grid.name}: {note}")
+    for name, reason in left_out.items():
+        print(f"grid {name} is left out: {reason}")
     workers = workers or default_workers()
     seconds = Estimates(store.ledger(lambda line: print(line, file=sys.stderr))).total(missing.values())
     estimate = "unknown, since a stage has never run here" if seconds is None else duration(seconds / workers)

@@ -33,18 +33,28 @@ def submit(
             help="File to write, .json.gz or .json (default: results/submissions/SUITE/…).",
         ),
     ] = None,
+    title: Annotated[str | None, typer.Option(help="Public title of the method or paper.")] = None,
+    authors: Annotated[str | None, typer.Option(help="Its public authors, separated by commas.")] = None,
+    paper: Annotated[str | None, typer.Option(metavar="URL", help="Address of the paper.")] = None,
+    code: Annotated[str | None, typer.Option(metavar="URL", help="Address of the code.")] = None,
     schema: Annotated[
         bool, typer.Option("--schema", is_eager=True, callback=_print_schema, help="Print the file's JSON Schema.")
     ] = False,
 ) -> None:
     """Pack a finished run into one file that others can verify, with its contact sheets beside it."""
+    from harness.selection import checked
     from harness.submission import pack
+    from harness.submission.schema import Method
 
-    path, submission = pack.submit(run, out)
+    names = [name.strip() for name in authors.split(",")] if authors else []
+    given = {"title": title, "authors": names, "paper": paper, "code": code}
+    method = checked(Method, given) if any(given.values()) else None
+    path, submission = pack.submit(run, out, method)
     failed = sum(cell.failed is not None for cell in submission.cells)
     suite = submission.suite
     print(f"{suite.name} version {suite.version}: {len(submission.cells)} cells, {failed} failed")
-    print(f"{path}, {path.stat().st_size / 1e6:.2f} MB. Anonymised; please check before publishing.")
+    print(f"{path}, {path.stat().st_size / 1e6:.2f} MB. Anonymised{' but for title and authors' if method else ''}.")
+    print(f"Check it before you publish it: zcat {path} | less")
 
 
 def leaderboard(

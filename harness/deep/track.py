@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -48,6 +49,19 @@ class DeepTrack(Track):
 
     def __init__(self) -> None:
         self._files: dict[str, Located] = {}
+
+    def missing(self, task: Task) -> Iterator[str]:
+        """Why the task's extractor or one of its data sets cannot be loaded, if so."""
+        from harness.deep import data, extractors
+
+        names = [name for name in (task.benign, task.harmful, task.other) if name is not None]
+        loads: list[Callable[[], object]] = [partial(data.load, task.source(name)) for name in names]
+        loads.append(partial(extractors.load, task.extractor, task.size))
+        for load in loads:
+            try:
+                load()
+            except RunError as error:
+                yield str(error)
 
     def immunize(self, repetition: Repetition, defense: PluginSpec) -> Immunize:
         """The job that immunizes the tail of the extractor, with a head for the benign task."""

@@ -26,6 +26,7 @@ from harness.diffusion.image_folder import folder_digest, no_pictures, picture_f
 from harness.errors import RunError, UsageError, describe, nearest
 from harness.files import expanded, user_path
 from harness.labels import FrozenModel, Label, Says
+from harness.registry import shipped
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 PRECISIONS = (
@@ -301,7 +302,7 @@ class GroupBlock(FrozenModel):
     )
     precision: Precision = Field("fp32", description=PRECISIONS)
     checkpointing: bool = Field(False, description=CHECKPOINTING)
-    concepts: str = Field(description="a concept file, relative to the suite file")
+    concepts: str = Field(description="a concept file, relative to the suite file; or the name of an installed one")
     groups: str | list[list[str]] = Field(description="a named list of the concept file, or groups written out")
     first: int | None = Field(None, ge=1, description="only the first groups of the list")
     others: int = Field(
@@ -315,8 +316,10 @@ class GroupBlock(FrozenModel):
     def _readable(self, info: ValidationInfo) -> GroupBlock:
         folder = (info.context or {}).get("folder", Path())
         object.__setattr__(self, "base", expanded(self.base))
-        object.__setattr__(self, "concepts", str(user_path(self.concepts, folder).resolve()))
         try:
+            named = "/" not in self.concepts and not Path(self.concepts).suffix
+            path = shipped("concepts", self.concepts) if named else user_path(self.concepts, folder).resolve()
+            object.__setattr__(self, "concepts", str(path))
             groups = self.expand()
         except UsageError as error:
             raise ValueError(str(error)) from None

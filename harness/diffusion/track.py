@@ -54,6 +54,16 @@ class DiffusionTrack(Track):
                 _check_needs(row, needs, group, group.targets if plugin.kind == "defense" else _attacked(group))
         return list(_pictures(tasks, protocol))
 
+    def missing(self, task: Group) -> Iterator[str]:
+        """The base model, if it is neither on this machine nor on the hub."""
+        from harness.diffusion import located
+
+        if located.base_digest(task.base) == f"hub:{task.base}":
+            yield (
+                f"the base model {task.base} is not on this machine, and the hub does not answer: download it where "
+                f"there is a network by `hf download {task.base} --local-dir DIR`, and give the folder: --base DIR"
+            )
+
     def _jobs(self, repetition: Repetition) -> Jobs:
         """The jobs of `repetition`, cached: the engine asks for all jobs of a repetition before those of the next."""
         from harness.diffusion import encoders

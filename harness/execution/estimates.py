@@ -40,8 +40,14 @@ class Estimates:
 
     def total(self, jobs: Iterable[Stage]) -> float | None:
         """Estimated seconds of all these jobs; None if one of them is unknown."""
+        seconds, unknown = self.known(jobs)
+        return None if unknown else seconds
+
+    def known(self, jobs: Iterable[Stage]) -> tuple[float, int]:
+        """Estimated seconds of those of the jobs that can be estimated, and the number of the others."""
         each = [self.of(job.about, job.work) for job in jobs]
-        return None if None in each else sum(cost for cost in each if cost is not None)
+        known = [seconds for seconds in each if seconds is not None]
+        return sum(known), len(each) - len(known)
 
 
 def _kinds(about: Mapping[str, Any]) -> list[Kind]:

@@ -26,11 +26,13 @@ ESTIMATE_SECONDS = 2.0
 
 
 class Display(Progress):
-    """Shows jobs done, running, stored and failed, the estimated time left, and each stage's seconds and memory."""
+    """Shows jobs done, running, from the store and failed, the elapsed and the estimated time left, and each stage's
+    seconds and memory. console: where to; None: the error output. quiet: show nothing but why jobs failed."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
         self._plan: Plan | None = None
         self._console = console or Console(stderr=True, highlight=False)
+        self._quiet = quiet
         self._live = Live(console=self._console, get_renderable=self.render, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Display:
@@ -43,6 +45,10 @@ class Display(Progress):
 
     def say(self, line: str) -> None:
         """Print a line, above the live table."""
+        if not self._quiet:
+            self._print(line)
+
+    def _print(self, line: str) -> None:
         self._console.print(line, markup=False, soft_wrap=True)
 
     def began(self, plan: Plan, missing: Mapping[str, Stage], estimates: Estimates, workers: int) -> None:
@@ -51,14 +57,14 @@ class Display(Progress):
         self._stored, self._total = len(plan.jobs) - len(missing), len(missing)
         self._left: dict[str, Stage] = dict(missing)
         self._running: dict[str, Stage] = {}
-        self._failed = 0
+        self._reasons: Counter[str] = Counter()
         self._stage_totals = Counter(job.name for job in missing.values())
         self._done: Counter[str] = Counter()
         self._seconds: dict[str, list[float]] = defaultdict(list)
         self._peak_mb: dict[str, float] = defaultdict(float)
-        self._line_at = time.monotonic()
-        self._estimated_at, self._time_left = float("-inf"), ""
-        if missing and self._console.is_terminal:
+        self._began_at = self._line_at = time.monotonic()
+        self._estimated_at, self._time_left, self._share = float("-inf"), "", 0.0
+        if missing and self._console.is_terminal and not self._quiet:
             self._live.start()
 
     def started(self, job: Stage) -> None:
@@ -66,7 +72,7 @@ class Display(Progress):
         self._running[job.key] = job
 
     def finished(self, job: Stage, outcome: Outcome) -> None:
-        """Count a job; print why it failed."""
+        """Count a job; print why it failed, once for each reason."""
         assert self._plan is not None
         del self._left[job.key]
         self._running.pop(job.key, None)
@@ -76,26 +82,42 @@ class Display(Progress):
             self._seconds[job.name].append(outcome.seconds)
             self._peak_mb[job.name] = max(self._peak_mb[job.name], outcome.peak_mb or 0)
         if outcome.reason is not None:
-            self._failed += 1
-            self.say(f"failed: {job.name}: {self._plan.describe(job)}: {outcome.reason}")
+            self._reasons[outcome.reason] += 1
+            if self._reasons[outcome.reason] == 1:
+                self._print(f"failed: {job.name}: {self._plan.describe(job)}: {outcome.reason}")
         if not self._console.is_terminal and time.monotonic() - self._line_at > LINE_SECONDS:
             self._line_at = time.monotonic()
             self.say(f"{self._counts()}, {self._plan.describe(job)}")
 
     def _counts(self) -> str:
-        if time.monotonic() - self._estimated_at > ESTIMATE_SECONDS:
-            self._estimated_at = time.monotonic()
-            seconds = self._estimates.total(self._left.values())
-            self._time_left = f", {duration(seconds / self._workers)} left" if seconds else ""
+        self._estimate()
+        elapsed = duration(time.monotonic() - self._began_at)
         done = self._total - len(self._left)
-        return f"{done} of {self._total} jobs, {self._failed} failed, {self._stored} from the store{self._time_left}"
+        failed = self._reasons.total()
+        return (
+            f"{done} of {self._total} jobs, {failed} failed, {self._stored} from the store, {elapsed}{self._time_left}"
+        )
+
+    def _estimate(self) -> None:
+        """Estimate the time left and the share of the work that is done. Of a job that cannot be estimated the time is
+        unknown, and the share takes it for a mean one."""
+        if time.monotonic() - self._estimated_at <= ESTIMATE_SECONDS:
+            return
+        self._estimated_at = time.monotonic()
+        seconds, unknown = self._estimates.known(self._left.values())
+        bound = "at least " if unknown else ""
+        self._time_left = f", {bound}{duration(seconds / self._workers)} left" if seconds else ""
+        spent = sum(map(sum, self._seconds.values()))
+        known = len(self._left) - unknown + sum(map(len, self._seconds.values()))
+        left = seconds + unknown * (seconds + spent) / known if known else 1.0
+        self._share = spent / (spent + left) if spent else 0.0
 
     def render(self) -> RenderableType:
         """The live table."""
         if self._plan is None:
             return Text("")
         stages = Table("stage", "done", "of", "running", "s per job", "peak MiB", box=None, padding=(0, 2, 0, 0))
-        running = list(self._running.values())
+        running = list(self._running.values())[: self._workers]  # the others wait for a worker
         running_stages = Counter(job.name for job in running)
         for stage, total in self._stage_totals.items():
             seconds = self._seconds[stage]
@@ -107,9 +129,10 @@ class Display(Progress):
                 f"{sum(seconds) / len(seconds):.3g}" if seconds else "",
                 f"{self._peak_mb[stage]:.0f}" if seconds else "",
             )
-        lines = [f"  {job.name}: {self._plan.describe(job)}" for job in running[: self._workers]]
-        bar = ProgressBar(total=self._total, completed=self._total - len(self._left), width=60)
-        return Group(stages, Text("\n".join(lines)), bar, Text(self._counts()))
+        lines = [f"  {job.name}: {self._plan.describe(job)}" for job in running]
+        names = Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
+        bar = ProgressBar(total=1.0, completed=self._share, width=min(60, self._console.width))
+        return Group(stages, names, Text(self._counts()), bar)  # the bar last: it ends no line
 
 
 def duration(seconds: float) -> str:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from harness import published
 from harness.files import write_text
 from harness.labels import LARGEST_FLOAT
 from harness.leaderboard import (
     flags,
+    headline,
     long_form,
     plots,
     prediction,
@@ -123,6 +125,16 @@ class Board:
     def verdict(self) -> dict[str, str]:
         """By grid, the sentences that its data bear out."""
         return {grid.grid.name: grid.section.verdict for grid in self.grids}
+
+    @property
+    def flag_lines(self) -> dict[str, list[str]]:
+        """By grid, a line for each flag: its rows, its meaning and advice."""
+        return {grid.grid.name: flags.listing(grid.raised, list(grid.grid.defenses))[1] for grid in self.grids}
+
+    def intervals(self, grid: str) -> Figure | None:
+        """The picture of a grid's costs to break, see `protection_plots.intervals`; None where none is known."""
+        (found,) = (one.protection for one in self.grids if one.grid.name == grid)
+        return protection_plots.intervals(headline.shown(found))
 
     def markdown(self, pictures: Sequence[str] = ()) -> str:
         """The readable board as Markdown. pictures: links to files, shown with the grid that their names begin with."""

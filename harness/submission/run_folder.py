@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from harness import files
 from harness.errors import ImmuneBenchError, UsageError
@@ -32,15 +33,44 @@ def claim(folder: Path, suite: Suite) -> Path:
     return files.claim(folder, _owner(suite), [RUN, RECORDS, *BOARD])
 
 
-def claim_for(plan: Plan, folder: Path) -> Path:
+def claim_for(plan: Plan, folder: Path, force: bool = False) -> Path:
     """`claim` the folder `folder` for the run of `plan`; raises `UsageError` also for pictures whose names are too long
-    or equal."""
+    or equal and, without `force`, if the folder has a run of other rows, tasks, seeds or settings."""
     pictures = [cell.coordinates for cell in plan.cells if cell.coordinates["measured_by"] == PICTURES]
     for name, count in Counter(picture_name(coordinates, "") for coordinates in pictures).items():
         files.check_name(name)
         if count > 1:
             raise UsageError(f"{count} pictures would be called {name}….png: change the labels of tasks or rows")
-    return claim(folder, plan.suite)
+    claim(folder, plan.suite)
+    if not force and (folder / RUN).is_file() and (other := _other(folder / RUN, plan.suite)):
+        raise UsageError(f"{folder} holds {other}: --force replaces it, --out DIR writes elsewhere")
+    return folder
+
+
+def _other(run: Path, suite: Suite) -> str | None:
+    """What the file `run` of an earlier run is, if it is no run of `suite`; None if it is one."""
+    try:
+        earlier = read_write.read(run).suite
+    except ImmuneBenchError:
+        return "a run that cannot be read"
+    if _content(earlier) == _content(suite):
+        return None
+    if earlier.version != suite.version:
+        return f"a run of version {earlier.version}, not {suite.version}"
+    changed = "; ".join(earlier.changed)
+    return f"a run of another part of the suite ({changed})" if changed else "a run of other grids, or of all of them"
+
+
+def _content(suite: Suite) -> list[Any]:
+    """What a run of `suite` measures, without the code of plugins and paths."""
+    return [
+        suite.version,
+        [
+            [grid.name, list(grid.members), grid.seeds, grid.protocol.get("steps"), grid.changed]
+            + [[kind, label, spec.call] for kind, label, spec in grid.rows("defense", "attacker", "metric")]
+            for grid in suite.grids
+        ],
+    ]
 
 
 def replacing(folder: Path, suite: Suite, *, run: bool) -> AbstractContextManager[Path]:

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from harness.costs import COST_UNITS, LARGEST_COST
 from harness.errors import RunError, describe
-from harness.labels import Digest, FrozenModel, Label, Number, Text, file_stem
+from harness.labels import Digest, FrozenModel, Label, Number, Says, Text, file_stem
 from harness.metric import VALUES, Value, check_value, dump_values
 from harness.plugin import KINDS, PluginSpec
 from harness.records import Records, frame
@@ -136,10 +136,32 @@ class Provenance(_Part):
         return f"commit {self.git.commit}" if self.git else f"version {self.harness}"
 
 
+Link = Annotated[
+    str,
+    Field(pattern=r"^https?://[\w./~%:@?=&#+-]+$", max_length=300),
+    Says("must be an address that begins with https:// or http://"),
+]
+
+
+class Method(_Part):
+    """What is submitted, as its authors call it. All of it is public."""
+
+    title: Text = Field(description="of the method or of the paper")
+    authors: list[Text] = Field([], max_length=100)
+    paper: Link | None = Field(None, description="address, http or https")
+    code: Link | None = Field(None, description="address, http or https")
+
+    @property
+    def summary(self) -> str:
+        """The method in one line."""
+        return "; ".join(filter(None, [self.title, ", ".join(self.authors), self.paper, self.code]))
+
+
 class Submission(_Part):
     """A finished run."""
 
     format: Literal[2]
+    method: Method | None = Field(None, description="what is submitted; null: not said")
     suite: Suite = Field(
         description='the suite as it was run; paths in its tasks are {"path": …}, relative to the suite file'
     )

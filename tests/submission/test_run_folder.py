@@ -53,7 +53,8 @@ def test_an_edited_suite_replaces_its_own_run(tmp_path):
     content = yaml.safe_load(path.read_text())
     content["version"] += 1
     path.write_text(yaml.safe_dump(content))
-    assert run(path, "--out", out, "--defense", "none") == ""
+    assert "holds a run of version" in run(path, "--out", out, "--defense", "none")
+    assert run(path, "--out", out, "--defense", "none", "--force") == ""
     assert (out / CONTENTS).read_text() == listed
     assert {path.name for path in out.iterdir()} == {*listed.splitlines()[1:], CONTENTS, "mine.txt"}
     assert f"version {content['version']}" in (out / "leaderboard.md").read_text()

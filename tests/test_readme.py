@@ -1,0 +1,61 @@
+"""The README: short, with values that its boards have, and names and links that exist."""
+
+import re
+
+import pandas as pd
+import pytest
+
+from harness.leaderboard.headline import times
+from harness.leaderboard.tables import intervals
+from harness.plugin import KINDS
+from harness.registry import installed
+from tests.helpers import ROOT
+
+README = (ROOT / "README.md").read_text()
+SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL))
+BULLETS = [" ".join(bullet.split()) for bullet in re.split(r"^- ", SECTIONS["Results so far"], flags=re.MULTILINE)[1:]]
+WORD = re.compile(r"`([^`]+)`( ≥?\d[\d.]*(?:×(?: \[[^\])]*[\])])?|(?: \[[^\]]*\])? \([^)]*\)))?")
+"""A name, and the value that follows it."""
+
+
+def test_it_has_at_most_150_lines():
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("bullet", BULLETS, ids=lambda bullet: bullet.split("**")[1])
+def test_results_are_those_of_their_boards(bullet):
+    """A bullet links its board, and names in code a grid, a threat model if the grid has several, and rows."""
+    folder = ROOT / re.search(r"\((results/leaderboards/\w+)/leaderboard\.md", bullet)[1]
+    protection, standings = (pd.read_csv(folder / name) for name in ("protection.csv", "standings.csv"))
+    grid = model = None
+    checked = 0
+    for name, value in WORD.findall(bullet):
+        if name in set(standings["grid"]):
+            grid = name
+        elif name in set(protection["threat_model"]):
+            model = name
+        elif "×" in value:
+            at = (protection["grid"] == grid) & (protection["defense"] == name)
+            (row,) = (row for _, row in protection[at].iterrows() if model in (None, row["threat_model"]))
+            assert value.strip() == times(row)
+            checked += 1
+        elif value:
+            (row,) = (row for _, row in standings.iterrows() if (row["grid"], row["defense"]) == (grid, name))
+            assert value.strip() == intervals(row.rename({"worst": "value"}))
+            checked += 1
+    assert checked
+    if number := re.search(r"(\d+) seeds", bullet):
+        seeds = pd.read_csv(folder / "leaderboard.csv")
+        assert seeds.loc[seeds["grid"] == grid, "n_seeds"].max() == int(number[1])
+
+
+def test_it_names_every_suite_and_only_plugins_that_exist():
+    suites = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", SECTIONS["Suites"], re.MULTILINE))))
+    assert suites == {entry.name for entry in installed().all("suite")}
+    plugins = {entry.name for kind in KINDS for entry in installed().all(kind)}
+    assert set(re.findall(r"`(\w+)`", SECTIONS["Methods and papers"])) <= plugins
+
+
+def test_its_links_and_pictures_exist():
+    for target in re.findall(r"\]\((?!http)([^)#]+)", README):
+        assert (ROOT / target).exists(), target
