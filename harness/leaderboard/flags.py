@@ -63,6 +63,8 @@ FLAGS: Mapping[str, Flag] = {
         Flag("harms", f"retains less than {RETENTION:.0%} of what the undefended model does of what it should; where "
              f"the undefended value is not positive, loses more than {1 - RETENTION:.2f}",
              "lower the defense's strength, or read its protection as damage"),
+        Flag("large-weights", "the norm of the released weights is more than 10,000 times that of the base model's, so "
+             "that attackers may overflow instead of failing", "compare with the control that scales weights"),
         Flag("floor", "a condition number was taken over a floor, not over the smallest eigenvalue",
              "read RIR under the variant `range` as well"),
         Flag("denominator", "a similarity too near zero to divide by, so a gap is undefined",
