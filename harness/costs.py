@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import fmean
 
-from harness.meter import Cost
+from harness.meter import NORM, Cost
 from harness.metric import Quantity, Value, write_values
 from harness.stage import Folders, Stage
 
@@ -95,5 +95,6 @@ class RunCost(Stage, track="engine", version=2):
                 values.append({"metric": name, "value": number, "step": step})
         for name in costs[0].notes:
             number = fmean(cost.notes[name] for cost in costs)
-            values.append({"metric": "noted", "variant": name, "value": number})
+            flag = {"flag": "large-weights"} if name == NORM else {}
+            values.append({"metric": "noted", "variant": name, "value": number, **flag})
         write_values(values, out)

@@ -94,15 +94,16 @@ def file_spec(module: str, file: str) -> ModuleSpec:
     return spec
 
 
-def import_plugin(module: str, file: str | None) -> ModuleType:
+def import_plugin(module: str, file: str | None, alone: bool = False) -> ModuleType:
     """Import a plugin's module in the present state of its source.
 
     module: full name of the module. file: plugin file to import it from (see `file_spec`); None: it is installed.
+    alone: this process ends with the plugin, which may then replace functions of the harness.
     Raises `UsageError` if the import fails, or if a compiled module has changed since this process imported it.
     """
     try:
         with contained():
-            return _import(module, file)
+            return _import(module, file, alone)
     except UsageError:
         raise
     except Exception as error:
@@ -110,14 +111,27 @@ def import_plugin(module: str, file: str | None) -> ModuleType:
         raise UsageError(f"cannot import plugin {file or module}: {reason}") from error
 
 
-def _import(module: str, file: str | None) -> ModuleType:
+def _import(module: str, file: str | None, alone: bool) -> ModuleType:
     if module.partition(".")[0] == "harness":  # a track or a built-in metric
         return importlib.import_module(module)
     spec = source.find_module(module) if file is None else file_spec(module, file)
     if spec is None:
         raise ModuleNotFoundError(f"No module named '{module}'")
     _forget_edited(module, source.closure(spec))
-    if file is None or module in sys.modules:
+    if module in sys.modules:
+        return importlib.import_module(module)
+    before = {} if alone else definitions()
+    loaded = _first_import(module, file, spec)
+    if replaced := restore_definitions(before):
+        sys.modules.pop(module, None)
+        raise UsageError(
+            f"plugin {file or module} replaces {replaced[0]} when it is imported: leave the harness as it is"
+        )
+    return loaded
+
+
+def _first_import(module: str, file: str | None, spec: ModuleSpec) -> ModuleType:
+    if file is None:
         return importlib.import_module(module)
     assert spec.loader is not None
     loaded = sys.modules[module] = importlib.util.module_from_spec(spec)
@@ -127,6 +141,31 @@ def _import(module: str, file: str | None) -> ModuleType:
         sys.modules.pop(module, None)
         raise
     return loaded
+
+
+def definitions() -> dict[tuple[Any, str], Any]:
+    """The functions, classes and methods of the harness, by the module or class that holds them and by name."""
+    found: dict[tuple[Any, str], Any] = {}
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "harness":
+            for attribute, value in list(vars(module).items()):
+                if callable(value) and getattr(value, "__module__", None) == name:
+                    found[module, attribute] = value
+                    if isinstance(value, type):
+                        members = [(key, one) for key, one in list(vars(value).items()) if callable(one)]
+                        found |= {(value, key): one for key, one in members if not key.startswith("__pydantic")}
+    return found
+
+
+def restore_definitions(before: Mapping[tuple[Any, str], Any]) -> list[str]:
+    """Restore the definitions `before` where plugin code has replaced them; returns their names."""
+    replaced = []
+    for (owner, name), value in before.items():
+        if vars(owner).get(name) is not value:
+            setattr(owner, name, value)
+            place = f"{owner.__module__}.{owner.__name__}" if isinstance(owner, type) else owner.__name__
+            replaced.append(f"{place}.{name}")
+    return replaced
 
 
 def _forget_edited(plugin: str, covered: Mapping[str, Path]) -> None:

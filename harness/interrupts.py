@@ -65,9 +65,16 @@ def contained() -> Iterator[None]:
         if isinstance(error, KeyboardInterrupt) and _user_may_interrupt():
             raise
         at = traceback.extract_tb(error.__traceback__)[-1]
-        action = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {error!r:.200}"
+        action = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {_shown(error)}"
         where = f"{Path(at.filename).name}:{at.lineno}"
         raise PluginError(f"plugin code {action} at {where}, which would end the process: raise an error") from error
+
+
+def _shown(error: BaseException) -> str:
+    try:
+        return f"{error!r:.200}"
+    except BaseException:  # of a plugin's own class
+        return type(error).__name__
 
 
 def _user_may_interrupt() -> bool:

@@ -21,6 +21,12 @@ from harness.errors import PluginError
 from harness.files import write_text
 
 FILE = "meter.json"
+NORM = "weight norm"
+"""Name of the note that the harness adds for a defense whose weights grew beyond `LARGEST_NORM`."""
+MOST_STEPS = 10**6
+"""Largest number of steps of a plugin that ends by itself."""
+LARGEST_NORM = 1e4
+"""Largest ratio of the norms of released and base weights that boards do not flag."""
 
 
 class Spent(BaseModel):
@@ -86,14 +92,14 @@ def pull(
 
     who: name of the plugin in errors. on_step(t): called after step t = 1, 2, …; its time is not counted. record_at:
     steps after which the cost so far is recorded. Raises `PluginError` if `generator` is no generator, yields nothing,
-    ends before `steps`, or yields a loss that is not a finite number.
+    ends before `steps`, does not end within `MOST_STEPS` steps, or yields a loss that is not a finite number.
     """
     if not inspect.isgenerator(generator):
         raise PluginError(f"{who} returned {type(generator).__name__}; it must be a generator that yields its loss")
     memory = PeakMemory()
     cost = Cost()
     try:
-        while steps is None or cost.steps < steps:
+        while cost.steps < (MOST_STEPS if steps is None else steps):
             try:
                 loss = _next(generator, cost)
             except StopIteration:
@@ -105,6 +111,9 @@ def pull(
             _check(loss, who, cost.steps)
             if on_step is not None:
                 on_step(cost.steps)
+        else:
+            if steps is None:
+                raise PluginError(f"{who} has not ended after {MOST_STEPS} steps")
     finally:
         generator.close()
     if cost.steps == 0:

@@ -20,6 +20,8 @@ from harness.plugin import Plugin
 
 VALUES = "values.json"
 """File of a measuring job's artifact: a list of values."""
+MOST_VALUES = 10**5
+"""Largest number of values of one job."""
 
 Value = dict[str, Any]
 """One measured number: `metric`, `value` (None: undefined) and, where they apply, `concept`, `role`, `variant`,
@@ -119,7 +121,7 @@ def write_values(values: Iterable[Value], out: Path, quantities: Iterable[Quanti
     """Write the `values` of a measuring job into its artifact folder `out`, which may also hold pictures (`*.png`).
 
     quantities: those that the values may be of; None: any. Raises `PluginError` if one of the values is no `Value` or
-    of another quantity, or if two of them have the same coordinates.
+    of another quantity, if two of them have the same coordinates, or if there are more than `MOST_VALUES`.
     """
     checked: list[Value] = []
     places: set[str] = set()
@@ -135,6 +137,8 @@ def write_values(values: Iterable[Value], out: Path, quantities: Iterable[Quanti
             if place in places:
                 raise PluginError(f"a metric yielded two values at the same coordinates: {place}")
             places.add(place)
+            if len(places) > MOST_VALUES:
+                raise PluginError(f"a metric yielded more than {MOST_VALUES} values")
             checked.append({**value, "value": fields.value})
     except ValidationError as error:
         raise PluginError(f"a metric yielded an invalid value: {describe(error)}") from None

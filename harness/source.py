@@ -24,7 +24,7 @@ import importlib.util
 import io
 import sys
 import tokenize
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
@@ -272,6 +272,12 @@ def closure(plugin: ModuleSpec) -> dict[str, Path]:
                 for statement in _imports(version(file)):
                     pending += _imported(statement, file, spec, plugin)
     return covered
+
+
+def libraries(files: Iterable[Path]) -> set[str]:
+    """The modules that the plugin's Python `files` import by absolute names and cannot do without."""
+    parsed = [_imports(version(path)) for path in files if path.suffix == ".py"]
+    return {one.module for imports in parsed for one in imports if one.required and one.module and not one.level}
 
 
 def _parents(plugin: ModuleSpec) -> list[ModuleSpec]:

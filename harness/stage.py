@@ -129,6 +129,8 @@ class Stage:
     """The artifact is large and only other jobs read it, so a run may delete it when they are done."""
     gpu: ClassVar[bool] = False
     """A GPU makes the job faster."""
+    apart: ClassVar[bool] = False
+    """`run` calls the plugin in another process (see `harness.execution.released`)."""
 
     plugin: PluginSpec | None = None
     """The defense, attacker or metric that the job runs."""

@@ -17,7 +17,7 @@ from harness import checkpoints
 from harness.deep import data as datasets
 from harness.deep import extractors
 from harness.deep.heads import fit_head
-from harness.deep.model import FILE, Network, Released, in_parts, is_finite, zero_linear
+from harness.deep.model import FILE, MAP, Network, Released, in_parts, zero_linear
 from harness.deep.plugin import (
     AttackRows,
     Course,
@@ -31,6 +31,7 @@ from harness.deep.plugin import (
 )
 from harness.deep.rows import DeepTargets, Rows
 from harness.errors import PluginError, RunError
+from harness.execution.released import immunize
 from harness.plugin import PluginSpec
 from harness.stage import Folders, Located, Stage, seed_of
 from harness.store.tensors import load_tensors, save_tensors
@@ -127,6 +128,7 @@ class Immunize(Stage, track="deep", version=1):
     """Run a defense on the base model and save the released model. benign, harmful: activations of the tasks."""
 
     transient = True
+    apart = True
 
     plugin: PluginSpec
     base: Base
@@ -134,15 +136,12 @@ class Immunize(Stage, track="deep", version=1):
     harmful: Activations
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Save the released model and the run cost; raises `PluginError` if a weight is not finite."""
+        """Save the released model and the run cost (see `harness.execution.released`)."""
         benign, harmful = (task.feature_set(folders, task.read(folders)).train for task in (self.benign, self.harmful))
         model = self.base.model(folders[self.base])
         targets = DeepTargets(benign, harmful, self.seed or 0)
-        cost = self.pull(self.plugin.build().generator(model, targets), out)
-        if not is_finite(model):
-            raise PluginError(f"defense {self.plugin.name} left weights that are not finite")
-        model.eval().save(out)
-        cost.model_copy(update={"notes": targets.notes}).save(out)
+        dim = model.head.in_features
+        save_tensors(immunize(self, model, targets, out, optional={MAP: (dim, dim)}), out / FILE)
 
     def model(self, folders: Folders) -> Released:
         """The released model. folders: as for `run` of a child."""

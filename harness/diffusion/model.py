@@ -306,11 +306,18 @@ class TextToImage:
         self, base: Mapping[str, torch.Tensor], part: Literal["unet", "text_encoder"] = "unet"
     ) -> dict[str, torch.Tensor]:
         """The tensors of the `part` that differ from the tensors in `base`, by name."""
-        return {
-            name: value.detach().contiguous()
-            for name, value in getattr(self, part).state_dict().items()
-            if not torch.equal(value, base[name])
-        }
+        return changed(getattr(self, part).state_dict(), base)
+
+
+def unet_weights(model: TextToImage) -> Mapping[str, torch.Tensor]:
+    """The weights of the U-Net of `model`, by name."""
+    weights: Mapping[str, torch.Tensor] = model.unet.state_dict()
+    return weights
+
+
+def changed(tensors: Mapping[str, torch.Tensor], base: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The `tensors` that differ from those in `base`, by name."""
+    return {name: value.detach().contiguous() for name, value in tensors.items() if not torch.equal(value, base[name])}
 
 
 def _call(

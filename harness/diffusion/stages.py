@@ -26,10 +26,11 @@ from harness.diffusion.concepts import Concept, fill
 from harness.diffusion.data import ConceptData, Targets
 from harness.diffusion.erase import erase
 from harness.diffusion.image_folder import folder_digest, one_picture, read_images
-from harness.diffusion.model import Images, TextToImage
+from harness.diffusion.model import Images, TextToImage, changed, unet_weights
 from harness.diffusion.protocol import Erasure, Sampling
 from harness.diffusion.views import IMAGES
-from harness.errors import PluginError, RunError
+from harness.errors import RunError
+from harness.execution.released import immunize
 from harness.stage import Folders, Located, Stage, seed_of
 from harness.store.tensors import load_tensors, save_tensors
 from harness.versions import Version
@@ -326,6 +327,7 @@ class Immunize(TargetsStage, version=2):
     """Run a defense on the base model, or on the erased base model, which becomes the released model."""
 
     transient: ClassVar[bool] = True
+    apart: ClassVar[bool] = True
     erased: Erase | None = None
 
     @property
@@ -334,15 +336,11 @@ class Immunize(TargetsStage, version=2):
         return float(len(self.targets) or 1)
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Save the released model's weights and the run cost; raises `PluginError` if a weight is not finite."""
-        assert self.plugin is not None
+        """Save the released model's weights and the run cost (see `harness.execution.released`)."""
         model = self.load(*([folders[self.erased]] if self.erased else []))
         targets = self.build_targets(model, folders)
-        cost = self.pull(self.plugin.build().immunize(model, targets), out)
-        if not all(value.isfinite().all() for value in model.unet.parameters()):
-            raise PluginError(f"defense {self.plugin.name} left weights that are not finite")
-        self.save_weights(model, out)
-        cost.model_copy(update={"notes": targets.notes}).save(out)
+        released = immunize(self, model, targets, out, unet_weights)
+        save_tensors(changed(released, self.untouched().unet.state_dict()), out / WEIGHTS)
 
 
 class ReadCheckpoint(Immunize, version=1):

@@ -6,7 +6,6 @@ import contextlib
 import pickle
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,8 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness import meter, source
-from harness.errors import ImmuneBenchError, RunError
-from harness.execution import deadline, determinism
+from harness.errors import RunError
+from harness.execution import child, deadline, determinism, surroundings
+from harness.execution.failure import line, reason
 from harness.interrupts import contained
 from harness.stage import Folders, Stage
 from harness.store import Busy, Store, StoreError
@@ -59,11 +59,27 @@ def ensure(job: Stage, store: Store, wait: bool = True) -> Path:
         folders = Folders({parent.key: ensure(parent, store) for parent in job.parents})
         with store.write(job.key, about := dict(job.about), wait) as out:
             if out is not None:
-                with _true_to_key(job), determinism.isolated(job.seed or 0), contained():
-                    job.run(folders, out)
-                about["peak_mb"] = meter.peak_mb()
+                with _true_to_key(job):
+                    about["peak_mb"] = _compute(job, folders, out, store)
         folder = store.folder(job.key)
     return folder
+
+
+def _compute(job: Stage, folders: Folders, out: Path, store: Store) -> float:
+    """Run a job; returns the peak memory of its process, in MiB. A job with a plugin that does not come with the
+    harness runs in a process of its own where that is possible; the rest of the store is closed to it for writing."""
+
+    def run(alone: bool) -> float:
+        preserved = surroundings.preserved(alone) if job.plugin else contextlib.nullcontext()
+        with determinism.isolated(job.seed or 0), contained(), preserved:
+            job.run(folders, out)
+        return meter.peak_mb()
+
+    child.private.add(store.root)
+    if job.plugin is None or job.plugin.shipped or job.apart or not child.possible(job.gpu):
+        return run(alone=False)
+    closed = child.Closed(to_writing=[str(store.root)], but=[str(out)])
+    return float(child.call(lambda: str(run(alone=True)), closed))
 
 
 @contextlib.contextmanager
@@ -128,13 +144,12 @@ def perform(
         return Outcome(key, busy=True)
     except StoreError as error:
         return Outcome(key, str(error), fatal=True)
-    except ImmuneBenchError as error:
-        return Outcome(key, _line(error))
+    except child.Killed as error:
+        return Outcome(key, line(error), worker_died=True)
     except deadline.Passed:
         return Outcome(key, f"took longer than the {timeout:g} s allowed")
     except Exception as error:
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        return Outcome(key, f"{type(error).__name__} at {Path(at.filename).name}:{at.lineno}: {_line(error)}"[:500])
+        return Outcome(key, reason(error))
     return Outcome(key, seconds=time.perf_counter() - start, peak_mb=meter.peak_mb())
 
 
@@ -142,10 +157,3 @@ def _unpickled(job: bytes) -> Stage:
     with contained():
         unpickled: Stage = pickle.loads(job)
     return unpickled
-
-
-def _line(error: Exception) -> str:
-    """The text of an error in one line, without characters that a terminal or a file cannot take."""
-    with contained():
-        text = " ".join(str(error).split())
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

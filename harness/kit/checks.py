@@ -10,6 +10,7 @@ import inspect
 import math
 import pickle
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,15 +19,19 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import ValidationError
 
 from harness.errors import UsageError, describe, nearest
+from harness.execution.released import norm
+from harness.meter import LARGEST_NORM
 from harness.metric import Quantity
 from harness.plugin import Plugin
 from harness.registry import installed
-from harness.source import parse, read_class
+from harness.source import closure, libraries, parse, read_class
 
 if TYPE_CHECKING:
     from harness.kit.examine import Examination
 
 _REFERENCE = re.compile(r"\b(1[6-9]|20)\d\d\b|arxiv|doi\.org|https?://|\bcontrol\b", re.IGNORECASE)
+PUBLIC = ("harness", "harness.probe", "harness.deep", "harness.diffusion")
+"""Modules of the harness that plugins import."""
 _DEVICE = re.compile(r"^(cuda|cpu|mps)(:\d+)?$")
 
 
@@ -241,6 +246,48 @@ def model_state(examination: Examination) -> None:
         raise Fault(f"it changes the model's state: {'; '.join(changed[:3])}")
 
 
+def process(examination: Examination) -> None:
+    """It leaves its process, the harness's functions and the defaults of torch as they were."""
+    run = examination.first
+    if run.replaced:
+        raise Fault(f"it replaces {run.replaced[0]}: leave the harness as it is; a run would not use the change")
+    if run.process:
+        raise Fault(f"it leaves its process changed: {'; '.join(run.process)}: restore what it changes")
+
+
+def released(examination: Examination) -> None:
+    """It leaves finite weights of the base model's names, shapes, dtypes and size."""
+    run = examination.first
+    start = run.states[0]
+    for name, value in start.items():
+        end = run.end.get(name)
+        if end is None:
+            raise Fault(f"it removes {name}: change weights in place, and no modules")
+        if (end.shape, end.dtype) != (value.shape, value.dtype):
+            raise Fault(
+                f"it leaves {name} as {end.dtype} {tuple(end.shape)}, it was {value.dtype} {tuple(value.shape)}"
+            )
+    if not all(value.isfinite().all() for value in run.end.values()):
+        raise Fault("it leaves weights that are not finite")
+    ratio = norm(run.end) / norm(start)
+    if ratio > LARGEST_NORM:
+        raise Fault(f"it leaves weights with {ratio:.2g} times the norm of the base model's, which boards flag")
+
+
+def imports(examination: Examination) -> None:
+    """It imports the public faces of the harness only and, as a defense, no attacker."""
+    cls = examination.cls
+    spec = sys.modules[cls.__module__].__spec__
+    if spec is None or cls.__module__.partition(".")[0] == "harness":
+        return
+    files = closure(spec)
+    for name in sorted(libraries(files.values()) | files.keys()):
+        if name.partition(".")[0] == "harness" and name not in PUBLIC:
+            raise Fault(f"it imports {name}: import from {', '.join(PUBLIC)}")
+        if cls.kind == "defense" and name.partition(".")[0] == "attackers":
+            raise Fault(f"it imports {name}: a defense knows no attacker of a suite")
+
+
 def endless(examination: Examination) -> None:
     """It goes on until the harness stops it."""
     if examination.first.ended:
@@ -274,17 +321,17 @@ def more_steps(examination: Examination) -> None:
         )
 
 
-SOURCE_CHECKS = (fields, docstring, listing, pickles, device)
+SOURCE_CHECKS = (fields, docstring, listing, pickles, device, imports)
 """Of every plugin; they do not run it."""
 KIND_SOURCE_CHECKS: Mapping[str, tuple[Callable[[Examination], None], ...]] = {
     "attacker": (),
     "defense": (),
     "metric": (quantities,),
 }
-RUN_CHECKS = (random_numbers, repeats, changes, memory, model_state)
+RUN_CHECKS = (random_numbers, repeats, changes, memory, model_state, process)
 """Of every plugin that runs."""
 KIND_RUN_CHECKS: Mapping[str, tuple[Callable[[Examination], None], ...]] = {
     "attacker": (progress, endless, success, more_steps),
-    "defense": (),
+    "defense": (released,),
     "metric": (values,),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import random
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ import numpy as np
 import torch
 
 from harness.errors import RunError, UsageError
+from harness.execution import surroundings
 from harness.execution.determinism import isolated
+from harness.importing import definitions, restore_definitions
 from harness.interrupts import contained
 from harness.kit.trial import Trial
 from harness.plugin import Plugin
@@ -38,7 +41,8 @@ class Run:
     generator ended by itself. model_state: how the model's mode, dtypes, gradients and hooks differ at the end.
     global_draws: libraries whose global random numbers were used. changed_data: names of given tensors that were
     changed. allowed: weights that the plugin says it changes; None if it does not say. success: the share of the
-    initial loss that an attack must reach.
+    initial loss that an attack must reach. process: how it left its process. replaced: names of the harness's functions
+    that it replaced.
     """
 
     states: list[dict[str, torch.Tensor]] = field(default_factory=list)
@@ -53,6 +57,8 @@ class Run:
     changed_data: list[str] = field(default_factory=list)
     allowed: set[str] | None = None
     success: float = 0.0
+    process: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
 
     @property
     def changed(self) -> set[str]:
@@ -118,9 +124,11 @@ class Examination:
         allowed = () if self.is_metric else trial.allowed(self.plugin)
         run.allowed = None if allowed is None else set(allowed)
         data = {name: value.clone() for name, value in trial.data.items()}
+        alone = sys.platform == "linux"
         with isolated(global_seed), _only_new_objects():
             if losses and self.is_attacker:
                 run.losses[0] = trial.loss(self.plugin)
+            process, harness = surroundings.read(alone), definitions()
             state = _model_state(trial)
             run.states.append(_weights(trial))
             generator = trial.start(self.plugin)
@@ -149,6 +157,8 @@ class Examination:
             run.global_draws = [name for name, value in after.items() if not np.array_equal(value, generators[name])]
             run.end = _weights(trial)
             end_state = _model_state(trial)
+            run.process = surroundings.restore(process, alone)
+            run.replaced = restore_definitions(harness)
         run.model_state = [text for key, (value, text) in end_state.items() if state.get(key, (value,))[0] != value]
         run.changed_data = [name for name, value in trial.data.items() if not torch.equal(value, data[name])]
         return run

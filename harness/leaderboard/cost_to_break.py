@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from harness.costs import COST
-from harness.leaderboard.scores import Scale, Scores, for_every_seed, quantity_of, selected
+from harness.leaderboard.scores import Scale, Scores, for_every_seed, forfeited, quantity_of, selected, with_forfeits
 from harness.leaderboard.stats import Floats
 from harness.metric import Quantity
 from harness.ranking import ALL_ATTACKERS, Outcome, ThreatModel
@@ -145,7 +145,7 @@ def read(records: Records, grid: Grid) -> dict[str, Costs]:
 def _costs(records: Records, grid: Grid, frame: pd.DataFrame, name: str, model: ThreatModel) -> Costs | None:
     outcome = model.outcome or grid.ranking
     assert outcome is not None
-    frame = frame[frame["attacker"].isin(model.attackers)]
+    everything, frame = frame, frame[frame["attacker"].isin(model.attackers)]
     curves = frame[(frame["status"] == "ok") & selected(frame, outcome.value) & frame["step"].notna()]
     if curves.empty:
         return None
@@ -176,7 +176,10 @@ def _costs(records: Records, grid: Grid, frame: pd.DataFrame, name: str, model: 
     whole = pd.MultiIndex.from_product(
         [list(grid.defenses), list(grid.members), values.index.unique("seed")], names=["defense", "task", "seed"]
     )
-    reached = within.reindex(columns=strong).max(axis=1, skipna=False).reindex(whole)
+    lost = forfeited(everything, whole)
+    costs = with_forfeits(costs.reindex(index=whole, columns=strong), lost)
+    within = -with_forfeits(-within.reindex(index=whole, columns=strong), lost)
+    reached = within.max(axis=1, skipna=False)
     return Costs(
         name=name,
         model=model.model_copy(update={"unit": unit}),
@@ -184,7 +187,7 @@ def _costs(records: Records, grid: Grid, frame: pd.DataFrame, name: str, model: 
         outcome=outcome,
         quantity=quantity_of(grid, str(first["metric"])),
         at={"suite": suite.name, "suite_version": suite.version, "grid": grid.name, "track": grid.track},
-        costs=costs.reindex(index=whole, columns=strong),
+        costs=costs,
         budget=budget,
         weak=tuple(weak),
         reached=outcome.origin + (-reached if outcome.better == "higher" else reached),

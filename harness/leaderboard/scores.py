@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.costs import COST
 from harness.leaderboard.stats import BOUNDS, intervals, limits, logarithms
 from harness.metric import Quantity
 from harness.ranking import Ranking, Selector
@@ -86,7 +87,8 @@ class Cells:
     it is read. coordinates: the ranking value's, by `QUANTITY`. rows: the records of the ranking value at each
     attacker's last step, and the failed cells among them. scores: index defense × task × seed, complete, a column for
     each attacker (`RELEASED` where none attacks); NaN is missing. earlier: the same at the last step measured within
-    half the budget, NaN where there is none. exact: the defenses in which, attacks included, nothing is random.
+    half the budget, NaN where there is none. forfeits: which cells count as the worst, see `forfeited`. exact: the
+    defenses in which, attacks included, nothing is random.
     """
 
     at: Mapping[str, Any]
@@ -97,6 +99,7 @@ class Cells:
     rows: pd.DataFrame
     scores: pd.DataFrame
     earlier: pd.DataFrame
+    forfeits: pd.Series
     exact: frozenset[str]
 
     @property
@@ -235,6 +238,7 @@ def _cells(records: Records, grid: Grid, ranking: Ranking) -> Cells | None:
     quantity = quantity_of(grid, str(coordinates["metric"]))
     whole = _whole(grid, rows)
     suite = records.suite
+    lost = forfeited(records.frame[records.frame["grid"] == grid.name], whole)
     return Cells(
         at={"suite": suite.name, "suite_version": suite.version, "grid": grid.name, "track": grid.track},
         grid=grid,
@@ -242,10 +246,33 @@ def _cells(records: Records, grid: Grid, ranking: Ranking) -> Cells | None:
         quantity=quantity,
         coordinates=coordinates,
         rows=rows,
-        scores=_scores(final, whole, grid, ranking, quantity),
-        earlier=_scores(early[early["step"] == early_last], whole, grid, ranking, quantity),
+        scores=with_forfeits(_scores(final, whole, grid, ranking, quantity), lost),
+        earlier=with_forfeits(_scores(early[early["step"] == early_last], whole, grid, ranking, quantity), lost),
+        forfeits=lost,
         exact=frozenset(exact.index[exact]),
     )
+
+
+def forfeited(frame: pd.DataFrame, whole: pd.MultiIndex) -> pd.Series:
+    """Whether a defense has failed in a cell itself, and not everywhere: it must gain nothing by failing on tasks and
+    seeds of its choice.
+
+    frame: the records of a grid. whole: defense × task × seed. A defense that has failed everywhere has shown nothing,
+    and its cells are missing.
+    """
+    own = frame[frame["attacker"].isna() & (frame["measured_by"] == COST).fillna(False)]
+    own = for_every_seed(own, whole.unique("seed"))
+    failed = (own["status"] != "ok").groupby([own["defense"], own["task"], own["seed"].astype(int)]).any()
+    everywhere = failed.groupby("defense").transform("all")
+    lost: pd.Series = (failed & ~everywhere).reindex(whole, fill_value=False).astype(bool)
+    return lost
+
+
+def with_forfeits(scores: pd.DataFrame, lost: pd.Series) -> pd.DataFrame:
+    """The `scores` (index defense × task × seed), where the cells that are `lost` have the lowest score of any row of
+    the same task and seed."""
+    lowest = scores.groupby(["task", "seed"]).transform("min")
+    return scores.mask(scores.isna().mul(lost, axis=0), lowest)
 
 
 def _coordinates(measured: pd.DataFrame, selector: Selector) -> dict[str, str | None]:

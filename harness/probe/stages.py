@@ -12,9 +12,10 @@ import torch
 
 from harness import checkpoints, meter
 from harness.errors import PluginError, RunError
+from harness.execution.released import immunize
 from harness.plugin import PluginSpec
 from harness.probe.data import ProbeData, Score, digest, load
-from harness.probe.model import Extractor, LinearProbe, Loss
+from harness.probe.model import FILE, Extractor, LinearProbe, Loss
 from harness.probe.optimum import Optimum, optima, scores
 from harness.probe.plugin import AttackData, ProbeAttacker, ReleasedData, TrainingRows, Trajectory
 from harness.probe.tasks import ROLES, Role, Task
@@ -43,6 +44,7 @@ class Immunize(Stage, track="probe", version=2):
     """
 
     transient = True
+    apart = True
 
     plugin: PluginSpec
     task: Task
@@ -60,14 +62,11 @@ class Immunize(Stage, track="probe", version=2):
         return data
 
     def run(self, folders: Folders, out: Path) -> None:
-        """Save the released extractor and the run cost; raises `PluginError` if its weights are not finite."""
+        """Save the released extractor and the run cost (see `harness.execution.released`)."""
         _warm_up()
         targets = replace(self.data().train, seed=self.seed or 0)
         model = Extractor(targets.benign.x.shape[1])
-        self.pull(self.plugin.build().generator(model, targets), out)
-        if not all(parameter.isfinite().all() for parameter in model.parameters()):
-            raise PluginError(f"defense {self.plugin.name} left weights that are not finite")
-        model.save(out)
+        save_tensors(immunize(self, model, targets, out), out / FILE)
 
 
 class ReadCheckpoint(Immunize, version=1):

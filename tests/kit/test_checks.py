@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness import meter
 from harness.errors import UsageError
 from harness.kit import Fault, checks
 from harness.plugin import KINDS
@@ -196,6 +197,18 @@ FAULTS = {
     "a hook": (DEFENSE, "# at a step", "model.register_forward_hook(lambda *_: None)", "model_state", "hooks"),
     "gradients off": (DEFENSE, "# at a step", "model.requires_grad_(False)", "model_state", "are off"),
     "gradients remain": (DEFENSE, "# at a step", "model(targets.x).mean().backward()", "model_state", "remain"),
+    "another default dtype": (DEFENSE, "# at a step", "torch.set_default_dtype(torch.float64)", "process",
+                              "torch's default dtype is float64"),
+    "an alarm": (DEFENSE, "# at a step", "__import__('signal').alarm(1000)", "process", "an alarm is set"),
+    "patches the harness": (DEFENSE, "# at a step", "__import__('harness').meter.count_gradient = print", "process",
+                            "it replaces harness.meter.count_gradient"),
+    "overflows": (DEFENSE, "# at a step", "model[0].weight.data.fill_(float('inf'))", "released", "are not finite"),
+    "scales weights": (DEFENSE, "# at a step", "model[0].weight.data.mul_(1e6)", "released", "the norm of the base"),
+    "another layer": (DEFENSE, "# at a step", "model[2] = torch.nn.Linear(16, 2)", "released", "it was torch.float64"),
+    "peeks at the data": (DEFENSE, "import torch\n", "import torch\nimport harness.probe.data\n", "imports",
+                          "it imports harness.probe.data: import from harness, harness.probe"),
+    "spies on an attacker": (DEFENSE, "import torch\n", "import torch\nimport attackers.adam\n", "imports",
+                             "a defense knows no attacker"),
     "no gradients at all": (ATTACK, "# at first", "torch.set_grad_enabled(False)", "model_state",
                             "gradients are off in torch as a whole"),
     "ends": (ATTACK, "while True:", "for _ in range(30):", "endless", "it ended after 30 steps"),
@@ -229,6 +242,16 @@ def test_planted_faults_are_caught(tmp_path, source, old, new, check, message):
     finally:
         torch.set_grad_enabled(True)
     assert message in messages.get(check, ""), messages
+
+
+def test_a_plugin_that_changes_the_harness_when_it_is_imported_is_refused(tmp_path):
+    path = tmp_path / "planted.py"
+    path.write_text(f"import harness.meter\n{DEFENSE}\nharness.meter.Cost.save = harness.meter.count_gradient = None\n")
+    (entry,) = named(str(path))
+    count, save = meter.count_gradient, meter.Cost.save
+    with pytest.raises(UsageError, match=r"planted\.py replaces harness\.meter\.\S+ when it is imported"):
+        entry.load()
+    assert (meter.count_gradient, meter.Cost.save) == (count, save)
 
 
 def test_a_faulty_plugin_is_run_on_every_track_and_named_with_it(tmp_path):
