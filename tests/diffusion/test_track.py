@@ -17,17 +17,9 @@ from harness.diffusion.metrics.kept_similarity import KeptSimilarity
 from harness.diffusion.metrics.msgr import Msgr
 from harness.diffusion.metrics.released_success import ReleasedSuccess
 from harness.diffusion.protocol import DiffusionProtocol
-from harness.diffusion.stages import (
-    Attack,
-    ClassPictures,
-    Draw,
-    DrawPictures,
-    Erase,
-    Immunize,
-    KeptPictures,
-    TrainingStage,
-)
+from harness.diffusion.stages import Attack, Draw, Immunize, KeptPictures, TrainingStage
 from harness.diffusion.track import DiffusionTrack
+from harness.diffusion.undefended import ClassPictures, DrawPictures, Erase
 from harness.errors import PluginError, UsageError
 from harness.execution.worker import ensure
 from harness.registry import installed
