@@ -98,7 +98,7 @@ def run(
     cluster fails. A failed cell raises nothing: it is in the records with its reason.
     """
     from harness.execution import executors, scheduler
-    from harness.plan import make
+    from harness.plan import fetches, make
     from harness.store import Store
     from harness.submission import pack, run_folder
     from harness.suite_reader import load
@@ -111,6 +111,8 @@ def run(
     for grid in plan.suite.grids:
         for note in grid.notes:
             progress.say(f"{grid.name}: {note}")
+    if commands := fetches(plan.suite):
+        progress.say(f"to download first: {'; '.join(commands)}")
     executor = executors.choose(limits.workers, cluster, gpu, progress.say, separate=limits.timeout is not None)
     opening = pack.opening(plan, artifacts)
     with artifacts.pin({cell.job.key for cell in plan.cells}):  # until they are packed

@@ -547,6 +547,8 @@ def test_compositions_are_drawn_by_the_released_model_for_the_classifier_alone()
 
 
 def test_the_success_rate_ranks_an_attacked_grid(suite: Path) -> None:
+    file = suite.parent / "styles.yaml"
+    file.write_text(file.read_text() + "classifier: style\n")
     grid, _ = load_suite(suite, defenses=["none"]).grids
     assert grid.ranking.value == {"metric": "asr", "role": "harmful", "variant": "classifier"}
     assert (grid.ranking.better, grid.ranking.broken, grid.ranking.resolution) == ("lower", 0.8, 0.5)
@@ -556,6 +558,15 @@ def test_the_success_rate_ranks_an_attacked_grid(suite: Path) -> None:
     assert grid.ranking.adapted == [{"metric": "retention", "role": "benign"}]
     assert grid.members == {"marvo+telune": ["marvo", "telune"]}
     assert DiffusionTrack().ranking(None, attacked=False) is None
+
+
+def test_msgr_ranks_where_no_classifier_knows_a_target(suite: Path) -> None:
+    """It does not tell success, so the board has no cost to break; a line says so before the run."""
+    _, grid = load_suite(suite, defenses=["none"]).grids
+    assert grid.ranking.value == {"metric": "msgr", "variant": "efficientnet_lite0"}
+    assert (grid.ranking.better, grid.ranking.succeeds, grid.ranking.broken) == ("higher", False, None)
+    assert grid.ranking.retention == [{"metric": "similarity", "role": "kept", "variant": "efficientnet_lite0"}]
+    assert any("ranked by MSGR (efficientnet_lite0)" in note for note in grid.notes)
 
 
 def test_the_readable_table() -> None:
