@@ -396,9 +396,9 @@ def test_a_plugin_without_what_it_needs_is_refused(row: str, without: str, messa
         f"{kind} 'mine'": installed().get(kind, name).spec(settings, "test").build(),
         "defense 'none'": installed().get("defense", "none").spec({}, "test").build(),
     }
-    notes = DiffusionTrack().check([group], DiffusionProtocol(training_images=7), rows)
+    notes = DiffusionTrack().check([group], DiffusionProtocol(training_images=7), rows)[:1]
     assert notes == ["training pictures (attackers' + defenses'): each concept 7 + 7, drawn by the base model"]
-    shared = DiffusionTrack().check([group], DiffusionProtocol(training_images=7, shared=True), rows)
+    shared = DiffusionTrack().check([group], DiffusionProtocol(training_images=7, shared=True), rows)[:1]
     assert shared == [
         "training pictures (the same for attackers and defenses): each concept 7, drawn by the base model"
     ]
@@ -420,8 +420,10 @@ def test_the_number_of_pictures_and_what_a_folder_holds_besides_are_reported(sui
         "the folder of mine holds more than the pictures that are used: 1 .heic, 1 hidden",
     ]
     styles, subjects = load_suite(suite, defenses=["none"]).grids
-    assert subjects.notes == notes
-    assert styles.notes == ["training pictures (attackers' + defenses'): each concept 3 + 3, drawn by the base model"]
+    assert subjects.notes[:-1] == notes  # the last one says what ranks
+    assert styles.notes[:-1] == [
+        "training pictures (attackers' + defenses'): each concept 3 + 3, drawn by the base model"
+    ]
     for picture in ("1.png", "2.png"):
         (tmp_path / "photos" / "mine" / picture).rename(tmp_path / picture)
     with pytest.raises(harness.UsageError, match="mine holds one picture"):
