@@ -128,7 +128,10 @@ class _SummedGradient(torch.autograd.Function):
         ctx.losses, ctx.count = losses, count
         ctx.save_for_backward(*tensors)
         at = [tensor.detach().requires_grad_(place < count) for place, tensor in enumerate(tensors)]
-        return _sum(_gradient(loss, at, count) for loss in losses)
+        for loss in losses:  # each backward pass adds to the same gradients, so there is one copy of them
+            with torch.enable_grad():
+                loss(at).backward(inputs=at[:count])
+        return tuple(torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in at[:count])
 
     @staticmethod
     @once_differentiable
@@ -161,11 +164,6 @@ class _Moved(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, torch.Tensor]:
         return gradient, None, (gradient * ctx.saved_tensors[0]).sum()
-
-
-def _gradient(loss: Loss, tensors: Sequence[torch.Tensor], count: int) -> tuple[torch.Tensor, ...]:
-    with torch.enable_grad():
-        return torch.autograd.grad(loss(tensors), tensors[:count])
 
 
 def _sum(parts: Iterable[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
