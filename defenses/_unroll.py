@@ -43,9 +43,11 @@ def descend(
         each = [alone([[step[n]] for step in steps]) for n in range(len(steps[0]))]
         return {name: torch.cat([one[name] for one in each]) for name in weights}
     names = list(weights)
-    adapted = [_differentiable(weight).expand(len(steps[0]), *weight.shape) for weight in weights.values()]
+    by_picture = model.checkpointing and not first_order  # then derivatives are needed of the ascended weights only
+    starts = [weight if by_picture and _is_single(weight) else _differentiable(weight) for weight in weights.values()]
+    adapted = [weight.expand(len(steps[0]), *weight.shape) for weight in starts]
     for batches in steps:
-        if model.checkpointing and not first_order:
+        if by_picture:
             gradients = _by_picture(model, batches[0], dict(zip(names, adapted, strict=True)))
         else:
             losses = losses_apart(model, batches, dict(zip(names, adapted, strict=True)), twice=not first_order)
@@ -60,9 +62,14 @@ def descend(
     return dict(zip(names, adapted, strict=True))
 
 
+def _is_single(weight: torch.Tensor) -> bool:
+    """Whether the weight has the precision in which weights are trained, or a higher one."""
+    return weight.dtype in (torch.float32, torch.float64)
+
+
 def _differentiable(weight: torch.Tensor) -> torch.Tensor:
     """The weight, in float32 if it is in half precision, for which gradients are recorded."""
-    weight = weight if weight.dtype == torch.float64 else weight.float()
+    weight = weight if _is_single(weight) else weight.float()
     return weight if weight.requires_grad else weight.detach().requires_grad_()
 
 
