@@ -1,6 +1,6 @@
 """JT, a baseline of MIMA: joint training on all concepts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from pydantic import Field
@@ -34,12 +34,20 @@ class Joint(AscentDefense):
 
     def harmful_losses(self, model: TextToImage, targets: Targets) -> Iterator[torch.Tensor]:
         """Yield the concepts' mean loss on new batches, computed with weights adapted to the pool of all concepts."""
-        weights, batches = model.weights(self.inner_weights), self.batches(targets)
-        model.unfreeze(list(weights.values()))
+        batches = self.batches(targets)
         while True:
-            steps = [[Batch.join(next(batches))] for _ in range(self.inner_steps)]
-            adapted = descend(
-                model, weights, steps, lr=self.inner_lr, normalised=self.normalised, first_order=self.first_order
-            )
-            pooled = {name: weight.mean(0) for name, weight in adapted.items()}  # there is one pool
-            yield model.denoising_loss(Batch.join(next(batches)), pooled)
+            steps = [Batch.join(next(batches)) for _ in range(self.inner_steps)]
+            yield self._loss(model, steps, Batch.join(next(batches)))
+
+    def _loss(self, model: TextToImage, steps: Sequence[Batch], last: Batch) -> torch.Tensor:
+        """The loss on `last` after a descent with a step on each of `steps`. No variable holds the adapted weights when
+        the gradient is computed."""
+        adapted = descend(
+            model,
+            model.weights(self.inner_weights),
+            [[batch] for batch in steps],
+            lr=self.inner_lr,
+            normalised=self.normalised,
+            first_order=self.first_order,
+        )
+        return model.denoising_loss(last, {name: weight[0] for name, weight in adapted.items()})  # there is one pool

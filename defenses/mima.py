@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Literal, Self
 
@@ -86,13 +87,13 @@ class Mima(AscentDefense):
             pretrained = {name: weight.detach().clone() for name, weight in pretrained.items()}
         merge = self._merge(model, targets, self.prompts(targets), targets.captions[: self.captions])
         weights = model.weights(self.inner_weights or "keys_values")
-        model.unfreeze(list(weights.values()))
+        unroll = partial(
+            descend, model, weights, lr=self.inner_lr, normalised=self.normalised, first_order=self.first_order
+        )
         while True:
             steps = [next(batches) for _ in range(self.inner_steps)]
-            adapted = descend(
-                model, weights, steps, lr=self.inner_lr, normalised=self.normalised, first_order=self.first_order
-            )
-            yield model.denoising_loss(Batch.join(next(batches)), combined(merge, pretrained, adapted))
+            # no variable holds the adapted weights when the gradient is computed
+            yield model.denoising_loss(Batch.join(next(batches)), combined(merge, pretrained, unroll(steps)))
 
     def _descents(self, model: TextToImage, targets: Targets, batches: Iterator[list[Batch]]) -> Iterator[None]:
         """Descend on the concepts as the released code does, changing the weights of `model`; yields after every

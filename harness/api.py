@@ -64,7 +64,7 @@ def run(
     fails. A failed cell raises nothing: it is in the records with its reason.
     """
     from harness.execution import executors, scheduler
-    from harness.plan import available, make
+    from harness.plan import available, fetches, make
     from harness.store import Store
     from harness.submission import pack, run_folder
     from harness.suite_reader import load
@@ -80,6 +80,8 @@ def run(
             progress.say(f"{grid.name}: {note}")
     for name, reason in left_out.items():
         progress.say(f"grid {name} is left out: {reason}")
+    if commands := fetches(plan.suite):
+        progress.say(f"to download first: {'; '.join(commands)}")
     executor = executors.choose(limits.workers, cluster, gpu, progress.say, separate=limits.timeout is not None)
     opening = pack.opening(plan, artifacts)
     with artifacts.pin({cell.job.key for cell in plan.cells}):  # until they are packed

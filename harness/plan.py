@@ -6,7 +6,7 @@ numbers exists once, not once for each seed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from harness import checkpoints, source
 from harness.costs import COST, RunCost
+from harness.demands import Demand
 from harness.errors import UsageError, describe
 from harness.plugin import PluginSpec
 from harness.registry import installed
@@ -115,6 +116,24 @@ def available(suite: Suite) -> tuple[Suite, dict[str, str]]:
     if not grids:
         raise UsageError("; ".join(dict.fromkeys(reasons.values())))
     return suite.model_copy(update={"grids": grids}), reasons
+
+
+def fetches(suite: Suite) -> list[str]:
+    """The commands that download what `suite` needs and this machine lacks, each once."""
+    registry = installed().with_files(suite.plugins)
+    commands: dict[str, None] = {}
+    for grid in suite.grids:
+        track = registry.track(grid.track, f"grid '{grid.name}'")
+        for repetition in repetitions(grid, track):
+            commands |= dict.fromkeys(track.fetches(repetition.task, repetition.protocol))
+    return list(commands)
+
+
+def demands(plan: Plan, jobs: Iterable[Stage]) -> Iterator[Demand]:
+    """What `jobs` of the plan need on a device, as far as their tracks can count it."""
+    registry = installed().with_files(plan.suite.plugins)
+    for name in dict.fromkeys(grid.track for grid in plan.suite.grids):
+        yield from registry.track(name, "the suite").demands([job for job in jobs if job.track == name])
 
 
 def repetitions(grid: Grid, track: Track) -> Iterator[Repetition]:

@@ -33,6 +33,9 @@ class Outcome(FrozenModel):
         None,
         description="an attacker that does not reach this value on the undefended model is weak; null: none is",
     )
+    succeeds: bool = Field(
+        True, description="whether a value tells that an attack has succeeded; if not, there is no cost to break"
+    )
     chosen: bool = Field(
         False,
         description="the value at a step is of the step that the attacker has chosen by then, without seeing the value"

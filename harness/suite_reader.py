@@ -434,7 +434,7 @@ def describe_grid(registry: Registry, track: Track, tasks: Sequence[Any], protoc
             track=track.name,
             tasks=[task.model_dump(mode="json") for task in tasks],
             protocol=protocol.model_dump(mode="json"),
-            ranking=track.ranking(protocol, attacked=bool(fields["attackers"])),
+            ranking=track.ranking(protocol, bool(fields["attackers"]), tasks),
             members={task.label: list(track.members(task)) for task in tasks},
             quantities=list(dict.fromkeys(quantities)),
             notes=notes,

@@ -7,13 +7,14 @@ The engine walks the grid, chooses seeds, measures run costs and makes a default
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, Field, model_validator
 
+from harness.demands import Demand
 from harness.errors import UsageError
 from harness.labels import FrozenModel
 from harness.plugin import Plugin, PluginSpec
@@ -135,6 +136,15 @@ class Track(ABC):
         by default nothing. task: a single task. A run leaves out the grids of such tasks."""
         yield from ()
 
+    def fetches(self, task: Any, protocol: Any) -> Iterator[str]:
+        """Yield the commands that download what a task needs and this machine lacks, in part or whole; by default none.
+        `plan` and `run` print them. task: a single task. protocol: the protocol."""
+        yield from ()
+
+    def demands(self, jobs: Iterable[Stage]) -> Iterator[Demand]:
+        """Yield what `jobs` of this track need on a device, counted before they run; by default nothing is known."""
+        yield from ()
+
     @abstractmethod
     def immunize(self, repetition: Repetition, defense: PluginSpec) -> Stage:
         """The job that makes the released model of a defense.
@@ -179,10 +189,10 @@ class Track(ABC):
         """
         yield from ()
 
-    def ranking(self, protocol: Any, attacked: bool) -> Ranking | None:
+    def ranking(self, protocol: Any, attacked: bool, tasks: Sequence[Any] = ()) -> Ranking | None:
         """The value that ranks the defenses of a grid; None (the default): there is no ranking.
 
-        protocol: the grid's protocol. attacked: whether the grid has attackers.
+        protocol: the grid's protocol. attacked: whether the grid has attackers. tasks: its single tasks.
         """
         return None
 

@@ -23,7 +23,7 @@ WORKER = {
 }
 
 
-def run(suite: str, jobs: int = 8, cluster_class: type = SLURMCluster, **worker: object) -> harness.Result:
+def run(suite: str, jobs: int = 4, cluster_class: type = SLURMCluster, **worker: object) -> harness.Result:
     """Run `suite` on the workers of `jobs` Slurm jobs, from when the first of them is there."""
     with cluster_class(**(WORKER | worker)) as cluster, Display() as display:
         cluster.scale(jobs=jobs)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.cli.options import SuiteName, Timeout, Workers, selection_options
+from harness.errors import UsageError, nearest
 from harness.files import user_path
 from harness.interrupts import Stopped
 from harness.labels import file_stem
@@ -121,16 +122,32 @@ def _show(result: Result, folder: Path, seconds: float) -> None:
 
 
 @selection_options()
-def plan(suite: SuiteName, workers: Workers = None, *, selection: Selection) -> None:
+def plan(
+    suite: SuiteName,
+    workers: Workers = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Count hours, memory and disk on a device (A100, RTX4090, …); takes minutes."
+        ),
+    ] = None,
+    *,
+    selection: Selection,
+) -> None:
     """Show what a run would do: its cells and jobs, how many the store has, and the estimated time for the others."""
+    from harness.demands import DEVICES, lines
     from harness.execution.estimates import Estimates
     from harness.execution.executors import default_workers
     from harness.execution.progress import duration
-    from harness.plan import available, make
+    from harness.plan import available, demands, fetches, make
     from harness.store import Store
     from harness.suite_reader import load
 
-    present, left_out = available(load(suite, selection))
+    if device is not None and device not in DEVICES:
+        raise UsageError(f"unknown device '{device}'; {nearest(device, list(DEVICES))}")
+    present, left_out = load(suite, selection), dict[str, str]()
+    if device is None:  # what is counted for a device need not be here
+        present, left_out = available(present)
     plan = make(present)
     store = Store()
     missing = plan.missing(store)
@@ -143,6 +160,11 @@ def plan(suite: SuiteName, workers: Workers = None, *, selection: Selection) -> 
             print(f"{grid.name}: {note}")
     for name, reason in left_out.items():
         print(f"grid {name} is left out: {reason}")
+    if commands := fetches(plan.suite):
+        print(f"to download first: {'; '.join(commands)}")
+    if device is not None:
+        print("\n".join(lines(demands(plan, missing.values()), DEVICES[device], workers or 1)))
+        return
     workers = workers or default_workers()
     seconds = Estimates(store.ledger(lambda line: print(line, file=sys.stderr))).total(missing.values())
     estimate = "unknown, since a stage has never run here" if seconds is None else duration(seconds / workers)

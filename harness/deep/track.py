@@ -122,7 +122,7 @@ class DeepTrack(Track):
             job = stages.MeasureAttacked(plugin=metric, seed=seed, attack=attack, undefended=base_attack)
         yield {}, job
 
-    def ranking(self, protocol: Protocol, attacked: bool) -> Ranking:
+    def ranking(self, protocol: Protocol, attacked: bool, tasks: Sequence[Any] = ()) -> Ranking:
         """The success on the harmful task; of a grid without attackers, the RIR over the range of centred features."""
         if not attacked:
             return Ranking(value={"metric": "rir", "variant": "centred"}, better="higher", resolution=1e-3)

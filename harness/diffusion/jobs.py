@@ -3,7 +3,7 @@
 Each seed is a hash of the task, the repetition's seed and the purpose: the defense's draws (`defense`), the attacker's
 draws for each concept (`attacker`), and the noise of all measured pictures (`noise`). No seed depends on a defense, so
 all rows of a repetition meet the same attack and the same noise; repetitions are independent. The base model's own
-pictures are data (see `harness.diffusion.stages`).
+pictures are data (see `harness.diffusion.undefended`).
 """
 
 from __future__ import annotations
@@ -21,19 +21,8 @@ from harness.diffusion.located import Files
 from harness.diffusion.measuring import Arms, Decode, Look, MeasureAttacked, MeasureReleased, Seen, Sheet, SheetRow
 from harness.diffusion.plugin import DiffusionAttacker, DiffusionDefense
 from harness.diffusion.protocol import DiffusionProtocol
-from harness.diffusion.stages import (
-    Attack,
-    Captions,
-    ClassPictures,
-    Draw,
-    DrawPictures,
-    Erase,
-    Immunize,
-    KeptPictures,
-    Pictures,
-    ReadCheckpoint,
-    ReadPictures,
-)
+from harness.diffusion.stages import Attack, Draw, Immunize, KeptPictures, ReadCheckpoint
+from harness.diffusion.undefended import Captions, ClassPictures, DrawPictures, Erase, Pictures, ReadPictures
 from harness.errors import UsageError
 from harness.plugin import PluginSpec
 from harness.stage import Located, Stage, digest

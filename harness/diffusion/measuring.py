@@ -13,8 +13,10 @@ from harness.diffusion import encoders
 from harness.diffusion.concepts import Concept
 from harness.diffusion.detectors import Asked
 from harness.diffusion.model import Images
+from harness.diffusion.pipeline_stage import PipelineStage, save_images
 from harness.diffusion.sheet import contact_sheet
-from harness.diffusion.stages import Immunize, Pictures, PipelineStage, TargetsStage, save_images
+from harness.diffusion.stages import Immunize, TargetsStage
+from harness.diffusion.undefended import Pictures
 from harness.diffusion.views import DETECTED, IMAGES, SEEN, AttackedPictures, ConceptAttack, ReleasedData, View
 from harness.metric import write_values
 from harness.stage import Folders, Located, Stage

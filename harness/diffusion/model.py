@@ -67,6 +67,15 @@ class Batch:
         latents, noise, times = (torch.cat([getattr(batch, name) for batch in batches]) for name in _ROWS)
         return cls(latents, [prompt for batch in batches for prompt in batch.prompts], noise, times)
 
+    def split(self) -> list[Batch]:
+        """A batch of each row."""
+        parts = zip(*(getattr(self, name).split(1) for name in _ROWS), strict=True)
+        weights = [None] * len(self.prompts) if self.weights is None else self.weights.split(1)
+        return [
+            Batch(latents, [prompt], noise, times, weight)
+            for (latents, noise, times), prompt, weight in zip(parts, self.prompts, weights, strict=True)
+        ]
+
 
 _ROWS = ("latents", "noise", "times")
 PIXELS_AT_ONCE = 4 * 512 * 512
@@ -95,8 +104,9 @@ class TextToImage:
         """Load a pipeline onto the first GPU, or the CPU if there is none.
 
         base: see `locate`. precision: fp32, tf32, bf16 or fp16; tf32 is fp32 here, because the switch of
-        TensorFloat-32 belongs to the process (see `harness.diffusion.stages`). Raises `RunError` if the folder has no
-        such pipeline, if it has another layout (see `layout_fault`), or if it cannot be downloaded from the hub.
+        TensorFloat-32 belongs to the process (see `harness.diffusion.pipeline_stage`). Raises `RunError` if the folder
+        has no such pipeline, if it has another layout (see `layout_fault`), or if it cannot be downloaded from the
+        hub.
         """
         if fault := layout_fault(base):
             raise RunError(fault)
@@ -139,6 +149,11 @@ class TextToImage:
         """Let the U-Net's blocks compute their activations again in the backward pass (see
         `harness.diffusion.checkpointing`): less memory, more time, the same gradients."""
         self.unet.enable_gradient_checkpointing(gradient_checkpointing_func=checkpointed)
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether to save memory at the cost of time: `checkpoint` was called."""
+        return bool(self.unet.is_gradient_checkpointing)
 
     @property
     def device(self) -> torch.device:

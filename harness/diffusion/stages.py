@@ -1,4 +1,5 @@
-"""The jobs that make this track's models and pictures; the measuring jobs are in `harness.diffusion.measuring`.
+"""The jobs that defend and attack models and draw their pictures. The jobs before them are in
+`harness.diffusion.undefended`, the measuring jobs in `harness.diffusion.measuring`.
 
 Jobs of a cell: pictures (of each concept) and captions, erase -> class pictures -> immunize -> kept pictures ->
 attack -> look -> measure, where the last one also gets the attacked undefended model; and before any attack
@@ -11,243 +12,23 @@ and all cells share them. All other noise comes from a job's seed; see `harness.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from harness import checkpoints
 from harness.diffusion import encoders, weights
-from harness.diffusion.concepts import Concept, fill
+from harness.diffusion.concepts import Concept
 from harness.diffusion.data import ConceptData, Targets
-from harness.diffusion.erase import erase
-from harness.diffusion.image_folder import folder_digest, one_picture, read_images
 from harness.diffusion.model import Images, TextToImage, changed, unet_weights
-from harness.diffusion.protocol import Erasure, Sampling
+from harness.diffusion.pipeline_stage import TEXT_WEIGHTS, WEIGHTS, SamplingStage, forget_base, save_images
+from harness.diffusion.undefended import Captions, ClassPictures, Erase, Pictures
 from harness.diffusion.views import IMAGES
-from harness.errors import RunError
 from harness.execution.released import immunize
-from harness.stage import Folders, Located, Stage, seed_of
+from harness.stage import Folders, Located, seed_of
 from harness.store.tensors import load_tensors, save_tensors
-from harness.versions import Version
-
-GATE_IMAGES = 4
-"""Number of pictures of each concept to keep that check an erasure."""
-WEIGHTS, TEXT_WEIGHTS = "unet.safetensors", "text_encoder.safetensors"
-
-
-class PipelineStage(Stage, track="diffusion"):
-    """A job on a base model. base: the base model. precision: see `harness.diffusion.concepts.PRECISIONS`."""
-
-    gpu: ClassVar[bool] = True
-    base: Located
-    precision: str
-
-    def untouched(self) -> TextToImage:
-        """The base model, which callers must not change; consecutive jobs read it from disk once. Sets the switch
-        of TensorFloat-32 for the rest of the job (see `harness.execution.determinism.isolated`)."""
-        torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
-        return _read_base(self.base.path, self.precision, self.base.check())
-
-    def load(self, *artifacts: Path) -> TextToImage:
-        """A copy of the base model that may be changed, with the weights in the folders `artifacts`."""
-        model = self.untouched().copy()
-        for folder in artifacts:
-            apply_weights(model, folder)
-        return model
-
-    def save_weights(self, model: TextToImage, out: Path) -> None:
-        """Save the U-Net weights of `model` that differ from the base model's into the artifact folder `out`."""
-        save_tensors(model.changed(self.untouched().unet.state_dict()), out / WEIGHTS)
-
-
-@lru_cache(maxsize=1)
-def _read_base(base: str, precision: str, versions: tuple[Version, ...]) -> TextToImage:
-    return TextToImage.load(base, precision)
-
-
-def apply_weights(model: TextToImage, folder: Path) -> None:
-    """Copy the weights in the artifact folder `folder` into the U-Net of `model`, in place; if it has any of a text
-    encoder, these too."""
-    for module, path in ((model.unet, folder / WEIGHTS), (model.text_encoder, folder / TEXT_WEIGHTS)):
-        state = dict(module.named_parameters())
-        with torch.no_grad():
-            for name, value in load_tensors(path).items() if path.is_file() else ():
-                state[name].copy_(value)
-
-
-class SamplingStage(PipelineStage):
-    """A job that samples pictures."""
-
-    sampling: Sampling
-
-    def sample(self, model: TextToImage, prompts: Sequence[str], seeds: Sequence[int]) -> Any:
-        """A picture for each prompt, from noise by its seed: (n, height, width, 3), and which are finite, (n,) bool."""
-        return model.sample(prompts, seeds, **self.sampling.model_dump())
-
-    def sample_each(self, model: TextToImage, concepts: Sequence[Concept], count: int, *noise: Any) -> Any:
-        """`count` pictures of each concept by its words: (concepts, count, height, width, 3), and which are finite,
-        (concepts, count) bool. The noise of a picture depends on `noise`, the concept and the picture's index."""
-        prompts = [concept.prompted() for concept in concepts for _ in range(count)]
-        seeds = [seed_of(*noise, concept.name, i) for concept in concepts for i in range(count)]
-        images, finite = self.sample(model, prompts, seeds)
-        return images.reshape(-1, count, *images.shape[1:]), finite.reshape(-1, count)
-
-
-class ReadPictures(PipelineStage, version=1):
-    """A concept's pictures from a folder, ordered by name: the first, third, … for attackers, which are also the
-    reference pictures, and the second, fourth, … for defenses.
-
-    shared: all pictures for both, because a folder may hold few.
-    """
-
-    concept: Concept
-    folder: Located
-    shared: bool
-
-    def run(self, folders: Folders, out: Path) -> None:
-        """Save the pictures, resized to the base model's size; raises `RunError` if they are not those in the key, or
-        if there is only one and it is not shared."""
-        model = self.untouched()
-        side = int(model.unet.config.sample_size * model.pipeline.vae_scale_factor)
-        images = read_images(self.folder.path, side)
-        if folder_digest(self.folder.path) != self.folder.digest:
-            raise RunError(f"the pictures in {self.folder.path} have changed since the run began: run it again")
-        if self.shared:
-            save_images(out, images, training=images.copy())
-        elif len(images) == 1:
-            raise RunError(one_picture(self.folder.path))
-        else:
-            save_images(out, images[::2], training=images[::2].copy(), defender=images[1::2])
-
-
-class DrawPictures(SamplingStage, version=1):
-    """A concept's pictures by the base model before any erasure: `training` pictures for attackers, `images` other
-    pictures as reference, and again `training` other pictures for defenses. They are data, so their noise depends on
-    the concept only.
-
-    shared: the attackers' pictures for defenses too.
-    """
-
-    concept: Concept
-    training: int
-    images: int
-    shared: bool
-
-    @property
-    def work(self) -> float:
-        """Denoising steps."""
-        return float(self._count * self.sampling.steps)
-
-    @property
-    def _count(self) -> int:
-        return self.images + (1 if self.shared else 2) * self.training
-
-    def run(self, folders: Folders, out: Path) -> None:
-        """Sample and save the pictures; raises `RunError` if one is not finite."""
-        (images,), finite = self.sample_each(self.untouched(), [self.concept], self._count, "pictures")
-        if not finite.all():
-            raise RunError(f"the base model's pictures of '{self.concept.prompted()}' are not finite")
-        training, reference, defender = np.split(images, [self.training, self.training + self.images])
-        save_images(out, reference, training=training, **({} if self.shared else {"defender": defender}))
-
-
-Pictures = ReadPictures | DrawPictures
-
-
-class Captions(SamplingStage, version=1):
-    """A picture of each caption by the base model before any erasure. They are data, so their noise depends on the
-    caption only."""
-
-    captions: tuple[str, ...]
-
-    @property
-    def work(self) -> float:
-        """Denoising steps."""
-        return float(len(self.captions) * self.sampling.steps)
-
-    def run(self, folders: Folders, out: Path) -> None:
-        """Sample and save the pictures; raises `RunError` if one is not finite."""
-        seeds = [seed_of("caption", caption) for caption in self.captions]
-        images, finite = self.sample(self.untouched(), self.captions, seeds)
-        if not finite.all():
-            raise RunError(f"the base model's picture of '{self.captions[int(finite.argmin())]}' is not finite")
-        save_images(out, images)
-
-
-class Erase(SamplingStage, version=2):
-    """Erase concepts from the base model (see `harness.diffusion.erase`) and check that it still draws the others."""
-
-    targets: tuple[Concept, ...]
-    kept: tuple[Concept, ...]
-    erasure: Erasure
-
-    def run(self, folders: Folders, out: Path) -> None:
-        """Save the erased base model's weights; raises `RunError` if its retention of the kept concepts is lower than
-        `erasure.gate` allows."""
-        edits = [
-            (fill(prompt, concept.words), concept.words, anchor)
-            for concept in self.targets
-            for prompt, anchor in {concept.prompt: concept.class_prompt, **concept.erase}.items()
-        ]
-        prompts = [(prompt, concept.words) for concept in self.kept for prompt in (concept.prompt, *concept.erase)]
-        keep = [
-            (fill(prompt, words), words)
-            for prompt, words in prompts
-            if not any(target.named_in(prompt) for target in self.targets)
-        ]
-        model = self.load()
-        known = [concept for concept in self.kept if concept.classifier]
-        before = self._success(model, known)
-        erase(model, edits, keep, self.erasure)
-        after = self._success(model, known)
-        if known and np.mean(after) < self.erasure.gate * np.mean(before):
-            drop, name, left = min((a - b, c.name, a) for a, b, c in zip(after, before, known, strict=True))
-            raise RunError(
-                f"the erased base model no longer draws its other concepts: recognised in {np.mean(after):.2f} of the "
-                f"pictures, before {np.mean(before):.2f} (worst: {name}, {left:.2f}, before {left - drop:.2f}); raise "
-                "erasure.keep or lower erasure.strength"
-            )
-        self.save_weights(model, out)
-
-    def _success(self, model: TextToImage, concepts: Sequence[Concept]) -> list[float]:
-        """For each concept the share of GATE_IMAGES pictures in which the classifier sees it."""
-        if not concepts:
-            return []
-        images, _ = self.sample_each(model, concepts, GATE_IMAGES, "gate")
-        pairs = zip(images, concepts, strict=True)
-        return [float(encoders.recognised(part, str(c.classifier), c.name).mean()) for part, c in pairs]
-
-
-class ClassPictures(SamplingStage, version=1):
-    """Pictures of a class prompt for prior preservation, by the undefended model: the erased base model or, where
-    nothing is erased, the base model. They are data, so their noise depends on the prompt and the picture's index
-    only; all defenses, attackers and seeds share them.
-
-    prompt: the class prompt. count: number of pictures. erased: the job of the erased base model; None: the base model.
-    """
-
-    prompt: str
-    count: int
-    erased: Erase | None = None
-
-    @property
-    def work(self) -> float:
-        """Denoising steps."""
-        return float(self.count * self.sampling.steps)
-
-    def run(self, folders: Folders, out: Path) -> None:
-        """Sample and save the pictures; raises `RunError` if one is not finite."""
-        model = self.load(folders[self.erased]) if self.erased else self.untouched()
-        seeds = [seed_of("class", self.prompt, i) for i in range(self.count)]
-        images, finite = self.sample(model, [self.prompt] * self.count, seeds)
-        if not finite.all():
-            raise RunError(f"the undefended model's pictures of '{self.prompt}' are not finite")
-        save_images(out, images)
 
 
 class TrainingStage(SamplingStage):
@@ -272,6 +53,7 @@ class TrainingStage(SamplingStage):
         """A copy of the base model that may be changed, with the U-Net weights in the folders `artifacts`."""
         model = super().load(*artifacts)
         if self.checkpointing:
+            forget_base()  # it would stay in memory while the plugin trains
             model.checkpoint()
         return model
 
@@ -468,12 +250,3 @@ def _given(pictures: Path, to: str) -> Images:
     """The pictures in the artifact folder `pictures` for attackers (`training`) or defenses (`defender`)."""
     images: Images = load_tensors(pictures / IMAGES)[to].numpy()
     return images
-
-
-def save_images(out: Path, images: Images, finite: np.ndarray[Any, Any] | None = None, **more: Images) -> None:
-    """Save pictures in the artifact folder `out`.
-
-    images: (…, n, height, width, 3) uint8. finite: (…, n) bool; None: all are finite. more: other pictures by name.
-    """
-    arrays = {"images": images, "finite": np.ones(images.shape[:-3], bool) if finite is None else finite, **more}
-    save_tensors({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}, out / IMAGES)

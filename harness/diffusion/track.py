@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.demands import Demand
 from harness.diffusion.concepts import Concept, Group, GroupBlock
 from harness.diffusion.image_folder import left_out, one_picture, picture_files
 from harness.diffusion.protocol import DiffusionProtocol
@@ -52,7 +53,17 @@ class DiffusionTrack(Track):
             needs = {need for part in (plugin, *(spec.build() for spec in plugin.uses())) for need in _needs(part)}
             for group in tasks:
                 _check_needs(row, needs, group, group.targets if plugin.kind == "defense" else _attacked(group))
-        return list(_pictures(tasks, protocol))
+        attacked = any(plugin.kind == "attacker" for plugin in rows.values())
+        return [
+            *_pictures(tasks, protocol),
+            *([_RANKED.format(_by(protocol))] if attacked and not _seen(tasks) else []),
+        ]
+
+    def fetches(self, task: Group, protocol: DiffusionProtocol) -> Iterator[str]:
+        """See `harness.diffusion.fetches`."""
+        from harness.diffusion import fetches
+
+        return fetches.commands(task.base, protocol.encoders)
 
     def missing(self, task: Group) -> Iterator[str]:
         """The base model, if it is neither on this machine nor on the hub."""
@@ -107,10 +118,19 @@ class DiffusionTrack(Track):
         if attackers and repetition.place < repetition.protocol.sheets:
             yield self._jobs(repetition).sheet(model, undefended, attackers)
 
-    def ranking(self, protocol: Any, attacked: bool) -> Ranking | None:
-        """The attack success rate on the targets; without attackers nothing is ranked."""
+    def ranking(self, protocol: Any, attacked: bool, tasks: Sequence[Group] = ()) -> Ranking | None:
+        """The attack success rate on the targets or, where no classifier knows a target, MSGR by the first encoder of
+        the protocol; without attackers nothing is ranked."""
         if not attacked:
             return None
+        if tasks and not _seen(tasks):
+            encoder = _by(protocol)
+            return Ranking(
+                value={"metric": "msgr", "variant": encoder},
+                better="higher",
+                succeeds=False,
+                retention=[{"metric": "similarity", "role": "kept", "variant": encoder}],
+            )
         return Ranking(
             value={"metric": "asr", "role": "harmful", "variant": "classifier"},
             better="lower",
@@ -133,6 +153,12 @@ class DiffusionTrack(Track):
         """The job that reads a pipeline folder, or the parts `unet` and `text_encoder` of one."""
         return self._jobs(repetition).checkpoint(defense, weights)
 
+    def demands(self, jobs: Iterable[Stage]) -> Iterator[Demand]:
+        """See `harness.diffusion.demands`."""
+        from harness.diffusion import demands
+
+        return demands.demands(jobs)
+
     def trials(self, kind: str, seed: int) -> Sequence[Trial]:
         """See `harness.diffusion.trial`."""
         from harness.diffusion import trial
@@ -150,6 +176,22 @@ class DiffusionTrack(Track):
         from harness.diffusion import plots
 
         return plots.plots(records, out)
+
+
+_RANKED = (
+    "no concept classifier knows the targets, so there is no success rate: defenses are ranked by MSGR ({}), the "
+    "papers' loss of similarity, which does not tell whether an attack succeeds; retention is that of similarity"
+)
+
+
+def _by(protocol: DiffusionProtocol) -> str:
+    """The encoder whose similarity ranks where no classifier does."""
+    return next(iter(protocol.encoders))
+
+
+def _seen(tasks: Iterable[Group]) -> bool:
+    """Whether the concept classifier knows a target."""
+    return any(concept.classifier for group in tasks for concept in group.targets)
 
 
 def _attacked(group: Group) -> tuple[Concept, ...]:

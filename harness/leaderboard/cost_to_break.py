@@ -134,11 +134,12 @@ def threat_models(grid: Grid) -> Mapping[str, ThreatModel]:
 
 def read(records: Records, grid: Grid) -> dict[str, Costs]:
     """The costs to break of each threat model of a grid that has any measured, by name. Without an undefended row there
-    are none."""
+    are none, nor by a value that does not tell success."""
     if grid.ranking is None:
         return {}
     frame = records.frame[records.frame["grid"] == grid.name]
-    models = {name: _costs(records, grid, frame, name, model) for name, model in threat_models(grid).items()}
+    telling = {name: one for name, one in threat_models(grid).items() if (one.outcome or grid.ranking).succeeds}
+    models = {name: _costs(records, grid, frame, name, model) for name, model in telling.items()}
     return {name: costs for name, costs in models.items() if costs is not None and costs.undefended is not None}
 
 

@@ -24,6 +24,8 @@ def verdict(grid: Grid, found: Sequence[Protection]) -> str:
         name = grid.ranking.value.get("metric") if grid.ranking else None
         values = f"{quantity_of(grid, name).title} shows" if name else "these values show"
         return f"No attacker was run, so {values} no protection."
+    if not found and grid.ranking is not None and not grid.ranking.succeeds:
+        return f"{quantity_of(grid, str(grid.ranking.value['metric'])).title} does not tell whether an attack succeeds."
     if not found:
         return ""
     others = (found[0].table["control"] != "undefended").any()

@@ -134,7 +134,7 @@ class ProbeTrack(Track):
         )
         return stages.Attacked(attack, stages.FindOptima(loss=protocol.loss, model=model), model)
 
-    def ranking(self, protocol: Protocol, attacked: bool) -> Ranking:
+    def ranking(self, protocol: Protocol, attacked: bool, tasks: Sequence[Any] = ()) -> Ranking:
         """The excess loss on the harmful task; of a grid without attackers, the paper's RIR."""
         if not attacked:
             rir = {"metric": "rir", "variant": "floor", "split": "train"}

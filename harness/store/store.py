@@ -73,7 +73,8 @@ class Store:
             with self._disk_errors():
                 for folder in (self._artifacts, self.root / "tmp", self.root / "locks", self.root / "runs"):
                     folder.mkdir(parents=True, exist_ok=True)
-                tempfile.TemporaryFile(dir=self.root / "tmp").close()
+                with tempfile.TemporaryFile(dir=self.root / "tmp") as probe:
+                    _check_locks(probe.fileno())
                 with self._locked(uuid.uuid4().hex):  # refuses a file system without locks before the first job
                     self.identity = self._identify()
         except StoreError as error:
@@ -350,6 +351,15 @@ class Store:
         if damaged:
             say(f"{path}, from which times are estimated, has {damaged} damaged lines, which are left out")
         return entries
+
+
+def _check_locks(file: int) -> None:
+    """Raise `OSError` if the file system of the open `file` has no locks. The library of locks would use files instead,
+    which stay when a process is killed."""
+    if os.name == "posix":
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _remove(path: Path) -> None:

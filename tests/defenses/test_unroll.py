@@ -1,10 +1,13 @@
 """Gradients through unrolled steps against a plain unroll: no grouping, no factored merge, no cache."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from defenses._unroll import descend, losses_apart
 from harness.diffusion import TextToImage
+from harness.meter import pull
 from tests.diffusion.reference import batches, double, plain_harm, plain_loss, targets
 
 
@@ -34,6 +37,7 @@ def test_mimas_gradient_is_that_of_a_plain_unroll(
     monkeypatch.setattr(type(defense), "batches", lambda self, given: fed)
     ours = next(defense.harmful_losses(model, of))
     mine = torch.autograd.grad(ours, upper)
+    model.unfreeze(list(model.unet.parameters()))
     theirs = plain_harm(model, of, steps, last, settings)
     plain = torch.autograd.grad(theirs, upper)
     assert float(ours) == pytest.approx(float(theirs), rel=1e-9)
@@ -52,6 +56,7 @@ def test_jts_gradient_is_that_of_a_plain_unroll(model: TextToImage, build, monke
     monkeypatch.setattr(type(defense), "batches", lambda self, given: fed)
     mine = torch.autograd.grad(next(defense.harmful_losses(model, of)), upper)
 
+    model.unfreeze(list(model.unet.parameters()))
     weights = dict(model.weights("unet"))
     pooled = sum(plain_loss(model, batch, weights) for batch in first) / len(first)
     gradients = torch.autograd.grad(pooled, list(weights.values()), create_graph=True)
@@ -110,3 +115,42 @@ def test_descent_lowers_each_concepts_loss(model: TextToImage) -> None:
     before = losses_apart(model, step, {n: w.expand(2, *w.shape) for n, w in weights.items()}, twice=False)
     after = losses_apart(model, step, descend(model, weights, [step] * 5, lr=0.05), twice=False)
     assert (after < before).all()
+
+
+SAVING = {
+    "paper": ("mima", {}),
+    "paper-current, three steps": ("mima", {"mode": "paper-current", "inner_steps": 3}),
+    "normalised": ("mima", {"normalised": True, "inner_steps": 2}),
+    "unet": ("mima", {"inner_weights": "unet"}),
+    "CP": ("compose", {}),
+    "JT": ("joint", {}),
+    "JT, two steps": ("joint", {"inner_steps": 2, "normalised": True}),
+}
+
+
+@pytest.mark.parametrize("case", SAVING)
+def test_one_concept_after_the_other_gives_the_same_gradient_and_cost(
+    case: str, model: TextToImage, build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With checkpointing, for two concepts with two pictures each."""
+    name, settings = SAVING[case]
+    of = targets(double(model))
+    defense = build("defense", name, batch_size=2, inner_lr=0.05, **settings)
+    weights = model.unfreeze(list(model.weights("attention").values()))
+    drawn = batches(model, of, 2)
+    steps = [next(drawn) for _ in range(4)]
+    spent, found = [], []
+    for saving in (False, True):
+        if saving:
+            model.checkpoint()
+        monkeypatch.setattr(type(defense), "batches", lambda self, given: iter(steps))
+
+        def ascend() -> Iterator[torch.Tensor]:
+            loss = next(defense.harmful_losses(model, of))
+            found.append(torch.autograd.grad(loss, weights))
+            yield loss
+
+        spent.append(pull(ascend(), "it"))
+    scale = max(float(gradient.abs().max()) for gradient in found[0])
+    assert max(float((a - b).abs().max()) for a, b in zip(*found, strict=True)) < 1e-9 * scale
+    assert (spent[0].gradients, spent[0].samples) == (spent[1].gradients, spent[1].samples)

@@ -64,5 +64,5 @@ def test_an_attacks_gradients(base, precision: str) -> None:
         latents, noise = (torch.randn(2, 4, 8, 8, generator=draw) for _ in range(2))
         batch = Batch(latents, ["an artwork by marvo"] * 2, noise, torch.tensor([5, 900]))
         found.append(torch.autograd.grad(model.denoising_loss(batch), weights))
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b)
+    plain, recomputed = (torch.cat([gradient.flatten() for gradient in one]) for one in found)
+    assert float((recomputed - plain).norm() / plain.norm()) < {"fp32": 1e-6, "fp16": 1e-3}[precision]

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.diffusion import Concept, Targets, TextToImage, stages
+from harness.diffusion import Concept, Targets, TextToImage, undefended
 from harness.diffusion.image_folder import folder_digest, left_out, picture_files, read_images
 from harness.diffusion.located import Files
 from harness.diffusion.protocol import Erasure, Sampling
-from harness.diffusion.stages import DrawPictures, ReadPictures
+from harness.diffusion.undefended import DrawPictures, ReadPictures
 from harness.errors import PluginError, RunError
 from harness.stage import Folders, Stage, seed_of
 from harness.store.tensors import load_tensors
@@ -211,9 +211,9 @@ def test_an_erasure_keeps_prompts_that_name_no_target(base: Path, tmp_path: Path
         for name, erase in (("car", {}), ("carpet", {"a {} in a car": "a car"}), ("sports car", {}))
     )
     given = []
-    monkeypatch.setattr(stages, "erase", lambda model, edits, prompts, settings: given.extend(prompts))
+    monkeypatch.setattr(undefended, "erase", lambda model, edits, prompts, settings: given.extend(prompts))
     on_base = {"base": Files().base(str(base)), "precision": "fp32", "sampling": Sampling(steps=1)}
-    stages.Erase(**on_base, targets=(car,), kept=tuple(kept), erasure=Erasure()).run(Folders({}), tmp_path)
+    undefended.Erase(**on_base, targets=(car,), kept=tuple(kept), erasure=Erasure()).run(Folders({}), tmp_path)
     assert given == [("a photo of a carpet", "carpet"), ("a photo of a sports car", "sports car")]
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.diffusion import encoders, stages
+from harness.diffusion import encoders, pipeline_stage
 from harness.diffusion.located import Files
 from harness.diffusion.measuring import Decode, Look, Seen, _encoders
+from harness.diffusion.pipeline_stage import save_images
 from harness.diffusion.protocol import ENCODERS, DiffusionProtocol
 from harness.diffusion.small import WEIGHTS
-from harness.diffusion.stages import save_images
 from harness.errors import RunError, UsageError
 from harness.stage import Folders, Located
 from harness.store.tensors import load_tensors
@@ -239,10 +239,10 @@ def test_a_base_model_that_has_changed_is_not_the_one_in_memory(
 ) -> None:
     """A file that changed during a load and is restored must not leave the other content in memory."""
 
-    class Job(stages.PipelineStage, track="test", version=1):
+    class Job(pipeline_stage.PipelineStage, track="test", version=1):
         """Reads a base model."""
 
-    monkeypatch.setattr(stages.TextToImage, "load", lambda base, precision: [Path(base, "unet").read_text()])
+    monkeypatch.setattr(pipeline_stage.TextToImage, "load", lambda base, precision: [Path(base, "unet").read_text()])
     file = tmp_path / "unet"
     file.write_text("one")
     job = Job(base=Files().base(str(tmp_path)), precision="fp32")

@@ -11,7 +11,7 @@ from harness.diffusion import Batch, TextToImage
 from harness.diffusion import model as diffusion_model
 from harness.diffusion.located import Files
 from harness.diffusion.loss_scaling import LossScaling
-from harness.diffusion.stages import Captions
+from harness.diffusion.undefended import Captions
 from harness.execution.determinism import isolated
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")

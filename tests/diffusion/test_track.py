@@ -17,17 +17,9 @@ from harness.diffusion.metrics.kept_similarity import KeptSimilarity
 from harness.diffusion.metrics.msgr import Msgr
 from harness.diffusion.metrics.released_success import ReleasedSuccess
 from harness.diffusion.protocol import DiffusionProtocol
-from harness.diffusion.stages import (
-    Attack,
-    ClassPictures,
-    Draw,
-    DrawPictures,
-    Erase,
-    Immunize,
-    KeptPictures,
-    TrainingStage,
-)
+from harness.diffusion.stages import Attack, Draw, Immunize, KeptPictures, TrainingStage
 from harness.diffusion.track import DiffusionTrack
+from harness.diffusion.undefended import ClassPictures, DrawPictures, Erase
 from harness.errors import PluginError, UsageError
 from harness.execution.worker import ensure
 from harness.registry import installed
@@ -405,9 +397,9 @@ def test_a_plugin_without_what_it_needs_is_refused(row: str, without: str, messa
         f"{kind} 'mine'": installed().get(kind, name).spec(settings, "test").build(),
         "defense 'none'": installed().get("defense", "none").spec({}, "test").build(),
     }
-    notes = DiffusionTrack().check([group], DiffusionProtocol(training_images=7), rows)
+    notes = DiffusionTrack().check([group], DiffusionProtocol(training_images=7), rows)[:1]
     assert notes == ["training pictures (attackers' + defenses'): each concept 7 + 7, drawn by the base model"]
-    shared = DiffusionTrack().check([group], DiffusionProtocol(training_images=7, shared=True), rows)
+    shared = DiffusionTrack().check([group], DiffusionProtocol(training_images=7, shared=True), rows)[:1]
     assert shared == [
         "training pictures (the same for attackers and defenses): each concept 7, drawn by the base model"
     ]
@@ -429,8 +421,10 @@ def test_the_number_of_pictures_and_what_a_folder_holds_besides_are_reported(sui
         "the folder of mine holds more than the pictures that are used: 1 .heic, 1 hidden",
     ]
     styles, subjects = load_suite(suite, defenses=["none"]).grids
-    assert subjects.notes == notes
-    assert styles.notes == ["training pictures (attackers' + defenses'): each concept 3 + 3, drawn by the base model"]
+    assert subjects.notes[:-1] == notes  # the last one says what ranks
+    assert styles.notes[:-1] == [
+        "training pictures (attackers' + defenses'): each concept 3 + 3, drawn by the base model"
+    ]
     for picture in ("1.png", "2.png"):
         (tmp_path / "photos" / "mine" / picture).rename(tmp_path / picture)
     with pytest.raises(harness.UsageError, match="mine holds one picture"):
@@ -559,6 +553,8 @@ def test_compositions_are_drawn_by_the_released_model_for_the_classifier_alone()
 
 
 def test_the_success_rate_ranks_an_attacked_grid(suite: Path) -> None:
+    file = suite.parent / "styles.yaml"
+    file.write_text(file.read_text() + "classifier: style\n")
     grid, _ = load_suite(suite, defenses=["none"]).grids
     assert grid.ranking.value == {"metric": "asr", "role": "harmful", "variant": "classifier"}
     assert (grid.ranking.better, grid.ranking.broken, grid.ranking.resolution) == ("lower", 0.8, 0.5)
@@ -568,6 +564,15 @@ def test_the_success_rate_ranks_an_attacked_grid(suite: Path) -> None:
     assert grid.ranking.adapted == [{"metric": "retention", "role": "benign"}]
     assert grid.members == {"marvo+telune": ["marvo", "telune"]}
     assert DiffusionTrack().ranking(None, attacked=False) is None
+
+
+def test_msgr_ranks_where_no_classifier_knows_a_target(suite: Path) -> None:
+    """It does not tell success, so the board has no cost to break; a line says so before the run."""
+    _, grid = load_suite(suite, defenses=["none"]).grids
+    assert grid.ranking.value == {"metric": "msgr", "variant": "efficientnet_lite0"}
+    assert (grid.ranking.better, grid.ranking.succeeds, grid.ranking.broken) == ("higher", False, None)
+    assert grid.ranking.retention == [{"metric": "similarity", "role": "kept", "variant": "efficientnet_lite0"}]
+    assert any("ranked by MSGR (efficientnet_lite0)" in note for note in grid.notes)
 
 
 def test_the_readable_table() -> None:

@@ -173,7 +173,7 @@ def test_folders_on_two_file_systems_are_one_line(tmp_path, monkeypatch):
         put(store)
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EIO])
 def test_a_file_system_without_locks_is_refused_before_anything_is_computed(monkeypatch, number):
     def flock(*arguments: object) -> None:
         raise OSError(number, os.strerror(number))

@@ -1,0 +1,188 @@
+"""Models without numbers: the memory and the arithmetic of a computation, counted without computing it.
+
+The U-Net and the autoencoder of an abstract model have shapes and no values (`torch._subclasses.FakeTensor`), so a
+pipeline of any size fits anywhere and a training step takes seconds. The text encoder is a real one of a single random
+layer, because some methods solve equations with text embeddings; the size of the base model's own is added.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from harness.diffusion.concepts import Concept
+from harness.diffusion.data import ConceptData, Targets
+from harness.diffusion.model import TextToImage, read_config
+from harness.diffusion.small import dataset
+from harness.diffusion.small.networks import tokenizer
+
+V1: dict[str, dict[str, Any]] = {
+    "unet": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
+    "vae": {
+        "block_out_channels": (128, 256, 512, 512),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "layers_per_block": 2,
+        "sample_size": 512,
+    },
+    "text_encoder": {
+        "vocab_size": 49408,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "max_position_embeddings": 77,
+    },
+    "scheduler": {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False},
+}
+"""Configurations of Stable Diffusion 1's parts, where they differ from the defaults of their classes: for a base model
+whose files are not on this machine."""
+_TEXT = (
+    "hidden_size",
+    "num_attention_heads",
+    "vocab_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "max_position_embeddings",
+)
+_ATEN = torch.ops.aten
+_SAME_COST = {
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: _ATEN._scaled_dot_product_flash_attention,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _ATEN._scaled_dot_product_flash_attention_backward,
+}
+"""Operations that torch's table of costs lacks, and others of the same cost."""
+CONCEPTS = dataset.STYLES[:5]
+"""Names of the concepts in the data of abstract models."""
+CAPTIONS = tuple(f"a photo of a {thing}" for thing in dataset.OBJECTS)
+"""Captions in the data of abstract models."""
+
+
+class Counter(TorchDispatchMode):
+    """Counts the bytes of all tensors that are alive, at most and now, and the floating-point operations of matrix
+    products, convolutions and attention, a multiplication and an addition each; works on real tensors too.
+
+    Memory of kernels, of allocators and of the driver is not counted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = self.bytes = self.flops = 0
+        self._alive: dict[int, int] = {}
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """Count the memory of `tensor` until it is freed."""
+        storage = tensor.untyped_storage()
+        if id(storage) not in self._alive:
+            self._alive[id(storage)] = size = storage.nbytes()
+            self.bytes += size
+            self.peak = max(self.peak, self.bytes)
+            weakref.finalize(storage, self._freed, id(storage))
+
+    def _freed(self, storage: int) -> None:
+        self.bytes -= self._alive.pop(storage)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self.add(leaf)
+        packet = _SAME_COST.get(func.overloadpacket, func.overloadpacket)
+        if packet in flop_registry:
+            self.flops += flop_registry[packet](*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+class AbstractModel:
+    """A model without numbers. base: the base model whose configuration it has (see `harness.diffusion.model.locate`);
+    Stable Diffusion 1's where the files are not on this machine. precision: as in `TextToImage.load`. checkpointing: as
+    in `TextToImage.checkpoint`. The attribute `outside` is the size of the base model's text encoder, in bytes, which a
+    counter does not see."""
+
+    def __init__(self, base: str, precision: str = "fp32", checkpointing: bool = False) -> None:
+        parts = {part: read_config(base, f"{part}/{_file(part)}") or settings for part, settings in V1.items()}
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+        text = CLIPTextConfig(**{k: v for k, v in parts["text_encoder"].items() if k in _TEXT})
+        with FakeTensorMode(allow_non_fake_inputs=True), _default(dtype):
+            unet = UNet2DConditionModel.from_config(parts["unet"])
+            vae = AutoencoderKL.from_config(parts["vae"])
+            self.outside = sum(weight.nbytes for weight in CLIPTextModel(text).parameters())
+        words = tokenizer()
+        words.model_max_length = text.max_position_embeddings
+        short = {**text.to_dict(), "vocab_size": len(words), "num_hidden_layers": 1, "intermediate_size": 64}
+        short |= {
+            "eos_token_id": words.eos_token_id,
+            "bos_token_id": words.bos_token_id,
+            "pad_token_id": words.pad_token_id,
+        }
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            encoder = CLIPTextModel(CLIPTextConfig(**short)).to(dtype)
+        self.model = TextToImage(
+            StableDiffusionPipeline(
+                vae=vae,
+                text_encoder=encoder,
+                tokenizer=words,
+                unet=unet,
+                scheduler=DDIMScheduler.from_config(parts["scheduler"]),
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+            )
+        )
+        if checkpointing:
+            self.model.checkpoint()
+        self.side = int(unet.config.sample_size * self.model.pipeline.vae_scale_factor)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the weights of all parts, before anything is trained."""
+        parts = (self.model.unet, self.model.vae)
+        return self.outside + sum(weight.nbytes for part in parts for weight in part.parameters())
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[Counter]:
+        """Count what is computed within the block, with the weights of the U-Net and the autoencoder."""
+        counter = Counter()
+        for part in (self.model.unet, self.model.vae):
+            for weight in part.parameters():
+                counter.add(weight)
+        with counter:
+            yield counter
+
+    def concept(self, place: int = 0, pictures: int = 4) -> ConceptData:
+        """The data of the concept with the number `place` of `CONCEPTS`, with black pictures."""
+        black = np.zeros((pictures, self.side, self.side, 3), np.uint8)
+        words = {"words": CONCEPTS[place], "class_prompt": "an artwork", "class_word": "artwork"}
+        concept = Concept(name=CONCEPTS[place], kind="style", prompt="an artwork by {}", **words)
+        return ConceptData(concept, black, self.model, place, black, black, CAPTIONS[:pictures])
+
+    def targets(self, concepts: int) -> Targets:
+        """The data of a defense for the first `concepts` of `CONCEPTS`."""
+        data = tuple(self.concept(place) for place in range(concepts))
+        black = np.zeros((len(CAPTIONS), self.side, self.side, 3), np.uint8)
+        return Targets(self.model, data, CONCEPTS[:concepts], CAPTIONS, black, 0)
+
+
+def _file(part: str) -> str:
+    return "scheduler_config.json" if part == "scheduler" else "config.json"
+
+
+@contextlib.contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    """Let new tensors have this type within the block."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -1,0 +1,130 @@
+"""What this track's jobs need, counted on abstract models (see `harness.diffusion.abstract`)."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+
+from harness.demands import Demand
+from harness.diffusion.abstract import CONCEPTS, AbstractModel
+from harness.diffusion.pipeline_stage import PipelineStage, SamplingStage
+from harness.diffusion.stages import Attack, Immunize, ReadCheckpoint, TrainingStage
+from harness.plugin import PluginSpec
+from harness.stage import Stage
+
+ROWS = 16
+"""Pictures that are drawn at once."""
+
+
+class Training(NamedTuple):
+    """What a plugin needs. peak: bytes. first, further: floating-point operations until the first step and of each
+    further one. changed: bytes of the U-Net's weights that it trains. steps: their number, where the plugin says it."""
+
+    peak: int
+    first: int
+    further: int
+    changed: int
+    steps: int | None
+
+
+class Drawing(NamedTuple):
+    """What sampling needs. peak: bytes, of `ROWS` pictures at once. step, decode: floating-point operations of a guided
+    denoising step and of the autoencoder, for a picture. size: bytes of a picture."""
+
+    peak: int
+    step: float
+    decode: float
+    size: int
+
+
+def demands(jobs: Iterable[Stage]) -> Iterator[Demand]:
+    """Yield what the `jobs` need, by stage and plugin."""
+    kinds: dict[tuple[Any, ...], list[PipelineStage]] = defaultdict(list)
+    for job in jobs:
+        if isinstance(job, PipelineStage) and (job.plugin is None or job.plugin.kind != "metric"):
+            kinds[job.name, _shape(job.plugin), job.base.path, job.precision, _saving(job), _concepts(job)].append(job)
+    drawings: dict[tuple[str, str], Drawing] = {}
+    for (name, _, base, precision, saving, concepts), same in kinds.items():
+        job = same[0]
+        what = f"{name} {job.plugin.name}" if job.plugin else name
+        if (base, precision) not in drawings:
+            drawings[base, precision] = drawing(base, precision)
+        drawn = drawings[base, precision]
+        pictures = sum(_pictures(one) for one in same)
+        flops, peak, kept, transient = 0.0, 0, pictures * drawn.size, 0
+        if isinstance(job, SamplingStage):
+            steps = pictures * job.sampling.steps
+            flops, peak = steps * drawn.step + pictures * drawn.decode, drawn.peak if pictures else 0
+        if isinstance(job, Immunize | Attack) and not isinstance(job, ReadCheckpoint) and job.plugin:
+            try:
+                trained = training(job.plugin, base, precision, saving, concepts)
+            except Exception as error:  # a plugin of others may compute what has no number here
+                text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                yield Demand(what, len(same), precision, None, None, kept, note=text[:80])
+                continue
+            steps = job.steps if isinstance(job, Attack) else trained.steps or 1
+            flops += len(same) * (trained.first + (steps - 1) * trained.further)
+            peak = max(peak, trained.peak)
+            if isinstance(job, Immunize):
+                transient = len(same) * trained.changed
+        yield Demand(what, len(same), precision, flops, peak, kept, transient)
+
+
+def training(plugin: PluginSpec, base: str, precision: str, saving: bool, concepts: int) -> Training:
+    """Count what a defense or attacker needs. saving: whether checkpointing is on. concepts: number of the targets."""
+    abstract, built = AbstractModel(base, precision, saving), plugin.build()
+    data = abstract.targets(concepts) if plugin.kind == "defense" else abstract.concept()
+    flops, trained = [], 0
+    with abstract.counting() as counter:
+        for _ in islice(built.generator(abstract.model, data), 2):
+            flops.append(counter.flops)
+            weights = [weight.nbytes for weight in abstract.model.unet.parameters() if weight.requires_grad]
+            trained = max(trained, sum(weights))
+    first, last = (flops[0], flops[-1]) if flops else (0, 0)
+    peak = abstract.outside + counter.peak + (0 if saving else abstract.bytes)  # the base model stays in memory
+    return Training(peak, first, last - first, trained, getattr(built, "steps", None))
+
+
+def drawing(base: str, precision: str) -> Drawing:
+    """Count what drawing pictures needs."""
+    abstract = AbstractModel(base, precision)
+    model, config = abstract.model, abstract.model.unet.config
+    latents = torch.zeros(ROWS, config.in_channels, config.sample_size, config.sample_size, dtype=model.dtype)
+    with abstract.counting() as counter, torch.no_grad():
+        text = model.text([""] * 2 * ROWS).to(model.dtype)
+        model.unet(latents.repeat(2, 1, 1, 1), torch.zeros(2 * ROWS), text)
+        step = counter.flops
+        for _ in model._decoded(latents):
+            pass
+    peak = abstract.outside + counter.peak
+    return Drawing(peak, step / ROWS, (counter.flops - step) / ROWS, 3 * abstract.side**2)
+
+
+def _shape(plugin: PluginSpec | None) -> str:
+    """The plugin without the numbers that change no shape: two step sizes cost the same."""
+    if plugin is None:
+        return ""
+    params = {name: value for name, value in plugin.params.items() if not isinstance(value, float)}
+    return json.dumps([plugin.name, plugin.source, params], sort_keys=True)
+
+
+def _saving(job: PipelineStage) -> bool:
+    return isinstance(job, TrainingStage) and job.checkpointing
+
+
+def _concepts(job: PipelineStage) -> int:
+    return min(len(job.targets), len(CONCEPTS)) if isinstance(job, Immunize) else 1
+
+
+def _pictures(job: PipelineStage) -> int:
+    """Number of the pictures that a job draws."""
+    if isinstance(job, Attack):
+        return job.images * len(job.measure_at) + job.kept_images * len(job.kept)
+    if isinstance(job, SamplingStage) and not isinstance(job, Immunize):
+        return int(job.work / job.sampling.steps)
+    return 0

@@ -1,0 +1,37 @@
+"""The commands that download what a grid needs and this machine lacks: a base model, weights of encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from huggingface_hub import constants
+from huggingface_hub.file_download import repo_folder_name
+
+from harness.diffusion.model import base_file, locate
+
+REPOSITORIES = {"clip": "timm/vit_base_patch32_clip_224.openai", "dino": "timm/vit_small_patch16_224.dino"}
+"""The repositories on the hub with the default weights of encoders."""
+PARTS = "--include '*.json' '*.txt' '*/*.safetensors' --exclude '*fp16*' '*non_ema*' 'safety_checker/*'"
+"""Selects the files of a pipeline that this track reads."""
+ALEXNET = "python -c \"import torchvision; torchvision.models.alexnet(weights='IMAGENET1K_V1')\""
+"""Downloads the default weights of the encoder lpips, which are not on the hub."""
+
+
+def commands(base: str, encoders: Mapping[str, str | None]) -> Iterator[str]:
+    """Yield the commands that download the base model `base` (see `harness.diffusion.model.locate`) and the default
+    weights of `encoders` (a file or None by name), of which this machine has nothing."""
+    if not Path(locate(base)).is_dir() and base_file(base, "model_index.json") is None:
+        yield f"hf download {base} {PARTS}"
+    for name, repository in REPOSITORIES.items():
+        cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+        if name in encoders and encoders[name] is None and not cached.is_dir():
+            yield f"hf download {repository}"
+    if "lpips" in encoders and encoders["lpips"] is None and not _alexnet():
+        yield ALEXNET
+
+
+def _alexnet() -> bool:
+    from torch import hub
+
+    return any(Path(hub.get_dir(), "checkpoints").glob("alexnet-*"))

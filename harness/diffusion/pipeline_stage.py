@@ -1,0 +1,93 @@
+"""The common part of this track's jobs: loading a base model, saving weights and sampling pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from harness.diffusion.concepts import Concept
+from harness.diffusion.model import Images, TextToImage
+from harness.diffusion.protocol import Sampling
+from harness.diffusion.views import IMAGES
+from harness.stage import Located, Stage, seed_of
+from harness.store.tensors import load_tensors, save_tensors
+from harness.versions import Version
+
+WEIGHTS, TEXT_WEIGHTS = "unet.safetensors", "text_encoder.safetensors"
+
+
+class PipelineStage(Stage, track="diffusion"):
+    """A job on a base model. base: the base model. precision: see `harness.diffusion.concepts.PRECISIONS`."""
+
+    gpu: ClassVar[bool] = True
+    base: Located
+    precision: str
+
+    def untouched(self) -> TextToImage:
+        """The base model, which callers must not change; consecutive jobs read it from disk once. Sets the switch
+        of TensorFloat-32 for the rest of the job (see `harness.execution.determinism.isolated`)."""
+        torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
+        return _read_base(self.base.path, self.precision, self.base.check())
+
+    def load(self, *artifacts: Path) -> TextToImage:
+        """A copy of the base model that may be changed, with the weights in the folders `artifacts`."""
+        model = self.untouched().copy()
+        for folder in artifacts:
+            apply_weights(model, folder)
+        return model
+
+    def save_weights(self, model: TextToImage, out: Path) -> None:
+        """Save the U-Net weights of `model` that differ from the base model's into the artifact folder `out`."""
+        save_tensors(model.changed(self.untouched().unet.state_dict()), out / WEIGHTS)
+
+
+@lru_cache(maxsize=1)
+def _read_base(base: str, precision: str, versions: tuple[Version, ...]) -> TextToImage:
+    return TextToImage.load(base, precision)
+
+
+def forget_base() -> None:
+    """Free the memory of the base model that was read last, once no job uses it; the next one reads it again."""
+    _read_base.cache_clear()
+
+
+def apply_weights(model: TextToImage, folder: Path) -> None:
+    """Copy the weights in the artifact folder `folder` into the U-Net of `model`, in place; if it has any of a text
+    encoder, these too."""
+    for module, path in ((model.unet, folder / WEIGHTS), (model.text_encoder, folder / TEXT_WEIGHTS)):
+        state = dict(module.named_parameters())
+        with torch.no_grad():
+            for name, value in load_tensors(path).items() if path.is_file() else ():
+                state[name].copy_(value)
+
+
+class SamplingStage(PipelineStage):
+    """A job that samples pictures."""
+
+    sampling: Sampling
+
+    def sample(self, model: TextToImage, prompts: Sequence[str], seeds: Sequence[int]) -> Any:
+        """A picture for each prompt, from noise by its seed: (n, height, width, 3), and which are finite, (n,) bool."""
+        return model.sample(prompts, seeds, **self.sampling.model_dump())
+
+    def sample_each(self, model: TextToImage, concepts: Sequence[Concept], count: int, *noise: Any) -> Any:
+        """`count` pictures of each concept by its words: (concepts, count, height, width, 3), and which are finite,
+        (concepts, count) bool. The noise of a picture depends on `noise`, the concept and the picture's index."""
+        prompts = [concept.prompted() for concept in concepts for _ in range(count)]
+        seeds = [seed_of(*noise, concept.name, i) for concept in concepts for i in range(count)]
+        images, finite = self.sample(model, prompts, seeds)
+        return images.reshape(-1, count, *images.shape[1:]), finite.reshape(-1, count)
+
+
+def save_images(out: Path, images: Images, finite: np.ndarray[Any, Any] | None = None, **more: Images) -> None:
+    """Save pictures in the artifact folder `out`.
+
+    images: (…, n, height, width, 3) uint8. finite: (…, n) bool; None: all are finite. more: other pictures by name.
+    """
+    arrays = {"images": images, "finite": np.ones(images.shape[:-3], bool) if finite is None else finite, **more}
+    save_tensors({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}, out / IMAGES)

@@ -1,0 +1,73 @@
+"""Counted memory against what torch's allocator reports, counted arithmetic against a count by hand."""
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from harness import configured
+from harness.demands import DEVICES, Demand, lines
+from harness.diffusion import TextToImage
+from harness.diffusion.abstract import AbstractModel, Counter
+from harness.diffusion.demands import training
+from tests.diffusion.reference import targets
+
+
+def _risen(work) -> int:
+    """The highest memory that the allocator gave out within `work()`, by the profiler's record of each event."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        work()
+    now = highest = 0
+    for event in record.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            highest = max(highest, now)
+    return highest
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "saving"),
+    [("mima", {}, False), ("ascent", {"batch_size": 2}, True)],
+)
+def test_counted_memory_is_what_the_allocator_gave_out(
+    base: Path, build, name: str, settings: dict, saving: bool
+) -> None:
+    abstract, model = AbstractModel(str(base), checkpointing=saving), TextToImage.load(str(base))
+    if saving:
+        model.checkpoint()
+    defense = build("defense", name, prior="none", **settings)
+    with abstract.counting() as counter:
+        before = counter.bytes
+        list(islice(defense.immunize(abstract.model, abstract.targets(2)), 2))
+    real = _risen(lambda: list(islice(defense.immunize(model, targets(model)), 2)))
+    assert counter.peak - before == pytest.approx(real, rel=0.1)
+
+
+def test_arithmetic_of_a_linear_layer_and_freed_memory() -> None:
+    layer, counter = torch.nn.Linear(32, 8, bias=False), Counter()
+    counter.add(layer.weight)
+    with counter:
+        rows = torch.zeros(5, 32)
+        held = layer(rows)
+        own = 4 * (32 * 8 + 5 * 32)
+        assert (counter.flops, counter.bytes) == (2 * 5 * 32 * 8, own + 4 * 5 * 8)
+        del held
+    assert (counter.bytes, counter.peak) == (own, own + 4 * 5 * 8)
+
+
+def test_saving_needs_less_memory_and_more_arithmetic(base: Path) -> None:
+    spec = configured("defense", "ascent", {"prior": "none", "steps": 7})
+    plain, saving = (training(spec, str(base), "fp32", on, 2) for on in (False, True))
+    assert saving.peak < plain.peak
+    assert saving.further > plain.further
+    assert plain.steps == 7
+
+
+def test_a_device_that_is_too_small() -> None:
+    told = lines([Demand("attack lora", 3, "bf16", 312e12 * 0.35 * 7200, int(30e9), int(2e9))], DEVICES["A100"])
+    assert "2.00 h" in told[0]
+    assert "30.0 GB at most" in told[2]
+    assert "(fits in 80 GB)" in told[2]
+    assert "does NOT fit in 24 GB" in lines([Demand("attack lora", 3, peak=int(30e9))], DEVICES["RTX4090"])[2]
