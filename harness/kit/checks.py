@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import ValidationError
 
 from harness.errors import UsageError, describe, nearest
-from harness.execution.released import norm
 from harness.meter import LARGEST_NORM
 from harness.metric import Quantity
 from harness.plugin import Plugin
@@ -257,6 +256,8 @@ def process(examination: Examination) -> None:
 
 def released(examination: Examination) -> None:
     """It leaves finite weights of the base model's names, shapes, dtypes and size."""
+    from harness.execution.released import norm  # with torch
+
     run = examination.first
     start = run.states[0]
     for name, value in start.items():
