@@ -70,7 +70,7 @@ def test_new_plugins_and_the_example_of_a_track_are_strictly_typed(tmp_path):
 
 @pytest.mark.parametrize(
     ("track", "kind", "attacked", "count"),
-    [("probe", "attacker", False, 15), pytest.param("probe", "metric", True, 13, marks=pytest.mark.slow)],
+    [("probe", "attacker", False, 17), pytest.param("probe", "metric", True, 15, marks=pytest.mark.slow)],
 )
 def test_a_package_registers_and_its_test_passes(tmp_path, track, kind, attacked, count):
     """As installed: its folder and entry points are on the path, in a process of their own."""
