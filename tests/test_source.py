@@ -50,7 +50,7 @@ CHANGES = {
                                  {"condition_number", "r_ill", "r_well", "condition_number_deep"}),
     "defenses/_extractor.py": ("fused=True", "fused=False",
                                {"condition_number", "r_ill", "r_well", "opt_kappa", "imma_linear"}),
-    "defenses/joint.py": ("mean(0)", "sum(0)", {"joint", "compose"}),
+    "defenses/joint.py": ("weight[0]", "2 * weight[0]", {"joint", "compose"}),
     "attackers/_words.py": (".mean(0)", ".sum(0)", {"custom_diffusion", "prompt", "textual_inversion"}),
     "attackers/_weights.py": ("(weights, 1.0)", "(weights, 2.0)",
                                {"lora", "balanced", "dreambooth", "full", "dreambooth_lora"}),

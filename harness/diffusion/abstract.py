@@ -43,7 +43,13 @@ V1: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 12,
         "max_position_embeddings": 77,
     },
-    "scheduler": {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False, "steps_offset": 1},
+    "scheduler": {
+        "num_train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "clip_sample": False,
+        "steps_offset": 1,
+    },
 }
 """Configurations of Stable Diffusion 1's parts, where they differ from the defaults of their classes: for a base model
 whose files are not on this machine."""

@@ -619,7 +619,7 @@ def free(path):
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_nothing_can_be_changed_unseen(honest, content, tmp_path, data, small_installed):
+def test_nothing_can_be_changed_unseen(honest, content, tmp_path, small_installed, data):
     """One thing anywhere in the file, with the digests of values written anew as a forger would, and all cells run
     again (once; then they are in the store of these checks)."""
     content = copy.deepcopy(content)
