@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from harness import count_gradient
-from harness.deep import AttackRows, Network, in_parts
+from harness.deep import AttackRows, Network, in_parts, standardisation
 
 Scaling = Literal["raw", "standardised", "whitened"]
 DESCRIPTION = (
@@ -23,10 +23,8 @@ def scaling(x: torch.Tensor, kind: Scaling) -> tuple[torch.Tensor, torch.Tensor]
     """The shift (dim) and the matrix (dim, dim) by which features `x` (rows, dim) become (x - shift) @ matrix."""
     if kind == "raw":
         return torch.zeros_like(x[0]), torch.eye(x.shape[1]) / x.square().mean().sqrt()
-    centre = x.mean(0)
+    centre, scale = standardisation(x)
     if kind == "standardised":
-        spread = x.std(0, correction=0)
-        scale = torch.where(spread > 1e-6 * spread.max(), spread, torch.ones_like(spread))
         return centre, torch.diag(1 / scale)
     covariance = (x - centre).double().T @ (x - centre).double() / len(x)
     values, vectors = torch.linalg.eigh(covariance)

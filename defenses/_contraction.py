@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -69,6 +70,12 @@ class Objective:
     contraction_weight: float
     curvature_weight: float
     start_weight: float
+
+    @classmethod
+    def of(cls, plugin: Any) -> Objective:
+        """The objective with the settings of a plugin, whose fields have these names; η is its `inner_lr`."""
+        names = (field.name for field in fields(cls) if field.name != "lr")
+        return cls(plugin.inner_lr, **{name: getattr(plugin, name) for name in names})
 
     def __call__(self, theta: Weights, losses: Sequence[Loss], probes: Sequence[Weights]) -> torch.Tensor:
         """L_long + L_ctr + L_curv + L_inv, a scalar to minimise, differentiable with respect to θ.

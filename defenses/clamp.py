@@ -48,10 +48,7 @@ class Clamp(AscentDefense):
         named = model.weights(self.weights)
         names, theta = list(named), tuple(named.values())
         batches, draw = map(Batch.join, self.batches(targets)), torch.Generator().manual_seed(targets.seed)
-        objective = Objective(
-            self.inner_lr, self.epsilon, self.delta, self.margin, self.contraction, self.curvature,
-            self.tail_weight, self.contraction_weight, self.curvature_weight, self.start_weight,
-        )  # fmt: skip
+        objective = Objective.of(self)
         while True:
             losses = [denoising(model, names, next(batches), twice=True) for _ in range(self.inner_steps + 1)]
             probes = [

@@ -49,10 +49,7 @@ class ClampDeep(DeepDefense):
         draw = targets.generator()
         benign, harmful = (task.batches(self.batch_size, draw) for task in (targets.benign, targets.harmful))
         classes = int(targets.harmful.y.max()) + 1
-        objective = Objective(
-            self.inner_lr, self.epsilon, self.delta, self.margin, self.contraction, self.curvature,
-            self.tail_weight, self.contraction_weight, self.curvature_weight, self.start_weight,
-        )  # fmt: skip
+        objective = Objective.of(self)
         optimiser = torch.optim.Adam([*model.tail.parameters(), *model.head.parameters()], lr=self.lr)
         for _ in range(self.steps):
             head = tuple(part.requires_grad_() for part in new_head(model, classes, None))

@@ -1,5 +1,6 @@
 from .heads import accuracy as accuracy
 from .heads import fit_head as fit_head
+from .heads import standardisation as standardisation
 from .model import Network as Network
 from .model import Released as Released
 from .model import in_parts as in_parts

@@ -14,6 +14,13 @@ ITERATIONS = 50
 """L-BFGS iterations of each penalty."""
 
 
+def standardisation(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean (dim) of features `x` (rows, dim), and the numbers (dim) to divide by: their standard deviations, and 1
+    for a feature that hardly varies."""
+    spread = x.std(0, correction=0)
+    return x.mean(0), torch.where(spread > 1e-6 * spread.max(), spread, torch.ones_like(spread))
+
+
 def fit_head(fit: Rows, validation: Rows, classes: int) -> nn.Linear:
     """The linear head with the lowest cross-entropy on `validation` of those fitted to `fit`.
 
@@ -21,8 +28,7 @@ def fit_head(fit: Rows, validation: Rows, classes: int) -> nn.Linear:
     `PENALTIES` it minimises the mean cross-entropy plus ½λ‖W‖² by L-BFGS, on standardised features. The heads are
     fitted one after the other, each from the one before.
     """
-    mean, spread = fit.x.mean(0), fit.x.std(0, correction=0)
-    scale = torch.where(spread > 1e-6 * spread.max(), spread, torch.ones_like(spread))
+    mean, scale = standardisation(fit.x)
     x, held = (fit.x - mean) / scale, (validation.x - mean) / scale
     weight = torch.zeros(classes, x.shape[1], requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
