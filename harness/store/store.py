@@ -249,10 +249,9 @@ class Store:
                 digests = {path.relative_to(out).as_posix(): file_digest(path) for path in files}
                 text = json.dumps({"key": key, **about, "files": digests}, sort_keys=True, indent=1)
                 write_text(out / MANIFEST, text)
-        if out is not None:
-            line = {name: about.get(name) for name in LEDGER_FIELDS} | {"key": key}
-            with contextlib.suppress(OSError), open_file(self.root / LEDGER, "ab") as ledger:
-                ledger.write(json.dumps(line).encode() + b"\n")
+                line = {name: about.get(name) for name in LEDGER_FIELDS} | {"key": key}
+                with contextlib.suppress(OSError), open_file(self.root / LEDGER, "ab") as ledger:
+                    ledger.write(json.dumps(line).encode() + b"\n")  # before the artifact, so that each has its line
 
     def discard(self, key: str) -> None:
         """Delete the artifact of `key`, if the store has it."""
