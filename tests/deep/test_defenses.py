@@ -19,6 +19,7 @@ from defenses.random_tail import RandomTail
 from defenses.rank_one_deep import RankOneDeep
 from defenses.rep_noise_deep import RepNoiseDeep
 from defenses.sophon_deep import SophonDeep
+from defenses.spectral_deep import SpectralDeep
 from defenses.task_only import TaskOnly
 from defenses.whitening_deep import WhiteningDeep
 from harness.errors import RunError
@@ -47,7 +48,9 @@ def outputs(model, x):
         return model(x)
 
 
-@pytest.mark.parametrize("control", [RankOneDeep(), WhiteningDeep()], ids=["rank one", "whitening"])
+@pytest.mark.parametrize(
+    "control", [RankOneDeep(), SpectralDeep(count=2), WhiteningDeep()], ids=["rank one", "spectral", "whitening"]
+)
 def test_linear_controls_leave_benign_outputs_and_change_features(control, model, targets):
     x = targets.benign.x
     before, features = outputs(model, x), model.features(x).detach()
