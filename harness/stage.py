@@ -160,6 +160,11 @@ class Stage:
         """Amount of work, in a unit of the stage's own; time estimates are proportional to it."""
         return 1.0
 
+    @property
+    def network(self) -> str:
+        """Digest of the base network, whose size decides what a unit of `work` costs: the parents' one, or ''."""
+        return next((parent.network for parent in self.parents if parent.network), "")
+
     @cached_property
     def key(self) -> str:
         """SHA-256 of the job's identity, in hexadecimal."""
@@ -189,11 +194,12 @@ class Stage:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """Description of the job for the artifact's manifest: the identity, names, work and whether it is transient."""
+        """Description of the job for the artifact's manifest: the identity, names, work, network and whether it is
+        transient."""
         plugin = None if self.plugin is None else self.plugin.name
         call = None if self.plugin is None else digest(self.plugin.identity)[:16]
         identity = {**self.identity, "plugin": plugin, "call": call}
-        return {**identity, "work": self.work, "transient": self.transient}
+        return {**identity, "work": self.work, "network": self.network, "transient": self.transient}
 
     def ancestry(self) -> Iterable[Stage]:
         """The ancestors and the stage itself, each once, parents first."""

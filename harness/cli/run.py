@@ -166,9 +166,12 @@ def plan(
         print("\n".join(lines(demands(plan, missing.values()), DEVICES[device], workers or 1)))
         return
     workers = workers or default_workers()
-    seconds = Estimates(store.ledger(lambda line: print(line, file=sys.stderr))).total(missing.values())
-    estimate = "unknown, since a stage has never run here" if seconds is None else duration(seconds / workers)
+    estimates = Estimates.here(store.ledger(lambda line: print(line, file=sys.stderr)))
+    seconds = estimates.total(missing.values())
+    estimate = "unknown, since a stage has no known cost" if seconds is None else duration(seconds / workers)
     print(f"{len(missing)} jobs to run; estimated time on {workers} workers: {estimate}")
+    if seconds and (borrowed := estimates.borrowed(missing.values())):
+        print(f"  {borrowed} jobs are estimated from costs on another machine (two CPU cores, 2026)")
 
 
 @selection_options("grids", "settings", "plugins", "base")

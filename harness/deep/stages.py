@@ -53,6 +53,11 @@ class Activations(Stage, track="deep", version=2):
     data: Located
     per_class: int | None = None
 
+    @property
+    def network(self) -> str:
+        """Digest of the extractor and the side of its pictures."""
+        return f"{str(self.extractor.digest)[:12]} {self.size}"
+
     def run(self, folders: Folders, out: Path) -> None:
         """Save the activations, the classes and which rows are held out."""
         pictures = datasets.load(self.data.path).first(self.per_class)

@@ -28,6 +28,11 @@ class PipelineStage(Stage, track="diffusion"):
     base: Located
     precision: str
 
+    @property
+    def network(self) -> str:
+        """Digest of the base model and its precision."""
+        return f"{str(self.base.digest)[:12]} {self.precision}"
+
     def untouched(self) -> TextToImage:
         """The base model, which callers must not change; consecutive jobs read it from disk once. Sets the switch
         of TensorFloat-32 for the rest of the job (see `harness.execution.determinism.isolated`)."""

@@ -58,7 +58,7 @@ def run(
         with stoppable("SIGINT"), store.pin(plan.jobs) as name:
             site = RunSite(store.root, store.identity, name)
             missing = plan.missing(store)
-            progress.began(plan, missing, Estimates(store.ledger(progress.say)), executor.workers)
+            progress.began(plan, missing, Estimates.here(store.ledger(progress.say)), executor.workers)
             queue = _Queue(missing)
             dropped: set[str] = set()
             announced = False

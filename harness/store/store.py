@@ -39,7 +39,7 @@ LARGEST = 64 * 2**20
 """Largest length of `MANIFEST` and of a run's pins, in bytes, and largest number of their values."""
 LONGEST = 1e15
 """Largest cost of a job, in seconds, MiB or units of work."""
-LEDGER_FIELDS = ("key", "track", "stage", "plugin", "call", "work", "seconds", "peak_mb")
+LEDGER_FIELDS = ("key", "track", "stage", "network", "plugin", "call", "work", "seconds", "peak_mb")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOCKED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -389,7 +389,7 @@ def _job(entry: Any) -> dict[str, Any]:
     if not isinstance(entry, dict):
         raise ValueError("no object")
     texts = [entry.get(name) for name in ("key", "track", "stage")]
-    texts += [entry[name] for name in ("plugin", "call") if entry.get(name) is not None]
+    texts += [entry[name] for name in ("network", "plugin", "call") if entry.get(name) is not None]
     costs = [entry.get(name) for name in ("seconds", "peak_mb", "work")]
     numbers = all(isinstance(cost, int | float) and 0 <= cost < LONGEST for cost in costs if cost is not None)
     if not all(isinstance(text, str) and text.isprintable() for text in texts) or not numbers or costs[0] is None:

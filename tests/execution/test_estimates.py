@@ -33,3 +33,28 @@ def test_estimates_are_proportional_to_the_work():
     estimates.add({**ADAM, "work": 10}, 5.0)
     estimates.add({**ADAM, "work": 30}, 15.0)
     assert estimates.total([Adapt(plugin=spec(), steps=100)]) == pytest.approx(50.0)
+
+
+def test_a_larger_network_is_not_estimated_from_a_smaller_one():
+    estimates = Estimates([{**ADAM, "network": "small", "seconds": 1.0}])
+    assert estimates.of({**ADAM, "network": "small"}) == pytest.approx(1.0)
+    assert estimates.of({**ADAM, "network": "large"}) is None
+
+
+def test_what_never_ran_here_is_estimated_from_another_machine():
+    adam, other = Adapt(plugin=spec(name="adam"), steps=1), Adapt(plugin=spec(name="lbfgs"), steps=1)
+    elsewhere = Estimates([{**ADAM, "seconds": 2.0}])
+    nowhere_here = Estimates([], elsewhere)
+    assert nowhere_here.total([adam, other]) == pytest.approx(4.0)
+    assert nowhere_here.borrowed([adam, other]) == 2
+    here = Estimates([{**ADAM, "seconds": 1.0}], elsewhere)
+    assert here.total([adam]) == pytest.approx(1.0)
+    assert here.borrowed([adam]) == 0
+
+
+def test_the_costs_survive_as_a_table():
+    """The printed table, read again, gives the same estimates."""
+    estimates = Estimates([{**ADAM, "seconds": 3.0}, {**ADAM, "plugin": None, "work": 2.0, "seconds": 1.0}])
+    again = Estimates(estimates.rows())
+    assert again.of(ADAM) == pytest.approx(3.0)
+    assert again.of({**ADAM, "plugin": None}) == pytest.approx(0.5)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from harness.errors import ImmuneBenchError, UsageError
 from harness.execution import executors, scheduler
 from harness.store import Store, StoreError
+from harness.store.store import LEDGER_FIELDS
 from tests import runs
 from tests.helpers import KEY, immunebench, put
 
@@ -113,7 +114,7 @@ def test_some_files_damaged_in_several_ways(whole, tmp_path_factory, data):
 
 @settings(max_examples=12)
 @given(st.dictionaries(
-    st.sampled_from(["key", "track", "stage", "plugin", "call", "seconds", "peak_mb", "work", "files", "transient"]),
+    st.sampled_from([*LEDGER_FIELDS, "files", "transient"]),
     st.one_of(st.none(), st.booleans(), st.integers(), st.just(10**400), st.floats(), st.text(max_size=5),
               st.lists(st.text(max_size=5), max_size=2), st.dictionaries(st.text(max_size=9), st.none(), max_size=2)),
     min_size=1, max_size=3,
