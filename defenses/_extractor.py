@@ -9,7 +9,7 @@ once, because they get equal gradients and hence equal Adam updates.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from harness.probe import Extractor, ProbeDefense, ProbeTargets, gram, initial_extractor, losses
+from harness.probe import Extractor, ProbeDefense, ProbeTargets, Split, gram, initial_extractor, losses
 
 Preconditioner = Literal["released", "paper", "none"]
 
@@ -38,6 +38,9 @@ class Batch:
     def gram(self) -> torch.Tensor:
         """The Gram matrix FFᵀ (rows, rows) of the dummy layer's features, the argument of the regularisers."""
         return gram(self.dummy)
+
+
+Objective = Callable[[Batch, Sequence[Batch], torch.Tensor], torch.Tensor]
 
 
 class ExtractorDescent(ProbeDefense):
@@ -64,20 +67,34 @@ class ExtractorDescent(ProbeDefense):
         (dim)."""
         raise NotImplementedError
 
+    def members(self, targets: ProbeTargets) -> Sequence[Split]:
+        """The harmful tasks that each have a batch in a step: all rows of `targets` as one task."""
+        return (targets.harmful,)
+
+    def family_objective(self, benign: Batch, members: Sequence[Batch], head: torch.Tensor) -> torch.Tensor:
+        """The scalar to minimise, of the batches of all `members` of the family: `objective` of the only one."""
+        (harmful,) = members
+        return self.objective(benign, harmful, head)
+
     def immunize(self, model: Extractor, targets: ProbeTargets) -> Iterator[torch.Tensor]:
-        """Train `model` from torch's default initialisation; a batch has the same row indices of both tasks. Raises
-        `ValueError` if a task has fewer rows than a batch."""
-        rows = min(len(targets.benign), len(targets.harmful))
+        """Train `model` on the objective. Raises as `train`."""
+        return self.train(model, targets, self.family_objective)
+
+    def train(self, model: Extractor, targets: ProbeTargets, objective: Objective) -> Iterator[torch.Tensor]:
+        """Train `model` from torch's default initialisation on an `objective` of the arguments of `family_objective`; a
+        batch has the same row indices of all tasks. Raises `ValueError` if a task has fewer rows than a batch."""
+        tasks = (targets.benign, *self.members(targets))
+        rows = min(map(len, tasks))
         if rows < self.batch_size:
-            raise ValueError(f"batch_size is {self.batch_size}, but the smaller task has only {rows} rows")
+            raise ValueError(f"batch_size is {self.batch_size}, but the smallest task has only {rows} rows")
         draw = targets.generator()
         initial_extractor(model, draw)
         head = nn.Parameter(torch.randn(model.out_features, dtype=torch.float64, generator=draw))
-        layer = FoldedLinear(model, targets.benign.x[:rows], targets.harmful.x[:rows])
+        layer = FoldedLinear(model, *(task.x[:rows] for task in tasks))
         optimiser = torch.optim.Adam([layer.weight, layer.bias, head], lr=self.lr, fused=True)
         for _ in range(self.epochs):
             for batch in torch.randperm(rows, generator=draw).split(self.batch_size)[: rows // self.batch_size]:
-                yield self._step(layer, head, optimiser, targets, batch)
+                yield self._step(layer, head, optimiser, tasks, batch, objective)
         layer.unfold_into(model)
 
     def _step(
@@ -85,19 +102,18 @@ class ExtractorDescent(ProbeDefense):
         layer: FoldedLinear,
         head: nn.Parameter,
         optimiser: torch.optim.Optimizer,
-        targets: ProbeTargets,
+        tasks: Sequence[Split],
         rows: torch.Tensor,
+        objective: Objective,
     ) -> torch.Tensor:
         head.grad = None
         features = layer.forward(rows)
         plain = [part.detach().requires_grad_() for part in features]
         dummy = [part.detach().requires_grad_() for part in features]
-        benign, harmful = (
-            Batch(plain[i], dummy[i], split.y[rows]) for i, split in enumerate((targets.benign, targets.harmful))
-        )
-        loss = self.objective(benign, harmful, head)
+        benign, *members = (Batch(plain[i], dummy[i], task.y[rows]) for i, task in enumerate(tasks))
+        loss = objective(benign, members, head)
         loss.backward()
-        ridges = (self.ridge_benign, self.ridge_harmful)
+        ridges = (self.ridge_benign, *[self.ridge_harmful] * len(members))
         layer.backward(rows, [p.grad for p in plain], [d.grad for d in dummy], self.preconditioner, ridges)
         optimiser.step()
         return loss.detach()

@@ -49,6 +49,13 @@ class ConditionNumber(ExtractorDescent):
 
     def objective(self, benign: Batch, harmful: Batch, head: torch.Tensor) -> torch.Tensor:
         """Benign loss + λ_P·R_well(H_P) + λ_H·R_ill(H_H)."""
+        return self.kept(benign, head) + self.weight_harmful * self.ill(harmful)
+
+    def kept(self, benign: Batch, head: torch.Tensor) -> torch.Tensor:
+        """Benign loss + λ_P·R_well(H_P)."""
         well = r_well(benign.gram, self.p or benign.features.shape[1], self.floor)
-        ill = r_ill(harmful.gram, self.k, self.floor if self.smallest == "floor" else None)
-        return self.loss(benign, head) + self.weight_benign * well + self.weight_harmful * ill
+        return self.loss(benign, head) + self.weight_benign * well
+
+    def ill(self, harmful: Batch) -> torch.Tensor:
+        """R_ill(H_H)."""
+        return r_ill(harmful.gram, self.k, self.floor if self.smallest == "floor" else None)

@@ -53,13 +53,20 @@ class Split:
 class ProbeTargets:
     """The data that a defense receives; it never receives held-out rows.
 
-    benign: training rows of the task to keep learnable. harmful: training rows of the task to prevent. In both, `x` are
-    the extractor's inputs, (rows, dim). seed: seed of the defense's random draws.
+    benign: training rows of the task to keep learnable. harmful: training rows of the task to prevent, or of all
+    members of a family of them in random order. In all, `x` are the extractor's inputs, (rows, dim). family: the rows
+    of each member. seed: seed of the defense's random draws.
     """
 
     benign: Split
     harmful: Split
+    family: tuple[Split, ...] = field(default=(), kw_only=True)
     seed: int = field(default=0, kw_only=True)
+
+    @property
+    def members(self) -> tuple[Split, ...]:
+        """The harmful tasks one by one: the family, or the one task."""
+        return self.family or (self.harmful,)
 
     def generator(self) -> torch.Generator:
         """A random generator with the seed: its numbers are those after `torch.manual_seed(seed)`."""
@@ -77,13 +84,23 @@ class BenignTask:
 
 @dataclass(frozen=True)
 class ProbeData:
-    """The rows of a task. score: score of a probe on held-out rows; None where targets are constant. further: by
-    name, benign tasks that neither a defense nor an attacker receives."""
+    """The rows of a task.
+
+    train, heldout: those of the attacked tasks. score: score of a probe on held-out rows; None where targets are
+    constant. further: by name, benign tasks that neither a defense nor an attacker receives. known: what the defense
+    receives where it knows a family of harmful tasks; None: `train`.
+    """
 
     train: ProbeTargets
     heldout: ProbeTargets
     score: Score | None
     further: Mapping[str, BenignTask]
+    known: ProbeTargets | None = None
+
+    @property
+    def targets(self) -> ProbeTargets:
+        """What the defense receives."""
+        return self.known or self.train
 
 
 @dataclass(frozen=True)
@@ -196,7 +213,13 @@ def load(task: Task) -> ProbeData:
     for digit in _further_digits(*pair):
         own, held = (_digit_rows(digits, part, digit, "one-vs-rest", FURTHER_ROWS) for part in parts)
         further[f"digit {digit}"] = BenignTask(own, held, "accuracy")
-    return ProbeData(train, heldout, "accuracy" if task.framing == "one-vs-rest" else None, further)
+    known = None
+    if task.family:
+        family = tuple(_digit_rows(digits, parts[0], digit, task.framing) for digit in task.family)
+        x, y = torch.cat([member.x for member in family]), torch.cat([member.y for member in family])
+        order = np.random.default_rng(seed_of("family", *task.family)).permutation(len(y))
+        known = ProbeTargets(train.benign, Split(x[order], y[order]), family=family)
+    return ProbeData(train, heldout, "accuracy" if task.framing == "one-vs-rest" else None, further, known)
 
 
 def _further_digits(benign: int, harmful: int) -> list[int]:

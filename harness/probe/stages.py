@@ -64,7 +64,7 @@ class Immunize(Stage, track="probe", version=2):
     def run(self, folders: Folders, out: Path) -> None:
         """Save the released extractor and the run cost (see `harness.execution.released`)."""
         _warm_up()
-        targets = replace(self.data().train, seed=self.seed or 0)
+        targets = replace(self.data().targets, seed=self.seed or 0)
         model = Extractor(targets.benign.x.shape[1])
         save_tensors(immunize(self, model, targets, out), out / FILE)
 

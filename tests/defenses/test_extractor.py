@@ -48,7 +48,8 @@ def test_gradients_equal_plain_autograd(build, task, settings, preset, side):
 
     folded = FoldedLinear(layer, targets.benign.x[:200], targets.harmful.x[:200])
     defense = build("defense", "condition_number", preset, preconditioner=side)
-    defense._step(folded, head, torch.optim.SGD([head], lr=0.0), targets, rows)
+    tasks = (targets.benign, targets.harmful)
+    defense._step(folded, head, torch.optim.SGD([head], lr=0.0), tasks, rows, defense.family_objective)
 
     fast = folded.weight.grad[:, folded._group]
     assert (fast - plain.weight.grad).norm() <= 1e-5 * plain.weight.grad.norm()
@@ -117,7 +118,7 @@ def test_folding_constant_columns_changes_no_product():
 def test_too_large_a_batch_is_refused(build):
     targets = load(HOUSE_TASK).train
     generator = build("defense", "condition_number", batch_size=300).immunize(Extractor(79), targets)
-    with pytest.raises(ValueError, match="batch_size is 300, but the smaller task has only 200 rows"):
+    with pytest.raises(ValueError, match="batch_size is 300, but the smallest task has only 200 rows"):
         next(generator)
 
 
