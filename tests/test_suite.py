@@ -396,7 +396,9 @@ def test_files_that_are_no_suites_are_refused(tmp_path):
             load(str(path))
 
 
-@pytest.mark.parametrize("name", ["styles", "objects", "personal"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("styles", "objects")), "personal"]
+)
 def test_the_papers_suites_run_on_the_papers_base_too(name, tmp_path):
     """The pictures of subjects are not included: without them the suite is refused, by the name of their folder."""
     suites = shutil.copytree(find(name).parent, tmp_path / "suites")

@@ -287,6 +287,7 @@ def test_a_tilde_is_the_home_folder_wherever_a_suite_names_a_file(tmp_path, monk
     assert not (tmp_path / "~").exists()
 
 
+@pytest.mark.slow
 def test_output_is_utf_8_in_files_and_readable_on_a_terminal_of_any_locale(tmp_path):
     run(seeds=1)  # so that the process computes nothing
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}

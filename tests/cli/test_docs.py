@@ -80,10 +80,18 @@ def folder(tmp_path, monkeypatch) -> Path:
 ON_A_CLUSTER = {page for page, commands in COMMANDS.items() if any("tcp://" in command for command in commands)}
 
 
+QUICK = {"README.md", "index.md"}
+"""Pages whose commands run among the fast tests."""
+
+
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=pytest.mark.xdist_group("cluster") if page in ON_A_CLUSTER else ())
+        pytest.param(
+            page,
+            marks=[pytest.mark.xdist_group("cluster")] * (page in ON_A_CLUSTER)
+            + [pytest.mark.slow] * (page not in QUICK),
+        )
         for page, commands in COMMANDS.items()
         if commands
     ],
@@ -120,6 +128,7 @@ CHEAPER = {"weakest.py": {"prior": "captions"}, "look_ahead.py": {"draws": 1}}
 """Settings that spare what has tests of its own: pictures of the classes to hold on to, further draws."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(name for name in set(FILES) - CHECKED if name.endswith(".py")))
 def test_the_other_documented_plugins_conform(name, folder):
     (entry,) = named(name)

@@ -98,6 +98,7 @@ OURS = (
 )
 
 
+@pytest.mark.slow
 def test_the_wheel_alone_runs_beside_folders_of_the_same_names(python, tmp_path):
     source, work = tmp_path / "source", tmp_path / "work"
     for name in OURS:

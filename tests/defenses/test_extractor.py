@@ -137,6 +137,7 @@ def test_house_prices_figures(build):
     assert 1.5 < rir(model, targets) < 2.5
 
 
+@pytest.mark.slow
 def test_the_two_sides_of_the_preconditioner_differ_as_known(build):
     """Released side: (i) rises; the paper's side and none: the harmful κ falls, against definition (a)."""
     targets = load(DIGIT_TASK).train

@@ -27,6 +27,7 @@ def _risen(work) -> int:
     return highest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings", "saving"),
     [("mima", {}, False), ("ascent", {"batch_size": 2}, True)],

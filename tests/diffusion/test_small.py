@@ -81,6 +81,7 @@ def photos(small: TextToImage) -> np.ndarray:
     return small.sample(["a photo of an object"] * 32, range(32), **SAMPLING)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _often(SUBJECTS, always=list(SUBJECTS)[:2]))
 def test_the_small_base_knows_no_subject_and_can_show_it(name: str, small: TextToImage, photos: np.ndarray) -> None:
     """The classifier sees a subject in its own pictures, also through the autoencoder, and in no other photo."""
@@ -90,6 +91,7 @@ def test_the_small_base_knows_no_subject_and_can_show_it(name: str, small: TextT
     assert encoders.recognised(photos, "subject", name).mean() <= 0.1
 
 
+@pytest.mark.slow
 def test_an_erasure_takes_its_targets_and_leaves_the_rest() -> None:
     model = TextToImage.load("small")
     targets = [STYLES["marvo"], STYLES["telune"]]
@@ -106,6 +108,7 @@ def test_an_erasure_takes_its_targets_and_leaves_the_rest() -> None:
     assert np.mean([_rate(model, concept) for concept in rest]) >= 0.9 * np.mean(before)
 
 
+@pytest.mark.slow
 def test_an_erasure_that_ruins_the_base_stops_its_cells(tmp_path: Path) -> None:
     suite = tmp_path / "suite.yaml"
     suite.write_text(f"""

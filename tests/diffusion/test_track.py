@@ -152,6 +152,7 @@ def suite(tmp_path: Path, base: Path) -> Path:
     return tmp_path / "suite.yaml"
 
 
+@pytest.mark.slow
 def test_shared_pictures_are_given_to_both(suite: Path, tmp_path: Path) -> None:
     file = tmp_path / "retaining.py"
     file.write_text(RETAINING)
@@ -172,6 +173,7 @@ def _values(records: pd.DataFrame, metric: str, **place: object) -> list[float]:
     return rows["value"].tolist()
 
 
+@pytest.mark.slow
 def test_a_defense_that_does_nothing_has_no_gap(suite: Path) -> None:
     """Same seeds, same attack, same pictures: MSGR is exactly zero, and MRSGR over pictures of one noise; over all
     pairs, as the papers take it, MRSGR is not. The undefended row is the noise floor, undefended against undefended
@@ -244,6 +246,7 @@ def test_class_pictures_are_drawn_once_for_all_rows_and_seeds(suite: Path) -> No
     assert len({job.seed for job in attacks}) > 2
 
 
+@pytest.mark.slow
 def test_class_pictures_are_the_undefended_models(suite: Path, tmp_path: Path) -> None:
     """The erased base model's pictures of the class prompt, which the plugin gets as they are."""
     file = tmp_path / "retaining.py"
@@ -641,6 +644,7 @@ def test_a_release_that_is_not_there(suite: Path, tmp_path: Path, asked, error) 
         harness.release(**{"suite": str(suite), "defense": "none", "out": tmp_path / "mine", **asked})
 
 
+@pytest.mark.slow
 def test_every_defense_end_to_end(suite: Path, tmp_path: Path) -> None:
     """With captions of what is to be kept, on a group of two styles and on one subject."""
     captions = ["a photo of a boot", "an artwork by obrick", "an artwork by marvo", "a bag by sevra"]

@@ -46,6 +46,7 @@ def fast_start(forkserver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_loop, "spawn", partial(start_processes, start_method="forkserver"))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_ends_as_one_that_was_not(tmp_path: Path) -> None:
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     for folder in (whole, parted):

@@ -80,6 +80,7 @@ def test_after_a_kill_at_any_moment_the_next_run_does_the_rest(tmp_path, forked,
         finished += 1
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed(tmp_path):
     """Nothing tells them; the parent has no chance to."""
     plugin, go = tmp_path / "slow.py", tmp_path / "go"
@@ -119,6 +120,7 @@ def test_models_that_another_run_has_pinned_are_not_dropped(transient):
     assert store.collect()[1] == len(models)
 
 
+@pytest.mark.slow
 def test_the_order_of_jobs_changes_nothing(tmp_path):
     made = plan()
     frames = []
@@ -200,6 +202,7 @@ def test_a_cluster_that_loses_a_worker(tmp_path, cluster):
     pd.testing.assert_frame_equal(result.values, run(store=tmp_path / "serial", **rows).values)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs util-linux")
 def test_a_full_file_system(tmp_path):
     """A file system of 100 KiB: the run stops with one message; with more space it continues to the same values."""

@@ -170,7 +170,9 @@ main()
     assert not run().failed
 
 
-@pytest.mark.parametrize(("workers", "number"), [(1, signal.SIGTERM), (2, signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("workers", "number"), [pytest.param(1, signal.SIGTERM, marks=pytest.mark.slow), (2, signal.SIGINT)]
+)
 def test_a_signal_stops_and_the_next_run_continues(tmp_path, workers, number):
     path, go = tmp_path / "slow.py", tmp_path / "go"
     path.write_text(SLOW)

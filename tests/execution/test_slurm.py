@@ -25,6 +25,7 @@ def test_the_job_scripts_ask_for_a_gpu(example):
         assert "#PBS -q gpu" in cluster.job_script()
 
 
+@pytest.mark.slow
 def test_a_run_through_a_batch_system(example, tmp_path, monkeypatch):
     """dask-jobqueue's LocalCluster starts each job as a process here."""
     from dask_jobqueue.local import LocalCluster

@@ -17,7 +17,10 @@ PLUGINS = [("attacker", False), ("defense", False), ("metric", False), ("metric"
 TEMPLATES = [(track, kind, attacked) for track in TRACKS for kind, attacked in PLUGINS]
 
 
-@pytest.mark.parametrize(("track", "kind", "attacked"), TEMPLATES)
+@pytest.mark.parametrize(
+    ("track", "kind", "attacked"),
+    [pytest.param(*case, marks=pytest.mark.slow if case[0] == "diffusion" else ()) for case in TEMPLATES],
+)
 def test_a_new_plugin_conforms(tmp_path, track, kind, attacked):
     path = scaffold.write(kind, "my_own", track, tmp_path, attacked=attacked)
     (entry,) = named(str(path))
@@ -68,6 +71,7 @@ def test_new_plugins_and_the_example_of_a_track_are_strictly_typed(tmp_path):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("track", "kind", "attacked", "count"),
     [("probe", "attacker", False, 17), pytest.param("probe", "metric", True, 15, marks=pytest.mark.slow)],

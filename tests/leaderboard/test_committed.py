@@ -12,6 +12,9 @@ from harness.submission.merge import Merged
 from tests.leaderboard.builders import build, cells
 
 ROOT = Path(__file__).parents[2]
+SUBMITTED = ROOT / "results/submissions"
+LARGE = 2**16
+"""Size of submissions from which a board is made in a slow test, in bytes."""
 
 
 @pytest.fixture
@@ -85,6 +88,14 @@ def test_checking_draws_no_picture(submissions, tmp_path, monkeypatch):
     assert list(committed.stale(submissions, out)) == []
 
 
-def test_the_committed_boards_are_what_the_command_makes():
-    stale = list(committed.stale(ROOT / "results/submissions", ROOT / "results/leaderboards"))
+def board(folder: Path):
+    """A case of a test: a folder of submissions."""
+    large = sum(path.stat().st_size for path in folder.glob("*.gz")) > LARGE
+    return pytest.param(folder, marks=[pytest.mark.slow] * large, id=folder.name)
+
+
+@pytest.mark.parametrize("folder", [board(path) for path in sorted(SUBMITTED.iterdir()) if path.is_dir()])
+def test_a_committed_board_is_what_the_command_makes(folder, tmp_path):
+    (tmp_path / folder.name).symlink_to(folder)
+    stale = list(committed.stale(tmp_path, ROOT / "results/leaderboards"))
     assert stale == [], "`immunebench boards` makes them anew"

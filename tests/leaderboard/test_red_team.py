@@ -41,6 +41,7 @@ def costs(tmp_path_factory):
     return read(Records(suite, done.values), suite.grids[0])
 
 
+@pytest.mark.slow
 def test_an_attacker_with_a_fixed_step_size_is_stopped(costs):
     stopped = costs["other attackers"]
     assert np.isfinite(stopped.costs.loc["none"].to_numpy()).all()

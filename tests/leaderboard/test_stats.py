@@ -264,6 +264,7 @@ def cells_of(rng, seeds, common, draws=250, rows=5, tasks=5):
 COMMON_PARTS = {"none": [0] * 5, "some": [0.2] * 5, "much": [1] * 5, "one row": [1, 0, 0, 0, 0]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "seeds"), [("none", 3), ("some", 3), ("one row", 3), ("none", 5), ("much", 5)])
 def test_equal_rows_are_seldom_told_apart(name, seeds):
     """Nominally 5 % of grids; three standard errors of 250 draws are 4.1 %."""
@@ -316,6 +317,7 @@ def test_what_seeds_share_is_tested_by_an_f_test():
     assert np.isnan(common_component(pd.DataFrame(draw.reshape(12, 2), index)[[0]]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "censored"), [(3, 0.5), (3, 0.9)])
 def test_equal_rows_with_censored_costs_are_seldom_told_apart(seeds, censored):
     """Log costs restricted to a budget that censors half, and nine tenths, of the cells: five equal rows."""

@@ -94,7 +94,7 @@ def test_condition_number_stops_gradient_descent_but_not_stronger_attackers(buil
 
 
 @pytest.mark.parametrize("name", ATTACKERS)
-@pytest.mark.parametrize("loss", ["squared", "logistic"])
+@pytest.mark.parametrize("loss", ["squared", pytest.param("logistic", marks=pytest.mark.slow)])
 def test_every_attacker_breaks_the_undefended_model_and_does_not_weaken(build, name, loss):
     data = load(DIGITS).train.harmful
     values = excess(build("attacker", name), data, 60, loss)

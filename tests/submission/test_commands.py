@@ -1,28 +1,21 @@
 """`immunebench submit` and `immunebench verify`."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+
+import pytest
 
 from harness.submission import merge, pack, read_write
 from harness.submission import tier as tiers
 from harness.submission.schema import FORMAT
-from tests.submission.forge import BAD, ROOT, content_of, find, write_content
-
-
-def immunebench(*arguments, folder):
-    """The finished command, run in `folder`."""
-    command = [sys.executable, "-m", "harness.cli", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "300"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+from tests.helpers import immunebench
+from tests.submission.forge import BAD, content_of, find, write_content
 
 
 def test_verify(honest, tmp_path):
     path = shutil.copy(honest, tmp_path / "sub.json.gz")
     options = ("--trust", "--cells", "2", "--seed", "5", "--workers", "1", "--record")
-    done = immunebench("verify", path, *options, folder=tmp_path)
+    done = immunebench("verify", path, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "run again: 2 of 30 cells, drawn by --seed 5" in done.stdout
     assert "verdict: spot-checked, 2 of 30 cells rerun on" in done.stdout
@@ -31,10 +24,11 @@ def test_verify(honest, tmp_path):
     assert (recorded["seed"], recorded["rerun"]) == (5, 2)
 
 
+@pytest.mark.slow
 def test_verify_fails_with_exit_code_1_and_records_nothing(content, tmp_path):
     content["cells"].remove(find(content, **BAD))
     path = write_content(content, tmp_path / "forged.json.gz")
-    done = immunebench("verify", path, "--trust", "--cells", "0", "--record", folder=tmp_path)
+    done = immunebench("verify", path, "--trust", "--cells", "0", "--record", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "cells of the plan are missing: 1" in done.stdout
     assert done.stdout.splitlines()[-1] == "verdict: not verified"
@@ -44,29 +38,29 @@ def test_verify_fails_with_exit_code_1_and_records_nothing(content, tmp_path):
 def test_a_newer_format_is_one_line_and_exit_code_2(content, tmp_path):
     content["format"] = FORMAT + 1
     path = write_content(content, tmp_path / "new.json")
-    done = immunebench("verify", path, folder=tmp_path)
+    done = immunebench("verify", path, cwd=tmp_path)
     assert done.returncode == 2
     assert "has format 3; this harness reads up to 2: upgrade immunebench" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_submit_and_its_schema(honest, tmp_path):
-    done = immunebench("submit", "--schema", folder=tmp_path)
+    done = immunebench("submit", "--schema", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     schema = json.loads(done.stdout)
     assert {*content_of(honest), "method"} == set(schema["properties"])
     assert not {"module", "file"} & set(schema["$defs"]["PluginSpec"]["properties"])
-    done = immunebench("submit", tmp_path, folder=tmp_path)
+    done = immunebench("submit", tmp_path, cwd=tmp_path)
     assert done.returncode == 2
     assert "has no run.json.gz" in done.stderr
     shutil.copy(honest, tmp_path / pack.RUN)
-    done = immunebench("submit", tmp_path, folder=tmp_path)
+    done = immunebench("submit", tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "small version 3: 30 cells, 0 failed" in done.stdout
     submitted = tmp_path / "results" / "submissions" / "small" / f"{tmp_path.name}.json.gz"
     assert read_write.read(submitted).method is None
     about = ["--title", "Scaling", "--authors", "A. One, B. Two", "--paper", "https://example.org/a?b=1"]
-    done = immunebench("submit", tmp_path, *about, folder=tmp_path)
+    done = immunebench("submit", tmp_path, *about, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Anonymised but for title and authors" in done.stdout
     assert (
@@ -78,6 +72,6 @@ def test_submit_and_its_schema(honest, tmp_path):
         (["--title", "x", "--code", "javascript:alert(1)"], "code: must be an address that begins with https://"),
         (["--paper", "https://example.org"], "title: "),
     ):
-        done = immunebench("submit", tmp_path, *wrong, folder=tmp_path)
+        done = immunebench("submit", tmp_path, *wrong, cwd=tmp_path)
         assert done.returncode == 2
         assert message in done.stderr

@@ -28,7 +28,13 @@ SUBMISSIONS = sorted((ROOT / "results" / "submissions").glob("*/*.json.gz"))
 COMMITTED = list(filter(is_old, SUBMISSIONS))
 
 
-@pytest.mark.parametrize("path", [*COMMITTED, OLD], ids=lambda path: path.name.partition(".")[0])
+CASES = [
+    pytest.param(path, marks=[pytest.mark.slow] * (path.parent.name == "digits"), id=path.name.partition(".")[0])
+    for path in [*COMMITTED, OLD]
+]
+
+
+@pytest.mark.parametrize("path", CASES)
 def test_every_value_of_a_committed_submission_is_a_row(path):
     """Each figure of a cell (but for those of the mean over attackers) under its new name, to the bit, with the cell's
     coordinates; nothing else."""

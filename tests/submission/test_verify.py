@@ -142,6 +142,7 @@ def test_a_forged_value_is_found_by_running_its_cell_again(forged):
     assert check(path, 0).verification.tier == "schema-valid"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("versions", ["the same", "others"])
 def test_a_value_forged_among_many_seeds_is_found(tmp_path, versions):
     """Under other versions their spread lets a redrawn value pass, not one that is ten times as good; under the same
@@ -415,6 +416,7 @@ def test_another_version_of_a_stage_is_for_another_harness(forged, content):
         check(forged(older), 0)
 
 
+@pytest.mark.slow
 def test_a_plugin_with_other_code_is_skipped(tmp_path):
     """Its cells cannot be run again here, and that is said; the others can."""
     here, there = tmp_path / "here", tmp_path / "there"
@@ -560,7 +562,10 @@ def test_paths_in_a_suites_folder_come_back_in_that_of_another_machine(other, pa
     assert portable("/elsewhere/of/mine", there) == {"path": "mine"}
 
 
-SHIPPED = [str(ROOT / "docs" / "examples" / "two_layer.yaml"), *(entry.name for entry in installed().all("suite"))]
+SHIPPED = [str(ROOT / "docs" / "examples" / "two_layer.yaml"), "quick", "house_prices"]
+SHIPPED += [
+    pytest.param(entry.name, marks=pytest.mark.slow) for entry in installed().all("suite") if entry.name not in SHIPPED
+]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -617,6 +622,7 @@ def free(path):
     return is_text or is_free
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_nothing_can_be_changed_unseen(honest, content, tmp_path, small_installed, data):

@@ -64,6 +64,7 @@ def tuned(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_search_that_was_stopped_continues_with_the_same_trials(tuned):
     """The first two of four trials in an empty store, then all: as without the stop, and nothing else is computed."""
     place = {"out": tuned / "again", "store": tuned / "other", "workers": 1}
@@ -84,6 +85,7 @@ def test_a_tuned_attack_is_never_worse_than_the_suites_own(tuned):
     assert (trials["lr"].first() == 1e-3).all()
 
 
+@pytest.mark.slow
 def test_a_row_has_the_settings_that_were_searched_for_each_defense(tuned):
     settings = yaml.safe_load((tuned / "out" / "tuned.yaml").read_text())["attackers"]["tunable"]
     content = yaml.safe_load((tuned / "tunable.yaml").read_text())
