@@ -61,13 +61,31 @@ def export(
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(parser=user_path, metavar="FILE.tar", help="File that `export` wrote.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            parser=user_path, metavar="FILE", help="File that `export` wrote (.tar), or a submission (.json.gz)."
+        ),
+    ],
+    plugin: Annotated[
+        list[Path],
+        typer.Option(
+            parser=user_path, metavar="FILE", help="A plugin file that the submission's suite needs. Repeatable."
+        ),
+    ] = [],
 ) -> None:
-    """Add the artifacts of such a file. Damage is detected, forged values are not: import from people you trust."""
+    """Add the artifacts of such a file, or the measured cells of a submission, so that a run goes on from there. Damage
+    is detected, forged values are not: import from people you trust."""
     from harness.store import Store, archive
+    from harness.submission.restore import restore
 
-    new, known = archive.import_(Store(), file)
-    print(f"{len(new)} artifacts imported, {len(known)} were in the store")
+    if file.suffix == ".tar":
+        new, known = archive.import_(Store(), file)
+        left_out = 0
+    else:
+        new, known, left_out = restore(file, Store(), plugin)
+    rest = f", {left_out} cells left out: failed, or of other code or data than here" if left_out else ""
+    print(f"{len(new)} artifacts imported, {len(known)} were in the store{rest}")
 
 
 @app.command("verify")

@@ -239,12 +239,13 @@ class Store:
     @contextlib.contextmanager
     def write(self, key: str, about: dict[str, Any], wait: bool = True) -> Iterator[Path | None]:
         """Add an artifact that the block computes, as `receive`; its manifest and a line of the ledger are written at
-        the end. about: description of the job (`Stage.about`), to which the block may add fields."""
+        the end. about: description of the job (`Stage.about`), to which the block may add fields; its seconds, if
+        missing, are the block's."""
         with self.receive(key, wait) as out:
             began = time.perf_counter()
             yield out
             if out is not None:
-                about["seconds"] = time.perf_counter() - began
+                about.setdefault("seconds", time.perf_counter() - began)
                 files = [path for path in sorted(out.rglob("*")) if path.is_file()]
                 digests = {path.relative_to(out).as_posix(): file_digest(path) for path in files}
                 text = json.dumps({"key": key, **about, "files": digests}, sort_keys=True, indent=1)
