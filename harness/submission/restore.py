@@ -23,12 +23,11 @@ from harness.submission.schema import picture_name
 def restore(path: Path, store: Store, plugins: Sequence[Path] = ()) -> tuple[list[str], list[str], int]:
     """Add the artifacts of the measuring jobs of the submission `path` to `store`.
 
-    plugins: plugin files of this machine, besides those of the installed suite.
-    Left out are cells that failed, and cells whose keys are not in a plan made here: another version of a stage or
-    plugin, or other data. An artifact has the
-    mean seconds of its stage. Returns the keys of new artifacts, those that the store had, and the number of cells that
-    were left out. Raises `UsageError` for a submission of an earlier version of the harness, and `InvalidSubmission` if
-    no plan can be made.
+    plugins: plugin files of this machine, besides those of the installed suite. Left out are cells that failed, and
+    cells whose keys are not in a plan made here: another version of a stage or plugin, or other data. An artifact has
+    the mean seconds of its stage. Returns the keys of new artifacts, those that the store had, and the number of cells
+    that were left out. Raises `UsageError` for a submission of an earlier version of the harness, and
+    `InvalidSubmission` if no plan can be made.
     """
     submission = read_write.read(path)
     if submission.older:
