@@ -45,13 +45,14 @@ def replace(path: Path, old: str, new: str) -> None:
 
 
 NEWER = {"resalign", "meta_unlearning", "sophon", "rep_noise", "clamp"}
-ASCENDING = {"ascent", "joint", "compose", "mima", "imma"} | NEWER
+ASCENDING = {"ascent", "joint", "compose", "mima", "mima_variant", "imma"} | NEWER
 CHANGES = {
-    "defenses/_merge.py": ("base + moved.sum(0)", "base - moved.sum(0)", {"compose", "mima"}),
-    "defenses/_unroll.py": ("lr * _norms(adapted)", "2 * lr * _norms(adapted)", {"joint", "compose", "mima"}),
+    "defenses/_merge.py": ("base + moved.sum(0)", "base - moved.sum(0)", {"compose", "mima", "mima_variant"}),
+    "defenses/_unroll.py": ("lr * _norms(adapted)", "2 * lr * _norms(adapted)",
+                            {"joint", "compose", "mima", "mima_variant"}),
     "defenses/_ascent.py": ("(weights, 1.0)", "(weights, 2.0)", ASCENDING),
     "defenses/_bilevel.py": ("step * part for part in right", "2 * step * part for part in right",
-                             NEWER | {"sophon_deep", "clamp_deep"}),
+                             NEWER | {"mima_variant", "sophon_deep", "clamp_deep"}),
     "defenses/_regularisers.py": ("0.5 * floor**2", "floor**2",
                                  {"condition_number", "condition_number_family", "r_ill", "r_well",
                                   "condition_number_deep"}),

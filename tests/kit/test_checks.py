@@ -16,7 +16,8 @@ EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "two_layer.py"
 BUILT_IN = [(entry.kind, entry.name) for kind in KINDS for entry in installed().all(kind)]
 SLOW = (
     "custom_diffusion", "dreambooth", "dreambooth_lora", "full", "balanced", "prompt", "textual_inversion",
-    "gauge", "joint", "compose", "imma", "mima", "condition_number_deep", "opt_kappa_deep", "imma_deep",
+    "gauge", "joint", "compose", "imma", "mima", "mima_variant",
+    "condition_number_deep", "opt_kappa_deep", "imma_deep",
     "ascent", "lora", "reworded", "released_success",
     "resalign", "meta_unlearning", "sophon", "rep_noise", "clamp", "sophon_deep", "clamp_deep",
 )  # fmt: skip
