@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from harness.leaderboard import looks
 from harness.leaderboard.scores import QUANTITY, Cells, quantity_of
 from harness.leaderboard.stats import logarithms, performance_profile
 from harness.suite import Grid
@@ -41,11 +41,19 @@ def profile(cells: Cells, out: Path) -> Path | None:
         return None
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axis = figure.subplots()
-    colours = mpl.colormaps["tab20"](range(20))
-    for i, defense in enumerate(cells.defenses):
-        share = performance_profile(worst[defense].to_numpy(), thresholds)
+    all_looks = looks.of_grid(cells.grid)
+    for defense in cells.defenses:
+        look, share = all_looks[defense], performance_profile(worst[defense].to_numpy(), thresholds)
         # From what a defender wants least, a step down wherever a cell is lost.
-        axis.step(cells.value(thresholds), share, where="pre", color=colours[i % 20], label=defense, linewidth=1.2)
+        axis.step(
+            cells.value(thresholds),
+            share,
+            where="pre",
+            color=look.colour,
+            linestyle=look.dash,
+            label=defense,
+            linewidth=1.2,
+        )
     if cells.log:
         axis.set_xscale("log")
     if cells.ranking.better == "lower":
@@ -103,12 +111,18 @@ def curves(frame: pd.DataFrame, grid: Grid, out: Path, quantities: Sequence[str]
 def _lines(axis: Axes, values: pd.DataFrame, grid: Grid, metric: str) -> None:
     """Draw a line for each defense."""
     log = quantity_of(grid, metric).scale == "log"
-    colours = mpl.colormaps["tab20"](range(20))
-    for i, defense in enumerate(grid.defenses):
+    for defense, look in looks.of_grid(grid).items():
         line = values[values["defense"] == defense]
         numbers = line["value"].astype(float)
         scaled = logarithms(numbers) if log else numbers
         mean = scaled.groupby(line["step"].astype(int)).mean()
-        axis.plot(mean.index, np.exp(mean) if log else mean, marker=".", color=colours[i % 20], label=defense)
+        if len(mean):
+            style: dict[str, Any] = {
+                "color": look.colour,
+                "marker": look.marker,
+                "linestyle": look.dash,
+                "markersize": 4,
+            }
+            axis.plot(mean.index, np.exp(mean) if log else mean, label=defense, **style)
     if log:
         axis.set_yscale("log")

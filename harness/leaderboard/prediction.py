@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from harness.leaderboard import looks
 from harness.leaderboard.cost_to_break import Costs
 from harness.leaderboard.plots import save
 from harness.leaderboard.scores import named, quantity_of, selected
@@ -160,26 +160,21 @@ def draw(predictions: Sequence[Prediction], out: Path) -> Path | None:
 
 def _panel(axis: Axes, one: Prediction) -> None:
     """Draw a point for each row and task, controls in grey."""
-    for style, row in zip(_styles(one.grid), one.grid.defenses, strict=True):
+    for row, look in looks.of_grid(one.grid).items():
         if row in one.metric.index:
             x, y = one.metric.loc[row], np.exp(one.protection.loc[row])
-            axis.plot(np.exp(x) if one.log else x, y, label=row, linestyle="", markersize=4, **style)
+            axis.plot(
+                np.exp(x) if one.log else x,
+                y,
+                label=row,
+                linestyle="",
+                markersize=4,
+                color=look.colour,
+                marker=look.marker,
+            )
     axis.set_yscale("log")
     if one.log:
         axis.set_xscale("log")
     axis.set_xlabel(one.name, fontsize=8)
     axis.set_title(f"rank correlation {one.text}", fontsize=8)
     axis.tick_params(which="both", labelsize=7)
-
-
-def _styles(grid: Grid) -> Iterator[dict[str, Any]]:
-    """A marker for each row of a grid: colours for defenses, grey for controls."""
-    colours, markers = mpl.colormaps["tab10"]([0, 1, 2, 3, 4, 5, 6, 8, 9]), "osv^D"  # the other one is grey
-    coloured, grey = 0, 0
-    for row in grid.defenses:
-        if grid.control(row):
-            yield {"color": "0.6", "marker": markers[grey % 5]}
-            grey += 1
-        else:
-            yield {"color": colours[coloured % 9], "marker": markers[coloured // 9 % 5]}
-            coloured += 1

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,14 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from harness.leaderboard import looks
 from harness.leaderboard.headline import RETAINED, budget, in_order, shown
+from harness.leaderboard.looks import CONTROL, Look
 from harness.leaderboard.plots import MIN_CELLS, save
 from harness.leaderboard.protection import Protection
 from harness.leaderboard.retention import RETENTION
 from harness.leaderboard.strength import strengths
 from harness.suite import Grid
 
-COLOUR, CONTROL = "#0072B2", "#8a8a8a"
+KEY = "#444444"
+"""Colour of the legend's signs, which are no defense's."""
 WIDEST = 30
 """An axis ends at this multiple of the largest ratio, however wide its interval is."""
 RATIO = "cost to break over that\nof the undefended model"
@@ -52,10 +54,11 @@ def intervals(found: Sequence[Protection]) -> Figure | None:
     if not order:
         return None
     figure, axes = _panels(found, 0.34 * len(order) + 1.7)
+    all_looks = looks.of_grid(found[0].costs.grid)
     for axis, one in zip(axes, found, strict=True):
         rows = one.table.set_index("defense").loc[order]
-        for place, (_, row) in enumerate(rows.iterrows()):
-            _draw_ratio(axis, row, len(order) - 1 - place)
+        for place, (name, row) in enumerate(rows.iterrows()):
+            _draw_ratio(axis, row, len(order) - 1 - place, all_looks[str(name)])
         axis.axvline(1, color="black", linewidth=0.8, linestyle=":")
         axis.set(title=one.costs.name, xlabel=RATIO, ylim=(-0.6, len(order) - 0.4))
         _log(axis.xaxis, rows)
@@ -65,11 +68,11 @@ def intervals(found: Sequence[Protection]) -> Figure | None:
     return figure
 
 
-def _draw_ratio(axis: Axes, row: pd.Series, y: int) -> None:
+def _draw_ratio(axis: Axes, row: pd.Series, y: int, look: Look) -> None:
     """Draw one ratio with both intervals; an arrow where it is a lower bound. row: of `Protection.table`."""
     if pd.isna(row["ratio"]):
         return
-    colour = CONTROL if row["control"] == "control" else COLOUR
+    colour = look.colour
     for kind, width in (("tasks", 1.0), ("ci", 4.0)):
         if not pd.isna(row[f"{kind}_low"]):
             high = row["ratio"] if row["censored"] == 1 else row[f"{kind}_high"]
@@ -79,22 +82,22 @@ def _draw_ratio(axis: Axes, row: pd.Series, y: int) -> None:
         end = row["ratio"] if row["censored"] == 1 or pd.isna(row["ci_high"]) else row["ci_high"]
         axis.annotate("", (end, y), (20, 0), textcoords="offset points", arrowprops=arrow)
     face = "white" if row["kind"] == "harms" else colour
-    axis.plot(row["ratio"], y, "o", color=colour, markerfacecolor=face, markersize=7, zorder=3)
+    axis.plot(row["ratio"], y, look.marker, color=colour, markerfacecolor=face, markersize=7, zorder=3)
 
 
 def _keys(found: Sequence[Protection]) -> list[Line2D]:
     """What the legend explains."""
     tables = pd.concat([one.table for one in found])
-    keys = [Line2D([], [], color=COLOUR, linewidth=4, label="95 %, other seeds")]
+    keys = [Line2D([], [], color=KEY, linewidth=4, label="95 %, other seeds")]
     if tables["tasks_low"].notna().any():
-        keys.append(Line2D([], [], color=COLOUR, linewidth=1, label="95 %, other tasks"))
+        keys.append(Line2D([], [], color=KEY, linewidth=1, label="95 %, other tasks"))
     if (tables["control"] == "control").any():
         keys.append(Line2D([], [], color=CONTROL, marker="o", linestyle="", label="control"))
     if (tables["kind"] == "harms").any():
         label = f"retains less than {RETAINED}"
-        keys.append(Line2D([], [], color=COLOUR, marker="o", markerfacecolor="white", linestyle="", label=label))
+        keys.append(Line2D([], [], color=KEY, marker="o", markerfacecolor="white", linestyle="", label=label))
     if (tables["censored"] > 0).any():
-        keys.append(Line2D([], [], color=COLOUR, marker=r"$\rightarrow$", markersize=12, linestyle="", label="or more"))
+        keys.append(Line2D([], [], color=KEY, marker=r"$\rightarrow$", markersize=12, linestyle="", label="or more"))
     return keys
 
 
@@ -104,11 +107,12 @@ def strength(found: Sequence[Protection], grid: Grid, out: Path) -> Path | None:
     if not found or not grid.sweeps or found[0].kept.isna().all(axis=None):
         return None
     figure, axes = _panels(found, 3.9)
+    all_looks = looks.of_grid(grid)
     for axis, one in zip(axes, found, strict=True):
         points = strengths(one)
-        for place, (defense, rows) in enumerate(points.groupby("defense", sort=False)):
+        for defense, rows in points.groupby("defense", sort=False):
             if rows["control"].iloc[0] != "undefended":
-                look = _look(place, rows["control"].iloc[0])
+                look = all_looks[str(defense)]
                 _draw_curve(axis, rows, "retention", look, str(defense))
                 _draw_curve(axis, rows, "adapted", look, None)
         axis.axvline(RETENTION, color="black", linewidth=0.8, linestyle=":")
@@ -125,32 +129,23 @@ def strength(found: Sequence[Protection], grid: Grid, out: Path) -> Path | None:
     return save(figure, out / f"{grid.name}_strength")
 
 
-def _look(place: int, control: str | None) -> tuple[Any, str, str]:
-    """Colour, line style and marker of the defense at a place in the suite; controls are grey."""
-    if control is not None:
-        return CONTROL, ("-", "--", ":", "-.")[place % 4], "^Dvs"[place % 4]
-    colours = mpl.colormaps["tab10"]([0, 1, 2, 3, 4, 5, 6, 8, 9])  # the other one is grey
-    return colours[place % 9], ("-", "--", ":", "-.")[place // 9 % 4], "o"
-
-
-def _draw_curve(axis: Axes, rows: pd.DataFrame, name: str, look: tuple[Any, str, str], label: str | None) -> None:
+def _draw_curve(axis: Axes, rows: pd.DataFrame, name: str, look: Look, label: str | None) -> None:
     """Draw the points of one defense with their intervals, and through those of a sweep a line from the undefended
-    model. rows: of `strengths`. name: `retention` or `adapted`. look: see `_look`."""
-    colour, _, marker = look
+    model. rows: of `strengths`. name: `retention` or `adapted`."""
     rows = rows[rows[[name, "ratio"]].notna().all(axis=1)].astype({name: float, "ratio": float})
     if rows.empty:
         return
     x, y = rows[name].to_numpy(), rows["ratio"].to_numpy()
     released = name == "retention"
     style: dict[str, Any] = {
-        "fmt": marker,
-        "color": colour,
-        "markerfacecolor": colour if released else "white",
+        "fmt": look.marker,
+        "color": look.colour,
+        "markerfacecolor": look.colour if released else "white",
         "elinewidth": 0.8,
     }
     axis.errorbar(x, y, yerr=_bars(rows, "ratio", "ci"), xerr=_bars(rows, name, f"{name}_ci"), **style, label=label)
     if len(rows) > 1:
-        axis.plot([1, *x], [1, *y], color=colour, linewidth=1.2, linestyle="-" if released else "--")
+        axis.plot([1, *x], [1, *y], color=look.colour, linewidth=1.2, linestyle="-" if released else "--")
 
 
 def _bars(rows: pd.DataFrame, name: str, ends: str) -> list[Any]:
@@ -166,19 +161,19 @@ def survival(found: Sequence[Protection], grid: Grid, out: Path) -> Path | None:
     if max((one.costs.least.groupby("defense").count().max() for one in found), default=0) < MIN_CELLS:
         return None
     figure, axes = _panels(found, 3.6)
+    all_looks = looks.of_grid(grid)
     for axis, one in zip(axes, found, strict=True):
         start = float(one.costs.least.min())
-        for place, (defense, where) in enumerate(one.places.items()):
+        for defense, where in one.places.items():
             row = max(where.mix, key=lambda label: where.mix[label])
             at, shares = one.costs.survival(row)
-            control = grid.control(row)
-            colour, style, _ = _look(place, control)
+            look = all_looks[row]
             axis.step(
                 [min(start, one.costs.budget / 2), *at, one.costs.budget],
                 [1, *shares, *(shares[-1:] if len(shares) else [1])],
                 where="post",
-                color="black" if control == "undefended" else colour,
-                linestyle=style,
+                color=look.colour,
+                linestyle=look.dash,
                 linewidth=1.4,
                 label=str(defense) if row == defense else row,
             )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,20 +15,24 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.colors import hex_to_rgb
 
-from harness.leaderboard.boards import GridBoard
+from harness.leaderboard import looks
+from harness.leaderboard.boards import Board, GridBoard
 from harness.leaderboard.headline import RETAINED, in_order, shown
+from harness.leaderboard.looks import Look
 from harness.leaderboard.retention import retention_rows
 from harness.leaderboard.scores import QUANTITY, Cells, quantity_of
 from harness.leaderboard.stats import BOUNDS, Bools, Floats, logarithms
 from harness.leaderboard.tables import interval, number, unrounded
+from harness.ranking import Ranking
 from harness.site.view import BoardView, GridView
 from harness.suite import Grid
 
 plotly.io.templates.default = None  # the page adds one, light or dark
 THEMES = {"light": "plotly_white", "dark": "plotly_dark"}
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1"]
-DASHES = ["solid", "dash", "dot", "dashdot"]
-SYMBOLS = ["circle", "square", "diamond", "cross", "x", "triangle-up", "triangle-down", "star", "hexagon"]
+NEUTRAL = "#7a7a7a"
+"""Colour of what belongs to no defense."""
+SUMMARY = 2
+"""Defenses, besides the best control, in the chart of a board on the first page."""
 
 
 @dataclass(frozen=True)
@@ -71,61 +76,89 @@ def of_grid(board: BoardView, grid: GridView) -> dict[str, list[Chart]]:
         "Against steps": list(curves(long[ranks], made.grid, cells)),
         FURTHER: list(curves(long[~ranks], made.grid, cells)),
     }
+    for drawn in charts.values():
+        for chart in drawn[1:]:  # a defense looks the same in all, so one legend serves
+            chart.figure.update_layout(showlegend=False, height=300)
     return {heading: drawn for heading, drawn in charts.items() if drawn}
 
 
-def protection(made: GridBoard) -> Iterator[Chart]:
+def summary(made: Board) -> tuple[str, Chart | None]:
+    """The sentence and the chart of a board on the first page: of its first grid with a cost to break the best defenses
+    and the best control, against the first threat model; without such a grid the first sentence alone."""
+    for grid in made.grids:
+        if found := shown(grid.protection):
+            controls = found[0].table.set_index("defense")["control"]
+            order = in_order(found)
+            best = [row for row in order if pd.isna(controls[row])][:SUMMARY]
+            best += [row for row in order if controls[row] == "control"][:1]
+            if chart := next(protection(grid, [row for row in order if row in best]), None):
+                return grid.section.verdict, replace(chart, title=f"{grid.grid.name}. {chart.title}")
+    return next((grid.section.verdict for grid in made.grids if grid.section.verdict), ""), None
+
+
+def protection(made: GridBoard, only: Sequence[str] | None = None) -> Iterator[Chart]:
     """For each threat model, each defense's cost to break as a multiple of the undefended model's with both
-    intervals."""
+    intervals. only: the rows to show, the best first; None: all."""
     found = shown(made.protection)
+    look = looks.of_grid(made.grid)
     for one in found:
-        rows = one.table.set_index("defense").loc[in_order(found)[::-1]]  # plotly draws upwards
+        order = in_order(found) if only is None else list(only)
+        rows = one.table.set_index("defense").loc[order[::-1]]  # plotly draws upwards
         rows = rows[(rows["control"] != "undefended") & rows["ratio"].notna()]
         if rows.empty:
             continue
         what = "cost to break over that of the undefended model"
         figure = _figure(what, "", height=160 + 26 * len(rows), margin_l=10)
-        harms, controls = rows["kind"] == "harms", rows["control"].notna()
-        groups = {
-            "defense": (~harms & ~controls, COLOURS[0]),
-            "control": (~harms & controls, "gray"),
-            f"retains less than {RETAINED}": (harms & ~controls, COLOURS[0]),
-            f"control that retains less than {RETAINED}": (harms & controls, "gray"),
-        }
-        for name, (chosen, colour) in groups.items():
+        harms = rows["kind"] == "harms"
+        for name, chosen in (("retains enough", ~harms), (f"retains less than {RETAINED}", harms)):
             if chosen.any():
-                _add_ratios(figure, name, rows[chosen], colour)
-        figure.add_vline(1, line={"dash": "dot", "color": "gray"}, annotation_text="undefended")
-        figure.update_xaxes(type="log")
-        names = [_label(row) for row in rows.index]
+                _add_ratios(figure, name, rows[chosen], [look[str(row)] for row in rows.index[chosen]])
+        figure.update_layout(showlegend=bool(harms.any()))
+        _mark(figure, 1, "undefended", log=True)
+        figure.update_xaxes(type="log", title=what.replace("that of", "<br>that of"))  # for narrow screens
+        names = [_label(_with_kind(row, control)) for row, control in rows["control"].items()]
         figure.update_yaxes(automargin=True, type="category", dtick=1, categoryorder="array", categoryarray=names)
         about = f"Dot chart of the {what} by defense, with intervals; its values are in the table below."
         bound = " (triangle: or more)" if (rows["censored"] > 0).any() else ""
         yield Chart(f"Cost to break against {one.costs.name}{bound}", about, figure)
 
 
-def _add_ratios(figure: go.Figure, name: str, rows: pd.DataFrame, colour: str) -> None:
-    """Ratios of costs with both intervals; a triangle where a ratio is a lower bound. rows: of a table of
-    protection."""
+def _mark(figure: go.Figure, x: float, text: str, log: bool) -> None:
+    """Draw a line at `x` with a text at its upper end; on a logarithmic axis plotly places texts by the logarithm."""
+    figure.add_vline(x, line={"dash": "dot", "color": "gray"})
+    at = math.log10(x) if log else x
+    figure.add_annotation(x=at, y=1, yref="paper", yanchor="bottom", text=text, showarrow=False, font={"size": 10})
+
+
+def _with_kind(row: object, control: object) -> str:
+    return f"{row} (control)" if control == "control" else str(row)
+
+
+def _add_ratios(figure: go.Figure, name: str, rows: pd.DataFrame, look: Sequence[Look]) -> None:
+    """Ratios of costs with both intervals; a triangle where a ratio is a lower bound, hollow where too little is
+    retained. rows: of a table of protection. look: of each row."""
     rows = rows.astype(dict.fromkeys(("ratio", "censored", *BOUNDS), float))
     for kind in ("ci", "tasks"):  # where all attacks are censored, there is no upper end
         rows[f"{kind}_high"] = rows[f"{kind}_high"].mask(rows["censored"] == 1, rows["ratio"])
     shapes = np.where(rows["censored"] > 0, "triangle-right", "circle")
     open_ = "-open" if (rows["kind"] == "harms").all() else ""
-    for kind, width in (("tasks", 1), ("ci", 4)):
-        figure.add_scatter(
-            x=_floats(rows["ratio"]),
-            y=[_label(row) for row in rows.index],
-            error_x=_bars(rows, "ratio", kind, width, colour),
-            name=name,
-            showlegend=kind == "ci",
-            mode="markers",
-            marker={
-                "color": colour,
-                "size": 10 if kind == "ci" else 1,
-                "symbol": [f"{shape}{open_}" for shape in shapes],
-            },
-        )
+    for place, (row, one) in enumerate(zip(rows.index, look, strict=True)):
+        line = rows.loc[[row]]
+        for kind, width in (("tasks", 1), ("ci", 4)):
+            figure.add_scatter(
+                x=_floats(line["ratio"]),
+                y=[_label(_with_kind(row, line["control"].iloc[0]))],
+                error_x=_bars(line, "ratio", kind, width, one.colour),
+                name=name,
+                legendgroup=name,
+                showlegend=kind == "ci" and place == 0,
+                mode="markers",
+                marker={
+                    "color": one.colour,
+                    "size": 10 if kind == "ci" else 1,
+                    "symbol": f"{shapes[place]}{open_}",
+                },
+            )
 
 
 def intervals(cells: Cells, standings: pd.DataFrame) -> Chart:
@@ -137,10 +170,10 @@ def intervals(cells: Cells, standings: pd.DataFrame) -> Chart:
         figure.add_scatter(
             x=_floats(rows["worst"]),
             y=names,
-            error_x=_bars(rows, "worst", kind, width, COLOURS[0]),
+            error_x=_bars(rows, "worst", kind, width, NEUTRAL),
             name=name,
             mode="markers",
-            marker={"color": COLOURS[0], "size": 9 if kind == "ci" else 1},
+            marker={"color": NEUTRAL, "size": 9 if kind == "ci" else 1},
         )
     if cells.attacked:
         figure.add_scatter(
@@ -148,10 +181,10 @@ def intervals(cells: Cells, standings: pd.DataFrame) -> Chart:
             y=names,
             name="mean over attackers",
             mode="markers",
-            marker={"color": COLOURS[1], "size": 9, "symbol": "diamond-open"},
+            marker={"color": NEUTRAL, "size": 9, "symbol": "diamond-open"},
         )
     if cells.ranking.broken is not None:
-        figure.add_vline(cells.ranking.broken, line={"dash": "dot", "color": "gray"}, annotation_text="broken")
+        _mark(figure, cells.ranking.broken, _broken(cells.ranking), cells.log)
     figure.update_xaxes(type="log" if cells.log else "linear")
     figure.update_yaxes(automargin=True, type="category", dtick=1)
     about = f"Dot chart of {_headline(cells)} by defense, with intervals; its values are in the standings above."
@@ -186,16 +219,17 @@ def _trade_off(cells: Cells, points: pd.DataFrame, score: str, title: str) -> Ch
         line={"dash": "dot", "color": "gray"},
         name="no other is better in both",
     )
+    all_looks = looks.of_grid(cells.grid)
     for i, defense in points["defense"].items():
-        point, look = points.loc[[i]], _look(cells.defenses.index(defense))
+        point, look = points.loc[[i]], all_looks[defense]
         figure.add_scatter(
             x=_floats(point["retained"]),
             y=_floats(point[score]),
             name=_label(defense),
             mode="markers",
-            error_x=_bars(point, "retained", "retained", 1, look["color"]),
-            error_y=_bars(point, "worst", "ci", 1, look["color"]) if score == "worst" else None,
-            marker={**look, "size": 11},
+            error_x=_bars(point, "retained", "retained", 1, look.colour),
+            error_y=_bars(point, "worst", "ci", 1, look.colour) if score == "worst" else None,
+            marker={"color": look.colour, "symbol": look.symbol, "size": 11},
         )
     # Not of the intervals, which few seeds make so wide that all points would be one.
     figure.update_xaxes(range=_range(points["retained"]))
@@ -231,6 +265,7 @@ def _pair_map(cells: Cells, defense: str, values: pd.DataFrame, limit: float, ex
     task with its pair, for the titles."""
     task, (first, second) = example
     shades = values.apply(logarithms) if cells.log else values
+    what = f"ln {cells.quantity.title}" if cells.log else cells.quantity.title
     texts = values.map(number)
     names = [_label(name) for name in values]
     figure = _figure(f"second of the pair ({second} in {task})", f"first ({first} in {task})", height=360, margin_l=50)
@@ -238,7 +273,7 @@ def _pair_map(cells: Cells, defense: str, values: pd.DataFrame, limit: float, ex
         x=names,
         y=names,
         z=shades.to_numpy().tolist(),
-        text=shades.map(lambda shade: "" if pd.isna(shade) else f"{shade:.1f}").to_numpy().tolist(),
+        text=shades.map(lambda shade: "" if pd.isna(shade) else f"{round(shade, 1) + 0.0:.1f}").to_numpy().tolist(),
         texttemplate="%{text}",
         customdata=texts.to_numpy().tolist(),
         hovertemplate="%{x}, %{y}: %{customdata}<extra></extra>",
@@ -246,11 +281,11 @@ def _pair_map(cells: Cells, defense: str, values: pd.DataFrame, limit: float, ex
         colorscale="RdBu" if cells.ranking.better == "higher" else "RdBu_r",
         zmin=-limit,
         zmax=limit,
-        showscale=False,
+        showscale=True,
+        colorbar={"title": {"text": what, "side": "right"}, "thickness": 10},
     )
     figure.update_xaxes(type="category", dtick=1)
     figure.update_yaxes(type="category", dtick=1, autorange="reversed")
-    what = f"ln {cells.quantity.title}" if cells.log else cells.quantity.title
     table = texts.rename_axis("first \\ second").reset_index()
     about = f"Map of {what} of {defense} by pair, mean over seeds; a row the first of the pair, a column the second."
     return Chart(f"{defense}: {what}", about, figure, table)
@@ -260,13 +295,18 @@ def curves(long: pd.DataFrame, grid: Grid, cells: Cells | None) -> Iterator[Char
     """Values that are measured at several steps, a chart an attacker and quantity, with bands of 95 % over seeds. long:
     rows of the grid's long-form board. cells: those that rank, if any."""
     measured = long[long["step"].notna() & long["concept"].isna() & long["value"].notna()]
-    defenses = list(measured["defense"].unique())
+    lines = measured["defense"].nunique()
     for key, rows in measured.groupby([*QUANTITY, "attacker"], dropna=False, sort=False):
         if rows["step"].nunique() > 1:
             parts = [None if pd.isna(part) else str(part) for part in tuple[Any, ...](key)]
             coordinates = dict(zip(QUANTITY, parts, strict=False))
-            broken = cells.ranking.broken if cells is not None and coordinates == cells.coordinates else None
-            yield _curve_chart(rows, grid, coordinates, parts[-1] or "released", defenses, broken)
+            ranking = cells.ranking if cells is not None and coordinates == cells.coordinates else None
+            yield _curve_chart(rows, grid, coordinates, parts[-1] or "released", lines, ranking)
+
+
+def _broken(ranking: Ranking) -> str:
+    """The label of the line at the value that counts as broken."""
+    return f"broken: {'at or above' if ranking.better == 'lower' else 'at or below'} {ranking.broken:g}"
 
 
 def _curve_chart(
@@ -274,19 +314,19 @@ def _curve_chart(
     grid: Grid,
     coordinates: Mapping[str, str | None],
     attacker: str,
-    defenses: list[str],
-    broken: float | None,
+    lines: int,
+    ranking: Ranking | None,
 ) -> Chart:
-    """A line chart with a line for each defense. defenses: in the order of colours. broken: a line at this value, if
-    any."""
+    """A line chart with a line for each defense. lines: number of defenses. ranking: of these values, if they rank."""
     metric = str(coordinates["metric"])
     further = (coordinates[name] for name in ("role", "variant", "split"))
     what = " ".join([quantity_of(grid, metric).title, *(part for part in further if part)])
-    figure = _figure("steps", what, height=330 + 16 * len(defenses))
+    figure = _figure("steps", what, height=330 + 16 * lines)
+    all_looks = looks.of_grid(grid)
     for defense, line in rows.groupby("defense", sort=False):
-        _add_line(figure, str(defense), line.sort_values("step"), defenses.index(str(defense)))
-    if broken is not None:
-        figure.add_hline(broken, line={"dash": "dot", "color": "gray"}, annotation_text="broken")
+        _add_line(figure, str(defense), line.sort_values("step"), all_looks[str(defense)])
+    if ranking is not None and ranking.broken is not None:
+        figure.add_hline(ranking.broken, line={"dash": "dot", "color": "gray"}, annotation_text=_broken(ranking))
     steps = [str(step) for step in sorted(int(step) for step in rows["step"].unique())]
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=steps)
     figure.update_yaxes(type="log" if quantity_of(grid, metric).scale == "log" else "linear")
@@ -299,11 +339,12 @@ def _curve_chart(
 def searches(trials: pd.DataFrame) -> Iterator[Chart]:
     """The best score so far against the trials, a chart for each grid and attacker. trials: of `SearchTables`."""
     defenses = list(trials["defense"].unique())
+    all_looks = looks.of_names(defenses)
     for (grid, attacker), tried in trials.groupby(["grid", "attacker"], sort=False):
         figure = _figure("trials", "best score so far", height=330 + 16 * len(defenses))
         for defense, line in tried.groupby("defense", sort=False):
-            look, dash = _line_look(defenses.index(defense))
-            line_style = {"color": look["color"], "width": 1.5, "dash": dash, "shape": "hv"}
+            look = all_looks[str(defense)]
+            line_style = {"color": look.colour, "width": 1.5, "dash": look.line, "shape": "hv"}
             figure.add_scatter(
                 x=_floats(line["trial"] + 1), y=_floats(line["best"]), mode="lines", line=line_style,
                 name=_label(defense),
@@ -316,13 +357,13 @@ def searches(trials: pd.DataFrame) -> Iterator[Chart]:
         yield Chart(f"{grid}: {attacker}", about, figure, table.reset_index())
 
 
-def _add_line(figure: go.Figure, defense: str, line: pd.DataFrame, place: int) -> None:
+def _add_line(figure: go.Figure, defense: str, line: pd.DataFrame, look: Look) -> None:
     """A defense's values against steps, with a band where it has intervals."""
-    (look, dash), steps = _line_look(place), [str(step) for step in line["step"]]
+    steps = [str(step) for step in line["step"]]
     shared = {"name": _label(defense), "legendgroup": _label(defense)}
     if line["ci_low"].notna().any():
         low, high = (_floats(line[side].fillna(line["value"])) for side in ("ci_low", "ci_high"))
-        red, green, blue = hex_to_rgb(look["color"])
+        red, green, blue = hex_to_rgb(look.colour)
         figure.add_scatter(
             x=steps + steps[::-1],
             y=high + low[::-1],
@@ -338,8 +379,8 @@ def _add_line(figure: go.Figure, defense: str, line: pd.DataFrame, place: int) -
         x=steps,
         y=_floats(line["value"]),
         mode="lines+markers",
-        marker={**look, "size": 6},
-        line={"color": look["color"], "width": 1.5, "dash": dash},
+        marker={"color": look.colour, "symbol": look.symbol, "size": 6},
+        line={"color": look.colour, "width": 1.5, "dash": look.line},
         **shared,
     )
 
@@ -380,16 +421,6 @@ def _figure(x: str, y: str, *, height: int, margin_l: int = 60) -> go.Figure:
     figure.update_xaxes(title=_label(x), fixedrange=True)  # a finger on the chart scrolls the page
     figure.update_yaxes(title=_label(y), fixedrange=True)
     return figure
-
-
-def _look(place: int) -> dict[str, Any]:
-    """Colour and symbol of the defense at a place in the suite; no two of 63 are alike in both."""
-    return {"color": COLOURS[place % len(COLOURS)], "symbol": SYMBOLS[place % len(SYMBOLS)]}
-
-
-def _line_look(place: int) -> tuple[dict[str, Any], str]:
-    """The same, and the dashes of its line."""
-    return _look(place), DASHES[place // len(COLOURS) % len(DASHES)]
 
 
 def _bars(rows: pd.DataFrame, name: str, ends: str, thickness: int, colour: str) -> dict[str, Any]:

@@ -19,9 +19,15 @@ const seen = new IntersectionObserver((entries) => {
 }, { rootMargin: "400px" });
 
 document.querySelectorAll("figure.chart").forEach((figure) => seen.observe(figure));
+addEventListener("beforeprint", () => {
+  document.querySelectorAll("figure.chart:not([data-drawn])").forEach((figure) => figure.checkVisibility() && draw(figure));
+});
 dark.addEventListener("change", () => document.querySelectorAll("figure[data-drawn]").forEach(draw));
 
+const MANY = 15; // rows from which a table can be searched
+
 function tabulate(DataTable, table) {
+  const many = table.id === "cells" || table.tBodies[0].rows.length >= MANY;
   const options = {
     autoWidth: false,
     columnControl: [
@@ -29,7 +35,7 @@ function tabulate(DataTable, table) {
       { extend: "dropdown", text: "Filter", content: ["title", { extend: "search", titleAttr: "[title]" }] },
     ],
     language: { search: `Search ${table.caption.innerHTML}:` },
-    layout: { topStart: "search", topEnd: null, bottomStart: "info", bottomEnd: "paging" },
+    layout: { topStart: many ? "search" : null, topEnd: null, bottomStart: many ? "info" : null, bottomEnd: "paging" },
     order: [],
     ordering: { indicators: false, handler: true },
     pageLength: 50,
@@ -42,6 +48,10 @@ function tabulate(DataTable, table) {
     addEventListener("hashchange", () => follow(cells));
   } else {
     new DataTable(table, { ...options, paging: table.tBodies[0].rows.length > options.pageLength });
+  }
+  for (const head of table.tHead.rows[0].cells) {
+    const title = head.querySelector(".dt-column-title").textContent;
+    for (const button of head.querySelectorAll("button")) button.ariaLabel += ` ${title}`;
   }
   const region = table.closest(".wide"); // it scrolls no more, what lies in it does
   region.removeAttribute("tabindex");
