@@ -239,7 +239,7 @@ class Track(ABC):
         default): the engine's table."""
         return None
 
-    def plots(self, records: pd.DataFrame, out: Path) -> list[Path] | None:
-        """Draw plots of `records` (columns `harness.records.COLUMNS`) into the folder `out` and return the files; None
-        (the default): the engine draws curves."""
-        return None
+    def plots(self, records: pd.DataFrame, out: Path) -> list[Path]:
+        """Draw plots of `records` (columns `harness.records.COLUMNS`), besides those of the engine, into the folder
+        `out` and return the files; by default none."""
+        return []

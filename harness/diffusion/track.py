@@ -40,6 +40,7 @@ class DiffusionTrack(Track):
     task_model: ClassVar[type[BaseModel]] = GroupBlock
     single_task_model: ClassVar[type[BaseModel]] = Group
     protocol_model: ClassVar[type[Protocol]] = DiffusionProtocol
+    curves = ("asr", "retention")
     metrics = ("released_success", "kept_similarity", "attack_success", "similarity", "msgr", "mrsgr")
 
     def __init__(self) -> None:
@@ -170,12 +171,6 @@ class DiffusionTrack(Track):
         from harness.diffusion import table
 
         return table.table(board)
-
-    def plots(self, records: pd.DataFrame, out: Path) -> list[Path]:
-        """See `harness.diffusion.plots`."""
-        from harness.diffusion import plots
-
-        return plots.plots(records, out)
 
 
 _RANKED = (

@@ -131,10 +131,10 @@ class Board:
         """By grid, a line for each flag: its rows, its meaning and advice."""
         return {grid.grid.name: flags.listing(grid.raised, list(grid.grid.defenses))[1] for grid in self.grids}
 
-    def intervals(self, grid: str) -> Figure | None:
+    def intervals(self, grid: str, width: float | None = None) -> Figure | None:
         """The picture of a grid's costs to break, see `protection_plots.intervals`; None where none is known."""
         (found,) = (one.protection for one in self.grids if one.grid.name == grid)
-        return protection_plots.intervals(headline.shown(found))
+        return protection_plots.intervals(headline.shown(found), width)
 
     def markdown(self, pictures: Sequence[str] = ()) -> str:
         """The readable board as Markdown. pictures: links to files, shown with the grid that their names begin with."""
@@ -288,18 +288,15 @@ def texts(board: Board, pictures: Sequence[str]) -> dict[str, str]:
 
 def draw(board: Board, out: Path) -> Iterator[Path]:
     """Draw the plots of a board into the folder `out`: of each grid those of its protection, the predictions, its
-    performance profile, and its track's plots or the default curves. Yields the files."""
+    performance profile, its curves and its track's plots. Yields the files."""
     for grid in board.grids:
         frame = board.records.frame[board.records.frame["grid"] == grid.grid.name]
         profile = None if grid.cells is None else plots.profile(grid.cells, out)
         predicted = prediction.draw(grid.predictions, out)
-        drawn = None if grid.track is None else grid.track.plots(frame, out)
-        if drawn is None:
-            curves = plots.curves(frame, grid.grid, out, () if grid.track is None else grid.track.curves)
-            drawn = [curves] if curves else []
+        curves = plots.curves(grid.long, grid.grid, out, () if grid.track is None else grid.track.curves)
         yield from protection_plots.draw(grid.protection, grid.grid, out)
-        yield from (picture for picture in (predicted, profile) if picture)
-        yield from drawn
+        yield from (picture for picture in (predicted, profile, curves) if picture)
+        yield from [] if grid.track is None else grid.track.plots(frame, out)
 
 
 def links(files: Sequence[Path], folder: Path) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from harness.leaderboard import looks
 from harness.leaderboard.headline import RETAINED, budget, in_order, shown
 from harness.leaderboard.looks import CONTROL, Look
-from harness.leaderboard.plots import MIN_CELLS, save
+from harness.leaderboard.plots import MIN_CELLS, TEXT, save
 from harness.leaderboard.protection import Protection
 from harness.leaderboard.retention import RETENTION
 from harness.leaderboard.strength import strengths
@@ -44,27 +45,32 @@ def costs(found: Sequence[Protection], grid: Grid, out: Path) -> Path | None:
     return None if figure is None else save(figure, out / f"{grid.name}_protection")
 
 
-def intervals(found: Sequence[Protection]) -> Figure | None:
+def intervals(found: Sequence[Protection], width: float | None = None) -> Figure | None:
     """Each defense's cost to break as a multiple of the undefended model's: a panel for each threat model, rows in the
-    order of the headline. found: see `headline.shown`. None where there is only the undefended row."""
+    order of the headline. found: see `headline.shown`. width: in inches, with texts of 8 points, as for a column (3.3)
+    or a page (7) of a paper; None: as wide as the panels. None is returned where there is only the undefended row."""
     if not found:
         return None
     controls = found[0].table.set_index("defense")["control"]
     order = [row for row in in_order(found) if controls[row] != "undefended"]
     if not order:
         return None
-    figure, axes = _panels(found, 0.34 * len(order) + 1.7)
-    all_looks = looks.of_grid(found[0].costs.grid)
-    for axis, one in zip(axes, found, strict=True):
-        rows = one.table.set_index("defense").loc[order]
-        for place, (name, row) in enumerate(rows.iterrows()):
-            _draw_ratio(axis, row, len(order) - 1 - place, all_looks[str(name)])
-        axis.axvline(1, color="black", linewidth=0.8, linestyle=":")
-        axis.set(title=one.costs.name, xlabel=RATIO, ylim=(-0.6, len(order) - 0.4))
-        _log(axis.xaxis, rows)
-    names = [f"{row} (control)" if controls[row] == "control" else row for row in order]
-    axes[0].set_yticks(range(len(order)), names[::-1])
-    figure.legend(handles=_keys(found), loc="outside lower center", ncols=3, fontsize=8)
+    with mpl.rc_context({} if width is None else TEXT):
+        height = 0.34 * len(order) + 1.7 if width is None else 0.2 * len(order) + 0.9
+        figure, axes = _panels(found, height, width)
+        all_looks = looks.of_grid(found[0].costs.grid)
+        for axis, one in zip(axes, found, strict=True):
+            rows = one.table.set_index("defense").loc[order]
+            for place, (name, row) in enumerate(rows.iterrows()):
+                _draw_ratio(axis, row, len(order) - 1 - place, all_looks[str(name)])
+            axis.axvline(1, color="black", linewidth=0.8, linestyle=":")
+            axis.set(title=one.costs.name, xlabel=RATIO, ylim=(-0.6, len(order) - 0.4))
+            _log(axis.xaxis, rows)
+            axis.label_outer()
+        names = [f"{row} (control)" if controls[row] == "control" else row for row in order]
+        axes[0].set_yticks(range(len(order)), names[::-1])
+        ncols = 3 if width is None else max(1, int(width / 2.2))
+        figure.legend(handles=_keys(found), loc="outside lower center", ncols=ncols, fontsize=8)
     return figure
 
 
@@ -184,10 +190,14 @@ def survival(found: Sequence[Protection], grid: Grid, out: Path) -> Path | None:
     return save(figure, out / f"{grid.name}_survival")
 
 
-def _panels(found: Sequence[Protection], height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with a panel for each threat model."""
-    figure = Figure(figsize=(3.4 * len(found) + 1.8, height), layout="constrained")
-    return figure, list(figure.subplots(1, len(found), squeeze=False, sharey=True)[0])
+def _panels(found: Sequence[Protection], height: float, width: float | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for each threat model beside each other; in a `width` (inches) that is too narrow for them,
+    below each other. height: of a panel, in inches. width: None: as wide as the panels."""
+    beside = width is None or width >= 2.2 * len(found)
+    lines, columns = (1, len(found)) if beside else (len(found), 1)
+    size = (3.4 * len(found) + 1.8 if width is None else width, height * lines)
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, list(figure.subplots(lines, columns, squeeze=False, sharex=not beside, sharey=True).flat)
 
 
 def _log(axis: Any, rows: pd.DataFrame) -> None:

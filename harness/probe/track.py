@@ -179,7 +179,7 @@ class ProbeTrack(Track):
 
         return table.table(board)
 
-    def plots(self, records: pd.DataFrame, out: Path) -> list[Path] | None:
+    def plots(self, records: pd.DataFrame, out: Path) -> list[Path]:
         """See `harness.probe.plots`."""
         from harness.probe import plots
 

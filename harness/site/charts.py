@@ -19,6 +19,7 @@ from harness.leaderboard import looks
 from harness.leaderboard.boards import Board, GridBoard
 from harness.leaderboard.headline import RETAINED, in_order, shown
 from harness.leaderboard.looks import Look
+from harness.leaderboard.plots import on_log_scale
 from harness.leaderboard.retention import retention_rows
 from harness.leaderboard.scores import QUANTITY, Cells, quantity_of
 from harness.leaderboard.stats import BOUNDS, Bools, Floats, logarithms
@@ -329,7 +330,7 @@ def _curve_chart(
         figure.add_hline(ranking.broken, line={"dash": "dot", "color": "gray"}, annotation_text=_broken(ranking))
     steps = [str(step) for step in sorted(int(step) for step in rows["step"].unique())]
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=steps)
-    figure.update_yaxes(type="log" if quantity_of(grid, metric).scale == "log" else "linear")
+    figure.update_yaxes(type="log" if on_log_scale(rows["value"], quantity_of(grid, metric)) else "linear")
     texts = rows.assign(text=[interval(row) for _, row in rows.iterrows()])
     wide = texts.pivot(index="defense", columns="step", values="text").reindex(rows["defense"].unique())
     about = f"Line chart of {what} against steps of {attacker}, with a line for each defense."

@@ -158,7 +158,7 @@ def track(tmp_path):
     return path
 
 
-def test_a_tracks_own_table_and_plots_stand_in_place_of_the_default_ones(track, tmp_path):
+def test_a_tracks_own_table_replaces_the_default_one_and_its_plots_are_added(track, tmp_path):
     rows = [row | {"track": "small_track"} for row in ranked_rows()]
     made = boards.make(build(rows, suite={"plugins": [track]}))
     (_, (table, below)) = made.grids[0].section.tables
@@ -166,7 +166,7 @@ def test_a_tracks_own_table_and_plots_stand_in_place_of_the_default_ones(track, 
     assert below == "best: the highest value."
     boards.write(made, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {
-        "g_profile.png", "g_own.png", "g_protection.png", "g_survival.png",
+        "g_profile.png", "g_own.png", "g_protection.png", "g_steps.png", "g_survival.png",
     }  # fmt: skip
 
 

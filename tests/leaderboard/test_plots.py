@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from harness.leaderboard import plots, protection, protection_plots
+from harness.leaderboard import headline, long_form, looks, plots, protection, protection_plots
 from harness.leaderboard.scores import read
 from tests.leaderboard.builders import asr, build, cells, curves, retained
 
@@ -50,22 +50,22 @@ def test_default_curves_show_the_ranking_value_against_steps(tmp_path, saved):
     rows += [row | {"step": 30, "value": row["value"] / 2} for row in rows]
     rows += [row | {"metric": "msgr", "measured_by": "msgr"} for row in rows]
     records = build(rows)
-    (grid,) = records.suite.grids
-    assert plots.curves(records.frame, grid, tmp_path) == tmp_path / "g_steps.png"
+    (grid,), long = records.suite.grids, long_form.board(records)
+    assert plots.curves(long, grid, tmp_path) == tmp_path / "g_steps.png"
     (axis,) = saved["g_steps.png"].axes  # the ranking value alone
     lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines}
     assert lines["mine"] == ([30, 60], pytest.approx([0.1, 0.2]))
-    plots.curves(records.frame, grid, tmp_path, ["msgr"])  # what a track names instead
+    plots.curves(long, grid, tmp_path, ["msgr"])  # what a track names instead
     assert [axis.get_ylabel() for axis in saved["g_steps.png"].axes] == ["msgr harmful"]
     unranked = grid.model_copy(update={"ranking": None})
-    plots.curves(records.frame, unranked, tmp_path)
+    plots.curves(long, unranked, tmp_path)
     assert [axis.get_ylabel() for axis in saved["g_steps.png"].axes] == ["ASR harmful", "msgr harmful"]
 
 
 def test_curves_of_many_attackers_are_in_several_lines_of_panels(tmp_path, saved):
     rows = cells({"none": {f"attacker_{place}": 0.1 * place for place in range(6)}})
     records = build([*rows, *(row | {"step": 30} for row in rows)])
-    plots.curves(records.frame, records.suite.grids[0], tmp_path)
+    plots.curves(long_form.board(records), records.suite.grids[0], tmp_path)
     axes = saved["g_steps.png"].axes
     assert [axis.get_title() for axis in axes] == [f"attacker_{place}" for place in range(6)]
     assert [axis.get_xlabel() for axis in axes] == ["", "", *["steps"] * 4]
@@ -74,7 +74,7 @@ def test_curves_of_many_attackers_are_in_several_lines_of_panels(tmp_path, saved
 
 def test_no_curves_of_what_is_measured_once(tmp_path):
     records = build([asr("none", "lora", "a", 1, 0.5)])
-    assert plots.curves(records.frame, records.suite.grids[0], tmp_path) is None
+    assert plots.curves(long_form.board(records), records.suite.grids[0], tmp_path) is None
 
 
 def drawn(rows, out, **fields):
@@ -90,10 +90,10 @@ def test_costs_are_drawn_in_the_order_of_the_table_with_controls_in_grey(tmp_pat
     assert drawn(rows, tmp_path) == ["g_protection.png", "g_survival.png"]
     (axis,) = saved["g_protection.png"].axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["harmful", "ascent (control)", "mine", "held"]
-    points = {line.get_ydata()[0]: line for line in axis.lines if line.get_marker() == "o"}
+    points = {line.get_ydata()[0]: line for line in axis.lines if line.get_marker() in looks.MARKERS}
     assert [points[y].get_xdata()[0] for y in range(4)] == pytest.approx([3.97, 1.5, 2.1, 4.97], abs=0.05)
     assert points[0].get_markerfacecolor() == "white"
-    assert [points[y].get_color() == protection_plots.CONTROL for y in range(4)] == [False, True, False, False]
+    assert [points[y].get_color() == looks.CONTROL for y in range(4)] == [False, True, False, False]
     assert [arrow.xy[1] for arrow in axis.texts] == [3, 0][: len(axis.texts)]  # where attacks do not succeed
 
 
@@ -102,7 +102,7 @@ def test_ratios_of_a_single_seed_are_within_the_axis(tmp_path, saved):
     assert "g_protection.png" in drawn(rows, tmp_path)
     (axis,) = saved["g_protection.png"].axes
     low, high = axis.get_xlim()
-    points = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o"]
+    points = [line.get_xdata()[0] for line in axis.lines if line.get_marker() in looks.MARKERS]
     assert len(points) == 2
     assert low < min(points) < 1 < max(points) < high
 
@@ -127,3 +127,35 @@ def test_strength_curves_start_at_the_undefended_model(tmp_path, saved):
 
 def test_no_picture_of_protection_where_no_attack_succeeds(tmp_path):
     assert drawn(curves({"none": 200, "mine": 300}), tmp_path) == []
+
+
+def test_a_defense_looks_the_same_everywhere(tmp_path, saved):
+    """Controls are grey, the undefended model too; a sweep has one colour."""
+    rows = curves({"none": 20, "ascent": 30, "mine@lr=1": 30, "mine@lr=2": 60, "other": 42})
+    records = build(rows, sweeps={"mine": ["mine@lr=1", "mine@lr=2"]})
+    grid = records.suite.grids[0]
+    look = looks.of_grid(grid)
+    assert (look["none"].colour, look["ascent"].colour) == (looks.UNDEFENDED, looks.CONTROL)
+    assert look["mine@lr=1"].colour == look["mine@lr=2"].colour == look["mine"].colour == looks.COLOURS[0]
+    assert look["other"].colour == looks.COLOURS[1]
+    assert look["mine@lr=1"].marker != look["mine@lr=2"].marker
+    plots.curves(long_form.board(records), grid, tmp_path)
+    lines = saved["g_steps.png"].axes[0].lines
+    assert {line.get_label(): line.get_color() for line in lines} == {row: look[row].colour for row in grid.defenses}
+
+
+def test_many_defenses_are_told_apart():
+    found = looks.of_names([f"d{place}" for place in range(63)]).values()
+    assert len({(look.colour, look.marker) for look in found}) == 63
+    assert all(look.symbol and look.line for look in found)
+
+
+@pytest.mark.parametrize("width", [3.3, 7.0])
+def test_a_paper_gets_a_figure_of_its_width_with_texts_of_8_points(width):
+    records = build(curves({"none": 20, "mine": 42}))
+    grid = records.suite.grids[0]
+    figure = protection_plots.intervals(headline.shown(protection.read(records, grid)), width)
+    assert figure.get_size_inches()[0] == pytest.approx(width)
+    (axis,) = figure.axes
+    texts = [axis.title, axis.xaxis.label, *axis.get_xticklabels(), *axis.get_yticklabels(), *figure.legends[0].texts]
+    assert {text.get_fontsize() for text in texts} == {8}

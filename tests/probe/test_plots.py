@@ -35,10 +35,3 @@ def test_rows_of_the_map_are_benign_digits():
     drawn = axis.images[0].get_array()
     assert np.nanmean(drawn, axis=1).round(6).tolist() == [0] * 7 + [3, 0, 0]
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("harmful digit", "benign digit")
-
-
-def test_curves_are_drawn_of_attacks(tmp_path: Path):
-    places = {"attacker": "adam", "role": "harmful", "variant": None}
-    rows = [record(task="house_prices", metric="excess_loss", step=s, value=1 / (1 + s), **places) for s in (0, 1, 9)]
-    assert plots(frame(rows), tmp_path) == [tmp_path / "digits_steps.png"]
-    assert (tmp_path / "digits_steps.png").is_file()
