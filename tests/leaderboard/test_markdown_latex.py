@@ -50,6 +50,24 @@ def test_latex_compiles(tmp_path):
     assert done.returncode == 0, done.stdout[-1500:]
 
 
+def test_a_grid_is_one_table_with_numbers_aligned_and_the_separated_best_in_bold():
+    rows = {"defense": ["mine: Mine(lr=0.1, k=2)", "none (undefended): Undefended()"], "cost to break: lora [95 %]": [
+        "≥2× [1.5, 3] a", "1× b"], "retention": ["0.97", "1"], "flags": ["harms", None]}  # fmt: skip
+    text = latex(
+        [Section("styles_two (track diffusion)", [], [], headline=(pd.DataFrame(rows), "Below."), verdict="V.")], "t"
+    )
+    assert r"\begin{tabular}{@{}lrrl@{}}" in text
+    assert r"\caption{styles\_two (track diffusion). V.}" in text
+    assert r"\label{tab:styles-two-track-diffusion}" in text
+    assert r"\shortstack{cost to break: \\ lora [95 \%]}" in text
+    (mine,), (none,) = ([line for line in text.splitlines() if line.startswith(name)] for name in ("mine", "none"))
+    assert mine.startswith(r"mine & \textbf{\ensuremath{\geq}2")
+    assert mine.endswith(r"& 0.97 & harms \\")
+    assert none == r"none (undefended) & 1\ensuremath{\times} b & 1 &  \\"
+    alike = pd.DataFrame({"defense": ["x: X()"], "cost": ["2× a"]})
+    assert "textbf" not in latex([Section("g", [], [], headline=(alike, ""))], "t")
+
+
 def test_markdown_shows_text_as_text():
     text = markdown([Section("<b>", [(pd.DataFrame({"<i>": ["<u>&"]}), "<s>")], ["<q>"])], "<h>")
     assert not re.search("<(b|i|u|s|q|h)>", text)
