@@ -144,7 +144,7 @@ def test_a_defense_looks_the_same_everywhere(tmp_path, saved):
     assert {line.get_label(): line.get_color() for line in lines} == {row: look[row].colour for row in grid.defenses}
 
 
-def test_many_defenses_are_told_apart():
+def test_many_defenses_differ_in_colour_or_marker():
     found = looks.of_names([f"d{place}" for place in range(63)]).values()
     assert len({(look.colour, look.marker) for look in found}) == 63
     assert all(look.symbol and look.line for look in found)
