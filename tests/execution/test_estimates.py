@@ -3,6 +3,8 @@
 import pytest
 
 from harness.execution.estimates import Estimates
+from harness.plan import make
+from harness.suite_reader import load
 from tests.stages import Adapt, spec
 
 ADAM = {"track": "test", "stage": "adapt", "plugin": "adam", "work": 1.0}
@@ -58,3 +60,10 @@ def test_the_costs_survive_as_a_table():
     again = Estimates(estimates.rows())
     assert again.of(ADAM) == pytest.approx(3.0)
     assert again.of({**ADAM, "plugin": None}) == pytest.approx(0.5)
+
+
+def test_a_new_machine_has_an_estimate_for_quick():
+    plan = make(load("quick"))
+    seconds, unknown = Estimates.here([]).known(plan.jobs.values())
+    assert unknown == 0
+    assert seconds > 60
