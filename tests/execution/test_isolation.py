@@ -355,5 +355,5 @@ def test_a_child_has_its_own_folder_and_streams(capfd):
 
 def test_the_call_of_a_defense_holds_training_rows_only():
     rows = ProbeTargets.__dataclass_fields__.keys()
-    assert set(rows) == {"benign", "harmful", "seed"}
+    assert set(rows) == {"benign", "harmful", "family", "seed"}
     assert set(weights_of(Extractor(3))) == {"weight", "bias"}
