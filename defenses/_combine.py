@@ -6,11 +6,9 @@ name. Choices of entries, signs and directions are constants of the derivative.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 
-Weights = Mapping[str, torch.Tensor]
+from defenses._merge import Weights
 
 
 def mean(pretrained: Weights, adapted: Weights) -> dict[str, torch.Tensor]:

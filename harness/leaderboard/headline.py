@@ -152,11 +152,16 @@ def rows_of(grid: Grid, row: str) -> list[str]:
     return [label for label in grid.sweeps.get(row, [row]) if label in grid.defenses]
 
 
+def with_control(name: str, control: object) -> str:
+    """A row's name with its kind of control, if it is one."""
+    return f"{name} ({control})" if isinstance(control, str) else name
+
+
 def row_text(grid: Grid, one: Protection, row: str) -> str:
     """A row's name with its control mark and its call, or the strengths between which a sweep is compared."""
     first = rows_of(grid, row)[0]
     control = grid.control(first)
-    name = marked(grid, "defense", row) + (f" ({control})" if control else "")
+    name = with_control(marked(grid, "defense", row), control)
     if row in grid.sweeps:
         mix = one.places[row].mix
         shares = {label: f"{share:.2g} " if len(mix) > 1 else "" for label, share in mix.items()}

@@ -77,7 +77,7 @@ def profile(cells: Cells, out: Path) -> Path | None:
 
 def curves(long: pd.DataFrame, grid: Grid, out: Path, quantities: Sequence[str] = ()) -> Path | None:
     """Draw the default curves of a grid into the folder `out`: the `quantities`, else its ranking value, else each
-    quantity that is measured at several steps, against steps; a column for each attacker, a line for each defense with
+    quantity that is measured at several steps, against steps; a panel for each attacker, a line for each defense with
     its mean and a band of 95 % for other seeds. long: the grid's long-form board. quantities: names. None where nothing
     is measured at several steps."""
     measured = long[long["step"].notna() & long["concept"].isna() & long["value"].notna()]
@@ -111,7 +111,8 @@ def _panels(
     """Draw a quantity: a panel for each attacker, `WIDE` in a line."""
     _, metric, *further = (None if pd.isna(part) else str(part) for part in coordinates)
     title = " ".join([quantity_of(grid, str(metric)).title, *(part for part in further if part)])
-    wide, steps = min(len(attackers), WIDE), sorted(values["step"].astype(int).unique())[::-1]
+    wide, steps = min(len(attackers), WIDE), sorted(values["step"].astype(int).unique())
+    ticks = steps[:: -max(1, -(-len(steps) // 4))]
     log = on_log_scale(values["value"], quantity_of(grid, str(metric)))
     for place, (axis, attacker) in enumerate(zip(axes, attackers, strict=False)):
         if place:
@@ -122,7 +123,7 @@ def _panels(
         axis.set_title(_in_two_lines(attacker))
         axis.set_xscale("symlog", linthresh=1)
         axis.minorticks_off()
-        axis.set_xticks(steps[:: -(-len(steps) // 4)][::-1], steps[:: -(-len(steps) // 4)][::-1])
+        axis.set_xticks(ticks, ticks)
         axis.set_xlabel("steps" if place + wide >= len(attackers) else "")
         axis.set_ylabel(title if place % wide == 0 else "")
     for axis in axes[len(attackers) :]:

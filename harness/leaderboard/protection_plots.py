@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from harness.leaderboard import looks
-from harness.leaderboard.headline import RETAINED, budget, in_order, shown
+from harness.leaderboard.headline import RETAINED, budget, in_order, shown, with_control
 from harness.leaderboard.looks import CONTROL, Look
 from harness.leaderboard.plots import MIN_CELLS, TEXT, save
 from harness.leaderboard.protection import Protection
@@ -67,7 +67,7 @@ def intervals(found: Sequence[Protection], width: float | None = None) -> Figure
             axis.set(title=one.costs.name, xlabel=RATIO, ylim=(-0.6, len(order) - 0.4))
             _log(axis.xaxis, rows)
             axis.label_outer()
-        names = [f"{row} (control)" if controls[row] == "control" else row for row in order]
+        names = [with_control(row, controls[row]) for row in order]
         axes[0].set_yticks(range(len(order)), names[::-1])
         ncols = 3 if width is None else max(1, int(width / 2.2))
         figure.legend(handles=_keys(found), loc="outside lower center", ncols=ncols, fontsize=8)

@@ -17,7 +17,7 @@ from plotly.colors import hex_to_rgb
 
 from harness.leaderboard import looks
 from harness.leaderboard.boards import Board, GridBoard
-from harness.leaderboard.headline import RETAINED, in_order, shown
+from harness.leaderboard.headline import RETAINED, in_order, shown, with_control
 from harness.leaderboard.looks import Look
 from harness.leaderboard.plots import on_log_scale
 from harness.leaderboard.retention import retention_rows
@@ -117,7 +117,7 @@ def protection(made: GridBoard, only: Sequence[str] | None = None) -> Iterator[C
         figure.update_layout(showlegend=bool(harms.any()))
         _mark(figure, 1, "undefended", log=True)
         figure.update_xaxes(type="log", title=what.replace("that of", "<br>that of"))  # for narrow screens
-        names = [_label(_with_kind(row, control)) for row, control in rows["control"].items()]
+        names = [_label(with_control(str(row), control)) for row, control in rows["control"].items()]
         figure.update_yaxes(automargin=True, type="category", dtick=1, categoryorder="array", categoryarray=names)
         about = f"Dot chart of the {what} by defense, with intervals; its values are in the table below."
         bound = " (triangle: or more)" if (rows["censored"] > 0).any() else ""
@@ -129,10 +129,6 @@ def _mark(figure: go.Figure, x: float, text: str, log: bool) -> None:
     figure.add_vline(x, line={"dash": "dot", "color": "gray"})
     at = math.log10(x) if log else x
     figure.add_annotation(x=at, y=1, yref="paper", yanchor="bottom", text=text, showarrow=False, font={"size": 10})
-
-
-def _with_kind(row: object, control: object) -> str:
-    return f"{row} (control)" if control == "control" else str(row)
 
 
 def _add_ratios(figure: go.Figure, name: str, rows: pd.DataFrame, look: Sequence[Look]) -> None:
@@ -148,7 +144,7 @@ def _add_ratios(figure: go.Figure, name: str, rows: pd.DataFrame, look: Sequence
         for kind, width in (("tasks", 1), ("ci", 4)):
             figure.add_scatter(
                 x=_floats(line["ratio"]),
-                y=[_label(_with_kind(row, line["control"].iloc[0]))],
+                y=[_label(with_control(str(row), line["control"].iloc[0]))],
                 error_x=_bars(line, "ratio", kind, width, one.colour),
                 name=name,
                 legendgroup=name,

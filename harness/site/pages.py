@@ -29,7 +29,7 @@ from harness.leaderboard.searches import CAPTIONS, SearchTables
 from harness.leaderboard.tables import CHANGED, CI, WEAK
 from harness.registry import installed
 from harness.site import charts
-from harness.site.view import CELL_COLUMNS, KINDS, RANKING, BoardView, GridView, Plugins, raised_flags
+from harness.site.view import CELL_COLUMNS, KINDS, RANKING, BoardView, Plugins, raised_flags
 from harness.submission.merge import Merged
 
 ROW_COLUMNS = {"defense": "defense", "other": "defense", "attacker": "attacker", "by": "attacker", "row": ""}
@@ -110,7 +110,6 @@ class Site:
             "charts_of": charts.of_grid,
             "first_charts": charts.protection,
             "summary_of": charts.summary,
-            "raised": raised_by,
         }
 
     def write(self) -> None:
@@ -215,15 +214,6 @@ def sort_keys(texts: Iterable[Any]) -> list[str] | None:
     if not any(match for _, match in matches) or any(text and not match for text, match in matches):
         return None
     return [match[1] if match else "" for _, match in matches]
-
-
-def raised_by(grid: GridView) -> dict[str, list[str]]:
-    """The rows of a grid by the flags that they raise; "all" for all of them."""
-    found: dict[str, list[str]] = {}
-    for one in grid.board.raised:
-        rows = found.setdefault(one.flag, [])
-        rows += [one.defense] if one.defense not in rows else []
-    return {name: rows if len(rows) < len(grid.board.grid.defenses) else ["all"] for name, rows in found.items()}
 
 
 def filled(table: pd.DataFrame) -> pd.DataFrame:

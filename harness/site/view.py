@@ -142,6 +142,14 @@ class GridView:
         return self.board.grid.name
 
     @property
+    def flags(self) -> dict[str, list[str]]:
+        """By flag that the grid raises, its rows, each once."""
+        found: dict[str, dict[str, None]] = {}
+        for raised in self.board.raised:
+            found.setdefault(raised.flag, {})[raised.defense] = None
+        return {flag: list(rows) for flag, rows in found.items()}
+
+    @property
     def standings(self) -> pd.DataFrame:
         """The readable standings; where nothing ranks, the defenses alone."""
         if self.board.cells is not None:
@@ -255,9 +263,6 @@ def raised_flags(views: Sequence[BoardView]) -> Mapping[str, list[tuple[BoardVie
     places: dict[str, list[tuple[BoardView, GridView, list[str]]]] = {name: [] for name in FLAGS}
     for view in views:
         for grid in view.grids:
-            by_flag: dict[str, list[str]] = {}
-            for raised in grid.board.raised:
-                by_flag.setdefault(raised.flag, []).append(raised.defense)
-            for name, defenses in by_flag.items():
-                places.setdefault(name, []).append((view, grid, list(dict.fromkeys(defenses))))
+            for name, defenses in grid.flags.items():
+                places.setdefault(name, []).append((view, grid, defenses))
     return places

@@ -17,7 +17,7 @@ from harness.plan import make
 from harness.store import Store
 from harness.submission import read_write
 from harness.submission.local_suite import installed_suite, localise, plugin_files
-from harness.submission.schema import picture_name
+from harness.submission.schema import Cell, Submission, picture_name
 
 
 def restore(path: Path, store: Store, plugins: Sequence[Path] = ()) -> tuple[list[str], list[str], int]:
@@ -36,22 +36,26 @@ def restore(path: Path, store: Store, plugins: Sequence[Path] = ()) -> tuple[lis
     folder = installed.parent if installed else Path.cwd()
     jobs = make(localise(submission, folder, plugin_files(name, plugins)).suite).jobs
     seconds = {(cost.track, cost.stage): cost.seconds / max(cost.metered, 1) for cost in submission.costs}
+    known = dict.fromkeys(cell.key for cell in submission.cells if store.has(cell.key))
     new: dict[str, None] = {}
-    known: dict[str, None] = {}
     left_out = 0
     for cell in submission.cells:
-        if store.has(cell.key):
-            known |= {cell.key: None} if cell.key not in new else {}
-        elif cell.failed is not None or (job := jobs.get(cell.key)) is None:
+        if cell.key in known or cell.key in new:
+            continue
+        if cell.failed is not None or (job := jobs.get(cell.key)) is None:
             left_out += 1
-        else:
-            about = {**job.about, "seconds": seconds.get((job.track, job.name), 0.0)}
-            with store.write(cell.key, about) as out:
-                for name in cell.files if out else ():
-                    assert out is not None
-                    if name == VALUES:
-                        write_text(out / name, dump_values(submission.values(cell)))
-                    else:
-                        shutil.copy(path.parent / picture_name(cell.coordinates, name), out / name)
-            new[cell.key] = None
+            continue
+        with store.write(cell.key, {**job.about, "seconds": seconds.get((job.track, job.name), 0.0)}) as out:
+            if out is not None:  # no other process has written it meanwhile
+                _write_files(submission, cell, path.parent, out)
+        new[cell.key] = None
     return list(new), list(known), left_out
+
+
+def _write_files(submission: Submission, cell: Cell, pictures: Path, out: Path) -> None:
+    """Write a cell's values and pictures into the artifact folder `out`. pictures: folder of the pictures."""
+    for name in cell.files:
+        if name == VALUES:
+            write_text(out / name, dump_values(submission.values(cell)))
+        else:
+            shutil.copy(pictures / picture_name(cell.coordinates, name), out / name)
