@@ -65,8 +65,9 @@ def tune(
     searches = search.searches(chosen, epsilon)
     rounds = search.Rounds(chosen, artifacts, executor)
     try:
-        search.run(rounds, searches, trials, say)
-        transfers = transfer.run(rounds, searches)
+        with rounds.keeping_released(searches):
+            search.run(rounds, searches, trials, say)
+            transfers = transfer.run(rounds, searches)
     finally:
         executor.stop(at_once=False)
     plan = rounds.plan

@@ -7,6 +7,7 @@ model gets as many trials as each defense. A round runs one trial of every searc
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -146,6 +147,16 @@ class Rounds:
             )
             for (one, _, label, number, settings), part in zip(tried, parts, strict=True)
         ]  # fmt: skip
+
+    @contextlib.contextmanager
+    def keeping_released(self, found: Sequence[Search]) -> Iterator[None]:
+        """Within the block the released models that the searches attack stay in the store from round to round."""
+        released = self._plan(trials.merged([trials.grid_of(one.grid, one.attacker, one.defense, {}) for one in found]))
+        transient = {job.key for job in released.jobs.values() if job.transient}
+        with self._store.pin(transient) as name:
+            yield
+            for key in transient - self._store.pinned(besides=name):
+                self._store.discard(key)
 
     @property
     def plan(self) -> Plan:
