@@ -1,5 +1,6 @@
 """Tuned attackers: the search, its files, and suites that use them."""
 
+import json
 import math
 
 import pandas as pd
@@ -83,6 +84,13 @@ def test_a_tuned_attack_is_never_worse_than_the_suites_own(tuned):
     trials = pd.read_csv(tuned / "out" / "trials.csv").groupby("defense")
     assert (trials["best"].last() >= trials["score"].first()).all()
     assert (trials["lr"].first() == 1e-3).all()
+
+
+def test_no_job_runs_twice_and_nothing_transient_is_left(tuned):
+    store = Store(tuned / "store")
+    keys = [json.loads(line)["key"] for line in (store.root / "ledger.jsonl").read_text().splitlines()]
+    assert len(keys) == len(set(keys))
+    assert not [key for key in store.keys() if store.manifest(key)["transient"]]
 
 
 @pytest.mark.slow
