@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: quick test checks tests test-slow bench boards runs clean
+.PHONY: quick test checks tests test-slow bench boards runs verify clean
 
 quick: .venv/quick
 	$(BIN)/immunebench run quick
@@ -38,6 +38,12 @@ runs: .venv/quick
 	  $(BIN)/immunebench submit results/runs/$$suite || exit 1; \
 	done
 	$(BIN)/immunebench boards
+
+# Verifies the submissions that differ from the branch BASE, as the workflow of pull requests does.
+BASE ?= main
+verify: .venv/quick
+	git diff --name-only --diff-filter=d $(BASE)... -- 'results/submissions/*.json.gz' \
+	  | xargs -r -n 1 $(BIN)/immunebench verify
 
 .venv/test: EXTRA = [test]
 .venv/quick .venv/test: pyproject.toml requirements-data.txt

@@ -29,7 +29,10 @@ class LoRA(WeightAttacker):
     name = "lora"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "small": {"lr": 1e-3},
-        "small_medium": {"lr": 3e-3, "rank": 16},  # breaks the undefended model in a third of 24 steps, so a delay shows
+        "small_medium": {
+            "lr": 3e-3,
+            "rank": 16,
+        },  # breaks the undefended model in a third of 24 steps, so a delay shows
         "small_strong": {"lr": 1e-2, "rank": 16},  # the suite `styles` says by which rule
     }
 

@@ -29,7 +29,8 @@ from harness.track import PICTURES, Repetition, Track
 class Cell:
     """One metric at one point of a grid: its coordinates and the job that measures it.
 
-    coordinates: `grid`, `task`, `defense`, `attacker` (None: the released model), `seed` (None: nothing random),
+    coordinates: `grid`, `task`, `defense` (None: all, in pictures), `attacker` (None: the released model), `seed` (None:
+    nothing random),
     `measured_by` (the metric's label, `cost` or `pictures`) and those that the track adds (`role`).
     """
 
@@ -165,18 +166,19 @@ def _walk(grid: Grid, track: Track) -> Iterator[tuple[dict[str, Any], Stage]]:
     """Coordinates and job of each cell; a cell without random draws still appears once for each seed."""
     for repetition in repetitions(grid, track):
         undefended = track.immunize(repetition, grid.reference)
-        for label, defense in grid.defenses.items():
-            model = released(track, repetition, defense)
-            row = {"task": repetition.task.label, "defense": label, "attacker": None, "seed": repetition.seed}
+        models = {label: released(track, repetition, defense) for label, defense in grid.defenses.items()}
+        task = {"task": repetition.task.label, "defense": None, "attacker": None, "seed": repetition.seed}
+        for label, model in models.items():
+            row = task | {"defense": label}
             yield from _measured(grid, track, repetition, row, model, undefended)
             for name in grid.attackers:
                 attacked = row | {"attacker": name}
                 attacker = grid.attacker(name, label)
                 yield from _measured(grid, track, repetition, attacked, model, undefended, attacker)
-            if repetition.seed == grid.seeds[0]:
-                attackers = {name: grid.attacker(name, label) for name in grid.attackers}
-                for job in track.pictures(repetition, model, undefended, attackers):
-                    yield row | {"measured_by": PICTURES}, job
+        if repetition.seed == grid.seeds[0]:
+            attackers = {name: {label: grid.attacker(name, label) for label in models} for name in grid.attackers}
+            for further, job in track.pictures(repetition, models, undefended, attackers):
+                yield task | {"measured_by": PICTURES} | dict(further), job
 
 
 def _measured(

@@ -179,13 +179,18 @@ class Track(ABC):
         """
 
     def pictures(
-        self, repetition: Repetition, model: Stage, undefended: Stage, attackers: Mapping[str, PluginSpec]
-    ) -> Iterator[Stage]:
-        """Yield jobs that write pictures (`*.png`) of a row, and no values, into their artifacts.
+        self,
+        repetition: Repetition,
+        models: Mapping[str, Stage],
+        undefended: Stage,
+        attackers: Mapping[str, Mapping[str, PluginSpec]],
+    ) -> Iterator[tuple[Mapping[str, Any], Stage]]:
+        """Yield jobs that write pictures (`*.png`) of a task, and no values, into their artifacts, each with its further
+        coordinates: `defense` or `attacker`, for pictures of one row.
 
-        The engine calls it for the first seed of a grid only. repetition: the task, protocol and seed. model: the job
-        of the row's released model. undefended: the job of the undefended model. attackers: the grid's attackers by
-        label.
+        The engine calls it for the first seed of a grid only. repetition: the task, protocol and seed. models: the jobs
+        of the released models, by defense row. undefended: the job of the undefended model. attackers: the grid's
+        attackers, by attacker row and defense row.
         """
         yield from ()
 

@@ -291,25 +291,28 @@ class Jobs:
             self._looks[job.key] = Seen(job, look)
         return self._looks[job.key]
 
-    def sheet(self, model: Immunize, undefended: Immunize, attackers: Mapping[str, PluginSpec]) -> Sheet:
-        """The job of a row's contact sheet: pictures of the reference, the erased base model, the released model, and
-        the measured steps of each attacker."""
-        rows = (row for concept in self.group.targets for row in self._rows(concept, model, undefended, attackers))
-        return Sheet(rows=tuple(rows), measure_at=self.protocol.measure_at)
-
-    def _rows(
-        self, concept: Concept, model: Immunize, undefended: Immunize, attackers: Mapping[str, PluginSpec]
-    ) -> Iterator[SheetRow]:
-        source = "given" if concept.images else "base"
-        yield SheetRow(f"{concept.name}: reference ({source})", self.pictures[concept.name])
+    def sheet(
+        self, models: Mapping[str, Immunize], undefended: Immunize, attackers: Mapping[str, PluginSpec] | None = None
+    ) -> Sheet:
+        """The job of a contact sheet: for each target pictures of the reference and, by defense, of the released models
+        or of what an attacker made of them in its last step. models: by defense row. attackers: the attacker against
+        each defense; None: the released models, and the base model without the targets."""
+        rows: list[SheetRow] = []
         named = _named(self.group.targets)
-        if concept.kind != "subject":
-            for label, drawer in {"erased": undefended, "released": model}.items():
-                if label == "erased" or drawer.key != undefended.key:
-                    drawn = self._draw(drawer, named, self.protocol.images)
-                    yield SheetRow(f"{concept.name}: {label}", drawn, named.index(_plain(concept)))
-        for name, attacker in attackers.items():
-            yield SheetRow(f"{concept.name}: {name}", self.attack(model, attacker, concept))
+        for concept in self.group.targets:
+            source = "given" if concept.images else "base"
+            rows.append(SheetRow(f"{concept.name}: reference ({source})", self.pictures[concept.name]))
+            if attackers is not None:
+                jobs = {row: self.attack(model, attackers[row], concept) for row, model in models.items()}
+                rows += [SheetRow(f"{concept.name}: {row}", job, -1) for row, job in jobs.items()]
+            elif concept.kind != "subject":
+                drawers = {"erased": undefended} | {
+                    row: model for row, model in models.items() if model.key != undefended.key
+                }
+                drawn = {row: self._draw(drawer, named, self.protocol.images) for row, drawer in drawers.items()}
+                place = named.index(_plain(concept))
+                rows += [SheetRow(f"{concept.name}: {row}", job, place) for row, job in drawn.items()]
+        return Sheet(rows=tuple(rows))
 
 
 def _plain(concept: Concept) -> Concept:

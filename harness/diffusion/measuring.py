@@ -155,7 +155,7 @@ class SheetRow(NamedTuple):
     """Pictures of a contact sheet.
 
     label: text beside the pictures. images: the job that made them. place: index of the concept in pictures (concepts,
-    n, …); None: all pictures, (n, …) or (steps, n, …), where each step becomes a row.
+    n, …), or of the step in those (steps, n, …); None: all pictures, (n, …).
     """
 
     label: str
@@ -163,26 +163,22 @@ class SheetRow(NamedTuple):
     place: int | None = None
 
 
-class Sheet(Stage, track="diffusion", version=1):
-    """Draw the contact sheet of a row of a board."""
+class Sheet(Stage, track="diffusion", version=2):
+    """Draw a contact sheet of a task."""
 
     rows: tuple[SheetRow, ...]
-    measure_at: tuple[int, ...]
 
     def run(self, folders: Folders, out: Path) -> None:
         """Save the sheet as PNG."""
-        contact_sheet(list(self._pictures(folders))).save(out / SHEET, optimize=True)
+        rows = [(label, _images(folders[job])[... if place is None else place]) for label, job, place in self.rows]
+        contact_sheet(rows).save(out / SHEET, optimize=True)
         write_values([], out)
 
-    def _pictures(self, folders: Folders) -> Iterator[tuple[str, Images]]:
-        for label, job, place in self.rows:
-            images = load_tensors(folders[job] / IMAGES)["images"].numpy()
-            if place is not None:
-                yield label, images[place]
-            elif images.ndim == 4:
-                yield label, images
-            else:
-                yield from ((f"{label}, step {step}", part) for step, part in zip(self.measure_at, images, strict=True))
+
+def _images(folder: Path) -> Images:
+    """The pictures of an artifact."""
+    images: Images = load_tensors(folder / IMAGES)["images"].numpy()
+    return images
 
 
 def _encoders(weights: Mapping[str, Located | None]) -> dict[str, encoders.Encoder]:

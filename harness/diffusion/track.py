@@ -113,11 +113,19 @@ class DiffusionTrack(Track):
             yield {}, jobs.measure_attacked(metric, model, undefended, attacker)
 
     def pictures(
-        self, repetition: Repetition, model: Any, undefended: Any, attackers: Mapping[str, PluginSpec]
-    ) -> Iterator[Stage]:
-        """A contact sheet for each of the first `sheets` groups of a grid with attackers."""
+        self,
+        repetition: Repetition,
+        models: Mapping[str, Any],
+        undefended: Any,
+        attackers: Mapping[str, Mapping[str, PluginSpec]],
+    ) -> Iterator[tuple[Mapping[str, Any], Stage]]:
+        """Contact sheets of each of the first `sheets` groups of a grid with attackers: of the released models, and of
+        each attacker."""
         if attackers and repetition.place < repetition.protocol.sheets:
-            yield self._jobs(repetition).sheet(model, undefended, attackers)
+            jobs = self._jobs(repetition)
+            yield {}, jobs.sheet(models, undefended)
+            for name, specs in attackers.items():
+                yield {"attacker": name}, jobs.sheet(models, undefended, specs)
 
     def ranking(self, protocol: Any, attacked: bool, tasks: Sequence[Group] = ()) -> Ranking | None:
         """The attack success rate on the targets or, where no classifier knows a target, MSGR by the first encoder of

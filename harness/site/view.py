@@ -131,10 +131,11 @@ class Plugins:
 
 @dataclass(frozen=True)
 class GridView:
-    """One grid of a board, as its page shows it. sheets: file, task and defense of each contact sheet."""
+    """One grid of a board, as its page shows it. sheets: file and task of each contact sheet, and the defense or the
+    attacker of its pictures; None: the released models of all defenses."""
 
     board: GridBoard
-    sheets: Sequence[tuple[str, str, str]]
+    sheets: Sequence[tuple[str, str, str | None]]
 
     @property
     def name(self) -> str:
@@ -233,14 +234,14 @@ class BoardView:
         self.made = boards.make(loaded.records)
         self.grids = [GridView(grid, list(self._sheets(grid))) for grid in self.made.grids]
 
-    def _sheets(self, grid: GridBoard) -> Iterator[tuple[str, str, str]]:
-        """A grid's contact sheets in the suite's order, in which the undefended model comes first."""
+    def _sheets(self, grid: GridBoard) -> Iterator[tuple[str, str, str | None]]:
+        """A grid's contact sheets in the suite's order: of the released models, of each defense, of each attacker."""
         for task in grid.grid.members:
-            for defense in grid.grid.defenses:
-                prefix = file_stem(grid.grid.name, task, defense, "")
+            for row in (None, *grid.grid.defenses, *grid.grid.attackers):
+                prefix = file_stem(grid.grid.name, task, *([row] if row else []), "")
                 for path in sorted(self.loaded.pictures):
-                    if path.name.startswith(prefix):
-                        yield path.name, task, defense
+                    if path.name.startswith(prefix) and "__" not in path.name.removeprefix(prefix):
+                        yield path.name, task, row
 
     @cached_property
     def cells(self) -> pd.DataFrame:

@@ -119,7 +119,7 @@ def _unverified(
             yield from ran[path].unchecked
         else:
             rest = (cell.coordinates for cell in submission.cells if cell.key not in checked)
-            yield from {(str(at["grid"]), "defense", str(at["defense"])) for at in rest}
+            yield from {(str(at["grid"]), "defense", str(at["defense"])) for at in rest if at.get("defense")}
 
 
 def _by_coordinates(submission: Submission) -> dict[tuple[Any, ...], list[Cell]]:

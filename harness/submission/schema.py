@@ -24,6 +24,7 @@ from harness.metric import VALUES, Value, check_value, dump_values
 from harness.plugin import KINDS, PluginSpec
 from harness.records import Records, frame
 from harness.suite import Grid, Suite
+from harness.track import PICTURES
 
 FORMAT = 2
 """The newest format of a submission that this harness reads, and the one that it writes."""
@@ -300,12 +301,12 @@ def _check_place(place: Mapping[str, Any], number: int) -> None:
 
 
 def _lies_in(grid: Grid, coordinates: Mapping[str, Any]) -> bool:
-    """Whether a grid has this task, row and seed."""
+    """Whether a grid has this task, row and seed. Only pictures can be of no defense in particular."""
     task, defense, attacker, seed = (coordinates.get(name) for name in ("task", "defense", "attacker", "seed"))
     others = (coordinates.get(name) for name in ("measured_by", "concept", "role", "variant", "split"))
     return (
         task in grid.members
-        and defense in grid.defenses
+        and (defense in grid.defenses or (defense is None and coordinates.get("measured_by") == PICTURES))
         and (attacker is None or attacker in grid.attackers)
         and (seed is None or seed in grid.seeds)
         and isinstance(coordinates.get("measured_by"), str)

@@ -248,7 +248,7 @@ def _check_installed(submission: Submission, plan: Plan, report: Report) -> None
 def _rows(identity: Identity) -> Iterator[Row]:
     """The rows that a cell belongs to."""
     at = dict(identity)
-    named = {"defense": at["defense"], "attacker": at.get("attacker"), "metric": at["measured_by"]}
+    named = {"defense": at.get("defense"), "attacker": at.get("attacker"), "metric": at["measured_by"]}
     yield from ((at["grid"], kind, label) for kind, label in named.items() if label is not None)
 
 

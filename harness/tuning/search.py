@@ -198,5 +198,9 @@ def run(rounds: Rounds, found: Sequence[Search], count: int, say: Callable[[str]
         )
         for search, (trial, _), reached in zip(found, asked, done, strict=True):
             search.tell(trial, reached)
-        best = ", ".join(f"{search.attacker} on {search.defense} {search.best.score:.3f}" for search in found)
+        best = ", ".join(
+            f"{search.attacker} on {search.defense} {search.best.score:.3f}"
+            f"{'' if search.best.allowed else ' (keeps too little)'}"
+            for search in found
+        )
         say(f"trial {number + 1} of {count}: best so far {best}")

@@ -446,11 +446,24 @@ def test_the_number_of_pictures_and_what_a_folder_holds_besides_are_reported(sui
 def test_contact_sheets(suite: Path) -> None:
     from PIL import Image
 
-    measured = run_suite(suite, defenses=["none"], attackers=["lora", "textual_inversion"], grids=["styles"])
-    (sheet,) = [cell.job for cell in measured.plan.cells if cell.coordinates["measured_by"] == "pictures"]
+    measured = run_suite(suite, defenses=["none", "ascent"], attackers=["lora", "textual_inversion"], grids=["styles"])
+    sheets = {
+        (cell.coordinates["defense"], cell.coordinates["attacker"]): cell.job
+        for cell in measured.plan.cells
+        if cell.coordinates["measured_by"] == "pictures"
+    }
+    assert list(sheets) == [(None, None), (None, "lora"), (None, "textual_inversion")]
+    for sheet in sheets.values():
+        labels = [row.label.partition(": ")[2] for row in sheet.rows]
+        assert labels[:3] in (["reference (base)", "erased", "ascent"], ["reference (base)", "none", "ascent"])
+        with Image.open(measured.store.folder(sheet.key) / "sheet.png") as image:
+            assert image.height == 2 * 3 * 66  # two concepts
+    attacked = load_tensors(measured.store.folder(sheet.rows[2].images.key) / "images.safetensors")["images"]
     with Image.open(measured.store.folder(sheet.key) / "sheet.png") as image:
-        rows = 2 * (2 + 2 * 2)  # two concepts: reference, erased, two attackers at two steps
-        assert image.height == rows * 66
+        shown = np.asarray(image.convert("RGB"), dtype=float)[2 * 66 :, -2 * 66 :][:64:4, :64:4]
+    side = attacked.shape[-2]
+    last, first = (attacked[step, 0].numpy()[:: side // 16, :: side // 16] for step in (-1, 0))
+    assert np.abs(shown - last).mean() < min(15, np.abs(shown - first).mean())  # the sheet has 256 colours
 
 
 def test_saved_attacks(suite: Path) -> None:

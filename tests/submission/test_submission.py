@@ -421,8 +421,9 @@ class Pictured(TwoLayerTrack):
 
     name = "pictured"
 
-    def pictures(self, repetition, model, undefended, attackers):
-        yield Sheet(model=model)
+    def pictures(self, repetition, models, undefended, attackers):
+        yield from (({"defense": row}, Sheet(model=model)) for row, model in models.items())
+        yield {}, Sheet(model=undefended)
 '''
 
 
@@ -436,7 +437,9 @@ def test_pictures_of_a_track_are_cells_without_values(tmp_path):
     submission = read_write.read(path)
     assert [name for name, _ in submission.pictures()] == [
         "teachers__1__none__sheet.png",
+        "teachers__1__sheet.png",
         "teachers__2__none__sheet.png",
+        "teachers__2__sheet.png",
     ]
     assert (path.parent / "teachers__1__none__sheet.png").read_bytes() == b"of none"
     assert "pictures" not in set(submission.records().frame["measured_by"])
