@@ -32,7 +32,7 @@ class LoRA(WeightAttacker):
         "small_medium": {
             "lr": 3e-3,
             "rank": 16,
-        },  # breaks the undefended model in a third of 24 steps, so a delay shows
+        },  # breaks the undefended model within 12 steps
         "small_strong": {"lr": 1e-2, "rank": 16},  # the suite `styles` says by which rule
     }
 

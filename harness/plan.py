@@ -29,9 +29,9 @@ from harness.track import PICTURES, Repetition, Track
 class Cell:
     """One metric at one point of a grid: its coordinates and the job that measures it.
 
-    coordinates: `grid`, `task`, `defense` (None: all, in pictures), `attacker` (None: the released model), `seed` (None:
-    nothing random),
-    `measured_by` (the metric's label, `cost` or `pictures`) and those that the track adds (`role`).
+    coordinates: `grid`, `task`, `defense` (None: pictures of several), `attacker` (None: the released model), `seed`
+    (None: nothing random), `measured_by` (the metric's label, `cost` or `pictures`) and those that the track adds
+    (`role`).
     """
 
     coordinates: Mapping[str, Any]

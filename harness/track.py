@@ -185,8 +185,8 @@ class Track(ABC):
         undefended: Stage,
         attackers: Mapping[str, Mapping[str, PluginSpec]],
     ) -> Iterator[tuple[Mapping[str, Any], Stage]]:
-        """Yield jobs that write pictures (`*.png`) of a task, and no values, into their artifacts, each with its further
-        coordinates: `defense` or `attacker`, for pictures of one row.
+        """Yield jobs that write pictures (`*.png`) of a task, and no values, into their artifacts, each with its
+        further coordinates: `defense` or `attacker`, for pictures of one row.
 
         The engine calls it for the first seed of a grid only. repetition: the task, protocol and seed. models: the jobs
         of the released models, by defense row. undefended: the job of the undefended model. attackers: the grid's

@@ -8,7 +8,7 @@ pictures are data (see `harness.diffusion.undefended`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import cycle, islice
 from typing import Any
