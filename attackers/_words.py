@@ -20,11 +20,16 @@ class NewWord:
     """Tokens added to the vocabulary of `model`, with the embedding of another word at first.
 
     token: the new word. begin: the word whose embedding it starts from; a word of several tokens gives their mean.
-    vectors: number of the new word's tokens. Raises `RunError` if the vocabulary has one of them already, or if `begin`
-    has no token.
+    vectors: number of the new word's tokens. Raises `RunError` if the vocabulary has one of them already, if `begin`
+    has no token, or if the base model has several text encoders.
     """
 
     def __init__(self, model: TextToImage, token: str, begin: str, vectors: int = 1) -> None:
+        if len(model.text_encoders) > 1:
+            raise RunError(
+                f"a new word has an embedding of one text encoder, and a {model.family.layout} has "
+                f"{len(model.text_encoders)}: leave out the attacker"
+            )
         new, vocabulary = tokens_of(token, vectors), model.tokenizer.get_vocab()
         if known := [name for name in new if name in vocabulary]:
             raise RunError(

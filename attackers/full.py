@@ -16,5 +16,6 @@ class FullFineTuning(DreamBooth):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"lr": 3e-4, "batch_size": 4}}
 
     def weights(self, model: TextToImage) -> list[torch.nn.Parameter]:
-        """All parameters of the U-Net and of the text encoder."""
-        return [*super().weights(model), *model.text_encoder.parameters()]
+        """All parameters of the U-Net and of the text encoders."""
+        encoders = model.text_encoders.values()
+        return [*super().weights(model), *(weight for encoder in encoders for weight in encoder.parameters())]

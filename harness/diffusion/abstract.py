@@ -14,16 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTokenizer
 
+from harness.diffusion.base import FAMILIES
 from harness.diffusion.concepts import Concept
 from harness.diffusion.data import ConceptData, Targets
-from harness.diffusion.model import TextToImage, read_config
+from harness.diffusion.model import TextToImage, layout, read_config
 from harness.diffusion.small import dataset
 from harness.diffusion.small.networks import tokenizer
 
@@ -60,6 +61,7 @@ _TEXT = (
     "intermediate_size",
     "num_hidden_layers",
     "max_position_embeddings",
+    "projection_dim",
 )
 _ATEN = torch.ops.aten
 _SAME_COST = {
@@ -111,43 +113,28 @@ class Counter(TorchDispatchMode):
 class AbstractModel:
     """A model without numbers. base: the base model whose configuration it has (see `harness.diffusion.model.locate`);
     Stable Diffusion 1's where the files are not on this machine. precision: as in `TextToImage.load`. checkpointing: as
-    in `TextToImage.checkpoint`. The attribute `outside` is the size of the base model's text encoder, in bytes, which a
-    counter does not see."""
+    in `TextToImage.checkpoint`. The attribute `outside` is the size of the base model's text encoders, in bytes, which
+    a counter does not see."""
 
     def __init__(self, base: str, precision: str = "fp32", checkpointing: bool = False) -> None:
-        parts = {part: read_config(base, f"{part}/{_file(part)}") or settings for part, settings in V1.items()}
+        family = FAMILIES[layout(base)]
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-        text = CLIPTextConfig(**{k: v for k, v in parts["text_encoder"].items() if k in _TEXT})
+        parts: dict[str, Any] = dict.fromkeys(family.unused)
+        self.outside = 0
         with FakeTensorMode(allow_non_fake_inputs=True), _default(dtype):
-            unet = UNet2DConditionModel.from_config(parts["unet"])
-            vae = AutoencoderKL.from_config(parts["vae"])
-            self.outside = sum(weight.nbytes for weight in CLIPTextModel(text).parameters())
-        words = tokenizer()
-        words.model_max_length = text.max_position_embeddings
-        short = {**text.to_dict(), "vocab_size": len(words), "num_hidden_layers": 1, "intermediate_size": 64}
-        short |= {
-            "eos_token_id": words.eos_token_id,
-            "bos_token_id": words.bos_token_id,
-            "pad_token_id": words.pad_token_id,
-        }
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            encoder = CLIPTextModel(CLIPTextConfig(**short)).to(dtype)
-        self.model = TextToImage(
-            StableDiffusionPipeline(
-                vae=vae,
-                text_encoder=encoder,
-                tokenizer=words,
-                unet=unet,
-                scheduler=DDIMScheduler.from_config(parts["scheduler"]),
-                safety_checker=None,
-                feature_extractor=None,
-                requires_safety_checker=False,
-            )
-        )
+            parts["unet"] = UNet2DConditionModel.from_config(_settings(base, "unet"))
+            parts["vae"] = AutoencoderKL.from_config(_settings(base, "vae"))
+        for part, encoder in family.encoders.items():
+            settings = _settings(base, part)
+            text = CLIPTextConfig(**{name: value for name, value in settings.items() if name in _TEXT})
+            with FakeTensorMode(allow_non_fake_inputs=True), _default(dtype):
+                self.outside += sum(weight.nbytes for weight in encoder.kind(text).parameters())
+            parts |= {part: _short(encoder.kind, text).to(dtype), encoder.tokenizer: _words(text)}
+        scheduler = DDIMScheduler.from_config(_settings(base, "scheduler"))
+        self.model = TextToImage(family.pipeline(**{**family.loading, **parts}, scheduler=scheduler))
         if checkpointing:
             self.model.checkpoint()
-        self.side = int(unet.config.sample_size * self.model.pipeline.vae_scale_factor)
+        self.side = int(self.model.unet.config.sample_size * self.model.pipeline.vae_scale_factor)
 
     @property
     def bytes(self) -> int:
@@ -179,8 +166,28 @@ class AbstractModel:
         return Targets(self.model, data, CONCEPTS[:concepts], CAPTIONS, black, 0)
 
 
-def _file(part: str) -> str:
-    return "scheduler_config.json" if part == "scheduler" else "config.json"
+def _settings(base: str, part: str) -> dict[str, Any]:
+    """The configuration of a part of the base model; Stable Diffusion 1's where its file is not on this machine."""
+    file = "scheduler_config.json" if part == "scheduler" else "config.json"
+    return read_config(base, f"{part}/{file}") or V1.get(part, V1["text_encoder"])
+
+
+def _short(kind: type[Any], text: CLIPTextConfig) -> torch.nn.Module:
+    """A text encoder with one random layer that has the width of `text`."""
+    words = _words(text)
+    short = {**text.to_dict(), "vocab_size": len(words), "num_hidden_layers": 1, "intermediate_size": 64}
+    tokens = {name: getattr(words, name) for name in ("eos_token_id", "bos_token_id", "pad_token_id")}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder: torch.nn.Module = kind(CLIPTextConfig(**short | tokens))
+        return encoder
+
+
+def _words(text: CLIPTextConfig) -> CLIPTokenizer:
+    """A tokenizer for prompts as long as `text` reads."""
+    words = tokenizer()
+    words.model_max_length = text.max_position_embeddings
+    return words
 
 
 @contextlib.contextmanager

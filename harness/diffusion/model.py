@@ -1,4 +1,4 @@
-"""Text-to-image models in Stable Diffusion's layout: loading, prompts, latents, the denoising loss and sampling."""
+"""Text-to-image models with a U-Net that reads text: loading, prompts, latents, the denoising loss and sampling."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
 from diffusers.utils import logging as diffusers_logging
 from torch.func import functional_call
 from torch.nn import functional
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from harness.diffusion.base import FAMILIES, Text
 from harness.diffusion.checkpointing import checkpointed
 from harness.diffusion.loss_scaling import LossScaling
 from harness.diffusion.small import PIPELINE
@@ -86,18 +87,21 @@ each 512×512 in float32, by arithmetic)."""
 class TextToImage:
     """A text-to-image pipeline with the operations that attackers and defenses need.
 
-    pipeline: a pipeline of diffusers; all its weights are frozen at first. Raises `RunError` if its U-Net has no
-    cross-attention.
+    pipeline: a pipeline of diffusers, of one of the `FAMILIES`; all its weights are frozen at first. Raises `RunError`
+    if its U-Net has no cross-attention.
     """
 
-    def __init__(self, pipeline: StableDiffusionPipeline) -> None:
+    def __init__(self, pipeline: DiffusionPipeline) -> None:
         self.pipeline = pipeline
+        self.family = FAMILIES[type(pipeline).__name__]
         self.unet, self.text_encoder, self.vae = pipeline.unet, pipeline.text_encoder, pipeline.vae
-        self.tokenizer, self.scheduler = pipeline.tokenizer, pipeline.scheduler
+        self.tokenizer = pipeline.tokenizer
+        self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)  # samplers may scale noise otherwise
+        self.text_encoders = {part: getattr(pipeline, part) for part in self.family.encoders}
         self.freeze()
         if not cross_attention(self.unet):
             raise RunError("this pipeline's U-Net has no cross-attention, so it reads no text to erase or attack")
-        self._embeddings: dict[str, torch.Tensor] = {}
+        self._texts: dict[str, Text] = {}
 
     @classmethod
     def load(cls, base: str, precision: str = "fp32") -> TextToImage:
@@ -112,19 +116,15 @@ class TextToImage:
             raise RunError(fault)
         where = locate(base)
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-        settings: dict[str, Any] = {
-            "dtype": dtype,
-            "use_safetensors": True,
-            "safety_checker": None,
-            "requires_safety_checker": False,
-        }
+        family = FAMILIES[layout(base)]
+        settings: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **family.loading}
         try:
             try:
-                pipeline = StableDiffusionPipeline.from_pretrained(where, local_files_only=True, **settings)
+                pipeline = family.pipeline.from_pretrained(where, local_files_only=True, **settings)
             except OSError:
                 if Path(where).is_dir():
                     raise
-                pipeline = StableDiffusionPipeline.from_pretrained(where, **settings)
+                pipeline = family.pipeline.from_pretrained(where, **settings)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             first = str(error).strip().split("\n")[0]
             advice = "give a folder with model_index.json"
@@ -134,7 +134,7 @@ class TextToImage:
                     "run the suite with `--base DIR`"
                 )
             raise RunError(
-                f"cannot load the base model '{base}' as a Stable Diffusion pipeline ({first:.200}); {advice}"
+                f"cannot load the base model '{base}' as a {family.layout} ({first:.200}); {advice}"
             ) from None
         if fault := layout_fault(base):  # the files of a model on a hub are here now
             raise RunError(fault)
@@ -143,7 +143,7 @@ class TextToImage:
     def copy(self) -> TextToImage:
         """A copy with its own weights."""
         parts = {name: copy.deepcopy(part) for name, part in self.pipeline.components.items()}
-        return TextToImage(StableDiffusionPipeline(**parts, requires_safety_checker=False))
+        return TextToImage(self.family.pipeline(**parts, **self.family.making(self.pipeline)))
 
     def checkpoint(self) -> None:
         """Let the U-Net's blocks compute their activations again in the backward pass (see
@@ -179,7 +179,7 @@ class TextToImage:
 
     def freeze(self) -> None:
         """Freeze all weights."""
-        for module in (self.unet, self.text_encoder, self.vae):
+        for module in (self.unet, *self.text_encoders.values(), self.vae):
             module.requires_grad_(False).eval()
             module.zero_grad()
 
@@ -193,30 +193,47 @@ class TextToImage:
 
     def tokens(self, prompts: Sequence[str]) -> torch.Tensor:
         """Token ids (n, length) of `prompts`; raises `RunError` for a prompt longer than the text encoder's limit."""
-        length = self.tokenizer.model_max_length
-        numbers = self.tokenizer(list(prompts)).input_ids
+        return self._tokens(self.tokenizer, prompts)
+
+    def _tokens(self, tokenizer: Any, prompts: Sequence[str]) -> torch.Tensor:
+        length = tokenizer.model_max_length
+        numbers = tokenizer(list(prompts)).input_ids
         for prompt, row in zip(prompts, numbers, strict=True):
             if len(row) > length:
                 raise RunError(
                     f"the prompt '{prompt}' has {len(row) - 2} tokens; this base model reads at most {length - 2}: "
                     "shorten it"
                 )
-        padded = self.tokenizer(list(prompts), padding="max_length", max_length=length, return_tensors="pt")
+        padded = tokenizer(list(prompts), padding="max_length", max_length=length, return_tensors="pt")
         return padded.input_ids.to(self.device)
 
     def text(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Text embeddings (n, length, width) of `prompts`; cached while the text encoder is frozen."""
-        return self._text(prompts)
+        """Text embeddings (n, length, width) of `prompts`; cached while the text encoders are frozen."""
+        return self._text(prompts).rows
 
-    def _text(self, prompts: Sequence[str], scaling: LossScaling | None = None) -> torch.Tensor:
-        if any(parameter.requires_grad for parameter in self.text_encoder.parameters()):
-            self.text_encoder.float()  # on a CPU its layers refuse inputs of another precision
-            return _call(self.text_encoder, (self.tokens(prompts),), {}, scaling).last_hidden_state
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embeddings]
+    def _text(self, prompts: Sequence[str], scaling: LossScaling | None = None) -> Text:
+        encoders = self.text_encoders.values()
+        if any(parameter.requires_grad for encoder in encoders for parameter in encoder.parameters()):
+            for encoder in encoders:
+                encoder.float()  # on a CPU its layers refuse inputs of another precision
+            return self._read(prompts, scaling)
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
         if new:
             with torch.no_grad():
-                self._embeddings |= zip(new, self.text_encoder(self.tokens(new)).last_hidden_state, strict=True)
-        return torch.stack([self._embeddings[prompt] for prompt in prompts])
+                read = self._read(new)
+            parts = (read.rows, [None] * len(new) if read.pooled is None else read.pooled)
+            self._texts |= zip(new, map(Text, *parts), strict=True)
+        texts = [self._texts[prompt] for prompt in prompts]
+        pooled = [text.pooled for text in texts if text.pooled is not None]
+        return Text(torch.stack([text.rows for text in texts]), torch.stack(pooled) if pooled else None)
+
+    def _read(self, prompts: Sequence[str], scaling: LossScaling | None = None) -> Text:
+        """What the text encoders make of `prompts`."""
+        outputs = []
+        for part, encoder in self.family.encoders.items():
+            tokens = self._tokens(getattr(self.pipeline, encoder.tokenizer), prompts)
+            outputs.append(_call(self.text_encoders[part], (tokens,), {}, scaling, **self.family.reading))
+        return self.family.read(outputs)
 
     @torch.no_grad()
     def encode(self, images: Images) -> torch.Tensor:
@@ -233,8 +250,12 @@ class TextToImage:
     def _decoded(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield the pixels (rows, 3, height, width) of the scaled `latents`, a few pictures at a time."""
         scaled = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype)
+        return (self.vae.decode(part).sample for part in scaled.split(_rows_at_once(*self._size(latents))))
+
+    def _size(self, latents: torch.Tensor) -> tuple[int, int]:
+        """Height and width of the pictures of `latents`."""
         height, width = (side * self.pipeline.vae_scale_factor for side in latents.shape[2:])
-        return (self.vae.decode(part).sample for part in scaled.split(_rows_at_once(height, width)))
+        return height, width
 
     def predictions(self, batch: Batch, weights: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
         """The U-Net's predictions (n, channels, height, width) for the noised rows of `batch`: of the noise or the
@@ -249,12 +270,13 @@ class TextToImage:
         latents, noise, times = (x.to(self.device) for x in (batch.latents, batch.noise, batch.times))
         scaling = LossScaling.of(latents.numel()) if self.dtype == torch.float16 else None
         with self.computing():
-            text = self._text(batch.prompts, scaling)
+            text = self._text(batch.prompts, scaling).to(self.dtype)
             noisy = self.scheduler.add_noise(latents, noise, times)
             if scaling:
                 noisy = scaling.entering(noisy)
-            inputs = (noisy.to(self.dtype), times, text.to(self.dtype))
-            predicted = _call(self.unet, inputs, weights or {}, scaling).sample.to(latents.dtype)
+            further = self.family.conditions(text, self._size(latents))
+            inputs = (noisy.to(self.dtype), times, text.rows)
+            predicted = _call(self.unet, inputs, weights or {}, scaling, **further).sample.to(latents.dtype)
         return scaling.leaving(predicted) if scaling else predicted
 
     def denoising_losses(self, batch: Batch, weights: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
@@ -301,10 +323,9 @@ class TextToImage:
                 part = list(prompts[start : start + rows])
                 draws = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + rows]]
                 with self.computing():
-                    text, negated = self.text(part), self.text([negative] * len(part))
+                    text, negated = (self._text(some).to(self.dtype) for some in (part, [negative] * len(part)))
                     drawn = self.pipeline(
-                        prompt_embeds=text.to(self.dtype),
-                        negative_prompt_embeds=negated.to(self.dtype),
+                        **self.family.drawing(self.pipeline, text, negated, negative),
                         num_inference_steps=steps,
                         guidance_scale=guidance,
                         generator=draws,
@@ -317,11 +338,9 @@ class TextToImage:
             self.pipeline.scheduler = trained_with
         return np.concatenate(images), np.concatenate(finite)
 
-    def changed(
-        self, base: Mapping[str, torch.Tensor], part: Literal["unet", "text_encoder"] = "unet"
-    ) -> dict[str, torch.Tensor]:
-        """The tensors of the `part` that differ from the tensors in `base`, by name."""
-        return changed(getattr(self, part).state_dict(), base)
+    def changed(self, base: Mapping[str, torch.Tensor], part: str = "unet") -> dict[str, torch.Tensor]:
+        """The tensors of the `part`, the U-Net or a text encoder, that differ from the tensors in `base`, by name."""
+        return changed(getattr(self.pipeline, part).state_dict(), base)
 
 
 def unet_weights(model: TextToImage) -> Mapping[str, torch.Tensor]:
@@ -340,6 +359,7 @@ def _call(
     inputs: Sequence[torch.Tensor],
     weights: Mapping[str, torch.Tensor],
     scaling: LossScaling | None,
+    **further: Any,
 ) -> Any:
     """Call `module` with `weights` in place of its own, and with scaled gradients within it if `scaling` is given."""
     weights = dict(weights)
@@ -347,7 +367,7 @@ def _call(
         trained = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
         weights = {name: scaling.entering(weight) for name, weight in {**trained, **weights}.items()}
     # Without weights to replace, a plain call gives the same result and is faster.
-    return functional_call(module, weights, tuple(inputs)) if weights else module(*inputs)
+    return functional_call(module, weights, tuple(inputs), further) if weights else module(*inputs, **further)
 
 
 def _rows_at_once(height: int, width: int) -> int:
@@ -364,8 +384,6 @@ def locate(base: str) -> str:
     return str(PIPELINE) if base == "small" else base
 
 
-LAYOUT = "StableDiffusionPipeline"
-"""The class of the pipelines that this track runs: Stable Diffusion 1 and 2."""
 _OTHER_INPUTS = (
     "addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "only_cross_attention",
     "dual_cross_attention",
@@ -375,9 +393,12 @@ _OTHER_INPUTS = (
 def layout_fault(base: str) -> str | None:
     """Why the base model `base` (see `locate`) has a layout that this track cannot run, from its configuration files.
     None if it can, or if there are no such files on this machine."""
-    kind = (read_config(base, "model_index.json") or {}).get("_class_name", LAYOUT)
-    if kind != LAYOUT:
-        return f"the base model '{base}' is a {kind}; this track runs a {LAYOUT} (Stable Diffusion 1 or 2)"
+    kind = layout(base)
+    if kind not in FAMILIES:
+        return (
+            f"the base model '{base}' is a {kind}; this track runs {' and '.join(FAMILIES)} (Stable Diffusion 1, 2 and "
+            "XL), whose U-Nets read text by cross-attention: no file in harness/diffusion/base says how this one does"
+        )
     unet = read_config(base, "unet/config.json")
     if unet is None:
         return None
@@ -387,15 +408,26 @@ def layout_fault(base: str) -> str | None:
             f"the U-Net of the base model '{base}' has {inputs} input and {outputs} output channels, as for "
             "inpainting; this track runs models whose only inputs are latents and text"
         )
-    if other := [name for name in _OTHER_INPUTS if unet.get(name)]:
+    served = FAMILIES[kind].inputs
+    if other := [name for name in _OTHER_INPUTS if unet.get(name) and unet[name] != served.get(name)]:
         return (
             f"the U-Net of the base model '{base}' has {other[0]} = {unet[other[0]]}, so it is conditioned on more "
             "than cross-attention to one text, which this track does not know"
+        )
+    if lacking := [name for name in served if unet.get(name) != served[name]]:
+        return (
+            f"the U-Net of the base model '{base}' has {lacking[0]} = {unet.get(lacking[0])}, where a {kind} has "
+            f"{served[lacking[0]]}"
         )
     blocks = [*unet.get("down_block_types", ["CrossAttn"]), *unet.get("up_block_types", []), unet.get("mid_block_type")]
     if not any("CrossAttn" in block for block in blocks if block):
         return f"the U-Net of the base model '{base}' has no cross-attention, so it reads no text to erase or attack"
     return None
+
+
+def layout(base: str) -> str:
+    """The class of the base model's pipeline; Stable Diffusion's if no file on this machine says another."""
+    return str((read_config(base, "model_index.json") or {}).get("_class_name", next(iter(FAMILIES))))
 
 
 def base_file(base: str, name: str) -> Path | None:

@@ -18,7 +18,7 @@ from harness.stage import Located, Stage, seed_of
 from harness.store.tensors import load_tensors, save_tensors
 from harness.versions import Version
 
-WEIGHTS, TEXT_WEIGHTS = "unet.safetensors", "text_encoder.safetensors"
+WEIGHTS = "unet.safetensors"
 
 
 class PipelineStage(Stage, track="diffusion"):
@@ -64,8 +64,8 @@ def forget_base() -> None:
 def apply_weights(model: TextToImage, folder: Path) -> None:
     """Copy the weights in the artifact folder `folder` into the U-Net of `model`, in place; if it has any of a text
     encoder, these too."""
-    for module, path in ((model.unet, folder / WEIGHTS), (model.text_encoder, folder / TEXT_WEIGHTS)):
-        state = dict(module.named_parameters())
+    for part, module in {"unet": model.unet, **model.text_encoders}.items():
+        state, path = dict(module.named_parameters()), folder / f"{part}.safetensors"
         with torch.no_grad():
             for name, value in load_tensors(path).items() if path.is_file() else ():
                 state[name].copy_(value)

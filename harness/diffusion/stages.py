@@ -23,7 +23,7 @@ from harness.diffusion import encoders, weights
 from harness.diffusion.concepts import Concept
 from harness.diffusion.data import ConceptData, Targets
 from harness.diffusion.model import Images, TextToImage, changed, unet_weights
-from harness.diffusion.pipeline_stage import TEXT_WEIGHTS, WEIGHTS, SamplingStage, forget_base, save_images
+from harness.diffusion.pipeline_stage import WEIGHTS, SamplingStage, forget_base, save_images
 from harness.diffusion.undefended import Captions, ClassPictures, Erase, Pictures
 from harness.diffusion.views import IMAGES
 from harness.execution.released import immunize
@@ -139,8 +139,9 @@ class ReadCheckpoint(Immunize, version=1):
         weights.copy_into(model, checkpoints.checkpoint_folder(self.weights.path, self.label))
         self.pull(self.plugin.build().immunize(model, None), out)
         self.save_weights(model, out)
-        if changed := model.changed(self.untouched().text_encoder.state_dict(), "text_encoder"):
-            save_tensors(changed, out / TEXT_WEIGHTS)
+        for part, encoder in self.untouched().text_encoders.items():
+            if changed := model.changed(encoder.state_dict(), part):
+                save_tensors(changed, out / f"{part}.safetensors")
 
 
 class Draw(SamplingStage, version=1):

@@ -74,7 +74,7 @@ def _captioned() -> Images:
 
 
 def _modules(model: TextToImage) -> dict[str, torch.nn.Module]:
-    return {"unet": model.unet, "text_encoder": model.text_encoder, "vae": model.vae}
+    return {"unet": model.unet, **model.text_encoders, "vae": model.vae}
 
 
 def _parameters(model: TextToImage) -> dict[str, torch.nn.Parameter]:

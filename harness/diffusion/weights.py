@@ -1,6 +1,6 @@
 """The weights of a checkpoint in Stable Diffusion's layout, compared with those of its base model.
 
-A checkpoint has the folder of a part if it changes this part: `unet`, `text_encoder`, or both. Both must have the base
+A checkpoint has the folder of a part if it changes this part: `unet` or a text encoder. They must have the base
 model's architecture; an autoencoder must have its weights, because all pictures are encoded and decoded by it.
 """
 
@@ -21,16 +21,19 @@ from harness.errors import RunError
 FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
+    "text_encoder_2": "model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
 }
 """The file of weights in the folder of each part."""
-_TRAINED = ("unet", "text_encoder")
+_TRAINED = ("unet", "text_encoder", "text_encoder_2")
+_TEXT_SETTINGS = ("hidden_act", "layer_norm_eps", "num_attention_heads")
 _SETTINGS = {
     "unet/config.json": (
         "_class_name", "act_fn", "attention_head_dim", "down_block_types", "flip_sin_to_cos", "freq_shift",
         "mid_block_type", "norm_eps", "norm_num_groups", "num_attention_heads", "up_block_types",
     ),
-    "text_encoder/config.json": ("hidden_act", "layer_norm_eps", "num_attention_heads"),
+    "text_encoder/config.json": _TEXT_SETTINGS,
+    "text_encoder_2/config.json": _TEXT_SETTINGS,
     "scheduler/scheduler_config.json": ("prediction_type",),
 }  # fmt: skip
 """By file, the settings of an architecture that the sizes of weights do not show."""
@@ -73,7 +76,7 @@ def copy_into(model: TextToImage, folder: Path) -> None:
     """Copy the weights in `folder` into `model`, a copy of the base model, in place. Raises `RunError` if they do not
     fit it."""
     for part in _parts(folder):
-        given, own = _read(folder / part / FILES[part]), _named(getattr(model, part).state_dict())
+        given, own = _read(folder / part / FILES[part]), _named(getattr(model.pipeline, part).state_dict())
         if differs := difference(part, given, own):
             raise RunError(f"{folder} is no released model of the base model: {differs}")
         if part in _TRAINED:
@@ -96,7 +99,9 @@ def difference(part: str, given: Weights, own: Weights) -> str | None:
         if not value.isfinite().all():
             return f"{name} of its {part} has values that are not finite"
         if part not in _TRAINED and not _alike(value, own[name]):
-            return f"its {part} has other weights than the base model's; only {' and '.join(_TRAINED)} may change"
+            return (
+                f"its {part} has other weights than the base model's; only the U-Net and the text encoders may change"
+            )
     return None
 
 

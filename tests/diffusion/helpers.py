@@ -8,9 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from harness import plan
 from harness.diffusion import Concept, ConceptData, TextToImage
@@ -52,6 +59,24 @@ def pipeline(prediction: str = "epsilon", channels: int = 4) -> StableDiffusionP
         vae=vae, text_encoder=text, tokenizer=tokens, unet=unet, safety_checker=None, feature_extractor=None,
         scheduler=DDIMScheduler(prediction_type=prediction, clip_sample=False, steps_offset=1),
         requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def xl_pipeline() -> StableDiffusionXLPipeline:
+    """Untrained weights in Stable Diffusion XL's layout, with its zeros for the empty prompt and its scheduler."""
+    plain = pipeline()
+    text = plain.text_encoder.config
+    second = CLIPTextModelWithProjection(CLIPTextConfig(**text.to_dict() | {"hidden_size": 16, "projection_dim": 12}))
+    unet = UNet2DConditionModel(
+        **{name: value for name, value in plain.unet.config.items() if not name.startswith("_")}
+        | {"cross_attention_dim": 24 + 16, "addition_embed_type": "text_time",
+         "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 6 * 8 + 12}
+    )  # fmt: skip
+    words = CLIPTokenizer(**_vocabulary(), model_max_length=20, pad_token="!")
+    return StableDiffusionXLPipeline(
+        vae=plain.vae, text_encoder=plain.text_encoder, text_encoder_2=second, tokenizer=plain.tokenizer,
+        tokenizer_2=words, unet=unet, scheduler=EulerDiscreteScheduler(prediction_type="epsilon"),
+        add_watermarker=False,
     )  # fmt: skip
 
 

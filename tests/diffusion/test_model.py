@@ -65,12 +65,16 @@ def _rewrite(file: Path, **fields: object) -> None:
 @pytest.mark.parametrize(
     ("file", "fields", "message"),
     [
-        ("model_index.json", {"_class_name": "StableDiffusionXLPipeline"}, "is a StableDiffusionXLPipeline; this"),
+        (
+            "model_index.json",
+            {"_class_name": "StableDiffusionXLPipeline"},
+            "has addition_embed_type = None, where a",
+        ),
         ("model_index.json", {"_class_name": "StableDiffusion3Pipeline"}, "is a StableDiffusion3Pipeline; this"),
         ("unet/config.json", {"in_channels": 9}, "has 9 input and 4 output channels, as for inpainting"),
         ("unet/config.json", {"addition_embed_type": "text_time"}, "has addition_embed_type = text_time, so"),
     ],
-    ids=["sdxl", "sd3", "inpainting", "time_ids"],
+    ids=["xl_without_size", "sd3", "inpainting", "time_ids"],
 )
 def test_other_layouts_are_refused_in_one_line(base: Path, tmp_path: Path, file: str, fields: dict, message: str):
     """In the plan already, from the configuration files alone, and for the hub's models when they are loaded."""
