@@ -29,10 +29,7 @@ class LoRA(WeightAttacker):
     name = "lora"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "small": {"lr": 1e-3},
-        "small_medium": {
-            "lr": 3e-3,
-            "rank": 16,
-        },  # breaks the undefended model within 12 steps
+        "small_medium": {"lr": 3e-3, "rank": 16},  # breaks the undefended model within 12 steps
         "small_strong": {"lr": 1e-2, "rank": 16},  # the suite `styles` says by which rule
     }
 
