@@ -1,6 +1,7 @@
 """The defenses: what they change, what they ascend, and what they refuse."""
 
 import random
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -184,13 +185,14 @@ def test_released_merges_by_class_where_each_concept_has_its_own(
 ) -> None:
     other = thing.model_copy(update={"name": "yours", "class_word": "boot", "class_prompt": "a photo of a boot"})
     of = Targets(model, (subject(model, thing), subject(model, other)), ("mine", "yours"), CAPTIONS, noise(5), 5)
-    asked = []
-    layer = Merge.layer
-    monkeypatch.setattr(
-        Merge, "layer", lambda model, prompts, *rest: asked.append(prompts) or layer(model, prompts, *rest)
-    )
     settings = {"mode": "released", "prior": "class", "prior_images": 2, "inner_steps": 2, "steps": 1}
-    meter.pull(_build(build, "mima", **settings).immunize(model, of), "mima")
+    defense = _build(build, "mima", **settings)
+    own, asked = sys.modules[type(defense).__module__].Merge, []  # other tests may have read the modules anew
+    layer = own.layer
+    monkeypatch.setattr(
+        own, "layer", lambda model, prompts, *rest: asked.append(prompts) or layer(model, prompts, *rest)
+    )
+    meter.pull(defense.immunize(model, of), "mima")
     assert asked == [[("a photo of a bag", "bag"), ("a photo of a boot", "boot")]] * 2  # one for each descent
 
 
@@ -241,7 +243,9 @@ def test_cp_separate_merges_models_that_were_immunized_alone(base: Path, build) 
     prompts = [(given.concept.prompted(), given.concept.name) for given in of]
     layer = Merge.layer(model, prompts, CAPTIONS, 1e-4)
     for name, weight in model.weights("keys_values").items():
-        assert torch.allclose(weight, layer(before[name], torch.stack([of[name] for of in alone])), atol=1e-5)
+        merged = layer(before[name], torch.stack([of[name] for of in alone]))
+        assert torch.allclose(weight, merged, atol=1e-4)  # the layer amplifies rounding
+        assert not torch.allclose(weight, before[name], atol=1e-3)
     with pytest.raises(RunError, match="1 steps cannot be shared out among 2 concepts"):
         meter.pull(_build(build, "compose", mode="separate", steps=1).immunize(model, of), "compose")
 

@@ -256,7 +256,10 @@ def _setting(file: str, **changes: object) -> Callable[[Path], None]:
         (_with_adapters, "its unet has other weights, e.g. lora"),
         (_not_finite, "conv_in.bias of its unet has values that are not finite"),
         (_truncated, "cannot be read"),
-        (_other_autoencoder, "its vae has other weights than the base model's; only unet and text_encoder may change"),
+        (
+            _other_autoencoder,
+            "its vae has other weights than the base model's; only the U-Net and the text encoders may change",
+        ),
         (_setting("unet/config.json", norm_num_groups=4), "norm_num_groups in unet/config.json is 4, in the base"),
         (_setting("scheduler/scheduler_config.json", prediction_type="v_prediction"), "prediction_type in scheduler"),
     ],
