@@ -116,9 +116,14 @@ class TextToImage:
             raise RunError(fault)
         where = locate(base)
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-        family = FAMILIES[layout(base)]
-        settings: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **family.loading}
+        settings: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
         try:
+            if not Path(where).is_dir() and read_config(base, "model_index.json") is None:
+                DiffusionPipeline.load_config(where)  # downloads the file that names the family
+                if fault := layout_fault(base):
+                    raise RunError(fault)
+            family = FAMILIES[layout(base)]
+            settings |= family.loading
             try:
                 pipeline = family.pipeline.from_pretrained(where, local_files_only=True, **settings)
             except OSError:
@@ -134,7 +139,7 @@ class TextToImage:
                     "run the suite with `--base DIR`"
                 )
             raise RunError(
-                f"cannot load the base model '{base}' as a {family.layout} ({first:.200}); {advice}"
+                f"cannot load the base model '{base}' as a {layout(base)} ({first:.200}); {advice}"
             ) from None
         if fault := layout_fault(base):  # the files of a model on a hub are here now
             raise RunError(fault)

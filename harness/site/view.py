@@ -236,10 +236,11 @@ class BoardView:
 
     def _sheets(self, grid: GridBoard) -> Iterator[tuple[str, str, str | None]]:
         """A grid's contact sheets in the suite's order: of the released models, of each defense, of each attacker."""
+        pictures = sorted(self.loaded.pictures)
         for task in grid.grid.members:
             for row in (None, *grid.grid.defenses, *grid.grid.attackers):
                 prefix = file_stem(grid.grid.name, task, *([row] if row else []), "")
-                for path in sorted(self.loaded.pictures):
+                for path in pictures:
                     if path.name.startswith(prefix) and "__" not in path.name.removeprefix(prefix):
                         yield path.name, task, row
 

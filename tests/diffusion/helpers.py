@@ -32,6 +32,14 @@ from harness.suite import Suite
 from harness.suite_reader import load
 
 SIDE = 16
+STYLES = """
+format: 2
+kind: style
+prompt: an artwork by {}
+class_prompt: an artwork
+class_word: artwork
+"""
+"""The beginning of a file of styles."""
 SAMPLING = {"sampler": "ddim", "steps": 3, "guidance": 2.0}
 
 

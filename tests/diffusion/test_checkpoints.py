@@ -17,7 +17,7 @@ from harness.diffusion.views import IMAGES
 from harness.execution.worker import ensure
 from harness.store import Store
 from harness.store.tensors import load_tensors
-from tests.diffusion.helpers import load_suite, pipeline
+from tests.diffusion.helpers import STYLES, load_suite, pipeline
 from tests.helpers import immunebench
 
 SUITE = """
@@ -40,15 +40,7 @@ grids:
     defenses: {none: , mima: {steps: 2, lr: 1.e-3, prior: captions}}
     attackers: {lora: {lr: 0.01}}
 """
-CONCEPTS = """
-format: 2
-kind: style
-prompt: an artwork by {}
-class_prompt: an artwork
-class_word: artwork
-captions: captions.txt
-concepts: {marvo: , telune: , obrick: , sevra: }
-"""
+CONCEPTS = STYLES + "captions: captions.txt\nconcepts: {marvo: , telune: , obrick: , sevra: }\n"
 UNET, TEXT, VAE = (
     f"{part}/{file}.safetensors"
     for part, file in {

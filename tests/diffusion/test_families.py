@@ -15,18 +15,10 @@ from harness.diffusion.abstract import AbstractModel, Counter
 from harness.diffusion.model import Batch
 from harness.diffusion.weights import copy_into, fault
 from harness.errors import RunError
-from tests.diffusion.helpers import SAMPLING, pipeline, run_suite, subject, xl_pipeline
+from tests.diffusion.helpers import SAMPLING, STYLES, pipeline, run_suite, subject, xl_pipeline
 
 PROMPTS = ["a photo of a bag", "an artwork by marvo"]
-CONCEPTS = """
-format: 2
-kind: style
-prompt: an artwork by {}
-class_prompt: an artwork
-class_word: artwork
-captions: captions.txt
-concepts: {marvo: , telune: , obrick: }
-"""
+CONCEPTS = STYLES + "captions: captions.txt\nconcepts: {marvo: , telune: , obrick: }\n"
 
 
 @pytest.fixture(scope="module")

@@ -28,17 +28,10 @@ from harness.stage import seed_of
 from harness.store import Store
 from harness.store.tensors import load_tensors
 from harness.suite_reader import load
-from tests.diffusion.helpers import load_suite, noise, run_suite, write_pictures
+from tests.diffusion.helpers import STYLES, load_suite, noise, run_suite, write_pictures
 from tests.helpers import FILES, immunebench
 
-CONCEPTS = """
-format: 2
-kind: style
-prompt: an artwork by {}
-class_prompt: an artwork
-class_word: artwork
-concepts: {marvo: , telune: , obrick: }
-"""
+CONCEPTS = STYLES + "concepts: {marvo: , telune: , obrick: }\n"
 SUBJECTS = """
 format: 2
 kind: subject
