@@ -11,6 +11,7 @@ from harness.leaderboard.cost_to_break import RESOLUTION
 from harness.leaderboard.protection import Protection
 from harness.leaderboard.retention import RETENTION
 from harness.leaderboard.scores import quantity_of, selected
+from harness.leaderboard.standings import POWER
 from harness.leaderboard.tables import CI, interval, marked, number, row_name, without_empty_columns
 from harness.suite import Grid
 
@@ -219,6 +220,33 @@ def in_full(found: Sequence[Protection], grid: Grid, long: pd.DataFrame) -> tupl
     )
     optima = [name for name in table if str(name).startswith("optimum: ")]
     return without_empty_columns(table), below + (" optimum: at an unlimited budget." if optima else "")
+
+
+def power(found: Sequence[Protection]) -> tuple[pd.DataFrame, str] | None:
+    """How many pairs of defenses are separated under each threat model, and which ratio of costs the cells can tell;
+    None where no pair has been tested. found: the protection against each threat model of a grid."""
+    rows = []
+    for one in shown(found):
+        tested = one.compared[one.compared["p"].notna()] if "p" in one.compared else one.compared.iloc[:0]
+        if not tested.empty:
+            ratios = tested["detectable"].quantile([0, 0.5, 1])
+            least, half, most = (f"{_digits(float(ratio), 3)}×" for ratio in ratios)
+            rows.append(
+                {
+                    "threat model": one.costs.name,
+                    "cells of a row": number(tested["n_cells"].max()),
+                    "pairs": str(len(tested)),
+                    "separated": str(int(tested["separated"].sum())),
+                    "detectable ratio: median": half,
+                    "range": f"{least} to {most}",
+                }
+            )
+    below = (
+        "separated: pairs of rows whose costs to break differ (paired comparisons, Holm, 5 %). detectable ratio: the "
+        "true ratio of two rows' costs that as many cells with the same spread would separate with probability "
+        f"{POWER:g}, at the strictest level of Holm's rule; over the pairs."
+    )
+    return (pd.DataFrame(rows), below) if rows else None
 
 
 def _optima(one: Protection, grid: Grid, long: pd.DataFrame) -> dict[str, pd.Series]:

@@ -66,6 +66,8 @@ def make(
     if first is None and (line := headline.ensemble_line(grid)):
         notes.append(line.strip())
     details = [("In full", *headline.in_full(found, grid, long))] if first else []
+    if first and (power := headline.power(found)) is not None:
+        details.append(("Power", *power))
     if (spent := headline.spent(records.frame[records.frame["grid"] == grid.name], grid)) is not None:
         details.append(("Cost of the attacks", *spent))
     if (ahead := strongest.table([one.costs for one in found], grid)) is not None:

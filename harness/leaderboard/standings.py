@@ -22,6 +22,9 @@ from harness.leaderboard.stats import (
     rank_intervals,
 )
 
+POWER = 0.8
+"""Probability with which a detectable difference is separated."""
+
 
 def comparisons(scores: Scores) -> pd.DataFrame:
     """Every pair of rows on the same cells (task × seed), the better one first.
@@ -32,7 +35,8 @@ def comparisons(scores: Scores) -> pd.DataFrame:
     such task, which are no evidence. `p_holm`: corrected for the grid's number of pairs. `superiority`: the effect
     size, the share of cells in which the first is better, ties counting half (probability of superiority; Grissom &
     Kim, Effect Sizes for Research, 2005, ch. 5; paired here). `n_cells`: cells that both have. `separated`: p_holm <
-    .05 and a difference above the ranking's resolution.
+    .05 and a difference above the ranking's resolution. `detectable`: the true difference, as a value or a ratio, that
+    as many cells with the same spread would separate with probability `POWER` in the strictest step of Holm's rule.
     """
     wide = scores.by_cell.unstack("defense").reindex(columns=list(scores.rows))
     pairs = [_better_first(wide, a, b) for a, b in combinations(scores.rows, 2)]
@@ -48,6 +52,7 @@ def comparisons(scores: Scores) -> pd.DataFrame:
     common = common_component(random) < COMMON
     means = _mean_differences(scores, differences, exact, common).reindex(names.index)
     tests = _tests(scores, means, exact)
+    tests["detectable"] = np.exp(tests["detectable"]) if scores.scale.log else tests["detectable"]
     signs = np.sign(differences["score"].where(differences["score"].abs() > scores.resolution, 0))
     tests["superiority"] = (signs.groupby(differences["pair"]).mean() + 1) / 2
     tests["n_cells"] = differences.groupby("pair").size().reindex(names.index, fill_value=0)
@@ -81,12 +86,14 @@ def _mean_differences(scores: Scores, differences: pd.DataFrame, exact: Bools, c
 
 
 def _tests(scores: Scores, means: pd.DataFrame, exact: Bools) -> pd.DataFrame:
-    """`p` and `p_holm` by pair."""
+    """`p`, `p_holm` and, as a score, `detectable` by pair."""
     rounding = scores.resolution**2 / 12 / len(scores.members)
     over_tasks = np.sqrt(means["tasks_se"].fillna(0) ** 2 + rounding)
     se, df = means["se"].mask(exact, over_tasks), means["df"].mask(exact, means["tasks_df"])
     p = pd.Series(2 * stats.t.sf((means["value"] / se).abs(), df), means.index)
-    return pd.DataFrame({"p": p, "p_holm": holm(p.to_numpy(float))})
+    level = (1 - LEVEL) / len(means)
+    detectable = (stats.t.ppf(1 - level / 2, df) + stats.t.ppf(POWER, df)) * se
+    return pd.DataFrame({"p": p, "p_holm": holm(p.to_numpy(float)), "detectable": detectable.clip(scores.resolution)})
 
 
 def _as_values(scores: Scores, means: pd.DataFrame) -> pd.DataFrame:

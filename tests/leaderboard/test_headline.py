@@ -2,12 +2,14 @@
 
 import io
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from harness.ensemble import Ensemble
 from harness.leaderboard import boards, protection
-from harness.leaderboard.headline import headline, spent, times
+from harness.leaderboard.headline import headline, power, spent, times
 from harness.leaderboard.strength import strengths
 from harness.metric import Quantity
 from harness.ranking import ThreatModel
@@ -140,6 +142,26 @@ def test_details_and_files():
     pairs = files["protection_comparisons.csv"]
     assert pairs[["threat_model", "defense", "other"]].to_numpy().tolist() == [["all attackers", "mine", "none"]]
     assert pairs["difference"][0] == pytest.approx(2.1, abs=0.1)
+
+
+def test_power_counts_the_pairs_and_gives_the_ratio_that_the_cells_can_tell():
+    """By the formula for a paired t test with known spread: (t_{1−α/2} + t_{.8}) s / √n, on logarithms."""
+    rows = curves({"none": 20, "mine": 42, "other": 42.5}, tasks=("a",), seeds=range(1, 9))
+    records = build(rows)
+    (found,) = protection.read(records, records.suite.grids[0])
+    made, below = power([found])
+    assert made.to_dict("records")[0] | {"detectable ratio: median": "", "range": ""} == {
+        "threat model": "all attackers", "cells of a row": "8", "pairs": "3", "separated": "2",
+        "detectable ratio: median": "", "range": "",
+    }  # fmt: skip
+    costs = np.log(found.costs.scores.by_cell.unstack("defense").apply(found.costs.scores.scale.value))
+    spread = [(costs[a] - costs[b]).std() for a, b in (("mine", "none"), ("other", "none"), ("other", "mine"))]
+    quantiles = stats.t.ppf([1 - 0.05 / 3 / 2, 0.8], 7).sum()
+    expected = np.exp(quantiles * np.median(spread) / np.sqrt(8))
+    assert float(made["detectable ratio: median"][0].rstrip("×")) == pytest.approx(expected, rel=0.01)
+    assert "probability 0.8" in below
+    (alone,) = protection.read(records := build(curves({"none": 20, "mine": 42}, seeds=(1,))), records.suite.grids[0])
+    assert power([alone]) is None  # one seed is no evidence
 
 
 def test_what_attacks_spend_is_of_the_undefended_model():

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from harness.leaderboard import boards, long_form
-from harness.leaderboard.scores import read
+from harness.leaderboard.scores import Scores, read
 from harness.leaderboard.standings import comparisons, standings
 from harness.metric import Quantity
 from harness.ranking import Ranking
@@ -42,6 +42,21 @@ def test_the_attacker_that_does_it_is_named():
     ranked, _ = table(rows)
     assert ranked.loc["mine", "by"] == "dreambooth"  # in two of three seeds
     assert ranked.loc["mine", "worst"] == pytest.approx((0.6 + 0.5 + 0.5) / 3)
+
+
+def test_a_detectable_difference_is_separated_in_four_of_five_boards():
+    rng, n, spread = np.random.default_rng(0), 16, 0.1
+    true = stats.t.ppf([0.975, 0.8], n - 1).sum() * spread / np.sqrt(n)
+    separated, detectable = [], []
+    for _ in range(200):
+        apart = rng.normal(true, spread, n)
+        index = pd.MultiIndex.from_product([["none", "mine"], ["a"], range(n)], names=["defense", "task", "seed"])
+        scores = pd.Series(np.concatenate([np.zeros(n), apart]), index)
+        (pair,) = comparisons(Scores({}, ["none", "mine"], {"a": ["a"]}, scores, frozenset())).to_dict("records")
+        separated.append(pair["separated"])
+        detectable.append(pair["detectable"])
+    assert 0.7 < np.mean(separated) < 0.9
+    assert np.mean(detectable) == pytest.approx(true, rel=0.05)
 
 
 def test_intervals_of_a_figure_that_is_wanted_low_are_the_right_way_round():
