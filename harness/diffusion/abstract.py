@@ -22,9 +22,10 @@ from torch.utils.flop_counter import flop_registry
 from transformers import CLIPTextConfig, CLIPTokenizer
 
 from harness.diffusion.base import FAMILIES
+from harness.diffusion.base_model import layout, read_config
 from harness.diffusion.concepts import Concept
 from harness.diffusion.data import ConceptData, Targets
-from harness.diffusion.model import TextToImage, layout, read_config
+from harness.diffusion.model import TextToImage
 from harness.diffusion.small import dataset
 from harness.diffusion.small.networks import tokenizer
 
@@ -111,10 +112,13 @@ class Counter(TorchDispatchMode):
 
 
 class AbstractModel:
-    """A model without numbers. base: the base model whose configuration it has (see `harness.diffusion.model.locate`);
-    Stable Diffusion 1's where the files are not on this machine. precision: as in `TextToImage.load`. checkpointing: as
-    in `TextToImage.checkpoint`. The attribute `outside` is the size of the base model's text encoders, in bytes, which
-    a counter does not see."""
+    """A model without numbers.
+
+    base: the base model whose configuration it has (see `harness.diffusion.base_model.locate`); Stable Diffusion 1's
+    where the files are not on this machine. precision: as in `TextToImage.load`. checkpointing: as in
+    `TextToImage.checkpoint`. The attribute `outside` is the size of the base model's text encoders, in bytes, which a
+    counter does not see.
+    """
 
     def __init__(self, base: str, precision: str = "fp32", checkpointing: bool = False) -> None:
         family = FAMILIES[layout(base)]

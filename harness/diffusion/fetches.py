@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
-from harness.diffusion.model import base_file, locate
+from harness.diffusion.base_model import base_file, locate
 
 REPOSITORIES = {"clip": "timm/vit_base_patch32_clip_224.openai", "dino": "timm/vit_small_patch16_224.dino"}
 """The repositories on the hub with the default weights of encoders."""
@@ -19,8 +19,8 @@ ALEXNET = "python -c \"import torchvision; torchvision.models.alexnet(weights='I
 
 
 def commands(base: str, encoders: Mapping[str, str | None]) -> Iterator[str]:
-    """Yield the commands that download the base model `base` (see `harness.diffusion.model.locate`) and the default
-    weights of `encoders` (a file or None by name), of which this machine has nothing."""
+    """Yield the commands that download the base model `base` (see `harness.diffusion.base_model.locate`) and the
+    default weights of `encoders` (a file or None by name), of which this machine has nothing."""
     if not Path(locate(base)).is_dir() and base_file(base, "model_index.json") is None:
         yield f"hf download {base} {PARTS}"
     for name, repository in REPOSITORIES.items():

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from harness.bounded import file_digest
+from harness.diffusion.base_model import layout_fault
 from harness.diffusion.image_folder import folder_digest, picture_files
-from harness.diffusion.model import layout_fault
 from harness.diffusion.small import PIPELINE
 from harness.errors import UsageError
 from harness.stage import Content, Located

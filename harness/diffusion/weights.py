@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from harness import checkpoints
-from harness.diffusion.model import TextToImage, base_file, read_config
+from harness.diffusion.base_model import base_file, read_config
+from harness.diffusion.model import TextToImage
 from harness.errors import RunError
 
 FILES = {
@@ -48,7 +49,7 @@ def fault(folder: Path, base: str, digest: str) -> str | None:
     """Why the weights in `folder` are no released model of the base model `base`, in one line; None if they are, as far
     as the files of the base model are on this machine.
 
-    base: see `harness.diffusion.model.locate`. digest: digest of the weights, by which the answer is remembered.
+    base: see `harness.diffusion.base_model.locate`. digest: digest of the weights, by which the answer is remembered.
     """
     if missing := _missing(folder):
         return missing

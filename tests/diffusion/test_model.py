@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from harness.diffusion import Batch, TextToImage
 from harness.diffusion import model as diffusion_model
+from harness.diffusion.base_model import layout_fault
 from harness.diffusion.located import Files
-from harness.diffusion.model import as_images, as_pixels, denoising_target, layout_fault
+from harness.diffusion.model import as_images, as_pixels, denoising_target
 from harness.errors import RunError, UsageError
 from tests.diffusion.helpers import SAMPLING, noise, pipeline
 
