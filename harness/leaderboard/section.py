@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from harness.leaderboard import headline, prediction, reproduction, strongest
+from harness.leaderboard import headline, prediction, reproduction, strength, strongest
 from harness.leaderboard.flags import Raised, listing
 from harness.leaderboard.prediction import Prediction
 from harness.leaderboard.protection import Protection
@@ -61,7 +61,7 @@ def make(
         tables.append((with_row_names(with_failures(table, records, grid), grid), below))
     title = f"{grid.name} (track {grid.track})"
     notes = [*grid.notes, *_changes(grid), *_calls(grid), *flag_lines, *reproduction.lines(papers, grid)]
-    notes += prediction.lines(predictions)
+    notes += [*prediction.lines(predictions), *strength.lines(records, grid)]
     first = headline.headline(found, grid, flags)
     if first is None and (line := headline.ensemble_line(grid)):
         notes.append(line.strip())

@@ -1,15 +1,19 @@
-"""Protection and retention of each row, with their intervals: the points of strength curves."""
+"""Strengths of swept defenses: protection and retention of each, and the largest that retains enough in each task."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from harness.leaderboard.protection import Protection
+from harness.leaderboard.retention import RETENTION, relative, retention_rows
 from harness.leaderboard.scores import Scale
 from harness.leaderboard.stats import BOUNDS
+from harness.records import Records
+from harness.suite import Grid
 
 COLUMNS = {
     "threat_model": "name of the threat model",
@@ -47,6 +51,30 @@ def strengths(one: Protection) -> pd.DataFrame:
         parts.append(part)
     front = {**one.costs.at, "threat_model": one.costs.name}
     return pd.concat(parts, ignore_index=True).assign(**front).reindex(columns=[*one.costs.at, *COLUMNS])
+
+
+def allowed(records: Records, grid: Grid) -> dict[str, str | None]:
+    """By sweep, its strongest row of which it and all weaker rows retain enough: at least the share `RETENTION` of the
+    undefended model's retention, of each kind, in each task (mean over seeds). None where the weakest does not, or a
+    row was not measured."""
+    kept = relative(retention_rows(records, grid), grid)
+    least = kept.groupby(["defense", "task"]).mean().min(axis=1, skipna=False).groupby("defense").min()
+    found: dict[str, str | None] = {}
+    for sweep, rows in grid.sweeps.items():
+        found[sweep] = None
+        for row in rows:
+            if not least.get(row, 0) >= RETENTION - 1e-9:
+                break
+            found[sweep] = row
+    return found
+
+
+def lines(records: Records, grid: Grid) -> Iterator[str]:
+    """A line of text with what is `allowed`, if the grid has sweeps and retention."""
+    if grid.sweeps and not retention_rows(records, grid).empty:
+        named = {sweep: row.partition("@")[2] if row else "none" for sweep, row in allowed(records, grid).items()}
+        texts = ", ".join(f"{sweep} {strength}" for sweep, strength in named.items())
+        yield f"largest strength that retains {RETENTION:.0%} of each kind in each task, as all weaker ones do: {texts}"
 
 
 def _least(values: pd.DataFrame, row: str) -> Any:

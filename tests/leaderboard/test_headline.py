@@ -10,7 +10,7 @@ from scipy import stats
 from harness.ensemble import Ensemble
 from harness.leaderboard import boards, protection
 from harness.leaderboard.headline import headline, power, spent, times
-from harness.leaderboard.strength import strengths
+from harness.leaderboard.strength import allowed, strengths
 from harness.metric import Quantity
 from harness.ranking import ThreatModel
 from tests.leaderboard.builders import ASR, asr, build, curves, retained
@@ -113,6 +113,23 @@ def test_a_sweep_is_one_row_with_the_strengths_between_which_it_is_compared():
     assert list(points["retention"]) == pytest.approx([1, 0.995, 0.9], abs=1e-3)
     assert (points["ratio"] > points["ci_low"])[1:].all()
     assert boards.make(records).csv()["strength.csv"].count("\n") == 4
+
+
+def test_the_largest_strength_that_retains_enough_in_each_task():
+    """`mine` ends at the first strength that fails in one task, though a stronger one does not; `other` has none."""
+    sweeps = {name: [f"{name}@lr={size}" for size in (1, 2, 3)] for name in ("mine", "other")}
+    shares = {"none": 0.8, "mine@lr=1": 0.79, "mine@lr=2": 0.79, "mine@lr=3": 0.8}
+    rows = retained({**shares, **dict.fromkeys(sweeps["other"], 0.7)})
+    for row in rows:
+        if (row["defense"], row["task"]) == ("mine@lr=2", "b"):
+            row["value"] = 0.7
+    records = build(rows, sweeps=sweeps)
+    assert allowed(records, records.suite.grids[0]) == {"mine": "mine@lr=1", "other": None}
+    text = boards.make(records).markdown()
+    assert (
+        "- largest strength that retains 95% of each kind in each task, as all weaker ones do: mine lr=1, other none"
+        in text
+    )
 
 
 def test_costs_of_single_rows_have_no_end_where_none_is_broken():
