@@ -24,7 +24,7 @@ class Prompt(PictureAttacker):
     The time step is drawn, where the authors go through 50 of them in turn; and the harness measures the prefix after
     given steps, where they stop at the first success. Only tokens that are whole words are used.
 
-    It does not break the undefended small base model (see docs/pages/text_to_image.md), so it belongs to no worst case
+    It does not break the undefended small base model (see docs/pages/methods.md), so it belongs to no worst case
     there.
     """
 

@@ -19,7 +19,7 @@ class TextualInversion(PictureAttacker):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "small": {"lr": 2e-2, "batch_size": 4},
         "small_objects": {"lr": 3.0, "batch_size": 4},  # the suite `relearning` says by which rule
-        "small_strong": {"lr": 3.0, "batch_size": 4, "vectors": 4},  # docs/pages/text_to_image.md says by which rule
+        "small_strong": {"lr": 3.0, "batch_size": 4, "vectors": 4},  # docs/pages/methods.md says by which rule
     }
 
     lr: float = Field(
