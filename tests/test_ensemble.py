@@ -26,6 +26,7 @@ DIGESTS = {
         "deep": "60c294e0773fc92a38153d9f00036b4a730897a19b6183af639985007de60de4",
         "probe": "4e9c13c361676f6a84fbbc57df75bf5661ebf7884ada35ff5fd39126c06168d8",
     },
+    "red_team 2": {"diffusion": "94d110a5d94480ff15383266531fbf9b4d5b3f28839e686fcd6bcfa1555f5398"},
 }
 """By name and version, the digest of an ensemble's members for each track: a changed member makes a new version, in a
 new file."""
@@ -144,7 +145,7 @@ def test_settings_searched_on_one_base_model_are_dropped_on_another(tiny, ensemb
             {},
             r"tiny.yaml, line \d+, grid 'house_prices': unknown ensemble 'red_taem 1'; did you mean red",
         ),
-        ("red_team 99", {}, "unknown ensemble 'red_team 99'; did you mean red_team 1"),
+        ("red_team 99", {}, "unknown ensemble 'red_team 99'; did you mean red_team"),
         ("absent.yaml", {}, r"grid 'house_prices': ensemble file absent.yaml does not exist"),
         (None, {"tracks": {"diffusion": MEMBERS}}, "team 2 has no attackers of track 'probe', only of diffusion"),
         (None, {"tracks": {"probe": {"attackers": {"adam": {}}}}}, "team 2 has the attacker 'adam' as well; give the"),
@@ -178,13 +179,13 @@ def test_bad_ensembles_are_one_clear_line(tiny, ensemble, named, changes, messag
 
 def test_a_shipped_file_has_the_name_and_version_of_its_place(tiny, tmp_path, monkeypatch):
     """The entry of a file that was copied and not yet changed."""
-    copy = tmp_path / "2.yaml"
+    copy = tmp_path / "9.yaml"
     shutil.copy(file_of("red_team 1"), copy)
     entry = installed().get("ensemble", "red_team 1")
-    other = type(entry)("ensemble", "red_team 2", entry.module, "", str(copy), file=str(copy))
-    monkeypatch.setitem(installed()._entries["ensemble"], "red_team 2", other)
-    with pytest.raises(UsageError, match="the file of 'red_team 2' has name and version red_team 1"):
-        load(change(tiny, grids__0__ensemble="red_team 2"))
+    other = type(entry)("ensemble", "red_team 9", entry.module, "", str(copy), file=str(copy))
+    monkeypatch.setitem(installed()._entries["ensemble"], "red_team 9", other)
+    with pytest.raises(UsageError, match="the file of 'red_team 9' has name and version red_team 1"):
+        load(change(tiny, grids__0__ensemble="red_team 9"))
 
 
 WEAK = '''
