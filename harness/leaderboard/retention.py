@@ -13,10 +13,11 @@ RETENTION = 0.95
 
 
 def retention_rows(records: Records, grid: Grid) -> pd.DataFrame:
-    """The records that say whether a grid's released models still do what they should."""
+    """The records that say whether a grid's released models still do what they should: those that its ranking names, or
+    where nothing ranks all values of the quantity `retention`."""
     frame = records.frame[(records.frame["grid"] == grid.name) & records.frame["attacker"].isna()]
     chosen = pd.Series(False, frame.index)
-    for selector in grid.ranking.retention if grid.ranking else []:
+    for selector in grid.ranking.retention if grid.ranking else [{"metric": "retention"}]:
         chosen |= selected(frame, selector)
     return frame[chosen]
 
