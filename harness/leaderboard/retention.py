@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from harness.leaderboard.scores import QUANTITY, for_every_seed, selected
+from harness.ranking import Selector
 from harness.records import Records
 from harness.suite import Grid
 
@@ -12,12 +15,12 @@ RETENTION = 0.95
 """The share of the undefended model's retention that a defense is to reach."""
 
 
-def retention_rows(records: Records, grid: Grid) -> pd.DataFrame:
+def retention_rows(records: Records, grid: Grid, unranked: Sequence[Selector] = ()) -> pd.DataFrame:
     """The records that say whether a grid's released models still do what they should: those that its ranking names, or
-    where nothing ranks all values of the quantity `retention`."""
+    `unranked` where nothing ranks."""
     frame = records.frame[(records.frame["grid"] == grid.name) & records.frame["attacker"].isna()]
     chosen = pd.Series(False, frame.index)
-    for selector in grid.ranking.retention if grid.ranking else [{"metric": "retention"}]:
+    for selector in grid.ranking.retention if grid.ranking else unranked:
         chosen |= selected(frame, selector)
     return frame[chosen]
 

@@ -12,6 +12,7 @@ from harness.leaderboard.protection import Protection
 from harness.leaderboard.retention import RETENTION, relative, retention_rows
 from harness.leaderboard.scores import Scale
 from harness.leaderboard.stats import BOUNDS
+from harness.ranking import Selector
 from harness.records import Records
 from harness.suite import Grid
 
@@ -53,11 +54,16 @@ def strengths(one: Protection) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).assign(**front).reindex(columns=[*one.costs.at, *COLUMNS])
 
 
+ALL: list[Selector] = [{"metric": "retention"}]
+"""All values of retention."""
+
+
 def allowed(records: Records, grid: Grid) -> dict[str, str | None]:
     """By sweep, its strongest row of which it and all weaker rows retain enough: at least the share `RETENTION` of the
-    undefended model's retention, of each kind, in each task (mean over seeds). None where the weakest does not, or a
-    row was not measured."""
-    kept = relative(retention_rows(records, grid), grid)
+    undefended model's retention, of each kind, in each task (mean over seeds). Where nothing ranks, as without
+    attackers, all values of the quantity `retention` count. None where the weakest does not, or a row was not
+    measured."""
+    kept = relative(retention_rows(records, grid, ALL), grid)
     least = kept.groupby(["defense", "task"]).mean().min(axis=1, skipna=False).groupby("defense").min()
     found: dict[str, str | None] = {}
     for sweep, rows in grid.sweeps.items():
@@ -71,7 +77,7 @@ def allowed(records: Records, grid: Grid) -> dict[str, str | None]:
 
 def lines(records: Records, grid: Grid) -> Iterator[str]:
     """A line of text with what is `allowed`, if the grid has sweeps and retention."""
-    if grid.sweeps and not retention_rows(records, grid).empty:
+    if grid.sweeps and not retention_rows(records, grid, ALL).empty:
         named = {sweep: row.partition("@")[2] if row else "none" for sweep, row in allowed(records, grid).items()}
         texts = ", ".join(f"{sweep} {strength}" for sweep, strength in named.items())
         yield f"largest strength that retains {RETENTION:.0%} of each kind in each task, as all weaker ones do: {texts}"

@@ -125,6 +125,8 @@ def test_the_largest_strength_that_retains_enough_in_each_task():
             row["value"] = 0.7
     records = build(rows, sweeps=sweeps)
     assert allowed(records, records.suite.grids[0]) == {"mine": "mine@lr=1", "other": None}
+    unranked = build(rows, sweeps=sweeps, ranking=None)  # as without attackers
+    assert allowed(unranked, unranked.suite.grids[0]) == {"mine": "mine@lr=1", "other": None}
     text = boards.make(records).markdown()
     assert (
         "- largest strength that retains 95% of each kind in each task, as all weaker ones do: mine lr=1, other none"
