@@ -15,7 +15,7 @@ class Ascent(AscentDefense):
     control = True
     presets = {
         "small": SMALL,
-        "small_styles": {**SMALL, "lr": 1e-3},
+        "small_styles": {**SMALL, "lr": 6e-4},
         "small_objects": {**SMALL, "lr": 6e-4},
         "small_personal": {**SMALL, "lr": 6e-4},
     }

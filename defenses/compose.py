@@ -30,7 +30,7 @@ class Compose(Joint):
     name = "compose"
     presets = {
         "small": {**SMALL, "inner_lr": 1.0},
-        "small_styles": {**SMALL, "inner_lr": 1.0, "lr": 1e-3},
+        "small_styles": {**SMALL, "inner_lr": 1.0, "lr": 2e-3},
         "small_objects": {**SMALL, "inner_lr": 1.0, "lr": 6e-4},
         "small_personal": {**SMALL, "inner_lr": 1.0, "lr": 6e-4},
     }
