@@ -62,13 +62,16 @@ def allowed(records: Records, grid: Grid) -> dict[str, str | None]:
     """By sweep, its strongest row of which it and all weaker rows retain enough: at least the share `RETENTION` of the
     undefended model's retention, of each kind, in each task (mean over seeds). Where nothing ranks, as without
     attackers, all values of the quantity `retention` count. None where the weakest does not, or a row was not
-    measured."""
-    kept = relative(retention_rows(records, grid, ALL), grid)
+    measured; empty where no retention was."""
+    rows = retention_rows(records, grid, ALL) if grid.sweeps else records.frame.iloc[:0]
+    if rows.empty:
+        return {}
+    kept = relative(rows, grid)
     least = kept.groupby(["defense", "task"]).mean().min(axis=1, skipna=False).groupby("defense").min()
     found: dict[str, str | None] = {}
-    for sweep, rows in grid.sweeps.items():
+    for sweep, labels in grid.sweeps.items():
         found[sweep] = None
-        for row in rows:
+        for row in labels:
             if not least.get(row, 0) >= RETENTION - 1e-9:
                 break
             found[sweep] = row
@@ -77,9 +80,8 @@ def allowed(records: Records, grid: Grid) -> dict[str, str | None]:
 
 def lines(records: Records, grid: Grid) -> Iterator[str]:
     """A line of text with what is `allowed`, if the grid has sweeps and retention."""
-    if grid.sweeps and not retention_rows(records, grid, ALL).empty:
-        named = {sweep: row.partition("@")[2] if row else "none" for sweep, row in allowed(records, grid).items()}
-        texts = ", ".join(f"{sweep} {strength}" for sweep, strength in named.items())
+    if found := allowed(records, grid):
+        texts = ", ".join(f"{sweep} {row.partition('@')[2] if row else 'none'}" for sweep, row in found.items())
         yield f"largest strength that retains {RETENTION:.0%} of each kind in each task, as all weaker ones do: {texts}"
 
 

@@ -23,10 +23,10 @@ DEFENSES = ["ascent", *UNROLLED, "imma"]
 
 @pytest.fixture
 def exact(base: Path, monkeypatch: pytest.MonkeyPatch):
-    """Loads the base model in float64, with draws in float64: Adam enlarges rounding."""
+    """Loads a base model in float64, with draws in float64: Adam enlarges rounding."""
     noised = data._noised
     monkeypatch.setattr(data, "_noised", lambda *batch: as_double(noised(*batch)))
-    return lambda: double(TextToImage.load(str(base)))
+    return lambda name=str(base): double(TextToImage.load(name))
 
 
 def _build(build, name: str, **settings):
@@ -123,12 +123,10 @@ def test_released_and_paper_give_different_weights(base: Path, build) -> None:
         assert any(not torch.allclose(found[mode][k], found[other][k], atol=1e-6) for k in found[mode]), (mode, other)
 
 
-def test_released_is_the_authors_alternation(build, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_released_is_the_authors_alternation(exact, build) -> None:
     """Their training loop, written out with torch's optimisers on the small base: (1) each concept's loss plus the
     loss to retain; keys and values by one step of descent, then merged; everything else by AdamW on the mean gradient;
     both stay in the weights. (2) One step of ascent on the cross-attention."""
-    noised = data._noised
-    monkeypatch.setattr(data, "_noised", lambda *batch: as_double(noised(*batch)))  # Adam enlarges rounding
     settings = {
         "mode": "released",
         "lr": 3e-3,
@@ -139,10 +137,10 @@ def test_released_is_the_authors_alternation(build, monkeypatch: pytest.MonkeyPa
         "ridge": 1e-3,
     }
     side = TextToImage.load("small").pipeline.vae.config.sample_size
-    ours = double(TextToImage.load("small"))
+    ours = exact("small")
     meter.pull(_build(build, "mima", **settings).immunize(ours, targets(ours, side=side)), "mima")
 
-    plain = double(TextToImage.load("small"))
+    plain = exact("small")
     of, named = targets(plain, side=side), dict(plain.unet.named_parameters())
     outer = {name: weight for name, weight in named.items() if ".attn2." in name}
     merged = {name: weight for name, weight in outer.items() if ".to_k." in name or ".to_v." in name}
