@@ -104,15 +104,16 @@ def make(suite: Suite) -> Plan:
 
 
 def available(suite: Suite) -> tuple[Suite, dict[str, str]]:
-    """`suite` without the grids that need a data set or weights that this machine lacks, and the reason of each grid
-    that is left out, by name. Raises `UsageError` if no grid is left."""
+    """`suite` without the grids that need a data set or weights that this machine lacks, and by name the reason of each
+    grid that is left out, with the commands that download all that it lacks. Raises `UsageError` if no grid is left."""
     registry = installed().with_files(suite.plugins)
     reasons = {}
     for grid in suite.grids:
         track = registry.track(grid.track, f"grid '{grid.name}'")
         tasks = {repetition.place: repetition.task for repetition in repetitions(grid, track)}.values()
         if lacking := list(dict.fromkeys(line for task in tasks for line in track.missing(task))):
-            reasons[grid.name] = "; ".join(lacking)
+            commands = fetches(suite.model_copy(update={"grids": [grid]}))
+            reasons[grid.name] = "; ".join(lacking + ["to download: " + "; ".join(commands)] * bool(commands))
     grids = [grid for grid in suite.grids if grid.name not in reasons]
     if not grids:
         raise UsageError("; ".join(dict.fromkeys(reasons.values())))

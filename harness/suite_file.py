@@ -135,6 +135,7 @@ class BaseModelFile(FrozenModel):
         "one base model; null: the plugins' defaults",
     )
     attackers: Rows = Field({}, description="further attacker rows of every grid that has attackers, as they stand")
+    metrics: Rows = Field({}, description="further metric rows of every grid, as they stand")
 
 
 def _stripped(text: Any) -> Any:
@@ -218,7 +219,7 @@ def on_base(file: SuiteFile, base: str) -> tuple[SuiteFile, dict[str, str]]:
                 "protocol": grid.protocol | changes.protocol,
                 "defenses": rows(grid.defenses),
                 "attackers": {**rows(grid.attackers), **(changes.attackers if grid.attackers else {})},
-                "metrics": rows(grid.metrics),
+                "metrics": {**rows(grid.metrics), **changes.metrics},
             }
         )
         for grid in file.grids

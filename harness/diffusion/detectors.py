@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,6 +61,10 @@ class Asked(NamedTuple):
             raise RunError(f"detector '{self.name}' failed: {type(error).__name__} ({reason:.160})") from error
 
 
+CLIP_WEIGHTS = "open_clip_model.safetensors"
+"""The weights in a folder of CLIP, as the hub has them."""
+
+
 class File(NamedTuple):
     """Weights: path of their file or folder; None: the default ones. versions: of the files, so that a process loads
     files again that have changed."""
@@ -98,6 +103,8 @@ def _clip(images: Images, question: Question, file: File) -> np.ndarray[Any, np.
     """Zero-shot by CLIP, ViT-B/32 with OpenAI's weights (Radford et al., 2021)."""
     import open_clip
 
+    if file.path and Path(file.path).is_dir():
+        file = file._replace(path=str(Path(file.path, CLIP_WEIGHTS)))
     embed = encoders.encoder("clip", *file).embed
     assert embed is not None
     return _nearest(embed(images), _clip_network(file), open_clip.get_tokenizer("ViT-B-32-quickgelu"), question)

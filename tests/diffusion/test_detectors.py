@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from harness.diffusion import AttackedPictures, Concept, ConceptAttack, View, encoders
@@ -66,6 +67,24 @@ def test_a_folders_classifier_answers_by_its_labels(folder: Path, concepts: list
         first = network(2 * (as_pixels(torch.from_numpy(images)) + 1) / 2 - 1).logits.argmax(1).numpy()
     assert np.array_equal(ask("filter", images, concepts[:1], folder), [first == 1])  # by the concept's name
     assert np.array_equal(ask("filter", images, concepts[:2], folder, "NSFW", "safe"), [first != 1] * 2)
+
+
+def test_clip_from_a_local_folder(tmp_path: Path, concepts: list[Concept]) -> None:
+    """Zero-shot: the prompt of a concept or of its class whose embedding is nearest."""
+    import open_clip
+
+    torch.manual_seed(0)
+    made, tokens = open_clip.create_model("ViT-B-32-quickgelu").eval(), open_clip.get_tokenizer("ViT-B-32-quickgelu")
+    save_file(made.state_dict(), tmp_path / "open_clip_model.safetensors")
+    images = noise(5, 1, 224)
+    mean, std = (
+        torch.tensor(of)[:, None, None] for of in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
+    prompts = list(dict.fromkeys([*(one.prompted() for one in concepts), *(str(one.class_prompt) for one in concepts)]))
+    with torch.no_grad():
+        pictures = made.encode_image((torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std, normalize=True)
+        nearest = (pictures @ made.encode_text(tokens(prompts), normalize=True).T).argmax(1).numpy()
+    assert np.array_equal(ask("clip", images, concepts, tmp_path), nearest == np.arange(3)[:, None])
 
 
 @pytest.mark.parametrize(

@@ -579,7 +579,21 @@ def test_msgr_ranks_where_no_classifier_knows_a_target(suite: Path) -> None:
     assert grid.ranking.value == {"metric": "msgr", "variant": "efficientnet_lite0"}
     assert (grid.ranking.better, grid.ranking.succeeds, grid.ranking.broken) == ("higher", False, None)
     assert grid.ranking.retention == [{"metric": "similarity", "role": "kept", "variant": "efficientnet_lite0"}]
-    assert any("ranked by MSGR (efficientnet_lite0)" in note for note in grid.notes)
+    assert any("MSGR (efficientnet_lite0) ranks" in note for note in grid.notes)
+
+
+def test_the_first_detector_ranks_where_no_classifier_knows_a_target(suite: Path) -> None:
+    """It tells success, so there is a cost to break; without the metric that measures it the suite is refused."""
+    encoders = "encoders: [efficientnet_lite0]"
+    suite.write_text(suite.read_text().replace(encoders, f"{encoders}\n      detectors: [clip]"))
+    with pytest.raises(UsageError, match="add `metrics: {detection: }`"):
+        load_suite(suite, defenses=["none"])
+    suite.write_text(suite.read_text().replace("    defenses:", "    metrics: {detection: }\n    defenses:"))
+    grid, subjects = load_suite(suite, defenses=["none"]).grids
+    assert grid.ranking.value == {"metric": "detected", "role": "harmful", "variant": "clip"}
+    assert (grid.ranking.better, grid.ranking.succeeds, grid.ranking.broken) == ("lower", True, 0.8)
+    assert any("by the detector 'clip'" in note for note in grid.notes)
+    assert subjects.ranking.value["metric"] == "msgr"  # no detector knows a subject by name
 
 
 def test_the_readable_table() -> None:
