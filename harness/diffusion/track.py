@@ -194,9 +194,9 @@ def _unseen(protocol: DiffusionProtocol, detectable: bool, measured: bool) -> It
     targets. measured: whether the metric `detection` is measured. Raises `UsageError` if it is needed and is not."""
     if not (protocol.detectors and detectable):
         yield (
-            f"no concept classifier knows the targets, so there is no success rate: MSGR ({next(iter(protocol.encoders))})"
-            " ranks the defenses, the papers' loss of similarity, which does not tell whether an attack succeeds; "
-            "retention is that of similarity"
+            "no concept classifier knows the targets, so there is no success rate: "
+            f"MSGR ({next(iter(protocol.encoders))}) ranks the defenses, the papers' loss of similarity, which does not "
+            "tell whether an attack succeeds; retention is that of similarity"
         )
     elif measured:
         yield (

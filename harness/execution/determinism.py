@@ -15,10 +15,6 @@ def _set_default_device(device: torch.device) -> None:
     torch.set_default_device(None if device.type == "cpu" else device)  # the CPU by name would slow down every call
 
 
-def _allow_tf32(allow: bool) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = allow
-
-
 class _Setting(NamedTuple):
     """A setting of the whole process. value: for jobs."""
 
@@ -27,11 +23,17 @@ class _Setting(NamedTuple):
     value: Any
 
 
+def _flag(of: Any, name: str, value: bool) -> _Setting:
+    return _Setting(lambda: getattr(of, name), lambda flag: setattr(of, name, flag), value)
+
+
 _SETTINGS = (
     _Setting(torch.get_num_threads, torch.set_num_threads, 1),
     _Setting(torch.get_default_dtype, torch.set_default_dtype, torch.float32),
     _Setting(torch.get_default_device, _set_default_device, torch.device("cpu")),
-    _Setting(lambda: torch.backends.cuda.matmul.allow_tf32, _allow_tf32, False),
+    _flag(torch.backends.cuda.matmul, "allow_tf32", False),
+    _flag(torch.backends.cudnn, "deterministic", True),
+    _flag(torch.backends.cudnn, "benchmark", False),
     _Setting(torch.is_grad_enabled, torch.set_grad_enabled, True),
     _Setting(torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, False),
 )

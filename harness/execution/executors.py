@@ -53,7 +53,7 @@ class Serial:
 
 class Processes:
     """Local worker processes of one torch thread each (two of them do more than one of two threads). gpus: GPUs of this
-    machine; each worker is pinned to one."""
+    machine; each worker is pinned to one, which others share if there are more workers."""
 
     separate = True
 
@@ -88,13 +88,11 @@ class Processes:
 
 def local(workers: int | None = None, gpu: bool = False, separate: bool = False) -> Executor:
     """The executor for `workers` local workers (default: one for each GPU, else one for each core). gpu: require a GPU.
-    separate: also a single worker is a process of its own. Raises `UsageError` if a GPU is required and there is none,
-    or if there are more workers than GPUs."""
+    separate: also a single worker is a process of its own. Raises `UsageError` if a GPU is required and there is
+    none."""
     found = gpus.count()
     if gpu and not found:
         raise UsageError("torch finds no GPU on this machine: run without --gpu, or on a --cluster")
-    if found and workers and workers > found:
-        raise UsageError(f"{workers} workers need {workers} GPUs, one each; this machine has {found}")
     workers = workers or default_workers()
     return Serial() if workers == 1 and not separate else Processes(workers, found)
 
@@ -146,4 +144,5 @@ def _prepare_worker(count: int, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
     os.environ["OMP_NUM_THREADS"] = "1"
     if count:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # else its sums may differ from run to run
         gpus.claim(count)

@@ -586,7 +586,7 @@ def test_the_first_detector_ranks_where_no_classifier_knows_a_target(suite: Path
     """It tells success, so there is a cost to break; without the metric that measures it the suite is refused."""
     encoders = "encoders: [efficientnet_lite0]"
     suite.write_text(suite.read_text().replace(encoders, f"{encoders}\n      detectors: [clip]"))
-    with pytest.raises(UsageError, match="add `metrics: {detection: }`"):
+    with pytest.raises(UsageError, match="nothing measures it: add `metrics:"):
         load_suite(suite, defenses=["none"])
     suite.write_text(suite.read_text().replace("    defenses:", "    metrics: {detection: }\n    defenses:"))
     grid, subjects = load_suite(suite, defenses=["none"]).grids

@@ -1,5 +1,6 @@
 """One contract for all executors: the same values, and no fault of a job or a worker ends the run."""
 
+import os
 import subprocess
 import sys
 import time
@@ -196,11 +197,16 @@ def test_a_missing_gpu_is_an_error_at_once(monkeypatch):
         executors.choose(gpu=True, cluster="local:1")
 
 
-def test_one_worker_for_each_gpu(monkeypatch):
+def test_one_worker_for_each_gpu_or_more_if_asked(monkeypatch):
     monkeypatch.setattr(gpu, "count", lambda: 2)
     assert executors.default_workers() == 2
-    with pytest.raises(UsageError, match="3 workers need 3 GPUs, one each; this machine has 2"):
-        executors.local(3)
+    shared = executors.local(3)
+    try:
+        visible = [shared.submit(os.getenv, "CUDA_VISIBLE_DEVICES") for _ in range(6)]
+        assert {future.result() for future in visible} <= {"0", "1"}
+        assert shared.submit(os.getenv, "CUBLAS_WORKSPACE_CONFIG").result() == ":4096:8"
+    finally:
+        shared.stop(at_once=True)
 
 
 def test_each_worker_claims_a_gpu_of_its_own(tmp_path):

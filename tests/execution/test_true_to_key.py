@@ -206,6 +206,8 @@ def test_jobs_find_and_leave_the_settings_of_the_process(tmp_path):
 
     usual = settings()
     with determinism.isolated(1):
+        assert torch.backends.cudnn.deterministic  # a GPU's convolutions, too, give the same sums in every run
+        assert not torch.backends.cudnn.benchmark
         torch.set_default_dtype(torch.float64)
         torch.set_grad_enabled(False)
         np.seterr(invalid="raise")
