@@ -4,6 +4,7 @@ import re
 
 import pandas as pd
 import pytest
+import yaml
 
 from harness.leaderboard.headline import times
 from harness.leaderboard.tables import intervals
@@ -54,6 +55,15 @@ def test_it_names_every_suite_and_only_plugins_that_exist():
     assert suites == {entry.name for entry in installed().all("suite")}
     plugins = {entry.name for kind in KINDS for entry in installed().all(kind)}
     assert set(re.findall(r"`(\w+)`", SECTIONS["Methods and papers"])) <= plugins
+
+
+def test_a_row_of_suites_names_all_numbers_of_seeds_of_their_grids():
+    rows = re.findall(r"^\| `.*\d seeds?\b.*", SECTIONS["Suites"], re.MULTILINE)
+    assert rows
+    for row in rows:
+        suites = [yaml.safe_load((ROOT / f"suites/{name}.yaml").read_text()) for name in re.findall(r"`(\w+)`", row)]
+        seeds = {grid.get("seeds", suite["seeds"]) for suite in suites for grid in suite["grids"]}
+        assert {int(number) for number in re.findall(r"(\d+) seed", row)} == seeds, row
 
 
 def test_its_links_and_pictures_exist():

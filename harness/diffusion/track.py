@@ -56,8 +56,8 @@ class DiffusionTrack(Track):
                 _check_needs(row, needs, group, group.targets if plugin.kind == "defense" else _attacked(group))
         notes = [*_pictures(tasks, protocol)]
         if any(plugin.kind == "attacker" for plugin in rows.values()) and not _seen(tasks):
-            quantities = {of.name for plugin in rows.values() for of in getattr(plugin, "quantities", ())}
-            notes += _unseen(protocol, _detectable(tasks), "detected" in quantities)
+            measured = {one.name for plugin in rows.values() for one in getattr(plugin, "quantities", ())}
+            notes += _unseen(protocol, _detectable(tasks), "detected" in measured)
         return notes
 
     def fetches(self, task: Group, protocol: DiffusionProtocol) -> Iterator[str]:
@@ -194,9 +194,9 @@ def _unseen(protocol: DiffusionProtocol, detectable: bool, measured: bool) -> It
     targets. measured: whether the metric `detection` is measured. Raises `UsageError` if it is needed and is not."""
     if not (protocol.detectors and detectable):
         yield (
-            "no concept classifier knows the targets, so there is no success rate: "
-            f"MSGR ({next(iter(protocol.encoders))}) ranks the defenses, the papers' loss of similarity, which does not "
-            "tell whether an attack succeeds; retention is that of similarity"
+            "no concept classifier knows the targets, so there is no success rate: defenses are ranked by MSGR "
+            f"({next(iter(protocol.encoders))}), the papers' loss of similarity, which does not tell whether an attack "
+            "succeeds; retention is that of similarity"
         )
     elif measured:
         yield (

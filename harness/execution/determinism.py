@@ -23,8 +23,8 @@ class _Setting(NamedTuple):
     value: Any
 
 
-def _flag(of: Any, name: str, value: bool) -> _Setting:
-    return _Setting(lambda: getattr(of, name), lambda flag: setattr(of, name, flag), value)
+def _flag(module: Any, name: str, value: bool) -> _Setting:
+    return _Setting(lambda: getattr(module, name), lambda flag: setattr(module, name, flag), value)
 
 
 _SETTINGS = (

@@ -579,7 +579,7 @@ def test_msgr_ranks_where_no_classifier_knows_a_target(suite: Path) -> None:
     assert grid.ranking.value == {"metric": "msgr", "variant": "efficientnet_lite0"}
     assert (grid.ranking.better, grid.ranking.succeeds, grid.ranking.broken) == ("higher", False, None)
     assert grid.ranking.retention == [{"metric": "similarity", "role": "kept", "variant": "efficientnet_lite0"}]
-    assert any("MSGR (efficientnet_lite0) ranks" in note for note in grid.notes)
+    assert any("ranked by MSGR (efficientnet_lite0)" in note for note in grid.notes)
 
 
 def test_the_first_detector_ranks_where_no_classifier_knows_a_target(suite: Path) -> None:
