@@ -35,7 +35,7 @@ runs: .venv/quick
 	for suite in digits house_prices deep relearning strength attack_strength inner_steps styles objects personal worst_case \
 	    many_concepts prompt_shift unroll attack_data benign_first trainability sampling coverage families; do \
 	  $(BIN)/immunebench run $$suite --out results/runs/$$suite || exit 1; \
-	  $(BIN)/immunebench submit results/runs/$$suite || exit 1; \
+	  $(BIN)/immunebench submit results/runs/$$suite --force || exit 1; \
 	done
 	$(BIN)/immunebench boards
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from pydantic import Field
 
 from harness.errors import UsageError, nearest
-from harness.files import claim, replacing, user_path
+from harness.files import claim, contents, replacing, user_path
 from harness.interrupts import contained
 from harness.labels import FrozenModel
 from harness.result import Result
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 RELEASED = "a released model"
-"""Owner of the files of `release`, see `harness.files.claim`."""
+"""How the owner of the files of `release` begins, see `harness.files.claim`."""
 
 
 class _Limits(FrozenModel):
@@ -45,7 +47,7 @@ def run(
     timeout: float | None = None,
     keep: bool = False,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
     **selection: Unpack[Options],
 ) -> Result:
     """Run a suite and make its leaderboard. Jobs that the store has are not run again.
@@ -56,8 +58,9 @@ def run(
     artifacts (default: `$IMMUNEBENCH_STORE`, else the user's cache). workers: local processes (default: one for each
     GPU, else one for each core; 1 runs the jobs in this process, unless there is a `timeout`). cluster: instead of
     local workers the address of a Dask scheduler, or `local:N`. gpu: require a GPU for GPU jobs. timeout: seconds for
-    each job. keep: keep released models in the store. progress: gets callbacks. selection: which part of the suite to
-    run, and with which changes; the fields of `Selection`.
+    each job. keep: keep released models in the store. progress: True shows the progress of the run, on the error output
+    or in the notebook; False: nothing; else gets callbacks. selection: which part of the suite to run, and with which
+    changes; the fields of `Selection`.
 
     Returns the run's `Result`. A grid that needs a data set or weights that this machine lacks is left out, see
     `Result.left_out`. Raises `UsageError` before anything is computed, and `RunError` if the store or the cluster
@@ -74,19 +77,34 @@ def run(
     plan = make(present)
     folder = None if out is None else run_folder.claim_for(plan, user_path(out).absolute(), force)
     artifacts = Store(store)
-    progress = progress or scheduler.Progress()
-    for grid in plan.suite.grids:
-        for note in grid.notes:
-            progress.say(f"{grid.name}: {note}")
-    for name, reason in left_out.items():
-        progress.say(f"grid {name} is left out: {reason}")
-    if commands := fetches(plan.suite):
-        progress.say(f"to download first: {'; '.join(commands)}")
-    executor = executors.choose(limits.workers, cluster, gpu, progress.say, separate=limits.timeout is not None)
-    opening = pack.opening(plan, artifacts)
-    with artifacts.pin({cell.job.key for cell in plan.cells}):  # until they are packed
-        failed = scheduler.run(plan, artifacts, executor, progress, keep, limits.timeout)
-        return _report(plan, artifacts, failed, left_out, opening, folder)
+    with _shown(progress) as display:
+        for grid in plan.suite.grids:
+            for note in grid.notes:
+                display.say(f"{grid.name}: {note}")
+        for name, reason in left_out.items():
+            display.say(f"grid {name} is left out: {reason}")
+        if commands := fetches(plan.suite):
+            display.say(f"to download first: {'; '.join(commands)}")
+        executor = executors.choose(limits.workers, cluster, gpu, display.say, separate=limits.timeout is not None)
+        opening = pack.opening(plan, artifacts)
+        with artifacts.pin({cell.job.key for cell in plan.cells}):  # until they are packed
+            failed = scheduler.run(plan, artifacts, executor, display, keep, limits.timeout)
+            return _report(plan, artifacts, failed, left_out, opening, folder)
+
+
+def _shown(progress: Progress | bool) -> AbstractContextManager[Progress]:
+    """The `progress` of `run` as what gets the callbacks."""
+    from harness.execution import scheduler
+
+    if progress is not True:
+        return nullcontext(progress or scheduler.Progress())
+    from rich.console import Console
+
+    from harness.execution.progress import Display
+
+    # To rich a notebook is no terminal, and what is live needs ipywidgets there.
+    live = Console().is_jupyter and find_spec("ipywidgets") is not None
+    return Display(Console(stderr=True, highlight=False, force_terminal=live or None))
 
 
 def _report(
@@ -122,6 +140,7 @@ def release(
     task: str | None = None,
     seed: int | None = None,
     store: str | Path | None = None,
+    force: bool = False,
     **selection: Unpack[Options],
 ) -> None:
     """Save a released model of a suite as files that its library loads: a text-to-image model as a pipeline folder for
@@ -129,9 +148,10 @@ def release(
 
     suite: as for `run`. defense: label of the suite's row (of a swept one with the strength, as on a board), or name of
     another plugin. out: the folder to write. task: label of the task (default: the suite's first task). seed: one of
-    the suite's seeds (default: the smallest). store, selection: as for `run`. Raises `UsageError` if the suite has no
-    such task or seed, or several rows of a swept defense, if two of its grids have different models of it, if the track
-    saves no models, or if `out` cannot be written or has other files than those of a released model.
+    the suite's seeds (default: the smallest). store, selection: as for `run`. force: replace another released model in
+    `out`. Raises `UsageError` if the suite has no such task or seed, or several rows of a swept defense, if two of its
+    grids have different models of it, if the track saves no models, or if `out` cannot be written, has other files than
+    those of a released model or, without `force`, has another released model.
     """
     from harness.execution.worker import ensure
     from harness.plan import released, repetitions
@@ -168,7 +188,13 @@ def release(
     grid, model = next(iter(jobs.items()))
     if type(tracks[grid]).save_model is Track.save_model:
         raise UsageError(f"track '{tracks[grid].name}' saves no models")
-    folder = claim(user_path(out).absolute(), RELEASED)
+    folder = user_path(out).absolute()
+    owner = f"{RELEASED} ({defense}, task {task}, seed {seed}, key {model.key[:12]})"
+    other = contents(folder)[0] or owner
+    of_model = other.startswith(RELEASED)
+    if of_model and other != owner and not force:
+        raise UsageError(f"{folder} holds {other}: --force replaces it")
+    claim(folder, other if of_model else owner)
     artifact = ensure(model, Store(store))
-    with replacing(folder, RELEASED) as new:
+    with replacing(folder, owner) as new:
         tracks[grid].save_model(model, artifact, new)

@@ -29,6 +29,8 @@ _covered: set[str] = set()
 """Names of all modules that the digest of a plugin in this process covers."""
 _covered_by: dict[str, frozenset[str]] = {}
 """By name of a plugin's module: names of the modules that its digest covered when it was imported."""
+_originals: list[dict[tuple[Any, str], Any]] = []
+"""For each import of a plugin in progress: what the modules of the harness held before it (see `definitions`)."""
 
 
 class _NotesVersion:
@@ -54,25 +56,37 @@ class _Extension(_NotesVersion, ExtensionFileLoader):
     pass
 
 
+class _Own(SourceFileLoader):
+    """A loader of a module of the harness that a plugin is the first to import."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        for originals in _originals:
+            originals |= _definitions_in(module)
+
+
 _LOADERS: Mapping[Any, Callable[[str, str], Loader]] = {
     SourceFileLoader: _Source,
     SourcelessFileLoader: _Sourceless,
     ExtensionFileLoader: _Extension,
 }
+_OWN_LOADERS: Mapping[Any, Callable[[str, str], Loader]] = {SourceFileLoader: _Own}
 
 
 class _Finder(MetaPathFinder):
-    """Gives covered modules a loader that notes versions."""
+    """Gives covered modules a loader that notes versions, and those of the harness one that notes what they hold."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname in _covered:
-            for finder in sys.meta_path:
-                if finder is not self and (spec := finder.find_spec(fullname, path, target)) is not None:
-                    if loader := _LOADERS.get(type(spec.loader)):
-                        spec.loader = loader(fullname, str(spec.origin))
-                    return spec
+        if fullname not in _covered and not (_originals and _is_own(fullname)):
+            return None
+        loaders = _LOADERS if fullname in _covered else _OWN_LOADERS
+        for finder in sys.meta_path:
+            if finder is not self and (spec := finder.find_spec(fullname, path, target)) is not None:
+                if loader := loaders.get(type(spec.loader)):
+                    spec.loader = loader(fullname, str(spec.origin))
+                return spec
         return None
 
 
@@ -112,7 +126,7 @@ def import_plugin(module: str, file: str | None, alone: bool = False) -> ModuleT
 
 
 def _import(module: str, file: str | None, alone: bool) -> ModuleType:
-    if module.partition(".")[0] == "harness":  # a track or a built-in metric
+    if _is_own(module):  # a track or a built-in metric
         return importlib.import_module(module)
     spec = source.find_module(module) if file is None else file_spec(module, file)
     if spec is None:
@@ -120,9 +134,14 @@ def _import(module: str, file: str | None, alone: bool) -> ModuleType:
     _forget_edited(module, source.closure(spec))
     if module in sys.modules:
         return importlib.import_module(module)
-    before = {} if alone else definitions()
-    loaded = _first_import(module, file, spec)
-    if replaced := restore_definitions(before):
+    if alone:
+        return _first_import(module, file, spec)
+    _originals.append(definitions())
+    try:
+        loaded = _first_import(module, file, spec)
+    finally:
+        replaced = restore_definitions(_originals.pop())
+    if replaced:
         sys.modules.pop(module, None)
         raise UsageError(
             f"plugin {file or module} replaces {replaced[0]} when it is imported: leave the harness as it is"
@@ -143,17 +162,27 @@ def _first_import(module: str, file: str | None, spec: ModuleSpec) -> ModuleType
     return loaded
 
 
+def _is_own(module: str) -> bool:
+    """Whether the module of this name belongs to the harness."""
+    return module.partition(".")[0] == "harness"
+
+
 def definitions() -> dict[tuple[Any, str], Any]:
-    """The functions, classes and methods of the harness, by the module or class that holds them and by name."""
+    """All that the modules of the harness and their classes hold, by the module or class and by name."""
     found: dict[tuple[Any, str], Any] = {}
     for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] == "harness":
-            for attribute, value in list(vars(module).items()):
-                if callable(value) and getattr(value, "__module__", None) == name:
-                    found[module, attribute] = value
-                    if isinstance(value, type):
-                        members = [(key, one) for key, one in list(vars(value).items()) if callable(one)]
-                        found |= {(value, key): one for key, one in members if not key.startswith("__pydantic")}
+        if _is_own(name):
+            found |= _definitions_in(module)
+    return found
+
+
+def _definitions_in(module: ModuleType) -> dict[tuple[Any, str], Any]:
+    found: dict[tuple[Any, str], Any] = {}
+    for name, value in list(vars(module).items()):
+        found[module, name] = value
+        if isinstance(value, type) and value.__module__ == module.__name__:
+            members = list(vars(value).items())
+            found |= {(value, key): one for key, one in members if not key.startswith("__pydantic")}
     return found
 
 
@@ -161,7 +190,9 @@ def restore_definitions(before: Mapping[tuple[Any, str], Any]) -> list[str]:
     """Restore the definitions `before` where plugin code has replaced them; returns their names."""
     replaced = []
     for (owner, name), value in before.items():
-        if vars(owner).get(name) is not value:
+        held = vars(owner).get(name, before)
+        imported = isinstance(owner, ModuleType) and held is sys.modules.get(f"{owner.__name__}.{name}")
+        if held is not value and not imported:
             setattr(owner, name, value)
             place = f"{owner.__module__}.{owner.__name__}" if isinstance(owner, type) else owner.__name__
             replaced.append(f"{place}.{name}")

@@ -7,6 +7,7 @@ import sys
 import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
@@ -48,6 +49,8 @@ _HOMOGLYPHS = str.maketrans(
     "aeopcyxijshdqwkmtbh" + "abyeikvoptuxw" + "agi",
 )
 """Letters of other alphabets that look like Latin ones, in lower case: a part of Unicode's confusables (UTS 39)."""
+_IGNORABLE = re.compile("[\u034f\u17b4\u17b5\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+"""Marks that are not shown: Unicode's Default_Ignorable_Code_Point, without the control characters."""
 _ONE_SCRIPT = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "HANGUL": "CJK", "KATAKANA-HIRAGANA": "CJK", "IDEOGRAPHIC": "CJK"}
 """Scripts that are written together."""
 
@@ -71,9 +74,12 @@ def readable(text: str) -> str:
     """`text` if all its letters can be seen and each word is of one script; raises `ValueError` for another one."""
     if unicodedata.normalize("NFKC", text) != text:
         raise ValueError(f"{text!a} has letters in an unusual form: write {unicodedata.normalize('NFKC', text)!a}")
-    for letter in text:
-        if unicodedata.category(letter)[0] == "C" or "FILLER" in unicodedata.name(letter, ""):
+    for before, letter in pairwise(f" {text}"):
+        kind = unicodedata.category(letter)[0]
+        if kind == "C" or "FILLER" in unicodedata.name(letter, "") or _IGNORABLE.match(letter):
             raise ValueError(f"{text!a} has the invisible character U+{ord(letter):04X}: take it out")
+        if kind == "M" and unicodedata.category(before)[0] not in "LMN":
+            raise ValueError(f"{text!a} has the mark U+{ord(letter):04X} without a letter before it: take it out")
     for word in re.findall(r"[^\W\d_]+", text):
         scripts = {unicodedata.name(letter, "?").partition(" ")[0] for letter in word}
         if len({_ONE_SCRIPT.get(script, script) for script in scripts}) > 1:

@@ -6,14 +6,14 @@ Records are made from submissions only; boards, pictures and the site are made f
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from harness.files import write_bytes
-from harness.suite import Suite
+from harness.suite import Grid, Suite
 
 TEXT = "string[python]"
 """Rows share their texts, which in Arrow's arrays would be written out for each row."""
@@ -40,6 +40,8 @@ COLUMNS: dict[str, str] = {
     "key": TEXT,  # of the measuring job
 }
 """Column → pandas type."""
+Row = tuple[str, str, str]
+"""Grid, kind of plugin and label."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +50,34 @@ class Records:
 
     suite: has every row that a value belongs to; its grids define the ranking, the quantities, the control rows and the
     calls of the plugins. frame: the values, with columns `COLUMNS`. tier: how far the submissions were checked, as text
-    for a board. older: the submissions have an earlier format, whose keys this harness does not reproduce.
-    unverified: on a board with verified rows, those of which no cell was run again: grid, kind of plugin and label.
+    for a board. older: the submissions have an earlier format, whose keys this harness does not reproduce. tiers: on a
+    board of which some rows were checked less than others, the tiers of each row's cells as text. unverified: of these
+    the attackers of which no cell was run again by a verification, and the defenses with cells of submissions of which
+    none was. untrusted: of these the rows of which no cell was run again. A row is its grid, kind of plugin and label.
     """
 
     suite: Suite
     frame: pd.DataFrame
     tier: str = "self-reported"
     older: bool = False
-    unverified: frozenset[tuple[str, str, str]] = frozenset()
+    tiers: Mapping[Row, str] = field(default_factory=dict)
+    unverified: frozenset[Row] = frozenset()
+    untrusted: frozenset[Row] = frozenset()
+
+    def of(self, grid: Grid) -> pd.DataFrame:
+        """The values of a grid; without a copy where there are no others."""
+        chosen = self.frame["grid"] == grid.name
+        return self.frame if chosen.all() else self.frame[chosen]
+
+    def untrusted_defenses(self, grid: Grid) -> list[str]:
+        """The `untrusted` defenses of a grid, without those that stand for no defense, to which all are compared."""
+        return [
+            row for row in grid.defenses if (grid.name, "defense", row) in self.untrusted and row not in grid.undefended
+        ]
 
     def export(self, path: Path) -> None:
         """Write the values to the Parquet file `path`, with the unit and the calls of the plugins in each row."""
-        frame = self.frame.copy()
+        frame = self.frame.copy(deep=False)
         grids = {grid.name: grid for grid in self.suite.grids}
         calls = {(kind, name, label): spec.call for name, grid in grids.items() for kind, label, spec in grid.rows()}
         units = {(name, quantity.name): quantity.unit for name, grid in grids.items() for quantity in grid.quantities}

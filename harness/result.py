@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """The outcome of a run. A notebook shows the sentences, the picture, the first table and the flags of each grid.
+    """The outcome of a run. A notebook shows the board's title, and the sentences, the picture, the first table and the
+    flags of each grid.
 
     made: the board. failed: why jobs failed, by key. left_out: by grid that did not run, what this machine lacks for
     it. out: the folder with all of it as files; None if none was asked for.
@@ -77,10 +78,11 @@ class Result:
         return self.made.text
 
     def summary(self, width: int | None = None) -> str:
-        """The sentences, a table and the flags of each grid. width: characters of a line (default: the terminal's)."""
+        """The board's title, and the sentences, a table and the flags of each grid. width: characters of a line
+        (default: the terminal's)."""
         from harness.leaderboard import terminal
 
-        return terminal.summary(self.tables, self.verdict, width or shutil.get_terminal_size().columns)
+        return terminal.summary(self.made, width or shutil.get_terminal_size().columns)
 
     def plot(self, grid: str | None = None, width: float | None = None) -> Figure:
         """A matplotlib figure: each defense's cost to break as a multiple of the undefended model's, with its interval.
@@ -102,7 +104,7 @@ class Result:
         return self.summary()
 
     def _repr_html_(self) -> str:
-        parts = []
+        parts = [f"<h2>{escape(self.made.title)}</h2>"]
         for grid, table in self.tables.items():
             parts += [f"<h3>{escape(grid)}</h3>", f"<p>{escape(self.verdict[grid])}</p>"]
             if picture := self._picture(grid):

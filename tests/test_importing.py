@@ -3,6 +3,7 @@ end the process is an error in one line."""
 
 import importlib
 import importlib.util
+import operator
 import os
 import py_compile
 import shutil
@@ -189,3 +190,20 @@ def test_a_plugin_that_changes_the_folder_leaves_it(tmp_path, monkeypatch):
     with contained():
         os.chdir("other")
     assert Path.cwd() == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "patch"),
+    [
+        ("harness.meter", "LARGEST_NORM", 1e99),
+        ("harness.plugin", "PluginSpec.shipped", True),
+        ("harness.submission.agreement", "RELATIVE", 1e9),  # no module has imported it before
+    ],
+)
+def test_a_plugin_that_changes_what_the_harness_holds_is_refused(tmp_path, monkeypatch, module, name, patch):
+    if module == "harness.submission.agreement":
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    path = plugin(tmp_path, f"import {module}\n{module}.{name} = {patch}", "0.0")
+    with pytest.raises(UsageError, match=rf"replaces {module}\.{name} when it is imported"):
+        value(path)
+    assert operator.attrgetter(name)(sys.modules[module]) != patch

@@ -29,6 +29,11 @@ def test_labels_of_any_script(text):
         ("\uff41dam", "unusual form: write 'adam'"),
         ("e\u0301", "unusual form"),
         ("a\u00adb", "letters, digits, spaces"),
+        ("\u034f", "the invisible character U\\+034F"),
+        ("\u17b4", "the invisible character U\\+17B4"),
+        ("adam\ufe0f", "the invisible character U\\+FE0F"),
+        ("\u0301adam", "the mark U\\+0301 without a letter before it"),
+        ("lr=\u0301", "the mark U\\+0301 without a letter before it"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_seen_is_refused(text, message):

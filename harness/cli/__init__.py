@@ -12,7 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli import inspect, pages, run, store, submission, tune
+from harness.cli.options import Command
 from harness.errors import ImmuneBenchError
+from harness.execution.failure import line
 from harness.interrupts import Stopped, contained, stoppable
 
 app = typer.Typer(
@@ -40,14 +42,14 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 for function in (run.run, run.attack, run.plan, tune.tune, run.release):
-    app.command()(_command(function))
-app.command("list")(_command(inspect.list_))
+    app.command(cls=Command)(_command(function))
+app.command("list", cls=Command)(_command(inspect.list_))
 for function in (inspect.show, inspect.new, inspect.check):
-    app.command()(_command(function))
+    app.command(cls=Command)(_command(function))
 for function in (submission.submit, submission.verify, submission.leaderboard, submission.boards):
-    app.command()(_command(function))
+    app.command(cls=Command)(_command(function))
 for function in (pages.docs, pages.site):
-    app.command()(_command(function))
+    app.command(cls=Command)(_command(function))
 app.add_typer(store.app, name="store")
 
 
@@ -76,7 +78,7 @@ def main() -> None:
         with stoppable("SIGINT", "SIGTERM", "SIGHUP"):
             app(standalone_mode=True)
     except ImmuneBenchError as error:
-        print(f"immunebench: {error}", file=sys.stderr)
+        print(f"immunebench: {line(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Stopped as stop:
         sys.exit(stop.exit_code)

@@ -46,13 +46,16 @@ class Shown(StrEnum):
     attacker = "attacker"
     metric = "metric"
     suite = "suite"
+    ensemble = "ensemble"
     track = "track"
     flag = "flag"
 
 
 def list_(
-    what: Annotated[Listing, typer.Argument(help="defenses, attackers, metrics, suites, ensembles, tracks or flags")],
-    track: Annotated[str | None, typer.Option(help="Only those of this track.")] = None,
+    what: Annotated[
+        Listing, typer.Argument(metavar="WHAT", help="defenses, attackers, metrics, suites, ensembles, tracks or flags")
+    ],
+    track: Annotated[str | None, typer.Option(metavar="NAME", help="Only those of this track.")] = None,
 ) -> None:
     """List plugins, suites, ensembles of attackers, tracks or the flags of boards."""
     from harness.registry import installed
@@ -98,12 +101,16 @@ def _rows(what: Listing) -> Iterator[tuple[str, str, str]]:
 
 
 def show(
-    kind: Annotated[Shown, typer.Argument(help="defense, attacker, metric, suite, track or flag")],
-    name: Annotated[str, typer.Argument(help="Its name, in any case; of a metric also the name of a quantity.")],
+    kind: Annotated[
+        Shown, typer.Argument(metavar="KIND", help="defense, attacker, metric, suite, ensemble, track or flag")
+    ],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Its name, in any case; of a metric also the name of a quantity.")
+    ],
     plugin: Plugins = [],
 ) -> None:
-    """Show a plugin: its docstring, fields with defaults, presets and origin, and what a metric measures; or a suite, a
-    track or a flag."""
+    """Show a plugin: its docstring, fields with defaults, presets and origin, and what a metric measures; or a suite,
+    an ensemble of attackers, a track or a flag."""
     from harness.registry import installed
 
     registry = installed().with_files(plugin)
@@ -111,11 +118,14 @@ def show(
         _show_flag(name)
     elif kind is Shown.suite:
         _show_suite(name)
-    elif kind is Shown.track:
-        _show_track(_in_any_case(name, [entry.name for entry in registry.all("track")]), registry)
     else:
         name = _in_any_case(name, [entry.name for entry in registry.all(kind.value)])
-        _show_plugin(Kind(kind.value), name, registry)
+        if kind is Shown.ensemble:
+            _show_ensemble(name, registry)
+        elif kind is Shown.track:
+            _show_track(name, registry)
+        else:
+            _show_plugin(Kind(kind.value), name, registry)
 
 
 def _in_any_case(name: str, names: Iterable[str]) -> str:
@@ -144,6 +154,18 @@ def _show_suite(name: str) -> None:
         for kind, rows in (("defenses", grid.defenses), ("attackers", grid.attackers)):
             ensemble = [f"ensemble {grid.ensemble}"] if kind == "attackers" and grid.ensemble else []
             print(f"  {kind}: {', '.join([*rows, *ensemble]) or 'none'}")
+
+
+def _show_ensemble(name: str, registry: Registry) -> None:
+    from harness.ensemble import read
+
+    ensemble = read(Path(str(registry.get("ensemble", name).file)))
+    print(f"ensemble {ensemble.name} {ensemble.version}\n")
+    print(fill(ensemble.rule, 100) + "\n")
+    for track, members in ensemble.tracks.items():
+        print(f"track {track}\n  attackers: {', '.join(members.attackers)}")
+        for label, model in members.threat_models.items():
+            print(f"  threat model {label}: {', '.join(model.attackers)}")
 
 
 def _show_track(name: str, registry: Registry) -> None:
@@ -200,9 +222,9 @@ def _print_quantities(quantities: Iterable[Quantity]) -> None:
 
 
 def new(
-    kind: Annotated[Kind, typer.Argument(help="defense, attacker or metric")],
-    name: Annotated[str, typer.Argument(help="The plugin's name: small letters, digits and _.")],
-    track: Annotated[str, typer.Option(help="Track of the plugin: probe, diffusion or deep.")],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="defense, attacker or metric")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The plugin's name: small letters, digits and _.")],
+    track: Annotated[str, typer.Option(metavar="NAME", help="Track of the plugin: probe, diffusion or deep.")],
     attacked: Annotated[
         bool, typer.Option("--attacked", help="Of a metric: measure the attacked model, not the released one.")
     ] = False,
@@ -217,7 +239,9 @@ def new(
 
 def check(
     plugin: Annotated[str, typer.Argument(metavar="FILE|NAME", help="A plugin file, or an installed plugin's name.")],
-    preset: Annotated[str | None, typer.Option(help="One of the plugin's presets (default: its defaults).")] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="One of the plugin's presets (default: its defaults).")
+    ] = None,
 ) -> None:
     """Check that a plugin keeps the contract, on a tiny task of its track. Exit code 1: it has faults."""
     from harness.kit import Fault, checks

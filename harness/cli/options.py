@@ -9,31 +9,52 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
 from harness.files import user_path
 from harness.selection import Selection
 
 SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name, or a YAML file.")]
-Suites = Annotated[list[str], typer.Argument(metavar="[SUITE]...", help="Only these suites' artifacts (default: all).")]
+Suites = Annotated[list[str], typer.Argument(metavar="SUITE", help="Only these suites' artifacts (default: all).")]
 Plugins = Annotated[
     list[Path],
-    typer.Option("--plugin", parser=user_path, metavar="FILE", help="Add the plugins of a Python file. Repeatable."),
+    typer.Option(
+        "--plugin", parser=user_path, metavar="FILE", help="Add the plugins of a Python file (repeat for several)."
+    ),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Local processes (default: one for each GPU, else core).")]
-Timeout = Annotated[float | None, typer.Option(min=1, help="Seconds after which a job fails.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Local processes (default: one for each GPU, else core).")
+]
+Timeout = Annotated[float | None, typer.Option(min=1, metavar="SECONDS", help="Seconds after which a job fails.")]
 
 FLAGS = {
-    "grids": "--grid",
-    "tasks": "--task",
-    "defenses": "--defense",
-    "attackers": "--attacker",
-    "seeds": "--seeds",
-    "settings": "--set",
-    "plugins": "--plugin",
-    "base": "--base",
-    "checkpoints": "--checkpoint",
+    "grids": ("--grid", "NAME"),
+    "tasks": ("--task", "LABEL"),
+    "defenses": ("--defense", "NAME"),
+    "attackers": ("--attacker", "NAME"),
+    "seeds": ("--seeds", "N"),
+    "settings": ("--set", "PATH=VALUE"),
+    "plugins": ("--plugin", "FILE"),
+    "base": ("--base", "NAME[=DIR]"),
+    "checkpoints": ("--checkpoint", "[NAME=]DIR"),
 }
-"""The option for each field of `Selection`."""
+"""The option for each field of `Selection`, and the name of its value."""
+
+
+class Command(TyperCommand):
+    """A command whose help names each argument as its metavar does; typer adds braces and a type."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The parts of the usage line."""
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The arguments and options."""
+        params: list[Any] = super().get_params(ctx)
+        for param in params:
+            if param.param_type_name == "argument":
+                param.display_type_rich = lambda ctx: None
+        return params
 
 
 def selection_options(*fields: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -69,7 +90,8 @@ def _option(name: str) -> inspect.Parameter:
     if repeatable:
         kind = list[Path] if Path in get_args(kind) else list[str]
     lowest = next((limit.ge for limit in info.metadata if hasattr(limit, "ge")), None)
-    text = f"{info.description}{' Repeatable.' if repeatable else ''}"
-    option = typer.Option(FLAGS[name], min=lowest, help=text)
+    text = f"{str(info.description).rstrip('.')}{' (repeat for several)' if repeatable else ''}."
+    flag, metavar = FLAGS[name]
+    option = typer.Option(flag, min=lowest, metavar=metavar, help=text)
     default: Any = [] if repeatable else None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])

@@ -31,6 +31,11 @@ def site(
 ) -> None:
     """Build the website of boards; it can be read without a network."""
     from harness.site import build
+    from harness.submission.run_folder import RUN
+    from harness.submission.tier import submission_files
 
+    submissions = [file for folder in [source, *source.rglob("*/")] for file in submission_files(folder)]
+    files, kind = (submissions, "submission") if submissions else (list(source.rglob(RUN)), "run")
+    print(f"making the website from {len(files)} {kind}{'s' * (len(files) != 1)} in {source}/", flush=True)
     build(out, source, tuple(plugin))
-    print(f"open {out}/index.html")
+    print(f"the website is in {out}/: open {out}/index.html")

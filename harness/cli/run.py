@@ -33,7 +33,8 @@ def run(
     ] = None,
     workers: Workers = None,
     cluster: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler, or local:N for N processes.")
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Address of a Dask scheduler, or local:N for N processes."),
     ] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="Require a GPU for GPU jobs.")] = False,
     timeout: Timeout = None,
@@ -177,15 +178,20 @@ def plan(
 @selection_options("grids", "settings", "plugins", "base")
 def release(
     suite: SuiteName,
-    defense: Annotated[str, typer.Argument(help="A defense row of the suite, or another plugin's name.")],
+    defense: Annotated[
+        str, typer.Argument(metavar="DEFENSE", help="A defense row of the suite, or another plugin's name.")
+    ],
     out: Annotated[Path, typer.Argument(parser=user_path, metavar="DIR", help="Folder to write.")],
-    task: Annotated[str | None, typer.Option(help="A task of the suite (default: the first).")] = None,
-    seed: Annotated[int | None, typer.Option(min=1, help="A seed of the suite (default: the first).")] = None,
+    task: Annotated[str | None, typer.Option(metavar="LABEL", help="A task of the suite (default: the first).")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="A seed of the suite (default: the first).")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace another released model in the folder.")] = False,
     *,
     selection: Selection,
 ) -> None:
     """Save a released model as files that its library loads, for example a pipeline folder for diffusers."""
     from harness import api
 
-    api.release(suite, defense, out, task=task, seed=seed, **dict(selection))
+    api.release(suite, defense, out, task=task, seed=seed, force=force, **dict(selection))
     print(f"saved in {out}/")

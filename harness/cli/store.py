@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import Suites, selection_options
+from harness.cli.options import Command, Suites, selection_options
 from harness.errors import UsageError
 from harness.files import user_path
 from harness.selection import Selection
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="List, share, verify and clean the store of finished jobs.", no_args_is_help=True)
 
 
-@app.command("ls")
+@app.command("ls", cls=Command)
 def ls(suite: Suites = []) -> None:
     """List the artifacts by stage: their number, size and computing time."""
     from tabulate import tabulate
@@ -43,7 +43,7 @@ def ls(suite: Suites = []) -> None:
     print(f"\nin {store.root}/")
 
 
-@app.command("export")
+@app.command("export", cls=Command)
 @selection_options()
 def export(
     file: Annotated[Path, typer.Argument(parser=user_path, metavar="FILE.tar", help="File to write.")],
@@ -59,7 +59,7 @@ def export(
     print(f"{len(written)} artifacts, {file.stat().st_size / 1e6:.1f} MB, in {file}")
 
 
-@app.command("import")
+@app.command("import", cls=Command)
 def import_(
     file: Annotated[
         Path,
@@ -70,7 +70,9 @@ def import_(
     plugin: Annotated[
         list[Path],
         typer.Option(
-            parser=user_path, metavar="FILE", help="A plugin file that the submission's suite needs. Repeatable."
+            parser=user_path,
+            metavar="FILE",
+            help="A plugin file that the submission's suite needs (repeat for several).",
         ),
     ] = [],
 ) -> None:
@@ -88,7 +90,7 @@ def import_(
     print(f"{len(new)} artifacts imported, {len(known)} were in the store{rest}")
 
 
-@app.command("verify")
+@app.command("verify", cls=Command)
 def verify(suite: Suites = []) -> None:
     """Check the digests of all files; damaged artifacts are set aside (exit code 1)."""
     from harness.store import Store
@@ -100,10 +102,14 @@ def verify(suite: Suites = []) -> None:
     raise typer.Exit(1 if damaged else 0)
 
 
-@app.command("gc")
+@app.command("gc", cls=Command)
 def gc(
-    unused: Annotated[float | None, typer.Option(min=0, help="Also remove artifacts unused for N days.")] = None,
-    keep: Annotated[list[str], typer.Option(help="Keep this suite's artifacts. Repeatable.")] = [],
+    unused: Annotated[
+        float | None, typer.Option(min=0, metavar="N", help="Also remove artifacts unused for N days.")
+    ] = None,
+    keep: Annotated[
+        list[str], typer.Option(metavar="SUITE", help="Keep this suite's artifacts (repeat for several).")
+    ] = [],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed.")] = False,
 ) -> None:
     """Remove damaged and unfinished artifacts, and released models that an interrupted run left. Artifacts of a run in

@@ -33,10 +33,13 @@ def submit(
             help="File to write, .json.gz or .json (default: results/submissions/SUITE/…).",
         ),
     ] = None,
-    title: Annotated[str | None, typer.Option(help="Public title of the method or paper.")] = None,
-    authors: Annotated[str | None, typer.Option(help="Its public authors, separated by commas.")] = None,
+    title: Annotated[str | None, typer.Option(metavar="TEXT", help="Public title of the method or paper.")] = None,
+    authors: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Its public authors, separated by commas.")
+    ] = None,
     paper: Annotated[str | None, typer.Option(metavar="URL", help="Address of the paper.")] = None,
     code: Annotated[str | None, typer.Option(metavar="URL", help="Address of the code.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a submission of other content.")] = False,
     schema: Annotated[
         bool, typer.Option("--schema", is_eager=True, callback=_print_schema, help="Print the file's JSON Schema.")
     ] = False,
@@ -49,7 +52,7 @@ def submit(
     names = [name.strip() for name in authors.split(",")] if authors else []
     given = {"title": title, "authors": names, "paper": paper, "code": code}
     method = checked(Method, given) if any(given.values()) else None
-    path, submission = pack.submit(run, out, method)
+    path, submission = pack.submit(run, out, method, force)
     failed = sum(cell.failed is not None for cell in submission.cells)
     suite = submission.suite
     print(f"{suite.name} version {suite.version}: {len(submission.cells)} cells, {failed} failed")
@@ -61,7 +64,7 @@ def leaderboard(
     source: Annotated[
         list[Path],
         typer.Argument(
-            parser=user_path, metavar="DIR|FILE...", help="A folder that `run` wrote, or submissions of one suite."
+            parser=user_path, metavar="DIR|FILE", help="A folder that `run` wrote, or submissions of one suite."
         ),
     ],
     out: Annotated[
@@ -122,9 +125,9 @@ def boards(
 
 def verify(
     file: Annotated[Path, typer.Argument(parser=user_path, metavar="SUBMISSION", help="File that `submit` wrote.")],
-    cells: Annotated[int, typer.Option(min=0, help="Number of random cells to run again.")] = 5,
+    cells: Annotated[int, typer.Option(min=0, metavar="N", help="Number of random cells to run again.")] = 5,
     all_: Annotated[bool, typer.Option("--all", help="Run all cells again.")] = False,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the random draw of cells.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the random draw of cells.")] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Run the plugin files that the submission holds. Read them first.")
     ] = False,
@@ -143,7 +146,7 @@ def verify(
     ] = None,
     checkpoint: Annotated[
         list[str],
-        typer.Option(metavar="NAME=DIR", help="Folder with the weights of the checkpoint NAME. Repeatable."),
+        typer.Option(metavar="NAME=DIR", help="Folder with the weights of the checkpoint NAME (repeat for several)."),
     ] = [],
     workers: Workers = None,
     timeout: Timeout = None,
@@ -154,7 +157,7 @@ def verify(
     from harness.execution import executors
     from harness.execution.progress import Display
     from harness.selection import Selection
-    from harness.submission import tier
+    from harness.submission import read_write, tier
     from harness.submission.verify import verify
 
     note = tier.verification_file(file)
@@ -180,7 +183,9 @@ def verify(
     if report.verification is None:
         print("verdict: not verified")
         raise typer.Exit(1)
-    print(f"verdict: {report.verification.summary}")
+    count = tier.ineligible(read_write.read(file), report.unchecked)
+    verification = report.verification.model_copy(update={"ineligible": count})
+    print(f"verdict: {verification.summary}")
     if record:
-        write_text(note, report.verification.model_dump_json(indent=1) + "\n")
+        write_text(note, verification.model_dump_json(indent=1) + "\n")
         print(f"written to {note}")

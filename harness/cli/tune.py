@@ -16,10 +16,14 @@ from harness.selection import Selection
 @selection_options()
 def tune(
     suite: SuiteName,
-    trials: Annotated[int, typer.Option(min=1, max=1000, help="Trials of each attacker against each defense.")] = 40,
+    trials: Annotated[
+        int, typer.Option(min=1, max=1000, metavar="N", help="Trials of each attacker against each defense.")
+    ] = 40,
     epsilon: Annotated[
         float,
-        typer.Option(min=0, max=0.99, help="Share of the released model's retention that an attack may destroy."),
+        typer.Option(
+            min=0, max=0.99, metavar="SHARE", help="Share of the released model's retention that an attack may destroy."
+        ),
     ] = 0.05,
     out: Annotated[
         Path | None,

@@ -1,7 +1,11 @@
 """Runs plugin code in a forked child process: whatever the code does to its process ends with it.
 
-One text crosses back. Files may be closed to the child: Python's audit events (PEP 578) then refuse to open, list or
-change them. This stops careless code and plain cheats. It is no sandbox: compiled code can open files without an event.
+One text crosses back. The parent ends all processes that the child leaves behind.
+
+Files may be closed to the child: Python's audit events (PEP 578) then refuse to open, list or change them. This stops
+careless code and plain cheats. It is no sandbox: compiled code can open files without an event, a path may be relative
+to an open folder, the existence and size of a file can be asked for, and code that searches Python's own objects can
+find and change the hook.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import gc
 import json
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import sys
@@ -29,6 +34,7 @@ import psutil
 
 from harness.errors import PluginError
 from harness.execution.failure import reason
+from harness.execution.surroundings import children
 from harness.interrupts import contained
 
 POLL_SECONDS = 0.05
@@ -38,22 +44,28 @@ LONGEST = 2**20
 RESERVE = 2**28
 """Memory that a child must leave to the machine, in bytes."""
 _PR_SET_PDEATHSIG = 1
-
+_PR_SET_CHILD_SUBREAPER = 36
 
 private: set[Path] = set()
 """Folders of this process that plugin code may not read: its stores."""
+_running: set[int] = set()
+"""Process ids of the children of this process, one for each call in progress."""
 
 
 class Killed(PluginError):
     """A signal ended the child, which may not be the plugin's fault: the machine may have run out of memory."""
 
 
+class Refused(PluginError, PermissionError):
+    """A program may not be started. Libraries that can do without it take this for an error of the system."""
+
+
 @dataclass(frozen=True)
 class Closed:
     """Folders and files that are closed to a child.
 
-    to_reading: it may neither read nor change what is in them. to_writing: it may not change it. but: folders within
-    them that are open.
+    to_reading: it may neither read nor change what is in them, nor start programs, which could. to_writing: it may not
+    change it. but: folders within them that are open.
     """
 
     to_reading: Sequence[str] = ()
@@ -62,50 +74,83 @@ class Closed:
 
     def refuse(self) -> None:
         """Refuse access for the rest of this process."""
+        sys.addaudithook(self.hook())
+
+    def hook(self) -> Callable[[str, tuple[Any, ...]], None]:
+        """The audit hook that refuses access. It holds all that it uses, because plugin code may replace what modules
+        hold."""
         parts = (self.but, self.to_reading, self.to_writing)
-        own, reading, writing = (tuple(map(os.path.realpath, part)) for part in parts)
+        own, reading, writing = (tuple(f"{os.path.realpath(path)}{os.sep}" for path in part) for part in parts)
+        real, decoded, session, separator, kinds = os.path.realpath, os.fsdecode, os.getsid, os.sep, _PATH
+        changing, listing, programs, write = _CHANGING, _LISTING, _PROGRAMS, _WRITE
+        fault, refused = PluginError, Refused
+
+        def check_target(pid: int) -> None:
+            try:
+                allowed = pid > 0 and session(pid) == session(0)
+            except ProcessLookupError:
+                return
+            if not allowed:
+                raise fault("plugin code may not send signals to other processes")
+
+        def check_path(path: Any, changes: bool) -> None:
+            place = real(decoded(path))
+            inside = f"{place}{separator}"
+            if inside.startswith(own):
+                return
+            secret = place.startswith("/proc/") and place.endswith("/environ")
+            if secret or inside.startswith(reading) or (changes and inside.startswith(writing)):
+                raise fault(f"plugin code may not {'change' if changes else 'read'} {place}")
 
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
-            changes, paths = event in _CHANGING, arguments
             if event == "open":
-                changes = bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND))
-                paths = arguments[:1]
+                changes, paths = bool(arguments[2] & write), arguments[:1]
+            elif event in listing:
+                changes, paths = False, (arguments[0] or ".",)
+            elif event in changing:
+                changes, paths = True, arguments
             elif event in ("os.kill", "os.killpg"):
-                _check_target(arguments[0])
-                return
-            elif not changes:
+                return check_target(arguments[0])
+            elif event in programs and reading:
+                raise refused("plugin code may not start programs")
+            else:
                 return
             for path in paths:
-                if isinstance(path, str | bytes | os.PathLike):
-                    place = os.path.realpath(os.fsdecode(path))
-                    if _within(place, own):
-                        continue
-                    if _within(place, reading) or (changes and _within(place, writing)):
-                        raise PluginError(f"plugin code may not {'change' if changes else 'read'} {place}")
+                if isinstance(path, kinds):
+                    check_path(path, changes)
 
-        sys.addaudithook(hook)
+        return hook
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a disk, which are not the plugin's."""
-_CHANGING = {
+_PATH = (str, bytes, os.PathLike)
+_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_LISTING = frozenset({"os.listdir", "os.scandir"})
+_CHANGING = frozenset({
     "os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate",
     "os.utime", "shutil.rmtree", "shutil.move",
-}  # fmt: skip
+})  # fmt: skip
+_PROGRAMS = frozenset({"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pty.spawn"})
+
+_ENVIRONMENT = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|TERM|COLUMNS|NO_COLOR|LANG|LANGUAGE|TZ|TMP|TEMP|TMPDIR|VIRTUAL_ENV|PYTHON\w*"
+    r"|(LC|LD|XDG|CONDA|OMP|GOMP|KMP|MKL|OPENBLAS|NUMEXPR|CUDA|CUBLAS|CUDNN|NVIDIA|HIP|ROCR|TORCH|TORCHINDUCTOR"
+    r"|PYTORCH|TRITON|HF|HUGGINGFACE|TRANSFORMERS|DIFFUSERS|SCIKIT_LEARN|SSL_CERT|IMMUNEBENCH)_\w+"
+    r"|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|(HTTPS?|ALL|NO)_PROXY",
+    re.IGNORECASE,
+)
+"""Names of environment variables that plugin code may see."""
+_SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|KEY", re.IGNORECASE)
+"""Parts of names of those that it may not."""
 
 
-def _check_target(pid: int) -> None:
-    """Raise `PluginError` if plugin code sends a signal to a process `pid` that is not its own."""
-    try:
-        own = pid > 0 and os.getsid(pid) == os.getsid(0)
-    except ProcessLookupError:
-        return
-    if not own:
-        raise PluginError("plugin code may not send signals to other processes")
-
-
-def _within(path: str, folders: Sequence[str]) -> bool:
-    return any(path == folder or path.startswith(f"{folder}{os.sep}") for folder in folders)
+def environment() -> dict[str, str]:
+    """The environment variables that plugin code may see: folders, the language, and settings of libraries; nothing
+    else, so that no token of the user's is among them."""
+    return {
+        name: value for name, value in os.environ.items() if _ENVIRONMENT.fullmatch(name) and not _SECRET.search(name)
+    }
 
 
 def possible(gpu: bool = False) -> bool:
@@ -121,10 +166,11 @@ def call(function: Callable[[], str], closed: Closed = Closed(), limit: int | No
 
     The child has a new working folder, default signals, no standard input, and its output goes to the standard error.
     Processes that it leaves are ended with it. closed: what it may not open. limit: bytes that it may allocate; None:
-    see `memory`. Raises `PluginError` with one line if the function raises or if the process ends
-    early; `Killed` if a signal ends it.
+    see `memory`. Raises `PluginError` with one line if the function raises or if the process ends early; `Killed` if a
+    signal ends it.
     """
     parent, ours, theirs = os.getpid(), *multiprocessing.Pipe(duplex=False)
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # this process adopts what the child leaves
     with tempfile.TemporaryDirectory(prefix="immunebench-", ignore_cleanup_errors=True) as folder:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # other threads: the child calls none of them
@@ -132,6 +178,7 @@ def call(function: Callable[[], str], closed: Closed = Closed(), limit: int | No
         if not pid:
             _run(function, theirs, folder, closed, memory() if limit is None else limit, parent)
         theirs.close()
+        _running.add(pid)
         status = None
         try:
             while status is None and not ours.poll(POLL_SECONDS):
@@ -142,6 +189,8 @@ def call(function: Callable[[], str], closed: Closed = Closed(), limit: int | No
             ours.close()
             _kill(pid)
             status = os.waitpid(pid, 0)[1] if status is None else status
+            _running.remove(pid)
+            _end_orphans()
     if answer is not None and "result" in answer:
         return str(answer["result"])
     if answer is not None:
@@ -173,6 +222,30 @@ def _kill(pid: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def _end_orphans() -> None:
+    """End the processes that children have left, also in groups and sessions of their own: those with another limit of
+    memory than this process, which they inherit from a child."""
+    own = _limit(os.getpid())
+    while orphans := [pid for pid in children() - _running if _limit(pid) not in (own, None)]:
+        for pid in orphans:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+
+def _limit(pid: int) -> tuple[int, int] | None:
+    """The limit of memory of the process `pid`; None if it is gone or may not be asked."""
+    try:
+        return resource.prlimit(pid, resource.RLIMIT_DATA)
+    except OSError:
+        return None
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the thread that has started it is gone."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _run(
     function: Callable[[], str], answer: Connection, folder: str, closed: Closed, limit: int, parent: int
 ) -> NoReturn:
@@ -189,14 +262,14 @@ def _run(
                 message |= {"errno": error.errno, "file": str(error.filename)}
         answer.send_bytes(json.dumps(message).encode())
         while True:
-            time.sleep(60)  # the parent ends this process with all others of its group
+            time.sleep(60)  # the parent ends this process with all that it has left
     finally:
         os._exit(0)
 
 
 def _prepare(folder: str, limit: int, parent: int) -> None:
     os.setsid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     if os.getppid() != parent:
         os._exit(1)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
@@ -216,6 +289,8 @@ def _prepare(folder: str, limit: int, parent: int) -> None:
         2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
     )
     sys.dont_write_bytecode = True
+    for name in os.environ.keys() - environment().keys():
+        del os.environ[name]
     os.chdir(folder)
 
 

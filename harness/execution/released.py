@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from harness import meter
+from harness.bounded import parse_json, read_bytes
 from harness.errors import PluginError, RunError
 from harness.execution import determinism, server, surroundings
+from harness.execution.failure import line
 from harness.importing import import_plugin
 from harness.plugin import PluginSpec
 from harness.source import closure
@@ -26,6 +29,8 @@ from harness.stage import Stage
 from harness.store.tensors import load_tensors, save_tensors
 
 WEIGHTS = "weights.safetensors"
+BESIDES = 2**24
+"""Most bytes that a defense may give back besides the numbers of its weights, of at most 8 bytes each."""
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -56,7 +61,11 @@ def immunize(
     before = weights(model)
     base, size = {name: _form(value) for name, value in before.items()}, norm(before)
     call = Call(spec, model, targets, weights, job.seed or 0, torch.backends.cuda.matmul.allow_tf32)
-    released, cost = call.run() if spec.shipped or not server.possible() else _run_apart(call)
+    if spec.shipped or not server.possible():
+        released, cost = call.run()
+    else:
+        shapes = [*(shape for shape, _ in base.values()), *(optional or {}).values()]
+        released, cost = _run_apart(call, BESIDES + 8 * sum(map(math.prod, shapes)))
     _check(released, base, optional or {}, f"defense {spec.name}")
     ratio = norm(released) / size if size else 1.0
     if ratio > meter.LARGEST_NORM:
@@ -96,15 +105,16 @@ class Call:
         cost.save(folder)
 
 
-def _run_apart(call: Call) -> tuple[dict[str, torch.Tensor], meter.Cost]:
-    """`call.run()` in a process of its own."""
+def _run_apart(call: Call, limit: int) -> tuple[dict[str, torch.Tensor], meter.Cost]:
+    """`call.run()` in a process of its own. limit: most bytes that it may give back."""
     with tempfile.TemporaryDirectory(prefix="immunebench-") as name:
         folder = Path(name)
         server.run(call, folder, closure(call.spec.module_spec))
         try:
-            return load_tensors(folder / WEIGHTS), meter.Cost.load(folder)
-        except (OSError, ValueError) as error:
-            raise PluginError(f"defense {call.spec.name} gave back no weights ({type(error).__name__})") from None
+            cost = meter.Cost.model_validate(parse_json(read_bytes(folder / meter.FILE, BESIDES)))
+            return load_tensors(folder / WEIGHTS, limit), cost
+        except (OSError, ValueError, SafetensorError) as error:
+            raise PluginError(f"defense {call.spec.name} gave back no weights: {line(error)}") from None
 
 
 def _check(released: Tensors, base: Mapping[str, Any], optional: Mapping[str, tuple[int, ...]], who: str) -> None:

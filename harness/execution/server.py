@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import importlib
 import json
 import multiprocessing
@@ -27,12 +28,12 @@ import torch
 
 from harness import source
 from harness.errors import PluginError, RunError
-from harness.execution import child
+from harness.execution import child, determinism, surroundings
 from harness.package_data import data_folders
 
 CALL = "call.pt"
 PRIVATE = "IMMUNEBENCH_"
-"""Start of the names of environment variables that a plugin does not see."""
+"""Start of the names of environment variables that a defense does not see, of those that other plugins may."""
 _CODE = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[2])
@@ -55,7 +56,6 @@ def run(call: Any, folder: Path, covered: Mapping[str, Path]) -> None:
     call: can be pickled. folder: empty. covered: the modules of the plugin by name (see `harness.source.closure`),
     which only the child may import. Raises `PluginError` as `child.call` does.
     """
-    global _server
     torch.save(call, folder / CALL, pickle_protocol=5)
     needed = _modules(folder / CALL) | source.libraries(covered.values())
     request = {
@@ -66,9 +66,20 @@ def run(call: Any, folder: Path, covered: Mapping[str, Path]) -> None:
         "memory": child.memory(),
     }
     with _lock:
-        if _server is None or not _server.alive:
-            _server = _Server()
-        _server.ask(request)
+        _started().ask(request)
+
+
+def start() -> None:
+    """Start the server, if there is none, and wait until it is ready."""
+    with _lock:
+        _started()
+
+
+def _started() -> _Server:
+    global _server
+    if _server is None or not _server.alive:
+        _server = _Server()
+    return _server
 
 
 def _modules(file: Path) -> set[str]:
@@ -90,7 +101,7 @@ class _Server:
 
     def __init__(self) -> None:
         ours, theirs = multiprocessing.Pipe()
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
+        environ = {name: value for name, value in child.environment().items() if not name.startswith(PRIVATE)}
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _CODE, str(theirs.fileno()), json.dumps(sys.path)],
@@ -101,6 +112,7 @@ class _Server:
             )
         self._connection, self._worker = ours, os.getpid()
         atexit.register(self.close)
+        self._received()
 
     @property
     def alive(self) -> bool:
@@ -109,19 +121,24 @@ class _Server:
 
     def ask(self, request: Mapping[str, Any]) -> None:
         """Send a request and wait until it is done; raises `PluginError`."""
-        try:
+        with contextlib.suppress(OSError):  # it has died
             self._connection.send_bytes(json.dumps(request).encode())
+        if answer := self._received():
+            raise (child.Killed if answer["killed"] else PluginError)(answer["failure"])
+
+    def _received(self) -> dict[str, Any] | None:
+        """Wait for its answer: the first one tells that it is ready."""
+        try:
             while not self._connection.poll(child.POLL_SECONDS):
                 pass
-            answer = json.loads(self._connection.recv_bytes(child.LONGEST))
+            answer: dict[str, Any] | None = json.loads(self._connection.recv_bytes(child.LONGEST))
+            return answer
         except (EOFError, OSError):
             self.close()
             raise child.Killed("the process that starts defenses has died") from None
         except BaseException:  # a time limit, or Ctrl-C
             self.close()
             raise
-        if answer:
-            raise (child.Killed if answer["killed"] else PluginError)(answer["failure"])
 
     def close(self) -> None:
         """End the process and its child."""
@@ -134,6 +151,9 @@ class _Server:
 def serve(descriptor: int) -> None:
     """Answer the requests that come over the socket `descriptor`, until its other end is closed."""
     connection: Connection = Connection(descriptor)
+    child.end_with_parent()
+    warm_up()
+    connection.send_bytes(b"null")
     while True:
         try:
             request = json.loads(connection.recv_bytes())
@@ -144,6 +164,21 @@ def serve(descriptor: int) -> None:
             with contextlib.suppress(Exception):  # the child says what it misses
                 importlib.import_module(name)
         connection.send_bytes(json.dumps(_answer(request, connection)).encode())
+
+
+@functools.cache
+def warm_up() -> None:
+    """Do once in this process what each child of it would do again: search for plugin packages, and import what a call
+    and the first optimiser of torch need.
+
+    It starts no thread, which a fork would lose. So it takes no step of the optimiser, which would count the GPUs, and
+    no backward pass, which would start a thread for each of them; both are as fast without.
+    """
+    source.plugin_packages()
+    importlib.import_module("safetensors.torch")
+    with determinism.isolated(0):
+        surroundings.read(alone=True)
+        torch.optim.Adam([torch.zeros(1, requires_grad=True)])
 
 
 def _answer(request: Mapping[str, Any], connection: Connection) -> dict[str, Any] | None:

@@ -93,7 +93,7 @@ def _folder() -> str:
         return "deleted"
 
 
-def _children() -> set[int]:
+def children() -> set[int]:
     """Process ids of this process's children."""
     try:
         files = list(Path("/proc/self/task").glob("*/children"))
@@ -121,7 +121,7 @@ _STATE: Mapping[str, Callable[[], Any]] = {
     "alarm": _alarm,
 }
 _LEFT: Mapping[str, Callable[[], Any]] = {
-    "children": _children,
+    "children": children,
     "threads": lambda: set(threading.enumerate()),
     "files": lambda: len(os.listdir("/proc/self/fd")),
 }

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from harness import meter, source
 from harness.errors import RunError
-from harness.execution import child, deadline, determinism, surroundings
+from harness.execution import child, deadline, determinism, server, surroundings
 from harness.execution.failure import line, reason
 from harness.interrupts import contained
 from harness.stage import Folders, Stage
@@ -78,6 +78,7 @@ def _compute(job: Stage, folders: Folders, out: Path, store: Store) -> float:
     child.private.add(store.root)
     if job.plugin is None or job.plugin.shipped or job.apart or not child.possible(job.gpu):
         return run(alone=False)
+    server.warm_up()
     closed = child.Closed(to_writing=[str(store.root)], but=[str(out)])
     return float(child.call(lambda: str(run(alone=True)), closed))
 
@@ -132,7 +133,8 @@ def perform(
     start = time.perf_counter()
     try:
         store = _store(site)
-        job = job if isinstance(job, Stage) else _unpickled(job)  # a worker's first imports are in no time limit
+        job = job if isinstance(job, Stage) else _unpickled(job)
+        _warm_up(job)
         if job.key != key:
             raise RunError(
                 f"stage '{job.name}' has another key here ({job.key[:8]}) than in the plan ({key[:8]}): do not edit "
@@ -151,6 +153,13 @@ def perform(
     except Exception as error:
         return Outcome(key, reason(error))
     return Outcome(key, seconds=time.perf_counter() - start, peak_mb=meter.peak_mb())
+
+
+def _warm_up(job: Stage) -> None:
+    """Do once in this process what takes seconds and the first job with a plugin of others needs: as the job's own
+    imports, it is in no time limit."""
+    if job.plugin is not None and not job.plugin.shipped and server.possible():
+        (server.start if job.apart else server.warm_up)()
 
 
 def _unpickled(job: bytes) -> Stage:

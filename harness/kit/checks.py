@@ -275,6 +275,14 @@ def released(examination: Examination) -> None:
         raise Fault(f"it leaves weights with {ratio:.2g} times the norm of the base model's, which boards flag")
 
 
+def seeds(examination: Examination) -> None:
+    """It runs with every seed."""
+    for seed, reason in examination.failed_seeds.items():
+        raise Fault(
+            f"it does not run with the seed {seed}: {reason}; a run counts the cells that it fails as the worst"
+        )
+
+
 def imports(examination: Examination) -> None:
     """It imports the public faces of the harness only and, as a defense, no attacker."""
     cls = examination.cls
@@ -333,6 +341,6 @@ RUN_CHECKS = (random_numbers, repeats, changes, memory, model_state, process)
 """Of every plugin that runs."""
 KIND_RUN_CHECKS: Mapping[str, tuple[Callable[[Examination], None], ...]] = {
     "attacker": (progress, endless, success, more_steps),
-    "defense": (released,),
+    "defense": (released, seeds),
     "metric": (values,),
 }

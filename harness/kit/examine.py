@@ -6,10 +6,10 @@ import gc
 import inspect
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,18 @@ import torch
 
 from harness.errors import RunError, UsageError
 from harness.execution import surroundings
+from harness.execution.child import Closed
 from harness.execution.determinism import isolated
 from harness.importing import definitions, restore_definitions
 from harness.interrupts import contained
 from harness.kit.trial import Trial
 from harness.plugin import Plugin
+from harness.store import default_root
 from harness.track import Track
 
 SEED = 1
+OTHER_SEEDS = (2, 3)
+"""Further seeds of a defense that draws: a run counts each cell that it fails as the worst."""
 COPIED_STEPS = 3
 """Number of first steps after which the weights are copied, to see what a step changes."""
 
@@ -86,12 +90,12 @@ class Examination:
     @cached_property
     def first(self) -> Run:
         """The run that most checks examine."""
-        return self._run(global_seed=0, losses=True)
+        return self._run(losses=True)
 
     @cached_property
     def again(self) -> Run:
         """The same run once more."""
-        return self._run(global_seed=0)
+        return self._run()
 
     @cached_property
     def other_globals(self) -> Run:
@@ -101,15 +105,17 @@ class Examination:
     @cached_property
     def reason(self) -> str | None:
         """Why the plugin does not run; None if it does."""
-        try:
-            with contained():
-                self.first  # noqa: B018 (a cached property, which runs here)
-        except Exception as error:
-            return f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return None
+        return _failure(lambda: self.first)
 
-    def _run(self, global_seed: int, losses: bool = False) -> Run:
-        trials = self.track.trials(self.plugin.kind, SEED)
+    @cached_property
+    def failed_seeds(self) -> dict[int, str]:
+        """Those of `OTHER_SEEDS` with which the plugin does not run, each with the reason."""
+        seeds = () if self.cls.deterministic else OTHER_SEEDS
+        reasons = {seed: _failure(partial(self._run, seed=seed)) for seed in seeds}
+        return {seed: reason for seed, reason in reasons.items() if reason is not None}
+
+    def _run(self, global_seed: int = 0, losses: bool = False, seed: int = SEED) -> Run:
+        trials = self.track.trials(self.plugin.kind, seed)
         if not trials:
             raise UsageError(f"track '{self.track.name}' has no trial for {self.plugin.kind}s")
         for trial in trials[:-1]:
@@ -125,7 +131,7 @@ class Examination:
         run.allowed = None if allowed is None else set(allowed)
         data = {name: value.clone() for name, value in trial.data.items()}
         alone = sys.platform == "linux"
-        with isolated(global_seed), _only_new_objects():
+        with isolated(global_seed), _only_new_objects(), _closed_store(self.plugin.kind):
             if losses and self.is_attacker:
                 run.losses[0] = trial.loss(self.plugin)
             process, harness = surroundings.read(alone), definitions()
@@ -162,6 +168,43 @@ class Examination:
         run.model_state = [text for key, (value, text) in end_state.items() if state.get(key, (value,))[0] != value]
         run.changed_data = [name for name, value in trial.data.items() if not torch.equal(value, data[name])]
         return run
+
+
+def _failure(run: Callable[[], Run]) -> str | None:
+    """Why `run` raises; None if it does not."""
+    try:
+        with contained():
+            run()
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return None
+
+
+_refusals: list[Callable[[str, tuple[Any, ...]], None]] = []
+"""The audit hooks of the plugins that run at present; Python cannot remove one that it has."""
+
+
+@cache
+def _add_refusals() -> None:
+    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+        for hook in _refusals:
+            hook(event, arguments)
+
+    sys.addaudithook(refuse)
+
+
+@contextmanager
+def _closed_store(kind: str) -> Iterator[None]:
+    """Refuse access to the store within the block, as a run does: a plugin of this `kind` must not change it, and a
+    defense must not read it."""
+    store = [str(default_root())]
+    closed = Closed(to_reading=store) if kind == "defense" else Closed(to_writing=store)
+    _add_refusals()
+    _refusals.append(closed.hook())
+    try:
+        yield
+    finally:
+        _refusals.pop()
 
 
 def _number(loss: Any) -> float | str:

@@ -90,7 +90,7 @@ class Board:
     def protection(self) -> pd.DataFrame:
         """A row for each grid, threat model and defense, see `protection.COLUMNS`; empty if no cost to break is
         known."""
-        return _concatenated([one.table for grid in self.grids for one in grid.protection])
+        return _concatenated([one.listed for grid in self.grids for one in grid.protection])
 
     @property
     def protection_comparisons(self) -> pd.DataFrame:
@@ -152,7 +152,9 @@ class Board:
     @property
     def rows(self) -> pd.DataFrame:
         """The rows of all grids. Columns: `grid`; `kind`, defense or attacker; `row`, its label; `call`, which makes
-        its plugin; `control`; `changed`, how its settings differ from the suite file's."""
+        its plugin; `control`; `changed`, how its settings differ from the suite file's; where some rows were checked
+        less than others, `tier`, see `Records.tiers`."""
+        tiers = self.records.tiers
         return pd.DataFrame(
             {
                 "grid": grid.name,
@@ -161,6 +163,7 @@ class Board:
                 "call": spec.call,
                 "control": grid.control(label) if kind == "defense" else None,
                 "changed": "; ".join(grid.changes_of(kind, label)),
+                **({"tier": tiers.get((grid.name, kind, label), "")} if tiers else {}),
             }
             for grid in self.records.suite.grids
             for kind, label, spec in grid.rows()
@@ -235,7 +238,7 @@ def _grid_board(
     cells: Cells | None,
     registry: Registry,
 ) -> GridBoard:
-    compared = None if cells is None else comparisons(cells.scored(cells.worst))
+    compared = None if cells is None else comparisons(cells.compared)
     ranks = None if cells is None or compared is None else standings(cells, compared)
     found = protection.read(records, grid)
     raised = flags.raise_flags(records, grid, cells, compared, found, papers)
@@ -290,7 +293,7 @@ def draw(board: Board, out: Path) -> Iterator[Path]:
     """Draw the plots of a board into the folder `out`: of each grid those of its protection, the predictions, its
     performance profile, its curves and its track's plots. Yields the files."""
     for grid in board.grids:
-        frame = board.records.frame[board.records.frame["grid"] == grid.grid.name]
+        frame = board.records.of(grid.grid)
         profile = None if grid.cells is None else plots.profile(grid.cells, out)
         predicted = prediction.draw(grid.predictions, out)
         curves = plots.curves(grid.long, grid.grid, out, () if grid.track is None else grid.track.curves)

@@ -22,14 +22,25 @@ import numpy as np
 import pandas as pd
 
 from harness.costs import COST
-from harness.leaderboard.scores import Scale, Scores, for_every_seed, forfeited, quantity_of, selected, with_forfeits
+from harness.leaderboard.scores import (
+    CELL,
+    Scale,
+    Scores,
+    every_cell,
+    failures,
+    first_coordinates,
+    for_every_seed,
+    forfeited,
+    quantity_of,
+    selected,
+    with_forfeits,
+)
 from harness.leaderboard.stats import Floats
 from harness.metric import Quantity
 from harness.ranking import ALL_ATTACKERS, Outcome, ThreatModel
 from harness.records import Records
 from harness.suite import Grid
 
-CELL = ["defense", "task", "seed", "attacker"]
 RESOLUTION = 1e-3
 """Smallest relative difference of costs that counts."""
 
@@ -137,7 +148,7 @@ def read(records: Records, grid: Grid) -> dict[str, Costs]:
     are none, nor by a value that does not tell success."""
     if grid.ranking is None:
         return {}
-    frame = records.frame[records.frame["grid"] == grid.name]
+    frame = records.of(grid)
     telling = {name: one for name, one in threat_models(grid).items() if (one.outcome or grid.ranking).succeeds}
     models = {name: _costs(records, grid, frame, name, model) for name, model in telling.items()}
     return {name: costs for name, costs in models.items() if costs is not None and costs.undefended is not None}
@@ -146,14 +157,12 @@ def read(records: Records, grid: Grid) -> dict[str, Costs]:
 def _costs(records: Records, grid: Grid, frame: pd.DataFrame, name: str, model: ThreatModel) -> Costs | None:
     outcome = model.outcome or grid.ranking
     assert outcome is not None
-    everything, frame = frame, frame[frame["attacker"].isin(model.attackers)]
-    curves = frame[(frame["status"] == "ok") & selected(frame, outcome.value) & frame["step"].notna()]
-    if curves.empty:
+    of_model, ok = frame["attacker"].isin(model.attackers), frame["status"] == "ok"
+    measured = of_model & ok & selected(frame, outcome.value) & frame["step"].notna()
+    if not measured.any():
         return None
-    first = curves.iloc[0]
-    for coordinate in ("measured_by", "role", "variant", "split"):  # a selector need not name all of them
-        same = curves[coordinate].isna() if pd.isna(first[coordinate]) else curves[coordinate] == first[coordinate]
-        curves = curves[same.fillna(False)]
+    coordinates = first_coordinates(frame, measured, outcome.value)
+    curves = frame.loc[measured & selected(frame, coordinates), [*CELL, "step", "value"]]
     spent, unit = _spent(frame, curves, model)
     suite = records.suite
     exact = curves["seed"].isna().groupby(curves["defense"]).all()
@@ -174,19 +183,17 @@ def _costs(records: Records, grid: Grid, frame: pd.DataFrame, name: str, model: 
     bar = base[strong].max(axis=1)
     targets = model.share * bar.where(bar > 0)
     costs, within = _crossings(best, spent, targets, budget)
-    whole = pd.MultiIndex.from_product(
-        [list(grid.defenses), list(grid.members), values.index.unique("seed")], names=["defense", "task", "seed"]
-    )
-    lost = forfeited(everything, whole)
-    costs = with_forfeits(costs.reindex(index=whole, columns=strong), lost)
-    within = -with_forfeits(-within.reindex(index=whole, columns=strong), lost)
+    whole = every_cell(grid, values.index.unique("seed"))
+    costs, within = (table.reindex(index=whole, columns=strong) for table in (costs, within))
+    lost = forfeited(frame, failures(frame[of_model & ~ok], coordinates), costs, grid)
+    costs, within = with_forfeits(costs, lost), -with_forfeits(-within, lost)
     reached = within.max(axis=1, skipna=False)
     return Costs(
         name=name,
         model=model.model_copy(update={"unit": unit}),
         grid=grid,
         outcome=outcome,
-        quantity=quantity_of(grid, str(first["metric"])),
+        quantity=quantity_of(grid, str(coordinates["metric"])),
         at={"suite": suite.name, "suite_version": suite.version, "grid": grid.name, "track": grid.track},
         costs=costs,
         budget=budget,
@@ -200,7 +207,8 @@ def _spent(frame: pd.DataFrame, curves: pd.DataFrame, model: ThreatModel) -> tup
     """Rows like `curves` whose values are what the attack has spent at its measured steps, and the unit: steps where
     the records do not count the model's own, or nothing of it for one of the attackers."""
     if model.unit != "steps":
-        counted = frame[(frame["measured_by"] == COST) & (frame["metric"] == model.unit) & frame["step"].notna()]
+        of_unit = (frame["measured_by"] == COST) & (frame["metric"] == model.unit) & frame["step"].notna()
+        counted = frame.loc[of_unit & frame["attacker"].isin(model.attackers), [*CELL, "step", "value"]]
         if set(curves["attacker"]) <= set(counted.loc[counted["value"] > 0, "attacker"]):
             return counted, model.unit
     return curves.assign(value=curves["step"].astype(float)), "steps"
@@ -208,8 +216,7 @@ def _spent(frame: pd.DataFrame, curves: pd.DataFrame, model: ThreatModel) -> tup
 
 def _wide(rows: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
     """Values by cell and attacker, a column for each step; a value without a seed stands for each of the seeds."""
-    rows = for_every_seed(rows, seeds)
-    rows = rows.assign(seed=rows["seed"].astype(int), step=rows["step"].astype(int), value=rows["value"].astype(float))
+    rows = for_every_seed(rows, seeds).astype({"seed": int, "step": int, "value": float})
     return rows.groupby([*CELL, "step"])["value"].first().unstack("step")
 
 
@@ -232,13 +239,15 @@ def _crossings(
     seed.
     """
     steps = best.columns.to_numpy(int)
-    found = []
-    for place, line, cost in zip(best.index, best.to_numpy(float), spent.to_numpy(float), strict=True):
-        target = targets.get(place[1:3], np.nan)
+    found = np.empty((len(best), 2))
+    cells = pd.MultiIndex.from_arrays([best.index.get_level_values(name) for name in ("task", "seed")])
+    of_attack = targets.reindex(cells).to_numpy(float)
+    lines = zip(best.to_numpy(float), spent.to_numpy(float), of_attack, strict=True)
+    for i, (line, cost, target) in enumerate(lines):
         cost = np.where(steps == 0, 0.0, cost)
         known = np.isfinite(line) & np.isfinite(cost)
-        found.append(_crossing(steps[known], line[known], cost[known], target, budget))
-    table = pd.DataFrame(found, index=best.index, columns=["cost", "progress"], dtype=float)
+        found[i] = _crossing(steps[known], line[known], cost[known], target, budget)
+    table = pd.DataFrame(found, index=best.index, columns=["cost", "progress"])
     return table["cost"].unstack("attacker"), table["progress"].unstack("attacker")
 
 

@@ -37,10 +37,15 @@ def shown(found: Sequence[Protection]) -> list[Protection]:
 
 def in_order(found: Sequence[Protection]) -> list[str]:
     """The defenses by their ratio against the first threat model, the best first; those that retain too little come
-    last. found: see `shown`, not empty."""
+    last, and untrusted ones are not among them. found: see `shown`, not empty."""
     table = found[0].table.assign(harms=found[0].table["kind"] == "harms")
     ordered = table.sort_values(["harms", "ratio"], ascending=[True, False], kind="stable", na_position="last")
     return [str(row) for row in ordered["defense"]]
+
+
+def _listed(found: Sequence[Protection]) -> list[str]:
+    """All defenses, in the order of the tables: those `in_order`, and untrusted ones below them."""
+    return [*in_order(found), *map(str, found[0].untrusted["defense"])]
 
 
 def headline(found: Sequence[Protection], grid: Grid, flags: Mapping[str, str]) -> tuple[pd.DataFrame, str] | None:
@@ -51,15 +56,15 @@ def headline(found: Sequence[Protection], grid: Grid, flags: Mapping[str, str]) 
     found = shown(found)[:THREAT_MODELS]
     if not found:
         return None
-    order = in_order(found)
+    order = _listed(found)
     table = pd.DataFrame({"defense": [row_text(grid, found[0], row) for row in order]}, dtype=object)
     for one in found:
-        rows = one.table.set_index("defense").loc[order]
+        rows = one.listed.set_index("defense").loc[order]
         letters = rows["letters"].fillna("") if one.separated else pd.Series("", rows.index)
         texts = [f"{times(row)} {letter}".strip() for (_, row), letter in zip(rows.iterrows(), letters, strict=True)]
         table[f"cost to break: {one.costs.name} {CI}"] = texts
     first = found[0]
-    rows = first.table.set_index("defense").loc[order]
+    rows = first.listed.set_index("defense").loc[order]
     several = f", {first.costs.name}" if len(found) > 1 else ""
     table[f"{first.costs.quantity.title} within {budget(first)}{several} {CI}"] = reached(first, rows)
     adapted = rows["adapted"].notna().any()
@@ -91,9 +96,13 @@ def ensemble_line(grid: Grid) -> str:
 
 def _below(first: Protection, grid: Grid, adapted: bool) -> str:
     """The text on the columns after the ratios."""
-    harms = sum(place.kind == "harms" for place in first.places.values())
-    last = f"The last {harms} rows retain" if harms > 1 else "The last row retains"
+    harms, untrusted = int((first.table["kind"] == "harms").sum()), len(first.untrusted)
+    verified = "verified " if untrusted else ""
+    last = f"The last {harms} {verified}rows retain" if harms > 1 else f"The last {verified}row retains"
     apart = f"{last} less than {RETAINED} and {'are' if harms > 1 else 'is'} not compared. " if harms else ""
+    if untrusted:
+        last = f"The last {untrusted} rows are" if untrusted > 1 else "The last row is"
+        apart += f"{last} not verified and not compared: no cell was run again, as cells of the others were. "
     swept = "A swept defense is interpolated between the strengths in its row, or is at its strongest. "
     outcome = f"{first.costs.quantity.title}: the best that an attacker reaches within the budget. "
     retention = (
@@ -193,9 +202,9 @@ def in_full(found: Sequence[Protection], grid: Grid, long: pd.DataFrame) -> tupl
     """
     parts = []
     found = shown(found)
-    order = in_order(found)
+    order = _listed(found)
     for one in found:
-        rows = one.table.set_index("defense").loc[order]
+        rows = one.listed.set_index("defense").loc[order]
         part = pd.DataFrame({"defense": [marked(grid, "defense", row) for row in order]}, dtype=object)
         part["threat model"] = one.costs.name
         part[f"ratio {CI}"] = [times(row) for _, row in rows.iterrows()]

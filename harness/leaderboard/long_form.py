@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from harness.costs import COST
-from harness.leaderboard.scores import QUANTITY, quantity_of
-from harness.leaderboard.stats import BOUNDS, intervals, limits, logarithms
+from harness.leaderboard.scores import QUANTITY, for_every_seed, quantity_of
+from harness.leaderboard.stats import BOUNDS, batches, intervals, limits, logarithms
 from harness.ranking import MEAN
 from harness.records import COLUMNS as RECORD_COLUMNS
 from harness.records import Records
@@ -52,25 +52,37 @@ def board(records: Records, compared: pd.DataFrame | None = None) -> pd.DataFram
 
 def measured(records: Records, grid: Grid) -> pd.DataFrame:
     """The measured values of a grid's rows, with the means over its attackers; what is not finite is undefined."""
-    values = records.frame[_of_rows(records, grid) & (records.frame["status"] == "ok")]  # the one copy of large records
+    return _measured(records.frame[_of_rows(records.frame, grid)], grid)
+
+
+def _of_rows(frame: pd.DataFrame, grid: Grid) -> pd.Series:
+    """Whether each record is of a grid, and of the released model or one of its attackers."""
+    attacker = frame["attacker"]
+    return (frame["grid"] == grid.name) & (attacker.isna() | attacker.isin(list(grid.attackers)))
+
+
+def _measured(frame: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    values = frame[frame["status"] == "ok"]
     finite = np.isfinite(values["value"].astype(float))
     values = values.assign(value=values["value"].where(finite))
     means = mean_over_attackers(values, grid)
     return pd.concat([values, means], ignore_index=True) if len(means) else values.reset_index(drop=True)
 
 
-def _of_rows(records: Records, grid: Grid) -> pd.Series:
-    """Whether each record is of a grid, and of the released model or one of its attackers."""
-    attacker = records.frame["attacker"]
-    return (records.frame["grid"] == grid.name) & (attacker.isna() | attacker.isin(list(grid.attackers)))
-
-
 def _grid_board(records: Records, grid: Grid) -> pd.DataFrame:
-    values = measured(records, grid)
+    """The board of a grid, computed for some defenses at a time, because their numbers do not depend on others'."""
+    chosen = _of_rows(records.frame, grid)
+    defenses = records.frame["defense"]
+    sizes = defenses[chosen].value_counts(sort=False, dropna=False)
+    parts = [_part(records.frame[chosen & defenses.isin(batch)], grid) for batch in batches(sizes.to_dict())]
+    return _in_grid_order(pd.concat(parts, ignore_index=True), grid)
+
+
+def _part(frame: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    """The board of some of a grid's records, those of whole defenses."""
+    values = _measured(frame, grid)
     long = _averaged(values, grid) if len(values) else pd.DataFrame(columns=[*CELL, *NUMBER])
-    del values
-    long = _with_failures(long, records.frame.loc[_of_rows(records, grid), [*CELL, "key", "status", "note"]])
-    return _in_grid_order(long, grid)
+    return _with_failures(long, frame[[*CELL, "key", "status", "note"]])
 
 
 def mean_over_attackers(measured: pd.DataFrame, grid: Grid) -> pd.DataFrame:
@@ -85,9 +97,7 @@ def mean_over_attackers(measured: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     rows = rows[steps == steps.groupby([rows[name] for name in [*number, "attacker"]], dropna=False).transform("max")]
     # A value without a seed stands for every seed of an attacker that draws random numbers.
     seeded = rows.groupby(number, dropna=False)["seed"].transform("count") > 0
-    spread = rows[seeded & rows["seed"].isna()].drop(columns="seed")
-    spread = spread.merge(pd.DataFrame({"seed": pd.array(grid.seeds, "Int64")}), how="cross")
-    rows = pd.concat([rows[~(seeded & rows["seed"].isna())], spread])
+    rows = pd.concat([rows[~seeded], for_every_seed(rows[seeded], grid.seeds)])
     cells = ["suite", "suite_version", "grid", "track", "task", "seed", *number, "step"]
     log = _is_log(rows["metric"], grid)
     values = rows["value"].astype(float)

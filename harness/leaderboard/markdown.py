@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pandas as pd
 from tabulate import tabulate
 
+from harness.leaderboard.flags import FLAGS
 from harness.leaderboard.section import Section
 
 FIRST = "_protection.png"
@@ -27,21 +28,33 @@ def printable(text: str) -> str:
 
 
 def markdown(sections: Sequence[Section], title: str, note: str = "", escape: Callable[[str], str] = escape) -> str:
-    """The board as Markdown. note: a line below the title. escape: writes a text as what shows it."""
+    """The board as Markdown; flags that all rows of a grid share stand above its first table. note: a line below the
+    title. escape: writes a text as what shows it."""
     parts = [escape(f"# {title}"), escape(note)]
     for section in sections:
         parts += [escape(f"## {section.title}"), escape(section.verdict)]
         first = [file for file in section.pictures if file.endswith(FIRST)]
         parts += map(_picture, first)
+        shared = [note for note in section.notes if (match := _SHARED.match(note)) and match[1] in FLAGS]
+        parts.append(escape(_listed(shared)))
         if section.headline:
             parts += [*map(escape, (tabulated(section.headline[0]), section.headline[1])), "### Details"]
         for title, table, below in section.details:
             parts += map(escape, (f"{title}:", tabulated(table), below))
         for table, below in section.tables:
             parts += [escape(tabulated(table)), escape(below)]
-        parts.append(escape("\n".join(f"- {note}" for note in section.notes)))
+        parts.append(escape(_listed([note for note in section.notes if note not in shared])))
         parts += [_picture(file) for file in section.pictures if file not in first]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+_SHARED = re.compile(r"(\S+) \(all rows[;)]")
+"""The beginning of the line of a flag that all rows have, and not all but some."""
+
+
+def _listed(notes: Sequence[str]) -> str:
+    """A list of notes."""
+    return "\n".join(f"- {note}" for note in notes)
 
 
 def _picture(file: str) -> str:

@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from harness.leaderboard import looks
 from harness.leaderboard.cost_to_break import Costs
-from harness.leaderboard.plots import save
+from harness.leaderboard.plots import PAPER, legend, panels, plain_log, save, style, wrapped
+from harness.leaderboard.protection_plots import RATIO
 from harness.leaderboard.scores import named, quantity_of, selected
 from harness.leaderboard.stats import logarithms, rank_correlation
 from harness.ranking import Selector
 from harness.records import Records
 from harness.suite import Grid
 
+WIDE = 3
+"""Panels beside each other."""
 MIN_DEFENSES = 6
 """Of fewer defenses no correlation is given."""
 COLUMNS = (
@@ -137,44 +139,29 @@ def _by_threat_model(predictions: Sequence[Prediction]) -> dict[str, list[Predic
     return by_name
 
 
+@PAPER
 def draw(predictions: Sequence[Prediction], out: Path) -> Path | None:
-    """Draw the predictions of one grid that have a correlation into the folder `out`, a line of panels for each threat
-    model; None if there are none."""
+    """Draw the predictions of one grid that have a correlation into the folder `out`, a panel for each metric, those of
+    a threat model together; None if there are none."""
     predictions = [one for one in predictions if not np.isnan(one.correlation[0])]
     if not predictions:
         return None
     grid = predictions[0].grid
-    by_name = _by_threat_model(predictions)
-    columns = max(map(len, by_name.values()))
-    figure = Figure(figsize=(3.4 * columns + 1.8, 3.0 * len(by_name) + 0.3), layout="constrained")
-    axes = figure.subplots(len(by_name), columns, squeeze=False)
-    for row, (name, line) in zip(axes, by_name.items(), strict=True):
-        row[0].set_ylabel(f"cost to break ({name})\nover that of the undefended model", fontsize=8)
-        for axis, one in zip(row, line, strict=False):
-            _panel(axis, one)
-    known = {handle.get_label(): handle for axis in axes.flat for handle in axis.get_legend_handles_labels()[0]}
-    handles = [known[label] for label in grid.defenses if label in known]
-    figure.legend(handles=handles, loc="outside right upper", fontsize=7)
+    figure, axes = panels(len(predictions), WIDE, 2.1)
+    for place, (axis, one) in enumerate(zip(axes, predictions, strict=True)):
+        _draw_points(axis, one)
+        title = f"{wrapped(f'{one.costs.name}: rank correlation', 30)}\n{one.text}"
+        axis.set(title=title, xlabel=wrapped(one.name, 30))
+        axis.set_ylabel(RATIO if place % WIDE == 0 else "")
+    legend(figure, axes, first=list(looks.of_grid(grid)))
     return save(figure, out / f"{grid.name}_prediction")
 
 
-def _panel(axis: Axes, one: Prediction) -> None:
-    """Draw a point for each row and task, controls in grey."""
+def _draw_points(axis: Axes, one: Prediction) -> None:
+    """Draw a point for each row and task."""
+    x, y = one.metric.apply(np.exp) if one.log else one.metric, one.protection.apply(np.exp)
     for row, look in looks.of_grid(one.grid).items():
-        if row in one.metric.index:
-            x, y = one.metric.loc[row], np.exp(one.protection.loc[row])
-            axis.plot(
-                np.exp(x) if one.log else x,
-                y,
-                label=row,
-                linestyle="",
-                markersize=4,
-                color=look.colour,
-                marker=look.marker,
-            )
-    axis.set_yscale("log")
-    if one.log:
-        axis.set_xscale("log")
-    axis.set_xlabel(one.name, fontsize=8)
-    axis.set_title(f"rank correlation {one.text}", fontsize=8)
-    axis.tick_params(which="both", labelsize=7)
+        if row in x.index:
+            axis.plot(x.loc[row], y.loc[row], label=row, **{**style(look), "linestyle": ""})
+    for scaled, values in ((axis.yaxis, y), *([(axis.xaxis, x)] if one.log else [])):
+        plain_log(scaled, float(np.nanmin(values)), float(np.nanmax(values)))

@@ -49,7 +49,8 @@ class Protection:
     costs: the costs to break of all rows. places: where each defense is compared. kept, adapted: relative retention of
     all rows by cell, released and after fine-tuning on a benign task, see `retention.relative`. compared: the
     comparisons of costs at equal retention, see `standings.comparisons`. table: a row for each defense in the suite's
-    order, columns `COLUMNS`.
+    order, columns `COLUMNS`. untrusted: such a table of the defenses of which no cell was run again by a verification,
+    as cells of others were (see `Records.untrusted`); they are not in `table`, and not compared.
     """
 
     costs: Costs
@@ -58,6 +59,12 @@ class Protection:
     adapted: pd.DataFrame
     compared: pd.DataFrame
     table: pd.DataFrame
+    untrusted: pd.DataFrame
+
+    @property
+    def listed(self) -> pd.DataFrame:
+        """`table`, and `untrusted` below it."""
+        return pd.concat([self.table, self.untrusted], ignore_index=True) if len(self.untrusted) else self.table
 
     @property
     def evidence(self) -> bool:
@@ -78,11 +85,15 @@ def read(records: Records, grid: Grid) -> list[Protection]:
     kept = relative(retention_rows(records, grid), grid)
     adapted = relative(adapted_rows(records, grid), grid)
     found = places(kept, grid)
-    return [_protection(one, found, kept, adapted) for one in costs.values()]
+    untrusted = {grid.family(row) for row in records.untrusted_defenses(grid)}
+    return [_protection(one, found, untrusted, kept, adapted) for one in costs.values()]
 
 
-def _protection(costs: Costs, found: dict[str, Place], kept: pd.DataFrame, adapted: pd.DataFrame) -> Protection:
-    scores = at_equal_retention(costs.scores, found, kept)
+def _protection(
+    costs: Costs, found: dict[str, Place], untrusted: set[str], kept: pd.DataFrame, adapted: pd.DataFrame
+) -> Protection:
+    trusted = {row: place for row, place in found.items() if row not in untrusted}
+    scores = at_equal_retention(costs.scores, trusted, kept)
     compared = comparisons(scores)
     outcomes = at_equal_retention(costs.outcomes, _with_harmful(found), kept).summary()
     table = at_equal_retention(costs.scores, _with_harmful(found), kept).summary().rename(columns={"value": "ratio"})
@@ -112,7 +123,8 @@ def _protection(costs: Costs, found: dict[str, Place], kept: pd.DataFrame, adapt
     table = table.join(pd.DataFrame(rows, index=pd.Index(list(found), name="defense")))
     front = {**costs.at, "threat_model": costs.name, "unit": costs.model.unit, "budget": costs.budget}
     table = table.reset_index(drop=True).assign(**front).reindex(columns=[*costs.at, *COLUMNS])
-    return Protection(costs, found, kept, adapted, compared, table)
+    apart = table["defense"].isin(untrusted)
+    return Protection(costs, found, kept, adapted, compared, table[~apart], table[apart])
 
 
 def _with_harmful(found: dict[str, Place]) -> dict[str, Place]:

@@ -6,7 +6,7 @@ A *score* is such a value turned so that a defender wants it high, and its logar
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from harness.costs import COST
-from harness.leaderboard.stats import BOUNDS, intervals, limits, logarithms
+from harness.leaderboard.stats import BOUNDS, batches, intervals, limits, logarithms
 from harness.metric import Quantity
 from harness.ranking import Ranking, Selector
 from harness.records import Records
@@ -22,6 +22,8 @@ from harness.suite import Grid
 
 QUANTITY = ["measured_by", "metric", "role", "variant", "split"]
 """Columns of records that say what a number is."""
+CELL = ["defense", "task", "seed", "attacker"]
+"""Columns of records that say of which attack a number is."""
 RELEASED = ""
 """Stands for an attacker where none attacks."""
 
@@ -66,17 +68,23 @@ class Scores:
 
     def summary(self) -> pd.DataFrame:
         """Means with intervals (`value` and `BOUNDS`), a row for each row that is compared, as values."""
-        flat = self.by_cell.rename("score").reset_index()
-        seeds = flat["seed"].where(~flat["defense"].isin(self.exact))
-        linear = pd.Series(False, flat.index)
-        means = intervals(
-            flat["defense"], flat["task"], seeds, flat["score"], linear, self.members, resolution=self.resolution
-        )
+        defenses = self.by_cell.index.get_level_values("defense")
+        sizes = defenses.value_counts(sort=False).to_dict()
+        means = pd.concat([self._means(self.by_cell[defenses.isin(batch)]) for batch in batches(sizes)])
         names = ["value", *BOUNDS]
         values: pd.DataFrame = means[names].apply(self.scale.value).reindex(self.rows)
         if self.scale.better == "lower":  # the lower bound of a score is the upper bound of its value
             values.columns = ["value", "ci_high", "ci_low", "tasks_high", "tasks_low"]
         return values[names].clip(*limits(self.unit))
+
+    def _means(self, by_cell: pd.Series) -> pd.DataFrame:
+        """Means of scores with intervals, as `stats.intervals` returns them. by_cell: those of some rows."""
+        flat = by_cell.rename("score").reset_index()
+        seeds = flat["seed"].where(~flat["defense"].isin(self.exact))
+        linear = pd.Series(False, flat.index)
+        return intervals(
+            flat["defense"], flat["task"], seeds, flat["score"], linear, self.members, resolution=self.resolution
+        )
 
 
 @dataclass(frozen=True)
@@ -84,11 +92,12 @@ class Cells:
     """The values that rank the defenses of one grid.
 
     at: `suite`, `suite_version`, `grid` and `track`, as columns of tables. grid, ranking, quantity: what ranks and how
-    it is read. coordinates: the ranking value's, by `QUANTITY`. rows: the records of the ranking value at each
-    attacker's last step, and the failed cells among them. scores: index defense × task × seed, complete, a column for
-    each attacker (`RELEASED` where none attacks); NaN is missing. earlier: the same at the last step measured within
-    half the budget, NaN where there is none. forfeits: which cells count as the worst, see `forfeited`. exact: the
-    defenses in which, attacks included, nothing is random.
+    it is read. coordinates: the ranking value's, by `QUANTITY`. frame: all records. places: which of them are of the
+    ranking value at each attacker's last step, or of a failed cell among these. scores: index defense × task × seed,
+    complete, a column for each attacker (`RELEASED` where none attacks); NaN is missing. earlier: the same at the last
+    step measured within half the budget, NaN where there is none. forfeits: in which cells a score is forfeited, see
+    `forfeited`. exact: the defenses in which, attacks included, nothing is random. untrusted: the defenses that are not
+    compared, see `Records.untrusted`.
     """
 
     at: Mapping[str, Any]
@@ -96,11 +105,18 @@ class Cells:
     ranking: Ranking
     quantity: Quantity
     coordinates: Mapping[str, str | None]
-    rows: pd.DataFrame
+    frame: pd.DataFrame
+    places: pd.Index
     scores: pd.DataFrame
     earlier: pd.DataFrame
     forfeits: pd.Series
     exact: frozenset[str]
+    untrusted: frozenset[str]
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The records at `places`: a copy, which is made when it is needed."""
+        return self.frame.loc[self.places]
 
     @property
     def log(self) -> bool:
@@ -139,6 +155,11 @@ class Cells:
             resolution=self.ranking.resolution,
             unit=self.quantity.unit,
         )
+
+    @property
+    def compared(self) -> Scores:
+        """The scores of the worst case of the rows that are compared."""
+        return replace(self.scored(self.worst), rows=[row for row in self.defenses if row not in self.untrusted])
 
     @property
     def scale(self) -> Scale:
@@ -219,103 +240,114 @@ def read(records: Records) -> dict[str, Cells]:
 
 
 def _cells(records: Records, grid: Grid, ranking: Ranking) -> Cells | None:
-    frame = records.frame[records.frame["grid"] == grid.name]
-    frame = frame[frame["attacker"].isin(list(grid.attackers))] if grid.attackers else frame[frame["attacker"].isna()]
-    measured = frame[(frame["status"] == "ok") & selected(frame, ranking.value)]
-    failed = frame[frame["status"] != "ok"]
-    if measured.empty and failed.empty:
+    frame = records.of(grid)
+    attacker, ok = frame["attacker"], frame["status"] == "ok"
+    ranked = attacker.isin(list(grid.attackers)) if grid.attackers else attacker.isna()
+    measured = ranked & ok & selected(frame, ranking.value)
+    if not (measured | (ranked & ~ok)).any():
         return None
-    coordinates = _coordinates(measured, ranking.value)
-    curve = measured[selected(measured, coordinates)]
-    attacker = curve["attacker"].fillna(RELEASED)
-    last = curve["step"].groupby(attacker).transform("max")
+    coordinates = first_coordinates(frame, measured, ranking.value)
+    curve = frame.loc[measured & selected(frame, coordinates), [*CELL, "step", "value"]]
+    curve["attacker"] = curve["attacker"].fillna(RELEASED)
+    last = curve["step"].groupby(curve["attacker"]).transform("max")
     final = curve[(curve["step"] == last).fillna(True) & (curve["step"].isna() == last.isna())]
     early = curve[((curve["step"] >= 1) & (curve["step"] <= last / 2)).fillna(False).astype(bool)]
-    early_last = early["step"].groupby(early["attacker"].fillna(RELEASED)).transform("max")
-    failed = failed[_is_of(failed, coordinates)]
+    early = early[early["step"] == early["step"].groupby(early["attacker"]).transform("max")]
+    failed = failures(frame[ranked & ~ok], coordinates)
     exact = final["seed"].isna().groupby(final["defense"]).all()
-    rows = pd.concat([final, failed]).sort_index()
     quantity = quantity_of(grid, str(coordinates["metric"]))
-    whole = _whole(grid, rows)
+    seeds = grid.seeds if any(rows["seed"].notna().any() for rows in (final, failed)) else grid.seeds[:1]
+    whole = every_cell(grid, seeds)
+    scores, earlier = (_scores(rows, whole, grid, ranking, quantity) for rows in (final, early))
+    lost = forfeited(frame, failed, scores, grid)
     suite = records.suite
-    lost = forfeited(records.frame[records.frame["grid"] == grid.name], whole)
     return Cells(
         at={"suite": suite.name, "suite_version": suite.version, "grid": grid.name, "track": grid.track},
         grid=grid,
         ranking=ranking,
         quantity=quantity,
         coordinates=coordinates,
-        rows=rows,
-        scores=with_forfeits(_scores(final, whole, grid, ranking, quantity), lost),
-        earlier=with_forfeits(_scores(early[early["step"] == early_last], whole, grid, ranking, quantity), lost),
-        forfeits=lost,
+        frame=records.frame,
+        places=final.index.union(failed.index),
+        scores=with_forfeits(scores, lost),
+        earlier=with_forfeits(earlier, lost),
+        forfeits=lost.any(axis=1),
         exact=frozenset(exact.index[exact]),
+        untrusted=frozenset(records.untrusted_defenses(grid)),
     )
 
 
-def forfeited(frame: pd.DataFrame, whole: pd.MultiIndex) -> pd.Series:
-    """Whether a defense has failed in a cell itself, and not everywhere: it must gain nothing by failing on tasks and
-    seeds of its choice.
+def forfeited(frame: pd.DataFrame, attacks: pd.DataFrame, values: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    """Which values count as the worst of any row, because a defense must gain nothing by failing, or by making attacks
+    fail, on tasks and seeds of its choice.
 
-    frame: the records of a grid. whole: defense × task × seed. A defense that has failed everywhere has shown nothing,
-    and its cells are missing.
+    These are all values of a cell in which the defense has failed itself, and the value of an attack that has failed
+    there, but not on the undefended model of the same task and seed. A defense that has failed everywhere has shown
+    nothing, so its values are missing.
+
+    frame: the records of the grid. attacks: of these the failed cells that would have given the values. values: index
+    defense × task × seed, complete, a column for each attacker; NaN is missing. Returns a table of the same form.
     """
-    own = frame[frame["attacker"].isna() & (frame["measured_by"] == COST).fillna(False)]
-    own = for_every_seed(own, whole.unique("seed"))
+    cells, seeds = values.index, values.index.unique("seed")
+    of_defense = frame["attacker"].isna() & (frame["measured_by"] == COST).fillna(False)
+    own = for_every_seed(frame.loc[of_defense, ["defense", "task", "seed", "status"]], seeds)
     failed = (own["status"] != "ok").groupby([own["defense"], own["task"], own["seed"].astype(int)]).any()
     everywhere = failed.groupby("defense").transform("all")
-    lost: pd.Series = (failed & ~everywhere).reindex(whole, fill_value=False).astype(bool)
+    attacks = for_every_seed(attacks[CELL], seeds).astype({"seed": int})
+    failed_attacks = attacks.groupby(CELL).size().unstack().reindex(index=cells, columns=values.columns).notna()
+    undefended = cells.get_level_values("defense").isin(grid.undefended)
+    known = values.notna().mul(undefended, axis=0).groupby(["task", "seed"]).transform("any")
+    lost: pd.DataFrame = failed_attacks & known
+    for which, value in ((failed, False), (failed & ~everywhere, True)):
+        lost[which.reindex(cells, fill_value=False).astype(bool)] = value
     return lost
 
 
-def with_forfeits(scores: pd.DataFrame, lost: pd.Series) -> pd.DataFrame:
-    """The `scores` (index defense × task × seed), where the cells that are `lost` have the lowest score of any row of
+def with_forfeits(values: pd.DataFrame, lost: pd.DataFrame) -> pd.DataFrame:
+    """The `values` (index defense × task × seed), where those that are `lost` and missing are the lowest of any row of
     the same task and seed."""
-    lowest = scores.groupby(["task", "seed"]).transform("min")
-    return scores.mask(scores.isna().mul(lost, axis=0), lowest)
+    lowest = values.groupby(["task", "seed"]).transform("min")
+    return values.mask(values.isna() & lost, lowest)
 
 
-def _coordinates(measured: pd.DataFrame, selector: Selector) -> dict[str, str | None]:
-    """Coordinates of the ranking value: the first measured one's, for a selector need not name all of them."""
-    if measured.empty:
+def first_coordinates(frame: pd.DataFrame, measured: pd.Series, selector: Selector) -> dict[str, str | None]:
+    """Coordinates of a value: those of the first of the records that are `measured`, for a selector need not name all
+    of them."""
+    if not measured.any():
         return {name: selector.get(name) for name in QUANTITY}  # type: ignore[call-overload]
-    first = measured.iloc[0]
+    first = frame.iloc[int(measured.to_numpy(bool).argmax())]
     return {name: None if pd.isna(first[name]) else str(first[name]) for name in QUANTITY}
 
 
-def _is_of(failed: pd.DataFrame, coordinates: Mapping[str, str | None]) -> pd.Series:
-    """Which failed cells would have given the value at these coordinates. A failed cell names its metric plugin's label
-    and, where the track measures each role by a job of its own, the role."""
+def failures(failed: pd.DataFrame, coordinates: Mapping[str, str | None]) -> pd.DataFrame:
+    """The failed cells that would have given the value at these coordinates. A failed cell names its metric plugin's
+    label and, where the track measures each role by a job of its own, the role."""
     label, role = coordinates["measured_by"], coordinates["role"]
-    same_label = (failed["measured_by"] == label).fillna(False) if label else ~failed["measured_by"].isin(["cost"])
+    same_label = (failed["measured_by"] == label).fillna(False) if label else ~failed["measured_by"].isin([COST])
     same_role = failed["role"].isna() | (failed["role"] == (role or "")).fillna(False)
-    return (same_label & same_role).astype(bool)
+    return failed[(same_label & same_role).astype(bool)]
 
 
-def _whole(grid: Grid, rows: pd.DataFrame) -> pd.MultiIndex:
-    """Every defense × task × seed that a grid is to measure; one seed if nothing in it is random."""
-    seeds: Sequence[int] = grid.seeds if rows["seed"].notna().any() else grid.seeds[:1]
+def every_cell(grid: Grid, seeds: Iterable[int]) -> pd.MultiIndex:
+    """Every defense × task × seed that a grid is to measure."""
     axes: list[list[Any]] = [list(grid.defenses), list(grid.members), list(seeds)]
     return pd.MultiIndex.from_product(axes, names=["defense", "task", "seed"])
 
 
 def _scores(rows: pd.DataFrame, whole: pd.MultiIndex, grid: Grid, ranking: Ranking, quantity: Quantity) -> pd.DataFrame:
-    """Rows as scores on the whole grid; a value without a seed stands for every seed."""
+    """Rows (`CELL` and their value) as scores on the whole grid; a value without a seed stands for every seed."""
     values = rows["value"].astype(float)
     values = values.where(np.isfinite(values))
     scaled = logarithms(values) if quantity.scale == "log" else values
-    scores = scaled if ranking.better == "higher" else -scaled
-    rows = rows.assign(score=scores, attacker=rows["attacker"].fillna(RELEASED))
-    wide = (
-        for_every_seed(rows, whole.unique("seed"))
-        .groupby(["defense", "task", "seed", "attacker"])["score"]
-        .first()
-        .unstack()
-    )
+    rows = rows[CELL].assign(score=scaled if ranking.better == "higher" else -scaled)
+    wide = for_every_seed(rows, whole.unique("seed")).groupby(CELL)["score"].first().unstack()
     return wide.reindex(index=whole, columns=list(grid.attackers) or [RELEASED]).astype(float)
 
 
 def for_every_seed(rows: pd.DataFrame, seeds: Iterable[int]) -> pd.DataFrame:
     """Records in which a value without a seed stands once for each of the seeds. rows: records."""
-    unseeded = rows[rows["seed"].isna()].drop(columns="seed").merge(pd.DataFrame({"seed": seeds}), how="cross")
-    return pd.concat([rows[rows["seed"].notna()], unseeded])
+    missing = rows["seed"].isna()
+    if not missing.any():
+        return rows
+    unseeded = rows[missing].drop(columns="seed").merge(pd.DataFrame({"seed": seeds}), how="cross")
+    return pd.concat([rows[~missing], unseeded])

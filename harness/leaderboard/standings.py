@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -15,6 +15,7 @@ from harness.leaderboard.stats import (
     COMMON,
     LEVEL,
     Bools,
+    batches,
     common_component,
     compact_letters,
     holm,
@@ -45,17 +46,16 @@ def comparisons(scores: Scores) -> pd.DataFrame:
     )
     if not pairs or not wide.notna().any(axis=None):
         return names.assign(separated=False)
-    by_pair = {i: wide[a] - wide[b] for i, (a, b) in enumerate(pairs)}
-    differences = pd.concat(by_pair, names=["pair"]).dropna().reset_index(name="score")
     exact = np.array([{a, b} <= scores.exact for a, b in pairs])
     random = wide.dropna(axis=1, how="all").drop(columns=scores.exact, errors="ignore")
     common = common_component(random) < COMMON
-    means = _mean_differences(scores, differences, exact, common).reindex(names.index)
+    sizes = dict.fromkeys(range(len(pairs)), len(wide))
+    parts = [_of_pairs(scores, wide, {i: pairs[i] for i in batch}, exact, common) for batch in batches(sizes)]
+    means = pd.concat(parts).reindex(names.index)
     tests = _tests(scores, means, exact)
     tests["detectable"] = np.exp(tests["detectable"]) if scores.scale.log else tests["detectable"]
-    signs = np.sign(differences["score"].where(differences["score"].abs() > scores.resolution, 0))
-    tests["superiority"] = (signs.groupby(differences["pair"]).mean() + 1) / 2
-    tests["n_cells"] = differences.groupby("pair").size().reindex(names.index, fill_value=0)
+    tests["superiority"] = means["superiority"]
+    tests["n_cells"] = means["n_cells"].fillna(0).astype(int)
     tests["separated"] = (means["value"].abs() > scores.resolution) & (tests["p_holm"] < 1 - LEVEL)
     table: pd.DataFrame = pd.concat([names, _as_values(scores, means), tests], axis=1)
     return table
@@ -67,9 +67,16 @@ def _better_first(wide: pd.DataFrame, a: str, b: str) -> tuple[str, str]:
     return (b, a) if mean < 0 else (a, b)
 
 
-def _mean_differences(scores: Scores, differences: pd.DataFrame, exact: Bools, common: bool) -> pd.DataFrame:
-    """Mean differences of scores by pair, as `stats.intervals` returns them. exact: by pair, whether nothing is
-    random. common: whether a seed moves all tasks alike."""
+def _of_pairs(
+    scores: Scores, wide: pd.DataFrame, pairs: Mapping[int, tuple[str, str]], exact: Bools, common: bool
+) -> pd.DataFrame:
+    """Mean differences of scores by pair, as `stats.intervals` returns them, with `superiority` and `n_cells`.
+
+    wide: the scores, a column for each defense. pairs: some of the pairs, by number. exact: by pair, whether nothing is
+    random. common: whether a seed moves all tasks alike.
+    """
+    by_pair = {i: wide[a] - wide[b] for i, (a, b) in pairs.items()}
+    differences = pd.concat(by_pair, names=["pair"]).dropna().reset_index(name="score")
     unseeded = differences["pair"].map(dict(enumerate(exact))).astype(bool)
     means = intervals(
         differences["pair"],
@@ -82,7 +89,9 @@ def _mean_differences(scores: Scores, differences: pd.DataFrame, exact: Bools, c
         common=common,
     )
     means.loc[exact[means.index.to_numpy(int)], ["ci_low", "ci_high", "se"]] = np.nan
-    return means
+    signs = np.sign(differences["score"].where(differences["score"].abs() > scores.resolution, 0))
+    by_sign = signs.groupby(differences["pair"])
+    return means.assign(superiority=(by_sign.mean() + 1) / 2, n_cells=by_sign.size())
 
 
 def _tests(scores: Scores, means: pd.DataFrame, exact: Bools) -> pd.DataFrame:
@@ -107,7 +116,8 @@ def _as_values(scores: Scores, means: pd.DataFrame) -> pd.DataFrame:
 
 
 def standings(cells: Cells, compared: pd.DataFrame) -> pd.DataFrame:
-    """A row for each defense, the best worst case first (of equal ones the best mean).
+    """A row for each defense, the best worst case first (of equal ones the best mean), and those that are not compared
+    last.
 
     compared: see `comparisons`. Columns: the grid's place; `metric`, the ranking value, and which way it is `better`;
     `defense`; `rank_low` to `rank_high`, the ranks that the comparisons leave open; `worst`, with intervals; `by`, the
@@ -117,7 +127,7 @@ def standings(cells: Cells, compared: pd.DataFrame) -> pd.DataFrame:
     worst = cells.summary(cells.worst)
     front = {**cells.at, "metric": cells.coordinates["metric"], "better": cells.ranking.better}
     table = pd.DataFrame(front, index=worst.index).assign(defense=worst.index)
-    table[["rank_low", "rank_high"]] = ranks(cells.defenses, compared)[["rank_low", "rank_high"]]
+    table[["rank_low", "rank_high"]] = ranks(cells.compared.rows, compared)[["rank_low", "rank_high"]]
     table = table.join(worst.rename(columns={"value": "worst"}))
     table["by"] = _strongest(cells)
     table["mean"] = cells.summary(cells.mean)["value"]
@@ -153,8 +163,8 @@ def _order(cells: Cells) -> pd.Index:
     resolution = cells.ranking.resolution / max(1, cells.worst.groupby("defense").size().max())
     if resolution:
         means["worst"] = (means["worst"] / resolution).round()
-    means = means.reindex(cells.defenses).sort_values(["worst", "mean"], ascending=False, kind="stable")
-    return means.index
+    means = means.reindex(cells.defenses).assign(trusted=[row not in cells.untrusted for row in cells.defenses])
+    return means.sort_values(["trusted", "worst", "mean"], ascending=False, kind="stable").index
 
 
 def _strongest(cells: Cells) -> pd.Series:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from scipy import stats
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
+T = TypeVar("T")
 
 LEVEL = 0.95
 """Confidence level of every interval on a board."""
@@ -19,6 +21,25 @@ BOUNDS = ("ci_low", "ci_high", "tasks_low", "tasks_high")
 COMMON = 0.25
 """p-value of `common_component` below which comparisons take a seed to move all tasks alike: a preliminary test at this
 level keeps the level of the main test (Bancroft, Biometrics 20, 1964)."""
+
+AT_ONCE = 500_000
+"""Largest number of rows of a table that are computed at once, which bounds the memory of intermediate results."""
+
+
+def batches(sizes: Mapping[T, int]) -> Iterator[list[T]]:
+    """Split things into lists, in their order, each with at most `AT_ONCE` rows or of one thing.
+
+    sizes: by thing, its number of rows.
+    """
+    batch: list[T] = []
+    rows = 0
+    for one, size in sizes.items():
+        if batch and rows + size > AT_ONCE:
+            yield batch
+            batch, rows = [], 0
+        batch.append(one)
+        rows += size
+    yield batch
 
 
 def intervals(

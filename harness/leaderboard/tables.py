@@ -161,9 +161,10 @@ def standings_table(cells: Cells, standings: pd.DataFrame, flags: Mapping[str, s
     what = cells.quantity.title
     other_tasks = f" {TASKS}" if rows["tasks_low"].notna().any() else ""
     headline = f"{'worst ' if cells.attacked else ''}{what} {CI}{other_tasks}"
-    table = pd.DataFrame({"rank": _ranks(standings), "defense": standings["defense"].to_numpy()}, dtype=object)
+    table = pd.DataFrame({"defense": standings["defense"].to_numpy()}, dtype=object)
     resolution = 0.0 if cells.log else cells.ranking.resolution
     table[headline] = [intervals(row, resolution) for _, row in rows.rename(columns={"worst": "value"}).iterrows()]
+    table["rank"] = _ranks(standings)
     if cells.attacked:
         table["by"] = standings["by"].to_numpy()
         table["mean"] = rows["mean"].map(number).to_numpy()
@@ -197,9 +198,11 @@ def unrounded(cells: Cells, standings: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ranks(standings: pd.DataFrame) -> list[str]:
-    """Ranks as text: `2`, `1–3`, or nothing."""
-    pairs = zip(standings["rank_low"], standings["rank_high"], strict=True)
-    return ["" if pd.isna(low) else f"{low}" if low == high else f"{low}–{high}" for low, high in pairs]
+    """Ranks as text: `2`, `1–3`, `not separated` where no two rows are, or nothing where nothing is compared."""
+    ranks = standings[["rank_low", "rank_high"]].itertuples(index=False, name=None)
+    texts = ["" if pd.isna(low) else f"{low}" if low == high else f"{low}–{high}" for low, high in ranks]
+    everything = f"1–{len(standings)}"
+    return ["not separated" if text else "" for text in texts] if set(texts) <= {everything, ""} else texts
 
 
 def without_empty_columns(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,25 +1,29 @@
-"""A board on a terminal: for each grid the sentences, one table that fits, and a line of flags."""
+"""A board on a terminal: its title, and for each grid the sentences, one table that fits, and the flags."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from io import StringIO
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.leaderboard.flags import FLAGS, Raised
 from harness.leaderboard.markdown import printable, texts
 from harness.leaderboard.tables import CI
+
+if TYPE_CHECKING:
+    from harness.leaderboard.boards import Board
 
 GAP = 2
 """Spaces between two columns."""
 NAME = 26
 """Widest column of names; longer names are broken between words."""
-FLAGS = "flags"
+NAMED = 3
+"""Most rows that a flag names; of more it gives the number."""
 READING = {
     " [": "In brackets: 95 % intervals.",
     "≥": "≥: at least.",
@@ -28,14 +32,20 @@ READING = {
 """How to read a table in which a cell holds the mark."""
 
 
-def summary(tables: Mapping[str, pd.DataFrame], verdict: Mapping[str, str], width: int) -> str:
-    """The board in lines of at most `width` characters. tables, verdict: by grid, its first table and its sentences."""
-    console = Console(file=StringIO(), width=width, color_system=None, force_terminal=False, highlight=False)
-    for grid, table in tables.items():
-        rows = {printable(title): [printable(text) for text in column] for title, column in texts(table).items()}
+def summary(board: Board, width: int) -> str:
+    """The board in lines of at most `width` characters."""
+    console = Console(
+        file=StringIO(), width=width, color_system=None, force_terminal=False, force_jupyter=False, highlight=False
+    )
+    console.print(printable(board.title), markup=False)
+    for one in board.grids:
+        grid = one.grid
+        table = texts(board.tables[grid.name])
+        rows = {printable(title): [printable(text) for text in column] for title, column in table.items()}
         shown, below = _fitted(rows, width)
-        console.rule(printable(grid), align="left", characters="─")
-        for text in (printable(verdict[grid]), shown, below, _flags(rows, width)):
+        console.rule(printable(grid.name), align="left", characters="─")
+        flags = printable(_flags(one.raised, grid.defenses))
+        for text in (printable(board.verdict[grid.name]), shown, below, flags):
             if text:
                 console.print(text, markup=False)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]  # it is a StringIO
@@ -46,7 +56,7 @@ def _fitted(rows: Mapping[str, Sequence[str]], width: int) -> tuple[Table, str]:
     """The columns that fit, in their order, and a line on how to read them and on those that do not."""
     widths: dict[str, int] = {}
     free = width + GAP
-    columns = {title.replace(f" {CI}", ""): column for title, column in rows.items() if title != FLAGS}
+    columns = {title.replace(f" {CI}", ""): column for title, column in rows.items() if title != "flags"}
     columns["defense"] = [name.partition(": ")[0] for name in rows["defense"]]
     for title, column in columns.items():
         parts = [" ".join(column), title] if title == "defense" else [title]
@@ -71,11 +81,19 @@ def _fitted(rows: Mapping[str, Sequence[str]], width: int) -> tuple[Table, str]:
     return table, " ".join(notes)
 
 
-def _flags(rows: Mapping[str, Sequence[str]], width: int) -> str:
-    """The flags of the rows as one line."""
-    flagged: dict[str, list[str]] = {}
-    for name, flags in zip(rows["defense"], rows.get(FLAGS, []), strict=False):
-        for flag in flags.split():
-            flagged.setdefault(flag, []).append(name.partition(": ")[0].partition(" ")[0])
-    text = "; ".join(f"{flag}: {', '.join(names)}" for flag, names in flagged.items())
-    return textwrap.shorten(f"Flags: {text}.", width, placeholder=" …") if text else ""
+def _flags(raised: Sequence[Raised], defenses: Collection[str]) -> str:
+    """Every flag raised on a grid as a sentence, with the names or the number of its rows. defenses: the grid's."""
+    flagged: dict[str, set[str]] = {name: set() for name in FLAGS}
+    for one in raised:
+        flagged.setdefault(one.flag, set()).add(one.defense)
+    parts = [f"{name} ({_rows(flagged[name], defenses)})" for name in flagged if flagged[name]]
+    return f"Flags: {', '.join(parts)}." if parts else ""
+
+
+def _rows(flagged: Collection[str], defenses: Collection[str]) -> str:
+    """Where a flag was raised. flagged: its rows, of the grid's `defenses`."""
+    if len(flagged) == len(defenses):
+        return "all rows"
+    if len(flagged) > NAMED:
+        return f"{len(flagged)} rows"
+    return ", ".join(row for row in defenses if row in flagged)

@@ -109,9 +109,10 @@ def _endurance(one: Protection, censored: pd.Series) -> Iterator[str]:
     cell = "measured cell" if missing else "cell"
     whole = [str(row) for row in shares.index[shares == 1]]
     if whole:
-        yield f"{_joined(whole)} {_verb(whole, 'hold')} for {budget(one)} in every {cell}"
+        yield f"{_joined(whole)} {_verb(whole, 'hold')} for {budget(one)} in all {cell}s"
     else:
-        yield f"nothing holds for {budget(one)} in {'any' if shares.max() == 0 else 'every'} {cell}"
+        where = f"a single {cell}" if shares.max() == 0 else f"all {cell}s"
+        yield f"no defense holds for {budget(one)} in {where}"
 
 
 def _of_evidence(found: Sequence[Protection]) -> Iterator[str]:

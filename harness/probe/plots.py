@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from harness.leaderboard.plots import save
+from harness.leaderboard.plots import PAPER, WIDE, panels, save, wrapped
 
 
 def plots(records: pd.DataFrame, out: Path) -> list[Path]:
@@ -23,6 +22,7 @@ def plots(records: pd.DataFrame, out: Path) -> list[Path]:
     return files
 
 
+@PAPER
 def _rir_maps(records: pd.DataFrame) -> Figure | None:
     """For each defense a map of ln RIR (floor, training rows), mean over seeds: a row for each benign digit, a column
     for each harmful digit, as in the paper's Figure 2. None if not all 90 pairs were measured."""
@@ -33,20 +33,15 @@ def _rir_maps(records: pd.DataFrame) -> Figure | None:
     cells = digits.assign(defense=rir["defense"], log=np.log(rir["value"].astype(float)))
     means = cells.groupby(["defense", "benign", "harmful"], sort=False)["log"].mean()
     defenses = list(cells["defense"].unique())
-    columns = min(4, len(defenses))
-    lines = math.ceil(len(defenses) / columns)
-    figure = Figure(figsize=(3.6 * columns, 3.6 * lines), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).ravel()
-    for axis, defense in zip(axes, defenses, strict=False):
+    figure, axes = panels(len(defenses), WIDE, 1.9)
+    for place, (axis, defense) in enumerate(zip(axes, defenses, strict=True)):
         grid = np.full((10, 10), np.nan)
         for (benign, harmful), mean in means[defense].items():
             grid[benign, harmful] = mean
-            colour = "white" if abs(mean) > 5 else "black"
-            text = f"{round(mean, 1) + 0.0:.1f}"  # no -0.0
-            axis.text(harmful, benign, text, ha="center", va="center", fontsize=6, color=colour)
         image = axis.imshow(grid, cmap="RdBu", vmin=-7, vmax=7)
-        axis.set(title=defense, xlabel="harmful digit", ylabel="benign digit", xticks=range(10), yticks=range(10))
-    for axis in axes[len(defenses) :]:
-        axis.axis("off")
-    figure.colorbar(image, ax=list(axes), shrink=0.6, label="ln RIR (κ policy floor, training rows)")
+        axis.set(title=wrapped(defense, 20), xticks=range(10), yticks=range(10))
+        axis.set_xlabel("harmful digit" if place + WIDE >= len(defenses) else "")
+        axis.set_ylabel("benign digit" if place % WIDE == 0 else "")
+    label = "ln RIR (κ policy floor, training rows; higher is better)"
+    figure.colorbar(image, ax=axes, location="bottom", shrink=0.6, fraction=0.05, label=label)
     return figure

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +21,7 @@ from harness.leaderboard import looks
 from harness.leaderboard.boards import Board, GridBoard
 from harness.leaderboard.headline import RETAINED, in_order, shown, with_control
 from harness.leaderboard.looks import Look
-from harness.leaderboard.plots import on_log_scale
+from harness.leaderboard.plots import directed, direction, in_words, on_log_scale, spelled
 from harness.leaderboard.retention import retention_rows
 from harness.leaderboard.scores import QUANTITY, Cells, quantity_of
 from harness.leaderboard.stats import BOUNDS, Bools, Floats, logarithms
@@ -30,6 +32,8 @@ from harness.suite import Grid
 
 plotly.io.templates.default = None  # the page adds one, light or dark
 THEMES = {"light": "plotly_white", "dark": "plotly_dark"}
+WIDTHS = {"tasks": 1, "ci": 4}
+"""Widths of the lines of both intervals."""
 NEUTRAL = "#7a7a7a"
 """Colour of what belongs to no defense."""
 SUMMARY = 2
@@ -109,18 +113,22 @@ def protection(made: GridBoard, only: Sequence[str] | None = None) -> Iterator[C
         if rows.empty:
             continue
         what = "cost to break over that of the undefended model"
-        figure = _figure(what, "", height=160 + 26 * len(rows), margin_l=10)
-        harms = rows["kind"] == "harms"
-        for name, chosen in (("retains enough", ~harms), (f"retains less than {RETAINED}", harms)):
-            if chosen.any():
-                _add_ratios(figure, name, rows[chosen], [look[str(row)] for row in rows.index[chosen]])
-        figure.update_layout(showlegend=bool(harms.any()))
-        _mark(figure, 1, "undefended", log=True)
-        figure.update_xaxes(type="log", title=what.replace("that of", "<br>that of"))  # for narrow screens
         names = [_label(with_control(str(row), control)) for row, control in rows["control"].items()]
-        figure.update_yaxes(automargin=True, type="category", dtick=1, categoryorder="array", categoryarray=names)
+        drawn = rows.astype(dict.fromkeys(("ratio", "censored", *BOUNDS), float)).set_axis(names)
+        for kind in WIDTHS:  # where all attacks are censored, there is no upper end
+            drawn[f"{kind}_high"] = drawn[f"{kind}_high"].mask(drawn["censored"] == 1, drawn["ratio"])
+        figure = _figure(directed(what, "higher"), "", height=180 + 26 * len(rows), margin_l=10)
+        harms = drawn["kind"] == "harms"
+        _add_dots(figure, drawn, "ratio", [look[str(row)] for row in rows.index], harms)
+        _add_arrows(figure, drawn[drawn["censored"] > 0])
+        if harms.any():
+            sign = {"color": NEUTRAL, "symbol": "circle-open", "size": 10}
+            _add_key(figure, f"retains less than {RETAINED}", mode="markers", marker=sign)
+        _mark(figure, 1, "undefended", log=True)
+        figure.update_xaxes(type="log")
+        figure.update_yaxes(type="category", dtick=1, categoryorder="array", categoryarray=names)
         about = f"Dot chart of the {what} by defense, with intervals; its values are in the table below."
-        bound = " (triangle: or more)" if (rows["censored"] > 0).any() else ""
+        bound = " (→: or more)" if (rows["censored"] > 0).any() else ""
         yield Chart(f"Cost to break against {one.costs.name}{bound}", about, figure)
 
 
@@ -131,59 +139,57 @@ def _mark(figure: go.Figure, x: float, text: str, log: bool) -> None:
     figure.add_annotation(x=at, y=1, yref="paper", yanchor="bottom", text=text, showarrow=False, font={"size": 10})
 
 
-def _add_ratios(figure: go.Figure, name: str, rows: pd.DataFrame, look: Sequence[Look]) -> None:
-    """Ratios of costs with both intervals; a triangle where a ratio is a lower bound, hollow where too little is
-    retained. rows: of a table of protection. look: of each row."""
-    rows = rows.astype(dict.fromkeys(("ratio", "censored", *BOUNDS), float))
-    for kind in ("ci", "tasks"):  # where all attacks are censored, there is no upper end
-        rows[f"{kind}_high"] = rows[f"{kind}_high"].mask(rows["censored"] == 1, rows["ratio"])
-    shapes = np.where(rows["censored"] > 0, "triangle-right", "circle")
-    open_ = "-open" if (rows["kind"] == "harms").all() else ""
-    for place, (row, one) in enumerate(zip(rows.index, look, strict=True)):
-        line = rows.loc[[row]]
-        for kind, width in (("tasks", 1), ("ci", 4)):
+def _add_dots(figure: go.Figure, rows: pd.DataFrame, name: str, all_looks: Sequence[Look], hollow: pd.Series) -> None:
+    """A dot for each row with both intervals. rows: by the labels of the vertical axis, with `BOUNDS`. name: the column
+    of the values. all_looks, hollow: of each row, how it looks and whether its dot is hollow."""
+    for (label, _), look, is_hollow in zip(rows.iterrows(), all_looks, hollow, strict=True):
+        line = rows.loc[[label]]
+        for kind, width in WIDTHS.items():
+            symbol = f"{look.symbol}-open" if is_hollow else look.symbol
+            marker = {"color": look.colour, "symbol": symbol, "size": 10 if kind == "ci" else 1}
             figure.add_scatter(
-                x=_floats(line["ratio"]),
-                y=[_label(with_control(str(row), line["control"].iloc[0]))],
-                error_x=_bars(line, "ratio", kind, width, one.colour),
-                name=name,
-                legendgroup=name,
-                showlegend=kind == "ci" and place == 0,
-                mode="markers",
-                marker={
-                    "color": one.colour,
-                    "size": 10 if kind == "ci" else 1,
-                    "symbol": f"{shapes[place]}{open_}",
-                },
-            )
+                x=_floats(line[name]), y=[label], error_x=_bars(line, name, kind, width, look.colour), name=label,
+                mode="markers", marker=marker, showlegend=False,
+            )  # fmt: skip
+
+
+def _add_arrows(figure: go.Figure, rows: pd.DataFrame) -> None:
+    """An arrow from the upper end of each row's interval: its ratio is a lower bound. rows: see `_add_dots`."""
+    figure.add_scatter(
+        x=_floats(rows["ci_high"].fillna(rows["ratio"])), y=list(rows.index), mode="text", text=["→"] * len(rows),
+        textposition="middle right", textfont={"size": 16}, cliponaxis=False, hoverinfo="skip", showlegend=False,
+        name="or more",
+    )  # fmt: skip
+
+
+def _add_key(figure: go.Figure, name: str, **sign: Any) -> None:
+    """Explain a sign in the legend. sign: fields of a trace."""
+    figure.add_scatter(x=[None], y=[None], name=name, **sign)
 
 
 def intervals(cells: Cells, standings: pd.DataFrame) -> Chart:
     """Each defense's worst case with both intervals, and the mean over attackers."""
+    all_looks = looks.of_grid(cells.grid)
     rows = standings.iloc[::-1]  # plotly draws upwards
-    names = [_label(name) for name in rows["defense"]]
-    figure = _figure(_headline(cells), "", height=160 + 26 * len(names), margin_l=10)
-    for kind, width, name in (("tasks", 1, "95 %, other tasks too"), ("ci", 4, "95 %, other seeds")):
-        figure.add_scatter(
-            x=_floats(rows["worst"]),
-            y=names,
-            error_x=_bars(rows, "worst", kind, width, NEUTRAL),
-            name=name,
-            mode="markers",
-            marker={"color": NEUTRAL, "size": 9 if kind == "ci" else 1},
-        )
+    look = [all_looks[defense] for defense in rows["defense"]]
+    rows = rows.set_index(rows["defense"].map(lambda name: _label(with_control(name, cells.grid.control(name)))))
+    figure = _figure(_headline(cells), "", height=160 + 26 * len(rows), margin_l=10)
+    _add_dots(figure, rows, "worst", look, pd.Series(False, rows.index))
+    for kind, name in (("ci", "95 %, other seeds"), ("tasks", "95 %, other tasks too")):
+        if rows[f"{kind}_low"].notna().any():
+            _add_key(figure, name, mode="lines", line={"color": NEUTRAL, "width": WIDTHS[kind]})
     if cells.attacked:
         figure.add_scatter(
             x=_floats(rows["mean"]),
-            y=names,
+            y=list(rows.index),
             name="mean over attackers",
             mode="markers",
-            marker={"color": NEUTRAL, "size": 9, "symbol": "diamond-open"},
+            marker={"color": NEUTRAL, "size": 11, "symbol": "line-ns-open"},
         )
     if cells.ranking.broken is not None:
         _mark(figure, cells.ranking.broken, _broken(cells.ranking), cells.log)
     figure.update_xaxes(type="log" if cells.log else "linear")
-    figure.update_yaxes(automargin=True, type="category", dtick=1)
+    figure.update_yaxes(type="category", dtick=1)
     about = f"Dot chart of {_headline(cells)} by defense, with intervals; its values are in the standings above."
     return Chart(_headline(cells), about, figure)
 
@@ -195,7 +201,7 @@ def trade_offs(cells: Cells, standings: pd.DataFrame, long: pd.DataFrame, retent
     for coordinates in retention.itertuples(index=False, name=None):
         rows = at_coordinates(released, dict(zip(QUANTITY, coordinates, strict=True))).set_index("defense")
         retained = rows[["value", "ci_low", "ci_high"]].set_axis(["retained", "retained_low", "retained_high"], axis=1)
-        title = " ".join(str(part) for part in coordinates[1:] if not pd.isna(part)).replace("_", " ")
+        title = in_words(cells.grid, dict(zip(QUANTITY, coordinates, strict=True)), long)
         for score in ("worst", "mean") if cells.attacked else ("worst",):
             points = standings.join(retained, on="defense").dropna(subset=["retained", score])
             if len(points):
@@ -205,7 +211,7 @@ def trade_offs(cells: Cells, standings: pd.DataFrame, long: pd.DataFrame, retent
 def _trade_off(cells: Cells, points: pd.DataFrame, score: str, title: str) -> Chart:
     """A point a defense; a line joins the defenses that no other beats in both. score: `worst` or `mean`."""
     what = _headline(cells) if score == "worst" else _headline(cells).replace("worst", "mean", 1)
-    figure = _figure(title, what, height=330 + 16 * len(points))
+    figure = _figure(f"{title} (higher is better)", what, height=330 + 16 * len(points))
     best = points[_is_undominated(points["retained"].to_numpy(float), cells.score(points[score].to_numpy(float)))]
     best = best.sort_values("retained")
     figure.add_scatter(
@@ -262,7 +268,7 @@ def _pair_map(cells: Cells, defense: str, values: pd.DataFrame, limit: float, ex
     task with its pair, for the titles."""
     task, (first, second) = example
     shades = values.apply(logarithms) if cells.log else values
-    what = f"ln {cells.quantity.title}" if cells.log else cells.quantity.title
+    what = f"ln {spelled(cells.quantity)}" if cells.log else spelled(cells.quantity)
     texts = values.map(number)
     names = [_label(name) for name in values]
     figure = _figure(f"second of the pair ({second} in {task})", f"first ({first} in {task})", height=360, margin_l=50)
@@ -298,7 +304,7 @@ def curves(long: pd.DataFrame, grid: Grid, cells: Cells | None) -> Iterator[Char
             parts = [None if pd.isna(part) else str(part) for part in tuple[Any, ...](key)]
             coordinates = dict(zip(QUANTITY, parts, strict=False))
             ranking = cells.ranking if cells is not None and coordinates == cells.coordinates else None
-            yield _curve_chart(rows, grid, coordinates, parts[-1] or "released", lines, ranking)
+            yield _curve_chart(rows, long, grid, coordinates, parts[-1] or "released", lines, ranking)
 
 
 def _broken(ranking: Ranking) -> str:
@@ -308,17 +314,18 @@ def _broken(ranking: Ranking) -> str:
 
 def _curve_chart(
     rows: pd.DataFrame,
+    long: pd.DataFrame,
     grid: Grid,
     coordinates: Mapping[str, str | None],
     attacker: str,
     lines: int,
     ranking: Ranking | None,
 ) -> Chart:
-    """A line chart with a line for each defense. lines: number of defenses. ranking: of these values, if they rank."""
+    """A line chart with a line for each defense. long: all values of the metric. lines: number of defenses. ranking: of
+    these values, if they rank."""
     metric = str(coordinates["metric"])
-    further = (coordinates[name] for name in ("role", "variant", "split"))
-    what = " ".join([quantity_of(grid, metric).title, *(part for part in further if part)])
-    figure = _figure("steps", what, height=330 + 16 * lines)
+    what = in_words(grid, coordinates, long)
+    figure = _figure("steps", directed(what, direction(grid, coordinates, long)), height=330 + 16 * lines)
     all_looks = looks.of_grid(grid)
     for defense, line in rows.groupby("defense", sort=False):
         _add_line(figure, str(defense), line.sort_values("step"), all_looks[str(defense)])
@@ -399,7 +406,7 @@ def _is_undominated(x: Floats, y: Floats) -> Bools:
 
 def _headline(cells: Cells) -> str:
     """The ranking value's title, and which way a defender wants it."""
-    return f"{'worst ' if cells.attacked else ''}{cells.quantity.title} ({cells.ranking.better} is better)"
+    return f"{'worst ' if cells.attacked else ''}{spelled(cells.quantity)} ({cells.ranking.better} is better)"
 
 
 def _figure(x: str, y: str, *, height: int, margin_l: int = 60) -> go.Figure:
@@ -415,8 +422,8 @@ def _figure(x: str, y: str, *, height: int, margin_l: int = 60) -> go.Figure:
         dragmode=False,
         legend=below,
     )
-    figure.update_xaxes(title=_label(x), fixedrange=True)  # a finger on the chart scrolls the page
-    figure.update_yaxes(title=_label(y), fixedrange=True)
+    figure.update_xaxes(title=_title(x), fixedrange=True)  # a finger on the chart scrolls the page
+    figure.update_yaxes(title=_title(y), fixedrange=True, automargin=True)
     return figure
 
 
@@ -443,6 +450,12 @@ def _range(values: pd.Series, log: bool = False) -> list[float]:
 
 def _floats(values: pd.Series) -> list[float | None]:
     return [None if pd.isna(value) else float(value) for value in values]
+
+
+def _title(text: str) -> str:
+    """The title of an axis in lines of at most 32 letters, for narrow screens; a direction is in a line of its own."""
+    parts = re.split(r"\s(?=\((?:higher|lower) is better\))", text)
+    return "<br>".join(_label(line) for part in parts for line in textwrap.wrap(part, 32))
 
 
 def _label(name: object) -> str:

@@ -61,8 +61,9 @@ class Busy(Exception):
 class Store:
     """A folder of artifacts by content key.
 
-    root: the folder (default: `default_root()`). The attribute `identity` is a random name of the store. Raises
-    `UsageError` if the folder cannot be written, its file system has no locks, or it is a store of another format.
+    root: the folder (default: `default_root()`). The attribute `identity` is a random name of the store. A store that
+    may not be written can be read. Raises `UsageError` if there is no store and none can be made, if its file system
+    has no locks, or if it is a store of another format.
     """
 
     def __init__(self, root: Path | str | None = None) -> None:
@@ -71,19 +72,19 @@ class Store:
         self._checked: set[str] = set()
         try:
             with self._disk_errors():
-                for folder in (self._artifacts, self.root / "tmp", self.root / "locks", self.root / "runs"):
-                    folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=self.root / "tmp") as probe:
-                    _check_locks(probe.fileno())
-                with self._locked(uuid.uuid4().hex):  # refuses a file system without locks before the first job
-                    self.identity = self._identify()
+                try:
+                    self._check_writable()
+                except OSError as error:
+                    if error.errno not in _LOCKED or _about(self.root) is None:
+                        raise
+                self.identity = self._identify()
         except StoreError as error:
             raise UsageError(str(error)) from None
 
     @classmethod
     def connect(cls, root: Path, identity: str) -> Store:
         """Open the store of a run in a worker; raises `StoreError` if the folder `root` is not the store with this
-        `identity`."""
+        `identity`, or cannot be used."""
         try:
             about = _about(root)
         except OSError:
@@ -93,7 +94,20 @@ class Store:
                 f"a worker on {os.uname().nodename} does not see the run's store {root}: "
                 "set IMMUNEBENCH_STORE to a folder that has the same path on all workers"
             )
-        return cls(root)
+        try:
+            return cls(root)
+        except UsageError as error:
+            raise StoreError(str(error)) from None
+
+    def _check_writable(self) -> None:
+        """Create the store's folders; raises an error if they cannot be written, or if the file system has no locks,
+        before the first job."""
+        for folder in (self._artifacts, self.root / "tmp", self.root / "locks", self.root / "runs"):
+            folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.root / "tmp") as probe:
+            _check_locks(probe.fileno())
+        with self._locked(uuid.uuid4().hex):
+            pass
 
     def _identify(self) -> str:
         """Read the store's identity, or create it, also in place of a damaged one; raises `UsageError` for a store of
@@ -258,7 +272,7 @@ class Store:
         """Delete the artifact of `key`, if the store has it."""
         self._checked.discard(key)
         renamed = self.root / "tmp" / f"{key}-discard-{uuid.uuid4().hex}"
-        with contextlib.suppress(FileNotFoundError):
+        with self._disk_errors(), contextlib.suppress(FileNotFoundError):
             self.folder(key).rename(renamed)  # so that no process reads an incomplete artifact
             shutil.rmtree(renamed, ignore_errors=True)
 
@@ -307,15 +321,25 @@ class Store:
 
         unused: also delete artifacts that no process has opened for this number of seconds. keep: keys to keep, besides
         those that runs in progress have pinned. dry_run: delete nothing. Returns the number of bytes freed and the
-        number of artifacts and leftovers.
+        number of artifacts and leftovers. Raises `UsageError` if all artifacts are unused for so long: the clock may be
+        wrong.
         """
         kept = self.pinned().union(keep)
+        idle: dict[str, float] = {}
+        for key in self.keys():
+            with contextlib.suppress(OSError):  # another process has deleted it
+                idle[key] = self.idle_seconds(key)
+        if unused and idle and min(idle.values()) >= unused:
+            raise UsageError(
+                f"nothing in the store {self.root} was used within {unused / 86400:g} days, by the clock of this "
+                "machine: if it is right, remove all by --unused 0"
+            )
         leftovers = self.leftovers()
         sizes = [_size(path) for path in leftovers]
-        for key in set(self.keys()) - kept:
+        for key in idle.keys() - kept:
             with contextlib.suppress(OSError, ValueError):
                 transient = self.manifest(key).get("transient", False)
-                if transient or (unused is not None and self.idle_seconds(key) >= unused):
+                if transient or (unused is not None and idle[key] >= unused):
                     sizes.append(self.size(key))
                     if not dry_run:
                         self.discard(key)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.bounded import read_bytes
+
 if TYPE_CHECKING:
     import torch
 
@@ -17,8 +19,9 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     path.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}))
 
 
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors by name in the file `path`, which `save_tensors` wrote."""
+def load_tensors(path: Path, limit: int | None = None) -> dict[str, torch.Tensor]:
+    """The tensors by name in the file `path`, which `save_tensors` wrote. limit: largest length of a file of others, in
+    bytes; raises the errors of `harness.bounded.read_bytes`."""
     from safetensors.torch import load
 
-    return load(path.read_bytes())
+    return load(path.read_bytes() if limit is None else read_bytes(path, limit))

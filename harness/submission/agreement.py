@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -34,6 +34,18 @@ class Agreement(StrEnum):
     tolerance = "agree within rounding"
     interval = "agree within the spread over seeds"
     none = "do not agree"
+
+
+class Compared(NamedTuple):
+    """A value that was compared.
+
+    label: the value's description. agreement: its degree of agreement. telling: whether an exact agreement tells that
+    both were computed in the same way; whole numbers, such as counts and shares of 0 and 1, agree anyway.
+    """
+
+    label: str
+    agreement: Agreement
+    telling: bool
 
 
 class Spread:
@@ -76,17 +88,17 @@ class Spread:
 
 def compare(
     submitted: Iterable[Value], again: Iterable[Value], cell: Cell, quantities: Quantities, spread: Spread | None
-) -> list[tuple[str, Agreement]]:
+) -> list[Compared]:
     """Compare the values of a cell.
 
     submitted, again: its values in the submission and here. cell: the cell. quantities: the grid's quantities by name.
-    spread: the submission's spread over seeds; None: only rounding is allowed. Returns a description and the agreement
-    of each value, without run costs that depend on the machine; if the two lists have other values, a single entry that
-    does not agree.
+    spread: the submission's spread over seeds; None: only rounding is allowed. Returns what is known of each value,
+    without run costs that depend on the machine; if the two lists have other values, a single entry that does not
+    agree.
     """
     submitted, again = list(submitted), list(again)
     if [_fields(value) for value in submitted] != [_fields(value) for value in again]:
-        return [("the submission has other values than are measured here", Agreement.none)]
+        return [Compared("the submission has other values than are measured here", Agreement.none, False)]
     agreements = []
     for there, here in zip(submitted, again, strict=True):
         quantity = quantities.get(there["metric"])
@@ -99,7 +111,8 @@ def compare(
                 label += f", flag and note '{remarks[0]}' in the submission, '{remarks[1]}' here"
             if agreement is Agreement.none:
                 label += f": {there['value']} in the submission, {here['value']} here"
-            agreements.append((label, agreement))
+            telling = here["value"] is not None and here["value"] % 1 != 0
+            agreements.append(Compared(label, agreement, telling))
     return agreements
 
 

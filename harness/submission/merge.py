@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,13 @@ from harness.ranking import covering
 from harness.records import Records, frame
 from harness.submission import read_write
 from harness.submission.local_suite import installed_suite, plugin_files
-from harness.submission.schema import Cell, Submission
+from harness.submission.schema import COORDINATES, Cell, Submission, check_expanded
 from harness.submission.tier import Tier, Verification, verification
 from harness.suite import Grid, Suite, other_seeds, rows_left_out
 from harness.suite_file import read
+
+RERUN = {Tier.spot_checked, Tier.reproduced}
+"""Tiers of submissions of which cells were run again."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Merged:
     records: the records of all their cells. provenance: by file name, what was submitted, and where, when and by what
     the values were computed. pictures: the pictures in the folders of the submissions; of two pictures with one name
     the first submission's.
-    files: the files of the submissions.
+    files: the files of the submissions, without those that were left out.
     """
 
     records: Records = field(repr=False)
@@ -41,18 +46,24 @@ class Merged:
 def load(files: Sequence[Path], plugins: Sequence[Path] = ()) -> Merged:
     """Read submissions of one suite and version and merge them.
 
-    files: files of the submissions; a file that is given twice counts once. plugins: plugin files of this machine, one
-    of which may contain the suite's track. The suite of the records has this machine's published values and plugin
-    files. Raises `UsageError` if the submissions cannot be merged (see `merge`), and the errors of `read_write.read`.
+    A submission that does not go together with those before it (see `_Union.add`) is left out, and a line to standard
+    error names it; those that were checked further come before the others, so that they stay. files: files of the
+    submissions; a file that is given twice counts once. plugins: plugin files of this machine, one of which may contain
+    the suite's track. The suite of the records has this machine's published values and plugin files. Raises the errors
+    of `read_write.read` and `tier.verification`.
     """
     files = list({path.resolve(): path for path in files}.values())
+    verifications = {path: verification(path) for path in files}
+    files.sort(key=lambda path: -list(Tier).index(_tier(verifications[path])))
     submissions = {path: read_write.read(path) for path in files}
-    records = merge(submissions)
-    verifications = {path: verification(path) for path in submissions}
-    tiers = {path: found.summary if found else str(Tier.self_reported) for path, found in verifications.items()}
-    texts = [f"{path.name}: {text}" for path, text in tiers.items()]
-    text = next(iter(tiers.values())) if len({*tiers.values()}) == 1 else "; ".join(texts)
-    suite, installed = records.suite, installed_suite(records.suite.name)
+    union = _Union(submissions[files[0]].suite)
+    for path in files:
+        try:
+            union.add(path, submissions[path])
+        except UsageError as error:
+            print(f"{path} is left out: {error}", file=sys.stderr)
+            del submissions[path]
+    suite, installed = union.suite, installed_suite(union.suite.name)
     local: dict[str, Any] = {"plugins": tuple(plugin_files(suite.name, plugins))}
     if installed is not None:
         file = read(installed)
@@ -60,8 +71,10 @@ def load(files: Sequence[Path], plugins: Sequence[Path] = ()) -> Merged:
         order = {grid.name: place for place, grid in enumerate(file.grids)}
         local["grids"] = sorted(suite.grids, key=lambda grid: order.get(grid.name, len(order)))
     suite = suite.model_copy(update=local)
-    places = {grid.name: place for place, grid in enumerate(suite.grids)}
-    rows = records.frame.sort_values("grid", key=lambda names: names.map(places), kind="stable", ignore_index=True)
+    rows = frame(union.rows())
+    if len(suite.grids) > 1:
+        places = {grid.name: place for place, grid in enumerate(suite.grids)}
+        rows = rows.sort_values("grid", key=lambda names: names.map(places), kind="stable", ignore_index=True)
     pictures: dict[str, Path] = {}
     for path, submission in submissions.items():
         for name, _ in submission.pictures():
@@ -70,64 +83,109 @@ def load(files: Sequence[Path], plugins: Sequence[Path] = ()) -> Merged:
         path.name: "; ".join(part.summary for part in (submission.method, submission.provenance) if part is not None)
         for path, submission in submissions.items()
     }
-    unverified = frozenset(_unverified(submissions, verifications))
-    records = replace(records, suite=suite, frame=rows, tier=text, unverified=unverified)
-    return Merged(records, provenance, list(pictures.values()), files)
+    older = any(submission.older for submission in submissions.values())
+    records = Records(suite, rows, _checked(submissions, verifications), older, **_trust(submissions, verifications))
+    return Merged(records, provenance, list(pictures.values()), list(submissions))
 
 
-def merge(submissions: Mapping[Path, Submission]) -> Records:
-    """The records of all `submissions`, which are given by file. A cell in several submissions counts once, with the
-    values of the first one.
-
-    The suite has the grids, tasks, rows and seeds of all. Raises `UsageError` if the submissions differ in suite,
-    version or format, in the protocol, ranking, ensemble, threat models, sweeps or a row's settings of a grid, or in
-    the keys or values of a cell; only seconds and memory of a cell may differ.
-    """
-    first_path, first = next(iter(submissions.items()))
-    suite = first.suite
-    cells: dict[tuple[Any, ...], tuple[Path, list[Any]]] = {}
-    rows: list[Mapping[str, Any]] = []
-    for path, submission in submissions.items():
-        if submission.older != first.older:
-            raise UsageError(
-                f"{path} and {first_path} have different formats, whose keys cannot be compared: make a board of each"
-            )
-        suite = _merge_suites(suite, submission.suite, first_path, path)
-        for coordinates, alike in _by_coordinates(submission).items():
-            content = [
-                [cell.key, cell.failed, submission.comparable_values(cell)]
-                for cell in alike
-                if cell.kind is not None or cell.failed is not None
-            ]
-            before, other = cells.setdefault(coordinates, (path, content))
-            if content != other:
-                raise UsageError(f"{path} and {before} differ in the cell {alike[0].label}: leave one of them out")
-            if before is path:
-                rows += submission.rows(alike)
-    return Records(suite, frame(rows), older=first.older)
+def _tier(found: Verification | None) -> Tier:
+    return found.tier if found else Tier.self_reported
 
 
-def _unverified(
-    submissions: Mapping[Path, Submission], verifications: Mapping[Path, Verification | None]
-) -> Iterator[tuple[str, str, str]]:
-    """The rows of which no cell was run again: those whose plugins a verification lacked, and the defenses of cells
-    that are in no verified submission; none if no submission is verified."""
-    ran = {path: found for path, found in verifications.items() if found is not None and found.rerun}
+def _checked(submissions: Mapping[Path, Submission], verifications: Mapping[Path, Verification | None]) -> str:
+    """How far the submissions were checked, as text for a board, which names those that were left out too."""
+    found = {path: verifications[path] for path in submissions}
+    texts = {path: str(Tier.self_reported) if one is None else one.summary for path, one in found.items()}
+    same = len({*texts.values()}) == 1
+    parts = [*texts.values()][:1] if same else [f"{path.name}: {text}" for path, text in texts.items()]
+    parts += [f"{path.name}: left out, for it contradicts another" for path in verifications if path not in submissions]
+    return "; ".join(parts)
+
+
+def _trust(submissions: Mapping[Path, Submission], verifications: Mapping[Path, Verification | None]) -> dict[str, Any]:
+    """The fields of records that say how far each row was checked; none if no row was checked less than another. A row
+    whose plugin a verification lacked, and a cell that is in no submission of which cells were run again, were not."""
+    ran = [path for path in submissions if _tier(verifications[path]) in RERUN]
     checked = {cell.key for path in ran for cell in submissions[path].cells}
+    tiers: dict[tuple[str, str, str], set[Tier]] = defaultdict(set)
     for path, submission in submissions.items() if ran else ():
-        if path in ran:
-            yield from ran[path].unchecked
-        else:
-            rest = (cell.coordinates for cell in submission.cells if cell.key not in checked)
-            yield from {(str(at["grid"]), "defense", str(at["defense"])) for at in rest if at.get("defense")}
+        found = verifications[path]
+        unchecked = dict.fromkeys(found.unchecked if found else (), Tier.schema_valid)
+        for cell in submission.cells:
+            if path in ran or cell.key not in checked:
+                at = cell.coordinates
+                rows = [(str(at["grid"]), kind, str(at[kind])) for kind in ("defense", "attacker") if at.get(kind)]
+                for row in rows:
+                    tiers[row].add(unchecked.get(row, _tier(found)))
+    untrusted = frozenset(row for row, reached in tiers.items() if not reached & RERUN)
+    partly = frozenset(row for row, reached in tiers.items() if row[1] == "defense" and reached - RERUN)
+    if not untrusted | partly:
+        return {}
+    texts = {row: "; ".join(tier for tier in reversed(Tier) if tier in reached) for row, reached in tiers.items()}
+    return {"tiers": texts, "unverified": untrusted | partly, "untrusted": untrusted}
 
 
-def _by_coordinates(submission: Submission) -> dict[tuple[Any, ...], list[Cell]]:
-    cells: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
+_Place = tuple[Any, ...]
+"""Coordinates of a cell, in one order."""
+
+
+class _Union:
+    """The cells of submissions of one suite and version, which are added one after the other. suite: with the grids,
+    tasks, rows and seeds of all."""
+
+    def __init__(self, suite: Suite) -> None:
+        self.suite = suite
+        self._first: tuple[Path, Submission] | None = None
+        self._cells: dict[_Place, tuple[Path, Submission, list[Cell]]] = {}
+
+    def add(self, path: Path, submission: Submission) -> None:
+        """Add the submission in the file `path`; a cell in several submissions counts once, with the values of the
+        first one.
+
+        Raises `UsageError`, and adds nothing, if it differs from those before it in suite, version or format, in the
+        protocol, ranking, ensemble, threat models, sweeps or a row's settings of a grid, or in the keys or values of a
+        cell; only seconds and memory of a cell may differ. So it does if the board would be too large.
+        """
+        first_path, first = self._first or (path, submission)
+        if submission.older != first.older:
+            raise UsageError(f"{path} and {first_path} have different formats, whose keys cannot be compared")
+        suite = _merge_suites(self.suite, submission.suite, first_path, path)
+        new = {}
+        for place, cells in _by_place(submission).items():
+            before, other, known = self._cells.get(place, (path, submission, cells))
+            if known is cells:
+                new[place] = (path, submission, cells)
+            elif _content(submission, cells) != _content(other, known):
+                raise UsageError(f"{path} and {before} differ in the cell {cells[0].label}")
+        every = chain.from_iterable(cells for _, _, cells in (*self._cells.values(), *new.values()))
+        try:
+            check_expanded(suite, every)
+        except ValueError as error:
+            raise UsageError(f"{path}, with the submissions before it: {error}") from None
+        self._first = first_path, first
+        self._cells |= new
+        self.suite = suite
+
+    def rows(self) -> Iterator[Mapping[str, Any]]:
+        """The rows of the records of all cells."""
+        for _, submission, cells in self._cells.values():
+            yield from submission.rows(cells)
+
+
+def _by_place(submission: Submission) -> dict[_Place, list[Cell]]:
+    cells: dict[_Place, list[Cell]] = {}
     for cell in submission.cells:
-        given = ((name, value) for name, value in cell.coordinates.items() if value is not None)
-        cells[tuple(sorted(given))].append(cell)
+        cells.setdefault(tuple(cell.coordinates.get(name) for name in COORDINATES), []).append(cell)
     return cells
+
+
+def _content(submission: Submission, cells: Sequence[Cell]) -> list[Any]:
+    """What must be the same wherever the cells are."""
+    return [
+        [cell.key, cell.failed, submission.comparable_values(cell)]
+        for cell in cells
+        if cell.kind is not None or cell.failed is not None
+    ]
 
 
 def _merge_suites(suite: Suite, other: Suite, first: Path, path: Path) -> Suite:

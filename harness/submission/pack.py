@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.bounded import file_digest
-from harness.errors import UsageError
+from harness.errors import ImmuneBenchError, UsageError
 from harness.execution.worker import ensure
 from harness.files import check_file
 from harness.metric import VALUES, read_values
@@ -118,13 +118,16 @@ def copy_pictures(plan: Plan, store: Store, failed: Mapping[str, str], out: Path
                 shutil.copyfile(path, out / picture_name(cell.coordinates, path.name))
 
 
-def submit(run: Path, out: Path | None = None, method: Method | None = None) -> tuple[Path, Submission]:
+def submit(
+    run: Path, out: Path | None = None, method: Method | None = None, force: bool = False
+) -> tuple[Path, Submission]:
     """Check the submission of a run and copy it, with its pictures, to the submissions.
 
     run: folder of the run. out: file to write; by default `results/submissions/SUITE/NAME.json.gz`, where NAME is the
-    name of the run's folder. method: what is submitted; None: not said. Returns the file and the submission. Raises
-    `UsageError` if the folder has no submission, if the submission has an earlier format, names folders of this
-    machine, would overwrite another's picture, or cannot be written; raises `InvalidSubmission` for an invalid file.
+    name of the run's folder. method: what is submitted; None: not said. force: replace a file of other content, with
+    its pictures. Returns the file and the submission. Raises `UsageError` if the folder has no submission, if the
+    submission has an earlier format, names folders of this machine, would overwrite another's picture, cannot be
+    written or, without `force`, would replace a file of other content; raises `InvalidSubmission` for an invalid file.
     """
     if not (run / RUN).is_file():
         raise UsageError(f"{run} has no {RUN}; `immunebench run SUITE --out {run}` writes it")
@@ -143,13 +146,26 @@ def submit(run: Path, out: Path | None = None, method: Method | None = None) -> 
     if not path.name.endswith((".json", ".json.gz")):
         raise UsageError(f"cannot write {path}: the name of a submission ends with .json or .json.gz")
     check_file(path)
-    for name, digest in submission.pictures():
-        if (path.parent / name).is_file() and file_digest(path.parent / name) != digest:
-            raise UsageError(
-                f"{path.parent} has a different picture {name} of another submission: choose another --out"
-            )
+    replaces = path.is_file()
+    if replaces and not force and not _holds(path, submission):
+        raise UsageError(f"{path} has other content: --force replaces it, --out FILE writes elsewhere")
+    beside = {path.parent / name: digest for name, digest in submission.pictures()}
+    pictures = [
+        picture for picture, digest in beside.items() if not picture.is_file() or file_digest(picture) != digest
+    ]
+    if not replaces and (others := [picture.name for picture in pictures if picture.is_file()]):
+        raise UsageError(
+            f"{path.parent} has a different picture {others[0]} of another submission: choose another --out"
+        )
     read_write.write(submission, path)
-    for name, _ in submission.pictures():
-        if not (path.parent / name).is_file():
-            shutil.copyfile(run / name, path.parent / name)
+    for picture in pictures:
+        shutil.copyfile(run / picture.name, picture)
     return path, submission
+
+
+def _holds(path: Path, submission: Submission) -> bool:
+    """Whether the file `path` and the pictures beside it are those of `submission`."""
+    try:
+        return read_write.read(path) == submission
+    except ImmuneBenchError:
+        return False

@@ -31,12 +31,17 @@ FORMAT = 2
 EXPANDED = 512 * 2**20
 """Largest size of all values with their fields, in bytes; a larger submission is refused."""
 
+MOST_VALUES = 2 * 10**7
+"""Largest number of values that the values without a seed stand for, one for each seed of their grids."""
+
+COORDINATES = ("grid", "task", "defense", "attacker", "seed", "measured_by", "concept", "role", "variant", "split")
+"""Names of a cell's coordinates."""
 ArtifactFile = Annotated[str, Field(pattern=r"^(values\.json|\w[\w.-]*\.png)$", max_length=100)]
 SourcePath = Annotated[str, Field(pattern=r"^\w[\w .-]*(/\w[\w .-]*)*\.py$", max_length=300)]
 SourceText = Annotated[str, Field(max_length=10**6)]
 Index = Annotated[int, Field(ge=0)]
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-Coordinate = Annotated[str, Field(pattern="^(grid|task|defense|attacker|seed|measured_by|concept|role|variant|split)$")]
+Coordinate = Annotated[str, Field(pattern=f"^({'|'.join(COORDINATES)})$")]
 
 
 class InvalidSubmission(RunError):
@@ -88,7 +93,7 @@ class Cost(_Part):
     stage: Label
     jobs: int = Field(ge=0, description="number of jobs")
     metered: int = Field(ge=0, description="number of jobs with a known cost, to which seconds and memory refer")
-    seconds: float = Field(ge=0, description="sum of the seconds of these jobs")
+    seconds: float = Field(ge=0, le=LARGEST_COST, description="sum of the seconds of these jobs")
     peak_mb: float | None = Field(
         ge=0, le=LARGEST_COST, description="highest resident memory of a worker, in MiB; null: unknown"
     )
@@ -196,6 +201,7 @@ class Submission(_Part):
                 other.coordinates == cell.coordinates or (other.files, other.failed) != (cell.files, cell.failed)
             ):
                 raise ValueError(f"{cell.label}: a duplicate cell, or a job with different values in two cells")
+        check_expanded(self.suite, self.cells)
         return self
 
     def _check(self, cell: Cell) -> None:
@@ -289,6 +295,16 @@ def _refuse_machine_fields(submission: Submission) -> None:
         for name, field in type(part).model_fields.items():
             if field.exclude and name in part.model_fields_set:
                 raise ValueError(f"{name} is not a field of a submission")
+
+
+def check_expanded(suite: Suite, cells: Iterable[Cell]) -> None:
+    """Raise `ValueError` if the values of `cells` without a seed stand for too many values: a board counts each of them
+    once for every seed of its grid."""
+    seeds = {grid.name: len(grid.seeds) for grid in suite.grids}
+    unseeded = (cell for cell in cells if cell.coordinates.get("seed") is None)
+    total = sum(len(cell.values) * seeds[str(cell.coordinates["grid"])] for cell in unseeded)
+    if total > MOST_VALUES:
+        raise ValueError(f"its values without a seed stand for {total}, one for each seed, of at most {MOST_VALUES}")
 
 
 def _check_place(place: Mapping[str, Any], number: int) -> None:

@@ -44,6 +44,8 @@ from harness.track import PICTURES
 
 MAX_LISTED = 20
 """Largest number of cells whose agreement is reported individually."""
+TIME_LIMIT = 86_400.0
+"""Seconds for each job unless the verifier says otherwise, so that no cell of a submission runs without end."""
 MAX_POINTS = 10**6
 """Largest number of points of a grid; no plan is made for a larger grid."""
 
@@ -89,7 +91,8 @@ def verify(
     trust: whether to import and run the plugin files in the submission. store: folder that keeps the recomputed
     artifacts; None: they are deleted. files: folder to which paths in the suite are relative; None: the installed
     suite's. plugins: plugin files of this machine. checkpoints: folders of the weights of its checkpoints, by row.
-    executor: function that creates the executor. progress: gets callbacks. timeout: seconds for each job.
+    executor: function that creates the executor. progress: gets callbacks. timeout: seconds for each job; None:
+    `TIME_LIMIT`.
 
     Raises `UsageError` if this harness cannot check the submission or the arguments are wrong, and `InvalidSubmission`
     for an invalid file.
@@ -124,7 +127,7 @@ def verify(
             if drawn:
                 report.lines.append(f"run again: {len(drawn)} of {len(measured)} cells, drawn by --seed {seed}")
                 part, fresh = plan.part(set(drawn)), Store(store or temporary / "store")
-                failures = scheduler.run(part, fresh, executor(), progress, timeout=timeout)
+                failures = scheduler.run(part, fresh, executor(), progress, timeout=timeout or TIME_LIMIT)
                 agreements = _check_values(submission, part, fresh, failures, report)
     if not report.problems:
         report.verification = _verification(path, len(measured), len(drawn), seed, report, agreements)
@@ -349,11 +352,14 @@ def _check_values(
     spread = Spread(submission, sum(len(submitted[key].values) for key in jobs)) if differences else None
     if differences:
         report.lines.append(
-            f"other versions or hardware, so a value may differ by the spread over seeds: {'; '.join(differences)}"
+            "other versions or hardware, so a value may differ by the spread over seeds, unless most values agree "
+            f"exactly: {'; '.join(differences)}"
         )
     else:
         report.lines.append("versions and processor are those of the submission, so values may differ by rounding only")
     total: Counter[Agreement] = Counter()
+    telling: Counter[Agreement] = Counter()
+    loose: list[str] = []
     for key, job in jobs.items():
         cell, failure = submitted[key], failures.get(key)
         if (cell.failed is None) != (failure is None):
@@ -365,14 +371,21 @@ def _check_values(
             again = read_values(ensure(job, store))
             known = quantities[str(cell.coordinates["grid"])]
             agreements = compare(submission.values(cell), again, cell, known, spread)
-            counts = Counter(agreement for _, agreement in agreements)
+            counts = Counter(value.agreement for value in agreements)
             total += counts
+            telling.update(value.agreement for value in agreements if value.telling)
+            loose += [f"{cell.label}: {value.label}" for value in agreements if value.agreement is Agreement.interval]
             if len(jobs) <= MAX_LISTED:
                 report.lines.append(f"  {cell.label}: {_in_words(counts)}")
-            if wrong := [label for label, agreement in agreements if agreement is Agreement.none]:
+            if wrong := [value.label for value in agreements if value.agreement is Agreement.none]:
                 report.problems.append(
                     f"{cell.label}: {len(wrong)} of {len(agreements)} values do not agree, e.g. {wrong[0]}"
                 )
+    if loose and 2 * telling[Agreement.exact] > telling.total():
+        report.problems.append(
+            f"{len(loose)} values agree only within the spread over seeds, though most agree exactly, so versions and "
+            f"processor do not explain it, e.g. {loose[0]}"
+        )
     report.lines.append(f"values: {_in_words(total)}")
     return total
 
@@ -392,7 +405,7 @@ def _verification(
     checkout = provenance.git()
     return Verification(
         submission=file_digest(path),
-        tier=Tier.reached(rerun, cells, report.of_suite is not None),
+        tier=Tier.reached(rerun, cells, report.of_suite),
         cells=cells,
         rerun=rerun,
         seed=seed,

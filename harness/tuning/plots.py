@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib.figure import Figure
 
-from harness.leaderboard.plots import save
+from harness.leaderboard import looks
+from harness.leaderboard.plots import APART, PAPER, WIDE, directed, legend, panels, save, style, wrapped
 
 
+@PAPER
 def best_so_far(trials: pd.DataFrame, out: Path) -> Path:
     """Draw the best score so far of each defense against the trial number, a panel for each grid and attacker, into the
     folder `out`. trials: see `harness.tuning.api.trial_table`."""
-    panels = list(trials.groupby(["grid", "attacker"], sort=False))
-    figure = Figure(figsize=(4.2 * len(panels) + 1.2, 3.2), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axis, ((grid, attacker), rows) in zip(axes, panels, strict=True):
-        for k, (defense, line) in enumerate(rows.groupby("defense", sort=False)):
-            axis.step(
-                line["trial"] + 1, line["best"], where="post", color=mpl.colormaps["tab10"](k % 10), label=defense
-            )
-        axis.set(title=f"{grid}: {attacker}", xlabel="trials")
-    axes[0].set_ylabel("best score so far")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
+    tried = list(trials.groupby(["grid", "attacker"], sort=False))
+    all_looks = looks.of_names(trials["defense"].unique())
+    figure, axes = panels(len(tried), WIDE, 1.7)
+    for place, (axis, ((grid, attacker), rows)) in enumerate(zip(axes, tried, strict=True)):
+        if place:
+            axis.sharey(axes[0])
+        for defense, line in rows.groupby("defense", sort=False):
+            look = all_looks[str(defense)]
+            axis.step(line["trial"] + 1, line["best"], where="post", label=defense, markevery=APART, **style(look))
+        axis.set(title=f"{wrapped(str(grid), 20)}:\n{wrapped(str(attacker), 20)}", xlabel="trials")
+        axis.set_ylabel(directed("best score so far", "higher") if place % WIDE == 0 else "")
+    legend(figure, axes, first=list(all_looks))
     return save(figure, out / "trials")

@@ -24,7 +24,7 @@ import time
 
 import torch
 
-from harness import Defense
+from harness import Defense, Field
 
 
 class Second(Defense):
@@ -32,8 +32,11 @@ class Second(Defense):
 
     track = "any"
     deterministic = True
+    adam: bool = Field(False, description="make an optimiser first")
 
     def immunize(self, model, targets):
+        if self.adam:
+            torch.optim.Adam([torch.zeros(1, requires_grad=True)])
         end = time.process_time() + 1
         while time.process_time() < end:
             pass
@@ -76,12 +79,14 @@ def processor_time() -> float:
     return sum(part.ru_utime + part.ru_stime for part in parts)
 
 
+@pytest.mark.parametrize("adam", [False, True], ids=["", "with Adam"])
 @pytest.mark.parametrize("stage", [InStage, Apart])
 @pytest.mark.benchmark(group=f"{JOBS} jobs of a second")
-def test_isolation(benchmark, tmp_path, monkeypatch, stage):
-    """`ratio`: wall time of jobs in processes of their own, over that of the same jobs in this process."""
+def test_isolation(benchmark, tmp_path, monkeypatch, stage, adam):
+    """`ratio`: wall time of jobs in processes of their own, over that of the same jobs in this process. The first
+    optimiser of a process imports for seconds, which the server of `Apart` does once."""
     (tmp_path / "second.py").write_text(PLUGIN)
-    spec = installed().with_files([tmp_path / "second.py"]).get("defense", "second").spec({}, "here")
+    spec = installed().with_files([tmp_path / "second.py"]).get("defense", "second").spec({"adam": adam}, "here")
     jobs = [stage(plugin=spec, number=number) for number in range(2 * JOBS + 1)]
     store = Store(tmp_path / "store")
     ensure(jobs[0], store)  # starts the server, imports the libraries

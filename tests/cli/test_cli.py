@@ -3,6 +3,7 @@
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import entry_points, version
@@ -62,8 +63,23 @@ def test_help_lists_every_command():
 def test_commands_have_every_selection_option_with_its_description(command):
     text = " ".join(output(*command, "--help").split())
     for name, info in Selection.model_fields.items():
-        assert FLAGS[name] in text
-        assert info.description in text
+        assert " ".join(FLAGS[name]) in text
+        assert info.description.rstrip(".") in text
+
+
+def test_help_names_values_and_arguments_in_capitals():
+    commands = [[command.name or command.callback.__name__] for command in app.registered_commands]
+    (store,) = app.registered_groups
+    commands += [["store", command.name] for command in store.typer_instance.registered_commands]
+    texts = {" ".join(command): output(*command, "--help") for command in commands}
+    assert len(texts) > 15
+    for command, text in texts.items():
+        assert not re.search(r"[{}]|<\w", text), command
+        for option in re.findall(r"^  (-[^\s,]+(?:, --\S+)?(?: \S+)?)  ", text, re.MULTILINE):
+            assert re.fullmatch(r"(-\w, )?--[\w-]+( [A-Z\[][A-Z=\[\]]*)?", option), (command, option)
+    assert "Usage: immunebench run [OPTIONS] SUITE\n" in texts["run"]
+    assert "Usage: immunebench store export [OPTIONS] FILE.tar [SUITE]...\n" in texts["store export"]
+    assert "Run this grid only (repeat for several)." in texts["run"]
 
 
 @pytest.mark.parametrize(
@@ -110,10 +126,15 @@ def test_lists_of_one_track_and_the_version():
     assert "unknown track 'prob'; did you mean probe" in immunebench("list", "metrics", "--track", "prob").stderr
 
 
-def test_show_a_suite_a_track_and_a_flag():
+def test_show_a_suite_an_ensemble_a_track_and_a_flag():
     suite = output("show", "suite", "quick")
     assert "grid house_prices (track probe), 2 seeds" in suite
     assert "  attackers: krylov, krylov_standardised, minibatch_adam, ridge, undo" in suite
+    ensemble = output("show", "ensemble", "red_team 1")
+    assert ensemble.startswith("ensemble red_team 1\n\nA member breaks the undefended model")
+    assert "track probe\n  attackers: gradient_descent, nesterov, krylov, " in ensemble
+    assert "  threat model matrix-free methods: krylov, krylov_standardised\n" in ensemble
+    assert "unknown ensemble 'red_team'; did you mean red_team " in immunebench("show", "ensemble", "red_team").stderr
     track = output("show", "track", "deep")
     assert "rank_one_deep" in track
     assert "metrics of every grid: feature_conditioning, " in track
@@ -255,6 +276,25 @@ def test_wrong_use_is_one_line_and_exit_code_2(tiny, honest, tmp_path, arguments
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert not Store().keys()
+
+
+def test_an_error_is_plain_text_on_the_terminal(tiny):
+    tiny.write_text(tiny.read_text() + '"\\e[31mred\\r": 1\n')
+    done = immunebench("plan", tiny)
+    assert done.returncode == 2
+    assert r"unknown key '\x1b[31mred" in done.stderr
+    assert done.stderr.rstrip("\n").isprintable()
+
+
+def test_the_website_is_announced_and_found(honest, tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.site.build", lambda out, source, plugins: print("…"))
+    for name, file in {"one": "one.json.gz", "two": "run.json.gz"}.items():
+        (tmp_path / name).mkdir()
+        shutil.copy(honest, tmp_path / name / file)
+    for folder, what in ((tmp_path, "1 submission"), (tmp_path / "two", "1 run"), (tmp_path / "no", "0 runs")):
+        first, _, last = output("site", "public", "--from", folder).splitlines()
+        assert first == f"making the website from {what} in {folder}/"
+        assert last == "the website is in public/: open public/index.html"
 
 
 def test_every_path_of_the_command_line_may_begin_with_a_tilde(monkeypatch):

@@ -702,6 +702,15 @@ def test_a_defense_is_given_no_target_no_benign_and_no_held_out_concept(suite: P
         GroupBlock(concepts=str(path), groups=[["marvo"]]).expand()
 
 
+def test_no_plugin_gets_the_place_of_pictures(suite: Path) -> None:
+    """A folder holds the pictures of the other side too."""
+    jobs = plan.make(load_suite(suite, grids=["subjects"])).jobs.values()
+    concepts = [one.concept for job in jobs if isinstance(job, Immunize) for one in job.targets]
+    concepts += [job.concept for job in jobs if isinstance(job, Attack)]
+    assert {concept.name for concept in concepts} == {"mine", "yours"}
+    assert not [concept for concept in concepts if concept.images]
+
+
 def test_measured_pictures_may_be_drawn_otherwise(suite: Path, tmp_path: Path) -> None:
     """`drawn` changes the jobs that draw measured pictures and those that read them, and no other key."""
     text = suite.read_text()

@@ -1,8 +1,13 @@
 """What plugin code does to its process, it does to nothing else: a failed cell with its reason, and the other rows as
 they would be without it."""
 
+import contextlib
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -18,14 +23,17 @@ from harness.probe.model import Extractor
 from harness.selection import Selection
 from harness.store import Store
 from harness.suite_reader import load
+from tests.helpers import ROOT
 from tests.runs import TRACK, Run, run, values, write_suite
 
 FAULTS = r'''
 """Plugins that break their process."""
 import gc
 import os
+import platform
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -36,6 +44,7 @@ import torch
 from harness import Attacker, Defense, Field, Metric, Quantity
 from harness.probe import ProbeDefense
 
+ATTACKERS = Path(sys.modules["harness"].__file__).parents[1] / "attackers"
 
 class Silent(Exception):
     def __str__(self):
@@ -129,9 +138,28 @@ class Bad(ProbeDefense):
                 held = [one for one in gc.get_objects() if isinstance(one, torch.Tensor) and len(one.shape) == 2]
                 if any(len(one) == 100 for one in held) or any(name.startswith("IMMUNEBENCH") for name in os.environ):
                     raise ValueError("found held-out rows or the store")
+                if platform.processor() is None:
+                    raise ValueError("a library needs a program")
             case "spies":
                 sys.path.append("")
-                Path(sys.modules["harness"].__file__).parents[1].joinpath("attackers", "adam.py").read_text()
+                (ATTACKERS / "adam.py").read_text()
+            case "unguards":
+                from harness.execution import child
+
+                child._WRITE = child._LISTING = child._CHANGING = ()
+                child.PluginError = ValueError
+                os.path.realpath = os.fsdecode = os.getsid = lambda path: "/nowhere"
+                (ATTACKERS / "adam.py").read_text()
+            case "lists":
+                os.listdir(ATTACKERS)
+            case "pipe" | "sparse":
+                from harness.execution import released
+
+                released.save_tensors = lambda tensors, path: (
+                    os.mkfifo(path) if self.fault == "pipe" else open(path, "wb").truncate(2**40)
+                )
+            case "starts":
+                subprocess.run(["cat", ATTACKERS / "adam.py"], check=True)
             case "nan":
                 yield float("nan")
         yield 0.0
@@ -195,6 +223,11 @@ DEFENSES = {
     "floats": "as torch.float32; the base model has torch.float64",
     "peeks": "plugin code may not read",
     "spies": "plugin code may not read",
+    "unguards": "plugin code may not read",
+    "lists": "plugin code may not read",
+    "starts": "plugin code may not start programs",
+    "pipe": "defense bad gave back no weights: [Errno 22] it is no regular file",
+    "sparse": "defense bad gave back no weights: longer than 16 MiB",
 }
 """By fault of a defense, the same."""
 HARMLESS = ("prints", "in_place", "patches", "hooks", "searches")
@@ -319,21 +352,94 @@ def test_a_fault_of_an_attacker_or_a_metric_is_a_failed_cell(folder, monkeypatch
     assert set(ok["status"]) == {"ok"}
 
 
-def test_a_child_is_ended_with_its_own_children(tmp_path):
-    """Also when its answer never comes."""
+@pytest.mark.parametrize("end", [lambda: os._exit(3), lambda: os.kill(os.getpid(), signal.SIGKILL), lambda: None])
+def test_a_child_is_ended_with_all_that_it_has_left(tmp_path, end):
+    """Also a process in a session of its own, whose parent has ended."""
+
+    def note(name: str) -> None:
+        (tmp_path / f"{name}.part").write_text(str(os.getpid()))
+        (tmp_path / f"{name}.part").replace(tmp_path / name)
 
     def leaves() -> str:
-        if (left := os.fork()) == 0:
-            while True:
-                pass
-        (tmp_path / "left").write_text(str(left))
-        os._exit(3)
+        if os.fork() == 0:
+            if os.fork() == 0:
+                os.setsid()
+                note("daemon")
+                time.sleep(1000)
+            note("left")
+            time.sleep(1000)
+        while not all((tmp_path / name).exists() for name in ("left", "daemon")):
+            time.sleep(0.01)
+        end()
+        return ""
 
-    with pytest.raises(PluginError, match="exit code 3"):
+    with contextlib.suppress(PluginError):
         child.call(leaves)
-    left = int((tmp_path / "left").read_text())
-    if psutil.pid_exists(left):  # a busy machine takes its time
-        psutil.Process(left).wait(60)
+    assert not [name for name in ("left", "daemon") if psutil.pid_exists(int((tmp_path / name).read_text()))]
+
+
+def test_a_child_tells_how_it_ended():
+    with pytest.raises(PluginError, match="exit code 3"):
+        child.call(lambda: os._exit(3))
+    with pytest.raises(child.Killed, match="ended by SIGSEGV"):
+        child.call(lambda: os.kill(os.getpid(), signal.SIGSEGV) or "")
+
+
+class Endless:
+    """A call that notes its process and its server's in the folder."""
+
+    def run_alone(self, folder: Path) -> None:
+        (folder / "part").write_text(json.dumps([os.getppid(), os.getpid()]))
+        (folder / "part").replace(folder / "running")
+        time.sleep(1000)
+
+
+def test_a_killed_worker_takes_its_server_and_the_call_with_it(tmp_path):
+    code = f"""
+from pathlib import Path
+from harness.execution import server
+from tests.execution.test_isolation import Endless
+server.run(Endless(), Path({str(tmp_path)!r}), {{}})
+"""
+    worker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    while not (tmp_path / "running").exists():
+        assert worker.poll() is None
+        time.sleep(0.05)
+    processes = [psutil.Process(pid) for pid in json.loads((tmp_path / "running").read_text())]
+    worker.kill()
+    worker.wait()
+    _, alive = psutil.wait_procs(processes, timeout=100)
+    assert not alive
+
+
+def test_a_child_sees_no_token(monkeypatch):
+    for name in ("HF_TOKEN", "OPENAI_API_KEY", "MY_PASSWORD", "MY_SETTING", "HF_ENDPOINT", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    names = set(json.loads(child.call(lambda: json.dumps([*os.environ]))))
+    assert names >= {"PATH", "HF_ENDPOINT", "OMP_NUM_THREADS"}
+    assert not names & {"HF_TOKEN", "OPENAI_API_KEY", "MY_PASSWORD", "MY_SETTING"}
+    with pytest.raises(PluginError, match="may not read /proc/"):
+        child.call(lambda: Path("/proc/self/environ").read_text())
+
+
+def test_the_server_has_done_what_each_call_would_do_again():
+    """The first optimiser of a process imports hundreds of modules. Threads would be lost in its children."""
+    code = """
+import os, sys, threading
+from harness.execution import server
+tasks = len(os.listdir("/proc/self/task"))
+server.warm_up()
+modules = {*sys.modules}
+assert threading.active_count() == 1 and len(os.listdir("/proc/self/task")) == tasks
+import torch
+weight = torch.ones(1, requires_grad=True)
+optimiser = torch.optim.AdamW([weight])
+weight.square().sum().backward()
+optimiser.step()
+print(len({*sys.modules} - modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == 0
 
 
 def test_a_child_has_its_own_folder_and_streams(capfd):
@@ -342,8 +448,6 @@ def test_a_child_has_its_own_folder_and_streams(capfd):
         return json.dumps([os.getcwd(), input_is_empty(), os.listdir()])
 
     def input_is_empty() -> bool:
-        import sys
-
         return sys.stdin.read() == ""
 
     folder, empty, files = json.loads(child.call(looks))

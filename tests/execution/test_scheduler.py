@@ -1,5 +1,6 @@
 """Runs end to end: complete, resumable, and a fault fails its own cells only."""
 
+import errno
 import json
 import os
 import signal
@@ -12,7 +13,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from harness.errors import RunError
 from harness.execution import scheduler
+from harness.execution.executors import Serial
 from harness.store import Store
 from tests.helpers import FAULTY, ROOT, SLOW
 from tests.runs import TRACK, TWO_LAYER, plan, run, write_suite
@@ -168,6 +171,19 @@ main()
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("immunebench:")]
     assert "free some space and run the same command again" in line
     assert not run().failed
+
+
+def test_a_worker_that_cannot_use_the_store_stops_the_run(monkeypatch):
+    """Else it would take one job after the other, and all of them would fail."""
+    store = Store()
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("harness.store.store._check_locks", full)
+    with pytest.raises(RunError, match=r"No space left on device; .*: free some space"):
+        scheduler.run(plan(), store, Serial())
+    assert not store.keys()
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,13 @@ FAULTS = {
                           "it imports harness.probe.data: import from harness, harness.probe"),
     "spies on an attacker": (DEFENSE, "import torch\n", "import torch\nimport attackers.adam\n", "imports",
                              "a defense knows no attacker"),
+    "fails with a seed": (DEFENSE, "# at a step", "if targets.seed == 3: raise ValueError('bad luck')", "seeds",
+                          "it does not run with the seed 3: ValueError: bad luck"),
+    "forges an artifact": (DEFENSE, "# at a step", "__import__('os').makedirs(STORE + '/artifacts')", "runs",
+                           "plugin code may not change"),
+    "reads an artifact": (DEFENSE, "# at a step", "open(STORE + '/store.json')", "runs", "plugin code may not read"),
+    "an attack that forges": (ATTACK, "# at first", "open(STORE + '/store.json', 'w')", "runs", "may not change"),
+    "starts a program": (DEFENSE, "# at a step", "__import__('os').system('true')", "runs", "may not start programs"),
     "no gradients at all": (ATTACK, "# at first", "torch.set_grad_enabled(False)", "model_state",
                             "gradients are off in torch as a whole"),
     "ends": (ATTACK, "while True:", "for _ in range(30):", "endless", "it ended after 30 steps"),
@@ -235,6 +242,7 @@ FAULTS = {
 
 @pytest.mark.parametrize(("source", "old", "new", "check", "message"), FAULTS.values(), ids=FAULTS)
 def test_planted_faults_are_caught(tmp_path, source, old, new, check, message):
+    new = new.replace("STORE", "__import__('os').environ['IMMUNEBENCH_STORE']")
     if "kept" in new:
         source = source.replace("        # at first", "        kept = []").replace(
             "        for step", "        kept = []\n        for step"

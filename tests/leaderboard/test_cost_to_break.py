@@ -95,10 +95,12 @@ def test_a_weak_attacker_earns_nothing():
     assert alone.least.isna().all()
 
 
-def test_a_cell_in_which_an_attack_failed_has_no_cost():
-    rows = [*curve("none", "lora", [0, 1, 1]), *curve("none", "full", [0, 1, 1]), *curve("mine", "lora", [0, 0, 1])]
-    rows.append(asr("mine", "full", "a", 1, None, status="failed", metric=None, role=None, step=None))
-    assert least(rows) == {"none": pytest.approx(22), "mine": pytest.approx(np.nan, nan_ok=True)}
+def test_a_cell_in_which_an_attack_failed_on_the_undefended_model_too_has_no_cost():
+    lost = {"status": "failed", "metric": None, "role": None, "step": None}
+    rows = [*curve("none", "lora", [0, 1, 1]), *curve("mine", "lora", [0, 0, 1])]
+    rows += [row for seed in (2, 3) for row in curve("none", "full", [0, 1, 1], seed=seed)]
+    rows += [asr(defense, "full", "a", 1, None, **lost) for defense in ("none", "mine")]
+    assert costs(rows).least.xs(1, level="seed").isna().all()
 
 
 def test_costs_are_counted_in_the_threat_models_unit_and_budget():

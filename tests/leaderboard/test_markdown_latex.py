@@ -53,19 +53,41 @@ def test_latex_compiles(tmp_path):
 def test_a_grid_is_one_table_with_numbers_aligned_and_the_separated_best_in_bold():
     rows = {"defense": ["mine: Mine(lr=0.1, k=2)", "none (undefended): Undefended()"], "cost to break: lora [95 %]": [
         "≥2× [1.5, 3] a", "1× b"], "retention": ["0.97", "1"], "flags": ["harms", None]}  # fmt: skip
-    text = latex(
-        [Section("styles_two (track diffusion)", [], [], headline=(pd.DataFrame(rows), "Below."), verdict="V.")], "t"
-    )
+    verdict = "At 95 % retention, mine delays the attack 2×. The row other retains less."
+    headline = pd.DataFrame(rows), "Below."
+    text = latex([Section("styles_two (track diffusion)", [], [], headline=headline, verdict=verdict)], "t")
     assert r"\begin{tabular}{@{}lrrl@{}}" in text
-    assert r"\caption{styles\_two (track diffusion). V.}" in text
+    assert r"\caption{styles\_two (track diffusion). At 95 \% retention, mine delays the attack 2" in text
+    assert "The row other" not in text
     assert r"\label{tab:styles-two-track-diffusion}" in text
     assert r"\shortstack{cost to break: \\ lora [95 \%]}" in text
     (mine,), (none,) = ([line for line in text.splitlines() if line.startswith(name)] for name in ("mine", "none"))
     assert mine.startswith(r"mine & \textbf{\ensuremath{\geq}2")
     assert mine.endswith(r"& 0.97 & harms \\")
     assert none == r"none (undefended) & 1\ensuremath{\times} b & 1 &  \\"
-    alike = pd.DataFrame({"defense": ["x: X()"], "cost": ["2× a"]})
-    assert "textbf" not in latex([Section("g", [], [], headline=(alike, ""))], "t")
+
+
+@pytest.mark.parametrize("letters", [["a"], ["a", "ab", "b"], ["a", "a", "b"], ["ab", "b", "c"], ["", ""]])
+def test_what_is_not_separated_from_all_others_is_not_in_bold(letters):
+    costs = [f"2× [1, 3] {letter}".strip() for letter in letters]
+    rows = pd.DataFrame({"defense": [f"d{place}: D()" for place in range(len(letters))], "cost": costs})
+    assert "textbf" not in latex([Section("g", [], [], headline=(rows, ""))], "t")
+
+
+def test_a_table_that_is_wider_than_a_line_is_continued():
+    """By name of its rows; each column is in one of the tables."""
+    names = ["probes on the features", "probes on scaled features", "fine-tuning", "low-rank adapters"]
+    columns = {f"cost to break: {name} [95 %]": ["≥2.79× [1.62, 4.79] abc", "1×"] for name in names}
+    wide = pd.DataFrame({"defense": ["condition_number", "none (undefended)"], **columns, "retention": "0.983"})
+    text = latex([Section("g", [], [], headline=(wide, "Below."))], "t")
+    first, *others = text.split(r"\begin{table}")[1:]
+    assert others
+    assert "Below." in first
+    for table in others:
+        assert r"\caption{Table~\ref{tab:g}, continued.}" in table
+        assert "condition\\_number & " in table
+    assert text.count("cost to break:") == 4
+    assert text.count("retention") == 1
 
 
 def test_markdown_shows_text_as_text():
@@ -101,6 +123,14 @@ def test_no_text_of_a_csv_file_is_a_formula(texts):
 def test_a_picture_is_linked_where_it_lies():
     text = markdown([Section("g", [], [], ["../../submissions/my run/g__a b__none__sheet.png"])], "t")
     assert "![g__a b__none__sheet.png](../../submissions/my%20run/g__a%20b__none__sheet.png)" in text
+
+
+def test_flags_of_all_rows_stand_above_the_first_table():
+    few, harms = "few-seeds (all rows; 3): fewer than 5 seeds.", "harms (mine): retains less."
+    tables = [(pd.DataFrame({"defense": ["mine"]}), "Below.")]
+    text = markdown([Section("g", tables, ["defense mine: Mine()", few, harms])], "t")
+    assert text.count(few) == 1
+    assert text.index("## g") < text.index(few) < text.index("| defense") < text.index("Mine()") < text.index(harms)
 
 
 def test_markdown_keeps_a_bar_within_its_cell():

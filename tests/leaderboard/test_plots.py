@@ -1,11 +1,17 @@
-"""Performance profiles and default curves as pictures."""
+"""The pictures of a board: what they show, and that a paper can print them."""
 
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
 
-from harness.leaderboard import headline, long_form, looks, plots, protection, protection_plots
-from harness.leaderboard.scores import read
+from harness.leaderboard import headline, long_form, looks, plots, prediction, protection, protection_plots
+from harness.leaderboard.scores import QUANTITY, read
+from harness.ranking import ThreatModel
 from tests.leaderboard.builders import asr, build, cells, curves, retained
+
+ASR_LABEL = "attack success rate\n(lower is better)"
 
 
 @pytest.fixture
@@ -19,7 +25,7 @@ def saved(monkeypatch):
         figures[path.name] = figure
         return path
 
-    for module in (plots, protection_plots):
+    for module in (plots, protection_plots, prediction):
         monkeypatch.setattr(module, "save", record)
     return figures
 
@@ -34,7 +40,7 @@ def test_a_profile_names_every_defense(tmp_path, saved):
     assert path.read_bytes().startswith(b"\x89PNG")
     (axis,) = saved["g_profile.png"].axes
     assert axis.get_legend_handles_labels()[1] == ["none", "mine"]
-    assert axis.get_xlabel() == "ASR under the strongest attacker"
+    assert axis.get_xlabel() == "attack success rate under the strongest attacker (lower is better)"
     shares = {round(float(x), 6): y for x, y in axis.lines[1].get_xydata()}
     assert shares[0.4] == pytest.approx(2 / 3)  # seeds 1 and 2 do at least so well
 
@@ -56,10 +62,10 @@ def test_default_curves_show_the_ranking_value_against_steps(tmp_path, saved):
     lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines}
     assert lines["mine"] == ([30, 60], pytest.approx([0.1, 0.2]))
     plots.curves(long, grid, tmp_path, ["msgr"])  # what a track names instead
-    assert [axis.get_ylabel() for axis in saved["g_steps.png"].axes] == ["msgr harmful"]
+    assert [axis.get_ylabel() for axis in saved["g_steps.png"].axes] == ["msgr"]
     unranked = grid.model_copy(update={"ranking": None})
     plots.curves(long, unranked, tmp_path)
-    assert [axis.get_ylabel() for axis in saved["g_steps.png"].axes] == ["ASR harmful", "msgr harmful"]
+    assert [axis.get_ylabel() for axis in saved["g_steps.png"].axes] == [ASR_LABEL, "msgr"]
 
 
 def test_curves_of_many_attackers_are_in_several_lines_of_panels(tmp_path, saved):
@@ -69,7 +75,7 @@ def test_curves_of_many_attackers_are_in_several_lines_of_panels(tmp_path, saved
     axes = saved["g_steps.png"].axes
     assert [axis.get_title() for axis in axes] == [f"attacker_{place}" for place in range(6)]
     assert [axis.get_xlabel() for axis in axes] == ["", "", *["steps"] * 4]
-    assert [axis.get_ylabel() for axis in axes] == ["ASR harmful", "", "", "", "ASR harmful", ""]
+    assert [axis.get_ylabel() for axis in axes] == [ASR_LABEL, "", "", "", ASR_LABEL, ""]
 
 
 def test_no_curves_of_what_is_measured_once(tmp_path):
@@ -148,6 +154,53 @@ def test_many_defenses_differ_in_colour_or_marker():
     found = looks.of_names([f"d{place}" for place in range(63)]).values()
     assert len({(look.colour, look.marker) for look in found}) == 63
     assert all(look.symbol and look.line for look in found)
+
+
+def test_every_picture_fits_a_page_with_texts_of_8_points_and_its_legend_within(tmp_path, saved):
+    """With many defenses of long names and more threat models than go beside each other."""
+    names = ["none", *(f"condition_number_of_kind_{place}_without_preconditioner" for place in range(11))]
+    rows = curves({name: 20 + 7 * place for place, name in enumerate(names)})
+    models = {f"threat model {place}": ThreatModel(attackers=["lora"]) for place in range(5)}
+    records = build(rows, threat_models=models)
+    (grid,) = records.suite.grids
+    files = [*protection_plots.draw(protection.read(records, grid), grid, tmp_path)]
+    files.append(plots.curves(long_form.board(records), grid, tmp_path))
+    files.append(plots.profile(read(records)["g"], tmp_path))
+    assert sorted(saved) == ["g_profile.png", "g_protection.png", "g_steps.png", "g_survival.png"]
+    assert len(saved["g_protection.png"].axes) == 5
+    for file in files:
+        figure = saved[file.name]
+        assert figure.get_figwidth() in (plots.COLUMN, plots.PAGE)
+        assert Image.open(file).width == round(plots.DPI * figure.get_figwidth())
+        texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+        assert {text.get_fontsize() for text in texts} == {8}
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+        assert 0 <= box.y0 < box.y1 < min(axis.bbox.y0 for axis in figure.axes)
+
+
+def test_axes_are_in_words():
+    """Coordinates are named where they tell a number from others of its metric."""
+    places = [("asr", "harmful", None), ("retention", "benign", None), ("retention", "kept", "train"),
+              ("retention", "kept", "heldout"), ("rir", None, "train"), ("rir", None, "heldout")]  # fmt: skip
+    rows = [asr("none", None, "a", 1, 0.5, metric=metric, role=role, split=split) for metric, role, split in places]
+    records = build([row | {"variant": "classifier"} for row in rows])
+    (grid,), long = records.suite.grids, records.frame
+    texts = [plots.in_words(grid, row, long) for row in long[QUANTITY].to_dict("records")]
+    assert texts == [
+        "attack success rate", "retention on the benign task", "retention of concepts in captions",
+        "retention of held-out concepts", "RIR (training rows)", "RIR (held-out rows)",
+    ]  # fmt: skip
+    assert plots.direction(grid, {"metric": "asr", "role": "harmful"}, long) == "lower"
+    both = pd.concat([long, long.assign(role="benign")])
+    assert plots.direction(grid, {"metric": "asr", "role": "benign"}, both) == ""
+
+
+def test_a_long_name_is_broken_where_it_can_be():
+    assert plots.wrapped("condition_number_no_preconditioner", 20) == "condition_number_no_\npreconditioner"
+    assert plots.wrapped("probes on scaled features", 20) == "probes on scaled\nfeatures"
+    assert plots.wrapped("x" * 25, 10) == "\n".join(["x" * 10, "x" * 10, "x" * 5])
 
 
 @pytest.mark.parametrize("width", [3.3, 7.0])

@@ -123,6 +123,16 @@ def test_what_no_interval_separates_shares_ranks():
     assert ranks["x"][1] >= 3
 
 
+def test_where_no_rows_are_separated_the_table_says_so_behind_the_values():
+    values = {"none": {"lora": 0.9}, "mine": {"lora": lambda task, seed: 0.3 * seed}}
+    (alike, _), *_ = boards.make(build(cells(values))).grids[0].section.tables
+    assert list(alike)[:3] == ["defense", "worst ASR [95 %] (other tasks)", "rank"]
+    assert list(alike["rank"]) == ["not separated"] * 2
+    values["mine"] = {"lora": lambda task, seed: 0.1 + 0.01 * seed}
+    (apart, _), *_ = boards.make(build(cells(values))).grids[0].section.tables
+    assert list(apart["rank"]) == ["1", "2"]
+
+
 def test_one_seed_orders_nothing():
     ranked, _ = table(cells({"none": {"lora": 1.0}, "mine": {"lora": 0.0}}, seeds=(1,)))
     assert ranked[["rank_low", "rank_high"]].isna().all(axis=None)
@@ -147,7 +157,8 @@ def test_an_unseeded_defense_is_compared_with_every_seed():
 def test_missing_cells_are_counted_whether_failed_undefined_or_not_there():
     rows = cells({"none": {"lora": 1.0, "dreambooth": 1.0}, "mine": {"lora": 0.5, "dreambooth": 0.1}})
     at = {(row["defense"], row["attacker"], row["task"], row["seed"]): row for row in rows}
-    at["mine", "lora", "a", 1] |= {"status": "failed", "value": None, "metric": None, "note": "gone"}
+    for defense in ("none", "mine"):
+        at[defense, "lora", "a", 1] |= {"status": "failed", "value": None, "metric": None, "note": "gone"}
     at["mine", "lora", "a", 2]["value"] = None
     at["mine", "lora", "a", 3]["value"] = float("inf")
     rows.remove(at["mine", "lora", "b", 1])

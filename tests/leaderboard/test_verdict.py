@@ -17,7 +17,7 @@ def sentences(rows, **fields):
     return re.sub(r"\[[\d.]+, [\d.]+\]", "[…]", verdict(grid, protection.read(records, grid)))
 
 
-BROKEN = "nothing holds for 100 steps in any cell."
+BROKEN = "no defense holds for 100 steps in a single cell."
 AGAINST = "Against all attackers,"
 
 
@@ -37,9 +37,9 @@ AGAINST = "Against all attackers,"
          f"{AGAINST} other delays the attack 2.1× […], ahead of the rest; mine makes the attack faster; {BROKEN}"),
         ({"mine": 15}, f"{AGAINST} no defense is shown to be better than none; mine makes the attack faster; {BROKEN}"),
         ({"mine": 300}, f"{AGAINST} mine delays the attack at least 5×; mine holds for 100 steps in "
-         "every cell."),
-        ({"mine": 100}, f"{AGAINST} mine delays the attack at least 4.9× […]; nothing holds for 100 "
-         "steps in every cell."),
+         "all cells."),
+        ({"mine": 100}, f"{AGAINST} mine delays the attack at least 4.9× […]; no defense holds for "
+         "100 steps in all cells."),
         ({}, ""),
     ],
 )  # fmt: skip
@@ -75,10 +75,10 @@ def test_a_row_of_unknown_retention_is_named():
 
 def test_a_missing_cell_did_not_hold():
     rows = [row for row in curves({"none": 20, "mine": 300, "other": 30}) if row["key"] != "mineloraa1"]
-    assert sentences(rows).endswith("mine holds for 100 steps in every measured cell.")
+    assert sentences(rows).endswith("mine holds for 100 steps in all measured cells.")
     rows = [row for row in curves({"none": 20, "mine": 42}) if row["key"] != "mineloraa1"]
-    assert sentences(rows).endswith("nothing holds for 100 steps in any measured cell.")
-    rows = [row for row in rows if row["defense"] == "none"]
+    assert sentences(rows).endswith("no defense holds for 100 steps in a single measured cell.")
+    rows = [row for row in rows if row["defense"] == "none" and row["key"] != "noneloraa1"]
     failed = asr("mine", "lora", "a", 1, None, status="failed", metric=None, role=None, step=None)
     assert sentences([*rows, failed]) == f"{AGAINST} no defense is shown to be better than none, for cells are missing."
 

@@ -1,6 +1,7 @@
 """The site of boards: its figures are the boards', every link leads somewhere, nothing is fetched, labels are text; and
 in a browser, where one is installed, tables sort and filter, and a figure leads to its cells."""
 
+import datetime
 import html
 import json
 import math
@@ -181,6 +182,11 @@ def traces(page, kind="scatter"):
     return [trace for chart in page.data if "data" in chart for trace in chart["data"] if trace["type"] == kind]
 
 
+def dots(page):
+    """The traces of rows with the interval for other seeds."""
+    return [trace for trace in traces(page) if trace.get("error_x", {}).get("thickness") == 4]
+
+
 def test_every_link_leads_somewhere(site):
     found = pages(site)
     followed = 0
@@ -244,13 +250,14 @@ def test_the_verdict_the_chart_and_the_protection_come_first(made, site):
     assert [row[0] for row in shown[1:]] == list(section.headline[0]["defense"])
     assert "../../defenses/ascent.html" in page.attributes("a", "href")
     protection = made["rates"].protection.set_index("defense")
-    (control,) = [
-        trace for trace in traces(page) if trace["y"] == ["ascent (control)"] and trace["marker"]["size"] == 10
-    ]
-    assert control["name"] == "retains less than 95 %"
-    assert control["marker"]["color"] == looks.CONTROL
+    control, worst = (trace for trace in dots(page) if trace["y"] == ["ascent (control)"])
     assert control["x"] == pytest.approx([protection.loc["ascent", "ratio"]])
-    assert control["marker"]["symbol"] == "triangle-right-open"
+    look = looks.of_grid(made["rates"].records.suite.grids[0])["ascent"]
+    assert look.colour == looks.CONTROL
+    assert control["marker"] | {"size": 0} == {"color": look.colour, "symbol": f"{look.symbol}-open", "size": 0}
+    assert worst["marker"] | {"size": 0} == {"color": look.colour, "symbol": look.symbol, "size": 0}
+    (arrows,) = (trace for trace in traces(page) if trace["name"] == "or more")
+    assert "ascent (control)" in arrows["y"]  # retains too little and is not broken
     assert (site / "boards" / "rates" / "g_survival.png").is_file() == (
         "g_survival.png" in page.attributes("img", "src")
     )
@@ -258,7 +265,7 @@ def test_the_verdict_the_chart_and_the_protection_come_first(made, site):
 
 def test_calls_and_changes_are_shown(site):
     page = Page(site / "boards" / "rates" / "index.html")
-    assert "ascent* lr=0.001" in [row[1] for row in page.tables["Standings of g"]]
+    assert "ascent* lr=0.001" in [row[0] for row in page.tables["Standings of g"]]
     assert "defense ascent*: Ascent(lr=0.001)" in page.text
     assert f"defense {HOSTILE}: Mine(tag='<i>')" in page.text
     assert "attacker lora: LoRA(rank=8)" in page.text
@@ -279,15 +286,17 @@ def test_published_values_have_their_own_column(site):
 def test_the_charts_show_the_boards_values(made, site):
     standings = made["rates"].standings.set_index("defense")
     long = made["rates"].long[made["rates"].long["grid"] == "g"]
-    drawn = traces(Page(site / "boards" / "rates" / "index.html"))
-    (worst,) = [trace for trace in drawn if trace["name"] == "95 %, other seeds"]
+    page = Page(site / "boards" / "rates" / "index.html")
+    drawn = traces(page)
     label = HOSTILE.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for name, value, up, down in zip(
-        worst["y"], worst["x"], worst["error_x"]["array"], worst["error_x"]["arrayminus"], strict=True
-    ):
-        row = standings.loc[HOSTILE if name == label else name]
+    labels = {label: HOSTILE, "ascent (control)": "ascent", "none (undefended)": "none"}
+    worst = dots(page)[-3:]  # behind those of the costs to break
+    assert [labels[trace["name"]] for trace in worst] == list(standings.index[::-1])
+    for trace in worst:
+        row, (value,) = standings.loc[labels[trace["name"]]], trace["x"]
         assert value == pytest.approx(row["worst"])
         if not math.isnan(row["ci_low"]):
+            (up,), (down,) = trace["error_x"]["array"], trace["error_x"]["arrayminus"]
             assert (value - down, value + up) == pytest.approx((row["ci_low"], row["ci_high"]))
 
     (line, *_) = [trace for trace in drawn if trace["name"] == label and trace["mode"] == "lines+markers"]
@@ -296,7 +305,7 @@ def test_the_charts_show_the_boards_values(made, site):
     (band, *_) = [trace for trace in drawn if trace.get("fill") == "toself" and trace["name"] == label]
     assert band["y"] == pytest.approx([*curve["ci_high"], *curve["ci_low"][::-1]])
 
-    points = [trace for trace in drawn if trace["name"] == label and trace["mode"] == "markers"]
+    points = [trace for trace in drawn if trace["name"] == label and trace.get("marker", {}).get("size") == 11]
     retained = long[(long["defense"] == HOSTILE) & (long["metric"] == "retention")]["value"].item()
     assert [trace["x"] + trace["y"] for trace in points] == [
         pytest.approx([retained, standings.loc[HOSTILE, score]]) for score in ("worst", "mean")
@@ -312,7 +321,7 @@ def test_every_chart_can_be_read_as_a_table(made, site):
     long = made["rates"].long[made["rates"].long["grid"] == "g"]
     curve = long[(long["defense"] == HOSTILE) & (long["attacker"] == "lora")].sort_values("step")
     tables = Page(site / "boards" / "rates" / "index.html").tables
-    (steps,) = [rows for caption, rows in tables.items() if caption.startswith("lora: ASR")]
+    (steps,) = [rows for caption, rows in tables.items() if caption.startswith("lora: attack success rate")]
     rows = {row[0]: row[1:] for row in steps[1:]}
     assert steps[0] == ["defense", "30", "60"]
     assert rows[HOSTILE] == [interval(row) for _, row in curve.iterrows()]
@@ -374,7 +383,7 @@ def test_flags_are_explained_once_and_linked_from_where_they_are_raised(made, si
         assert flag.advice[1:].replace("`", "") in page.text
     board = Page(site / "boards" / "rates" / "index.html")
     raised = {name for names in made["rates"].standings["flags"].dropna() for name in names.split()}
-    assert {"harms", "weak-attack", "missing", "unlike-published", "changed"} <= raised
+    assert {"harms", "weak-attack", "forfeited", "unlike-published", "changed"} <= raised
     for name in raised:
         assert f"../../flags.html#{name}" in board.attributes("a", "href")
 
@@ -390,8 +399,8 @@ def test_each_plugin_has_a_page_with_its_fields_and_its_ranks(made, site):
     assert {row[0] for row in ascent[1:]} == {"rates", "all pairs"}
     assert "callAscent(lr=0.001)" in [row[-1] for row in ascent]  # folded
     standings = Page(site / "boards" / "rates" / "index.html").tables["Standings of g"]
-    rank, value = standings[[row[1] for row in standings].index("ascent* lr=0.001")][::2][:2]
-    assert ["rates", "g", "ascent", rank, "worst ASR", value] in [row[:6] for row in ascent]
+    _, value, rank = standings[[row[0] for row in standings].index("ascent* lr=0.001")][:3]
+    assert ["rates", "g", "ascent", "worst ASR", value, rank] in [row[:6] for row in ascent]
     flags = made["rates"].standings.set_index("defense").loc["ascent", "flags"]
     assert flags.split() in [row[7].split() for row in ascent]
     lora = Page(site / "attackers" / "lora.html").tables["Values after its attack, by defense, on every board"]
@@ -541,14 +550,14 @@ def test_sorting_by_mouse_and_by_keyboard(browser):
     table = opened(driver, "Standings of g")
     sort = column(table, "lora")[1].find_element("css selector", "button[aria-label^=Sort]")
     sort.click()
-    until(lambda: column(table, "lora")[0] == ["1", "0.7", "0.2"])  # of figures the highest first
+    until(lambda: column(table, "lora")[0] == ["1", "0.733", "0.2"])  # of figures the highest first
     assert column(table, "lora")[1].get_attribute("aria-sort") == "descending"
     sort.click()
-    until(lambda: column(table, "lora")[0] == ["0.2", "0.7", "1"])
+    until(lambda: column(table, "lora")[0] == ["0.2", "0.733", "1"])
     sort = column(table, f"{SLOW} (weak)")[1].find_element("css selector", "button[aria-label^=Sort]")
     driver.execute_script("arguments[0].focus()", sort)
     sort.send_keys(Keys.ENTER)
-    until(lambda: column(table, f"{SLOW} (weak)")[0] == ["0.2", "0.1", "0"])
+    until(lambda: column(table, f"{SLOW} (weak)")[0] == ["0.2", "0.117", "0"])
     assert not complaints(driver)
     table = opened(browser("boards/all pairs/index.html"), "Standings of digits")
     sort = column(table, "RIR [95 %] (other tasks)")[1].find_element("css selector", "button[aria-label^=Sort]")
@@ -571,7 +580,7 @@ def test_filtering(browser):
     head.find_element("css selector", "button[aria-label^=Filter]").click()
     Select(driver.find_element("css selector", ".dtcc-dropdown select")).select_by_value("greater")
     driver.find_element("css selector", ".dtcc-dropdown input").send_keys("0.5")
-    until(lambda: column(table, "mean")[0] == ["0.7", "1"])
+    until(lambda: column(table, "mean")[0] == ["0.733", "1"])
     column(table, f"{SLOW} (weak)")[1].find_element("css selector", "button[aria-label^=Filter]").click()
     assert until(lambda: driver.find_element("css selector", ".dtcc-title").text) == f"{SLOW} (weak)"
     assert not driver.find_elements("css selector", ".wide img")
@@ -626,6 +635,75 @@ def test_every_page_is_drawn_without_complaint(browser, site, width, dark):
             drawn = "return getComputedStyle(document.querySelector('.main-svg text')).fill"
             assert (driver.execute_script(drawn) == "rgb(242, 245, 250)") == dark
         assert not complaints(driver), path
+
+
+def test_plotly_is_loaded_once(browser, site):
+    """By the pages with charts alone, and from one file of the site."""
+    for path, times in (("boards/rates/index.html", 1), ("index.html", 1), ("flags.html", 0)):
+        driver = browser(path)
+        assert len(driver.find_elements("css selector", "script[src$='plotly.js']")) == times
+        assert (driver.execute_script("return typeof Plotly") == "object") == bool(times)
+    code = (site / "assets" / "plotly.js").read_bytes()[:2000]
+    assert sum(code in path.read_bytes() for path in site.rglob("*") if path.is_file()) == 1
+
+
+def test_printing_shows_what_is_folded_in_light_colours(browser):
+    """All of it, as wide as paper, also from a dark page; then the page is as before."""
+    driver = browser("boards/rates/index.html", dark=True)
+    folded = "return document.querySelectorAll('details:not([open])').length"
+    before = driver.execute_script(folded)
+    assert before
+    driver.execute_script("""
+        addEventListener("beforeprint", () => {
+          const charts = [...document.querySelectorAll("figure.chart .plot")];
+          window.printed = {
+            folded: document.querySelectorAll("details:not([open])").length,
+            charts: charts.length,
+            drawn: charts.filter((chart) => chart.querySelector(".main-svg")).length,
+            widest: Math.max(...charts.map((chart) => chart.querySelector(".main-svg").getBoundingClientRect().width)),
+            colours: [...new Set(charts.map((chart) => getComputedStyle(chart.querySelector("text")).fill))],
+          };
+        });
+    """)
+    driver.execute_cdp_cmd("Page.printToPDF", {})
+    printed = until(lambda: driver.execute_script("return window.printed"))
+    assert printed["folded"] == 0
+    assert printed["drawn"] == printed["charts"] > 5
+    assert printed["widest"] <= 700
+    assert printed["colours"] == ["rgb(42, 63, 95)"]  # of the light template
+    assert driver.execute_script(folded) == before
+    drawn = "return getComputedStyle(document.querySelector('.main-svg text')).fill"
+    until(lambda: driver.execute_script(drawn) == "rgb(242, 245, 250)")
+    assert not complaints(driver)
+
+
+def test_a_phone_shows_value_and_interval(browser):
+    """Without scrolling to the side, with a headline and without one."""
+    for path, caption in (("boards/all pairs", "Standings of digits"), ("boards/rates", "Protection of g")):
+        driver = browser(f"{path}/index.html", 390)
+        (table,) = [
+            table
+            for table in driver.find_elements("css selector", "table.data")
+            if table.find_element("css selector", "caption").text == caption
+        ]
+        for row in table.find_elements("css selector", "tbody tr"):
+            cell = row.find_elements("css selector", "th, td")[1]
+            assert cell.text
+            assert cell.rect["x"] + cell.rect["width"] <= 390
+        assert "[" in table.text
+
+
+def test_the_header_says_what_when_and_where_to_go_on(browser):
+    driver = browser("boards/rates/index.html")
+    header = driver.find_element("css selector", "header")
+    assert header.text.startswith("ImmuneBench")
+    assert datetime.date.today().isoformat() in header.text
+    for link, command in (("Docs", "immunebench docs"), ("Submit", "immunebench submit")):
+        driver.find_element("css selector", "header").find_element("link text", link).click()
+        text = "return document.querySelector(':target')?.nextElementSibling.textContent"
+        assert command in until(lambda text=text: driver.execute_script(text))
+        driver.back()
+    assert not complaints(driver)
 
 
 def test_the_map_by_task_is_the_mean_over_seeds():

@@ -1,19 +1,23 @@
 """Artifacts are whole or absent, checked when opened, and locked while they are written."""
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from harness.errors import UsageError
 from harness.store import Busy, Store, StoreError, default_root
+from harness.store import store as store_module
 from harness.store.store import LEDGER_FIELDS
-from tests.helpers import ABOUT, KEY, put
+from tests.helpers import ABOUT, KEY, immunebench, put
 
 
 def test_an_artifact_is_written_and_opened():
@@ -119,6 +123,33 @@ def test_gc_removes_leftovers_and_keeps_pinned_artifacts():
     assert store.has("ff" * 32)
     assert store.collect()[1] == 1  # the transient artifact is not pinned any more
     assert set(store.keys()) == {keys["kept"], "ff" * 32}
+
+
+def test_a_clock_that_is_ahead_removes_nothing(monkeypatch):
+    store = Store()
+    put(store)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 400 * 86400)
+    with pytest.raises(UsageError, match=r"nothing in the store .* was used within 30 days, by the clock"):
+        store.collect(unused=30 * 86400)
+    assert store.keys() == [KEY]
+    assert store.collect(unused=0)[1] == 1
+
+
+def test_a_store_that_may_not_be_written_can_be_read(tmp_path, monkeypatch):
+    put(Store())
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(store_module, "_check_locks", refuse)
+    monkeypatch.setattr(store_module.FileLock, "acquire", refuse)
+    assert "1 | 0.0" in re.sub(" +", " ", immunebench("store", "ls").stdout)
+    assert immunebench("store", "export", tmp_path / "file.tar").returncode == 0
+    with pytest.raises(StoreError, match="Read-only file system; finished jobs are kept: make it writable"):
+        put(Store(), key="cd" * 32)
+    with pytest.raises(UsageError, match="Read-only file system"):
+        Store(tmp_path / "new")
 
 
 def test_a_worker_refuses_another_store_under_the_same_path(tmp_path):

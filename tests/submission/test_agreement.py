@@ -50,7 +50,7 @@ def agreement(submission, again, compared=1, **fields):
     submitted = submission.values(cell)
     remeasured = [{**submitted[0], "value": again, **fields}]
     spread = Spread(submission, compared)
-    return [how for _, how in compare(submitted, remeasured, cell, QUANTITIES, spread)]
+    return [value.agreement for value in compare(submitted, remeasured, cell, QUANTITIES, spread)]
 
 
 @pytest.mark.parametrize(
@@ -129,10 +129,18 @@ def test_seconds_and_memory_are_not_compared_and_the_harness_knows_which_these_a
     assert agreement(seeds("score", 1.0), 99.0) == [Agreement.none]
 
 
+def test_whole_numbers_tell_nothing_of_how_they_were_computed(seeds):
+    submission = seeds("score", 0.3)
+    submitted = submission.values(submission.cells[0])
+    for again, telling in ((0.3, True), (0.0, False), (60, False), (None, False)):
+        (value,) = compare(submitted, [{**submitted[0], "value": again}], submission.cells[0], QUANTITIES, None)
+        assert value.telling == telling
+
+
 def test_other_values_agree_in_none(seeds):
     submission = seeds("score", 1.0)
     submitted = submission.values(submission.cells[0])
     spread = Spread(submission, 1)
     for again in ([], [{**submitted[0], "step": 5}], submitted * 2):
-        ((_, how),) = compare(submitted, again, submission.cells[0], QUANTITIES, spread)
-        assert how is Agreement.none
+        (value,) = compare(submitted, again, submission.cells[0], QUANTITIES, spread)
+        assert value.agreement is Agreement.none

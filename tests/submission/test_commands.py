@@ -61,6 +61,9 @@ def test_submit_and_its_schema(honest, tmp_path):
     assert read_write.read(submitted).method is None
     about = ["--title", "Scaling", "--authors", "A. One, B. Two", "--paper", "https://example.org/a?b=1"]
     done = immunebench("submit", tmp_path, *about, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "has other content: --force replaces it" in done.stderr
+    done = immunebench("submit", tmp_path, *about, "--force", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Anonymised but for title and authors" in done.stdout
     assert (

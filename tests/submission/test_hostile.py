@@ -5,7 +5,7 @@ import gzip
 import pytest
 
 from harness.leaderboard import boards
-from harness.submission import read_write
+from harness.submission import read_write, schema
 from harness.submission.schema import InvalidSubmission
 from tests.submission.forge import reseal
 
@@ -39,6 +39,20 @@ def test_a_row_that_looks_like_another_is_refused(content):
     grid = content["suite"]["grids"][0]
     grid["defenses"]["\u0441\u043e\u0440"] = grid["defenses"]["cop"] = grid["defenses"]["none"]
     with pytest.raises(InvalidSubmission, match="two defenses have labels that look alike"):
+        read_write.parse(content, "here")
+
+
+def test_few_values_that_stand_for_many_are_refused(content, monkeypatch):
+    """Each value without a seed counts once for every seed of the grid."""
+    content["suite"]["grids"][0]["seeds"] = list(range(1, 1001))
+    monkeypatch.setattr(schema, "MOST_VALUES", 10**4)
+    with pytest.raises(InvalidSubmission, match="its values without a seed stand for"):
+        read_write.parse(content, "here")
+
+
+def test_the_seconds_of_a_stage_are_bounded(content):
+    content["costs"][0]["seconds"] = 1e9
+    with pytest.raises(InvalidSubmission, match=r"costs\.0\.seconds: must be less than or equal to"):
         read_write.parse(content, "here")
 
 

@@ -1,6 +1,7 @@
 """Several submissions become one set of records, or are refused."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from harness.errors import UsageError
-from harness.submission import merge, read_write
+from harness.submission import merge, read_write, schema
 from harness.submission import tier as tiers
 from tests.submission.forge import OLD, TWO_LAYER, add_picture, content_of, find, reseal, suite_file, write_content
 
@@ -84,7 +85,7 @@ def test_seeds_and_tasks_are_united(honest, tmp_path):
     pd.testing.assert_frame_equal(frame(files), frame([honest]))
 
 
-def test_two_tasks_of_one_label_are_not_mixed(honest, tmp_path):
+def test_two_tasks_of_one_label_are_not_mixed(honest, tmp_path, capsys):
     files = []
     for seed in (1, 2):
         content = content_of(honest)
@@ -92,8 +93,8 @@ def test_two_tasks_of_one_label_are_not_mixed(honest, tmp_path):
         grid["seeds"], grid["tasks"][0]["rows"] = [seed], 100 * seed
         content["cells"] = [cell for cell in content["cells"] if cell["coordinates"]["seed"] == seed]
         files.append(write_content(content, tmp_path / f"{seed}.json"))
-    with pytest.raises(UsageError, match=r"2.json: content of a task in grid '.*' differs from that in a submission"):
-        merge.load(files)
+    assert merge.load(files).files == files[:1]
+    assert "2.json: content of a task in grid 'teachers' differs from that in a submission" in capsys.readouterr().err
 
 
 def test_what_all_parts_leave_out_stays_marked(honest, tmp_path):
@@ -239,26 +240,86 @@ def failed(content):
         (other_members, "list of members of task '1' in grid 'teachers' differs"),
         (other_quantity, "definition of .* in grid 'teachers' differs"),
         (other_tuning, "tuning differs"),
-        (other_value, "differ in the cell teachers · 1 · shrinking · 1 · sharpness: leave one of them out"),
+        (other_value, "differ in the cell teachers · 1 · shrinking · 1 · sharpness"),
         (other_steps, "differ in the cell teachers · 1 · shrinking · cost"),
         (other_key, "differ in the cell teachers · 1 · shrinking · 1 · sharpness"),
         (failed, "differ in the cell teachers · 1 · shrinking · 1 · sharpness"),
     ],
 )
-def test_what_does_not_go_together_is_refused(content, honest, tmp_path, change, message):
+def test_what_does_not_go_together_is_left_out(content, honest, tmp_path, capsys, change, message):
+    """With one line, so that it blocks no board; nothing of it is on the board."""
     change(content)
     other = write_content(content, tmp_path / "other.json")
     assert merge.load([other]).records.suite
-    with pytest.raises(UsageError, match=message) as caught:
-        merge.load([honest, other])
-    assert len(str(caught.value).splitlines()) == 1
+    assert capsys.readouterr().err == ""
+    merged, alone = merge.load([honest, other]), merge.load([honest])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{other} is left out: ")
+    assert re.search(message, line)
+    assert merged.files == [honest]
+    assert merged.records.tier == "self-reported; other.json: left out, for it contradicts another"
+    assert merged.records.suite == alone.records.suite
+    pd.testing.assert_frame_equal(merged.records.frame, alone.records.frame)
 
 
-def test_formats_are_not_mixed(content, tmp_path):
+def test_the_one_that_was_checked_further_stays(content, honest, tmp_path, capsys):
+    """Whatever the order of the files."""
+    other_value(content)
+    other = write_content(content, tmp_path / "other.json")
+    path = Path(shutil.copy(honest, tmp_path))
+    tiers.verification_file(path).write_text(verification(submission=tiers.file_digest(path)))
+    assert merge.load([other, path]).files == [path]
+    assert f"{other} is left out" in capsys.readouterr().err
+
+
+def test_a_row_that_nobody_has_verified_is_listed_separately(honest, tmp_path):
+    """On a board with verified rows; those without a cell of its submission are as they were."""
+    first = part(content_of(honest), tmp_path / "first.json", ["none", "shrinking"])
+    second = part(content_of(honest), tmp_path / "second.json", ["none", "strong"])
+    records = merge.load([first, second]).records
+    assert (records.tiers, records.unverified, records.untrusted) == ({}, frozenset(), frozenset())
+    tiers.verification_file(first).write_text(verification(submission=tiers.file_digest(first)))
+    records = merge.load([first, second]).records
+    assert records.untrusted == records.unverified == {("teachers", "defense", "strong")}
+    assert {row[2]: tier for row, tier in records.tiers.items()} == {
+        "none": "spot-checked",
+        "shrinking": "spot-checked",
+        "strong": "self-reported",
+        "full_descent": "spot-checked; self-reported",
+    }
+
+
+def test_a_row_of_which_only_a_part_was_verified_is_flagged_and_stays(honest, tmp_path):
+    """So nobody can push another's row aside by more seeds of it."""
+    files = []
+    for seed in (1, 2):
+        content = content_of(honest)
+        content["suite"]["grids"][0]["seeds"] = [seed]
+        content["cells"] = [cell for cell in content["cells"] if cell["coordinates"]["seed"] in (seed, None)]
+        files.append(write_content(content, tmp_path / f"{seed}.json"))
+    tiers.verification_file(files[0]).write_text(verification(submission=tiers.file_digest(files[0])))
+    records = merge.load(files).records
+    assert ("teachers", "defense", "strong") in records.unverified
+    assert records.untrusted == frozenset()
+    assert records.tiers["teachers", "defense", "strong"] == "spot-checked; self-reported"
+
+
+def test_submissions_that_are_too_large_together_are_not_merged(honest, tmp_path, monkeypatch, capsys):
+    """The one has many values without a seed, the other many seeds."""
+    seeds = content_of(honest)
+    seeds["suite"]["grids"][0]["seeds"] = list(range(1, 101))
+    seeds["cells"] = [find(seeds, measured_by="sharpness", seed=1)]
+    other = write_content(seeds, tmp_path / "other.json")
+    monkeypatch.setattr(schema, "MOST_VALUES", 500)
+    assert merge.load([honest, other]).files == [honest]
+    assert "its values without a seed stand for" in capsys.readouterr().err
+
+
+def test_formats_are_not_mixed(content, tmp_path, capsys):
     content["suite"] |= {"name": "tiny"}
     newer = write_content(content, tmp_path / "newer.json")
-    with pytest.raises(UsageError, match="have different formats, whose keys cannot be compared"):
-        merge.load([OLD, newer])
+    assert merge.load([OLD, newer]).files == [OLD]
+    assert "have different formats, whose keys cannot be compared" in capsys.readouterr().err
     assert merge.load([OLD]).records.older
     assert not merge.load([newer]).records.older
 
@@ -299,13 +360,34 @@ def test_records_say_how_far_they_were_checked(honest, tmp_path):
     found = tiers.Verification.model_validate_json(verification(interval=3, of_suite=(25, 60)))
     assert found.summary == ("spot-checked, 5 of 25 cells rerun on 2026-11-25, 3 of 203 values only within the spread "
                              "over seeds, 25 of the suite's 60 cells")  # fmt: skip
+    found = tiers.Verification.model_validate_json(verification(ineligible=12))
+    assert found.summary == ("spot-checked, 5 of 25 cells rerun on 2026-11-25, 12 of 25 cells could not be rerun "
+                             "(plugins or weights missing)")  # fmt: skip
     reproduced = {"tier": "reproduced", "rerun": 25}
     assert tiers.Verification.model_validate_json(verification(**reproduced)).tier == "reproduced"
     for claim in (
-        {"tier": "reproduced"}, {"rerun": 0}, {"rerun": 25}, {"rerun": 26}, {**reproduced, "of_suite": None}
+        {"tier": "reproduced"}, {"rerun": 0}, {"rerun": 25}, {"rerun": 26}, {**reproduced, "of_suite": None},
+        {**reproduced, "of_suite": (25, 60)}
     ):  # fmt: skip
         with pytest.raises(ValidationError, match="does not follow from"):
             tiers.Verification.model_validate_json(verification(**claim))
-    beside.write_text(json.dumps({"tier": "gold"}))
-    with pytest.raises(UsageError, match="is not a verification"):
-        tiers.tier(path)
+    for damaged in (json.dumps({"tier": "gold"}), "{", "[" * 10**5, " " * 2**21):
+        beside.write_text(damaged)
+        with pytest.raises(UsageError, match="is not a verification"):
+            tiers.tier(path)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"tier": "schema-valid", "cells": -1, "rerun": -1},
+        {"seed": -1},
+        {"exact": -1},
+        {"of_suite": (-1, -1)},
+        {"date": "9999-99-99"},
+        {"date": "2999-01-01"},
+    ],
+)
+def test_a_verification_claims_what_can_be(claim):
+    with pytest.raises(ValidationError):
+        verification(**claim)

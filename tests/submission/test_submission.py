@@ -20,7 +20,7 @@ from harness.metric import read_values
 from harness.plan import make
 from harness.store import Store
 from harness.submission import pack, read_write
-from harness.submission.schema import FORMAT, InvalidSubmission
+from harness.submission.schema import FORMAT, InvalidSubmission, Method
 from harness.suite_reader import load
 from tests.submission.forge import (
     ATTACK,
@@ -404,6 +404,21 @@ def test_a_runs_pictures_come_along(content, tmp_path):
     with pytest.raises(UsageError, match="has a different picture"):
         pack.submit(run_folder, tmp_path / "to" / "other.json.gz")
     assert not (tmp_path / "to" / "other.json.gz").exists()
+    with pytest.raises(UsageError, match=r"sub\.json\.gz has other content: --force replaces it"):
+        pack.submit(run_folder, path)
+    pack.submit(run_folder, path, force=True)
+    assert read_write.read(path) == submission
+
+
+def test_a_submission_of_other_content_is_replaced_only_by_force(honest, tmp_path):
+    path, submission = pack.submit(honest.parent / "run", tmp_path / "sub.json.gz")
+    assert pack.submit(honest.parent / "run", path) == (path, submission)
+    method = Method(title="Scaling")
+    with pytest.raises(UsageError, match="--force replaces it, --out FILE writes elsewhere"):
+        pack.submit(honest.parent / "run", path, method)
+    assert read_write.read(path) == submission
+    pack.submit(honest.parent / "run", path, method, force=True)
+    assert read_write.read(path).method == method
 
 
 PICTURES = '''

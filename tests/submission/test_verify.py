@@ -25,6 +25,7 @@ from harness.submission.anonymise import placed, portable
 from harness.submission.local_suite import localise
 from harness.submission.schema import InvalidSubmission
 from harness.suite_reader import load
+from tests.helpers import immunebench
 from tests.submission.forge import (
     ATTACK,
     BAD,
@@ -145,8 +146,9 @@ def test_a_forged_value_is_found_by_running_its_cell_again(forged):
 @pytest.mark.slow
 @pytest.mark.parametrize("versions", ["the same", "others"])
 def test_a_value_forged_among_many_seeds_is_found(tmp_path, versions):
-    """Under other versions their spread lets a redrawn value pass, not one that is ten times as good; under the same
-    ones no value may differ."""
+    """Under the same versions no value may differ. A file that says that it is of others gains nothing by it while most
+    of its values agree exactly; where they do not, the spread lets a redrawn value pass, not one that is ten times as
+    good."""
     path = submitted(suite_file(tmp_path, seeds=4), tmp_path, defenses=["none", "shrinking"])
     content = content_of(path)
     if versions == "others":
@@ -156,8 +158,14 @@ def test_a_value_forged_among_many_seeds_is_found(tmp_path, versions):
     bad["values"][0] += 0.9 * np.std(values)
     reseal(content, bad)
     report = check(write_content(content, path))
-    assert bool(report.problems) == (versions == "the same")
+    problem = {"the same": "values do not agree", "others": "1 values agree only within the spread over seeds, though"}
+    assert problem[versions] in report.problems[0]
     assert any(("torch: 1.0 there" in line) == (versions == "others") for line in report.lines if "versions" in line)
+    for cell in content["cells"]:
+        if cell["coordinates"]["measured_by"] == "sharpness":
+            cell["values"][0] *= 1 + 1e-5
+            reseal(content, cell)
+    assert bool(check(write_content(content, path)).problems) == (versions == "the same")
     better(content, 10)
     write_content(content, path)
     assert any("values do not agree, e.g. sharpness" in problem for problem in check(path).problems)
@@ -297,6 +305,15 @@ def test_labels_are_the_submissions_own(forged):
     assert check(forged(renamed), 0).verification is not None
 
 
+def test_no_job_of_a_submission_runs_without_end(honest, monkeypatch):
+    limits = []
+    run = verify.scheduler.run
+    monkeypatch.setattr(verify.scheduler, "run", lambda *args, **options: limits.append(options) or run(*args))
+    check(honest, 1)
+    check(honest, 1, timeout=60.0)
+    assert [options["timeout"] for options in limits] == [verify.TIME_LIMIT, 60.0]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -370,6 +387,7 @@ def test_a_part_of_an_installed_suite_is_one(tmp_path, install):
     install()
     report = check(path, 0, plugins=())  # the installed suite brings its plugin file
     assert report.problems == []
+    assert check(path, plugins=()).verification.tier == "spot-checked"  # all of its cells are not all of the suite's
     assert "it has 8 of the suite's 30 cells, and 0 others" in report.lines
     assert report.verification.summary == "schema-valid, 8 of the suite's 30 cells"
 
@@ -701,7 +719,12 @@ def test_a_checkpoint_is_verified_with_its_weights_and_planned_without(of_checkp
     assert without.problems == []
     assert f"skipped: the weights of 'mine' (SHA-256 {digest}) are needed: --checkpoint mine=DIR" in without.lines
     assert [row[1:] for row in without.verification.unchecked] == [("defense", "mine")]
-    assert without.verification.rerun < with_weights.verification.rerun
+    ineligible = without.verification.cells - without.verification.rerun
+    assert ineligible > 0
+    done = immunebench("verify", path, "--cells", 0)
+    assert (
+        f"verdict: schema-valid, {ineligible} of {without.verification.cells} cells could not be rerun (" in done.stdout
+    )
 
 
 def test_a_checkpoint_is_not_verified_with_other_weights(of_checkpoint):

@@ -3,11 +3,15 @@
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
+const PAPER = 640; // width of a chart on paper, in pixels
+let folded = null; // while printing, the parts that were closed before
+
 function draw(figure) {
   const { data, layout } = JSON.parse(figure.querySelector("script").textContent);
-  const template = THEMES[dark.matches ? "dark" : "light"];
+  const template = THEMES[dark.matches && !folded ? "dark" : "light"];
+  const width = folded ? PAPER : undefined;
   const options = { responsive: true, displayModeBar: false };
-  Plotly.react(figure.querySelector(".plot"), data, { ...layout, template }, options);
+  Plotly.react(figure.querySelector(".plot"), data, { ...layout, template, width }, options);
   figure.dataset.drawn = "";
 }
 
@@ -19,10 +23,20 @@ const seen = new IntersectionObserver((entries) => {
 }, { rootMargin: "400px" });
 
 document.querySelectorAll("figure.chart").forEach((figure) => seen.observe(figure));
-addEventListener("beforeprint", () => {
-  document.querySelectorAll("figure.chart:not([data-drawn])").forEach((figure) => figure.checkVisibility() && draw(figure));
-});
 dark.addEventListener("change", () => document.querySelectorAll("figure[data-drawn]").forEach(draw));
+addEventListener("beforeprint", () => {
+  folded = document.querySelectorAll("details:not([open])");
+  folded.forEach((part) => { part.open = true; });
+  document.querySelectorAll("figure.chart").forEach(draw);
+});
+addEventListener("afterprint", () => {
+  folded.forEach((part) => { part.open = false; });
+  folded = null;
+  for (const figure of document.querySelectorAll("figure.chart")) { // as wide as the page when they come into view
+    delete figure.dataset.drawn;
+    seen.observe(figure);
+  }
+});
 
 const MANY = 15; // rows from which a table can be searched
 
