@@ -88,8 +88,8 @@ class Result:
         """A matplotlib figure: each defense's cost to break as a multiple of the undefended model's, with its interval.
 
         grid: a grid's name; None: the first with such costs. width: in inches, with texts of 8 points, as a paper needs
-        it: `result.plot(width=3.3).savefig("costs.pdf")`; None: as wide as the panels. Raises `UsageError` if there is
-        no such grid, or if no cost to break is known.
+        it: `result.plot(width=3.3).savefig("costs.pdf")`; None: 7 inches. Raises `UsageError` if there is no such grid,
+        or if no cost to break is known.
         """
         names = [one.grid.name for one in self.made.grids]
         if grid is not None and grid not in names:
