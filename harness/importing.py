@@ -191,8 +191,8 @@ def restore_definitions(before: Mapping[tuple[Any, str], Any]) -> list[str]:
     replaced = []
     for (owner, name), value in before.items():
         held = vars(owner).get(name, before)
-        imported = isinstance(owner, ModuleType) and held is sys.modules.get(f"{owner.__name__}.{name}")
-        if held is not value and not imported:
+        submodule = isinstance(held, ModuleType) and held is sys.modules.get(f"{owner.__name__}.{name}")
+        if held is not value and not submodule:
             setattr(owner, name, value)
             place = f"{owner.__module__}.{owner.__name__}" if isinstance(owner, type) else owner.__name__
             replaced.append(f"{place}.{name}")
