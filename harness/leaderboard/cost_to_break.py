@@ -13,7 +13,7 @@ the Kaplan–Meier estimate of the survival function is the share of cells that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -26,10 +26,10 @@ from harness.leaderboard.scores import (
     CELL,
     Scale,
     Scores,
+    by_cell,
     every_cell,
     failures,
     first_coordinates,
-    for_every_seed,
     forfeited,
     quantity_of,
     selected,
@@ -167,9 +167,10 @@ def _costs(records: Records, grid: Grid, frame: pd.DataFrame, name: str, model: 
     suite = records.suite
     exact = curves["seed"].isna().groupby(curves["defense"]).all()
     seeds = grid.seeds if curves["seed"].notna().any() else grid.seeds[:1]
-    values = _wide(curves, seeds)
+    values = by_cell(curves, "value", seeds, [*CELL, "step"]).astype(float)
     values = values.where(np.isfinite(values))
-    spent = _wide(spent, seeds).reindex(index=values.index, columns=values.columns)  # at step 0 no cost is recorded
+    spent = by_cell(spent, "value", seeds, [*CELL, "step"]).astype(float)
+    spent = spent.reindex(index=values.index, columns=values.columns)  # at step 0 no cost is recorded
     progress = outcome.origin - values if outcome.better == "higher" else values - outcome.origin
     best = progress if outcome.chosen else progress.T.cummax().T  # an attacker keeps the best of its measured steps
     reach = best.ffill(axis=1).iloc[:, -1].unstack("attacker").reindex(columns=model.attackers)
@@ -214,12 +215,6 @@ def _spent(frame: pd.DataFrame, curves: pd.DataFrame, model: ThreatModel) -> tup
     return curves.assign(value=curves["step"].astype(float)), "steps"
 
 
-def _wide(rows: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
-    """Values by cell and attacker, a column for each step; a value without a seed stands for each of the seeds."""
-    rows = for_every_seed(rows, seeds).astype({"seed": int, "step": int, "value": float})
-    return rows.groupby([*CELL, "step"])["value"].first().unstack("step")
-
-
 def _weak(base: pd.DataFrame, outcome: Outcome) -> list[str]:
     """The attackers that are not shown to break the undefended model, on the mean over cells. base: what they reach
     there, from the start."""
@@ -240,8 +235,10 @@ def _crossings(
     """
     steps = best.columns.to_numpy(int)
     found = np.empty((len(best), 2))
-    cells = pd.MultiIndex.from_arrays([best.index.get_level_values(name) for name in ("task", "seed")])
-    of_attack = targets.reindex(cells).to_numpy(float)
+    assert isinstance(best.index, pd.MultiIndex)
+    _, tasks, seeds, _ = best.index.levels
+    _, task, seed, _ = best.index.codes
+    of_attack = targets.unstack("seed").reindex(index=tasks, columns=seeds).to_numpy(float)[task, seed]
     lines = zip(best.to_numpy(float), spent.to_numpy(float), of_attack, strict=True)
     for i, (line, cost, target) in enumerate(lines):
         cost = np.where(steps == 0, 0.0, cost)

@@ -109,7 +109,7 @@ def raise_flags(
     """The flags of one grid. cells, compared: its ranking values and their comparisons, None where nothing ranks.
     found: the protection against each threat model, whose comparisons count instead of those of the ranking values
     where there are any. published: the published values beside ours (see `reproduction.compare`)."""
-    frame = records.frame[records.frame["grid"] == grid.name]
+    frame = records.of(grid)
     raised = [*_of_the_run(records, grid), *_of_seeds(frame), *_of_tuning(records, frame), *_of_failures(frame, cells)]
     raised += [*_of_metrics(frame), *_of_retention(records, grid), *_of_published(published)]
     if cells is not None and compared is not None:
@@ -180,7 +180,7 @@ def _of_tuning(records: Records, frame: pd.DataFrame) -> Iterator[Raised]:
 
 def _of_failures(frame: pd.DataFrame, cells: Cells | None) -> Iterator[Raised]:
     """Failed cells; those of the ranking value are counted by attacker, see `_of_missing_scores`."""
-    ranked = cells.rows["key"] if cells is not None else pd.Series(dtype="string")
+    ranked = cells.keys if cells is not None else pd.Series(dtype="string")
     for defense, rows in frame.groupby("defense", sort=False):
         failed = rows.loc[(rows["status"] != "ok") & ~rows["key"].isin(ranked), "key"].nunique()
         if failed:

@@ -119,6 +119,11 @@ class Cells:
         return self.frame.loc[self.places]
 
     @property
+    def keys(self) -> pd.Series:
+        """Their keys."""
+        return self.frame["key"].loc[self.places]
+
+    @property
     def log(self) -> bool:
         """Whether scores are logarithms."""
         return self.quantity.scale == "log"
@@ -340,8 +345,20 @@ def _scores(rows: pd.DataFrame, whole: pd.MultiIndex, grid: Grid, ranking: Ranki
     values = values.where(np.isfinite(values))
     scaled = logarithms(values) if quantity.scale == "log" else values
     rows = rows[CELL].assign(score=scaled if ranking.better == "higher" else -scaled)
-    wide = for_every_seed(rows, whole.unique("seed")).groupby(CELL)["score"].first().unstack()
+    wide = by_cell(rows, "score", whole.unique("seed"), CELL)
     return wide.reindex(index=whole, columns=list(grid.attackers) or [RELEASED]).astype(float)
+
+
+def by_cell(rows: pd.DataFrame, value: str, seeds: Iterable[int], names: Sequence[str]) -> pd.DataFrame:
+    """The values in the column `value` by the columns `names`, the first of which is the defense; a column for each
+    value of the last one. A value without a seed stands for each of the seeds."""
+
+    def part(rows: pd.DataFrame) -> pd.DataFrame:
+        return for_every_seed(rows, seeds).groupby(list(names))[value].first().unstack()
+
+    sizes = rows["defense"].value_counts(sort=False).to_dict()
+    parts = [part(rows[rows["defense"].isin(batch)]) for batch in batches(sizes)]
+    return parts[0] if len(parts) == 1 else pd.concat(parts).sort_index().sort_index(axis=1)
 
 
 def for_every_seed(rows: pd.DataFrame, seeds: Iterable[int]) -> pd.DataFrame:

@@ -168,21 +168,35 @@ def task_variance(by_task: pd.DataFrame, members: Mapping[str, Sequence[str]]) -
     for rows in present.groupby(present, sort=False).groups.values():
         measured = by_task.loc[rows].dropna(axis=1)
         within = _clusters([members.get(str(task)) or [str(task)] for task in measured])
-        rest = ~within
         n = len(within)
-        if n < 2 or not rest.any(axis=1).all():  # one cluster, or one that is in every task
+        if n < 2 or max(map(len, within)) == len(measured.columns):  # one cluster, or one that is in every task
             continue
         values = measured.to_numpy(float)
-        without = values @ rest.T / rest.sum(axis=1)
+        without = _without(values, within)
         variance[rows] = (n - 1) / n * ((without - values.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
         clusters[rows] = n
     return variance, clusters
 
 
-def _clusters(members: Sequence[Sequence[str]]) -> Bools:
-    """(clusters, tasks): which tasks each member is in; members in the same tasks are one cluster."""
-    names = sorted({name for task in members for name in task})
-    return np.unique(np.array([[name in task for task in members] for name in names], bool), axis=0)
+def _clusters(members: Sequence[Sequence[str]]) -> list[tuple[int, ...]]:
+    """The places of the tasks that each member is in; members in the same tasks are one cluster."""
+    tasks: dict[str, list[int]] = {}
+    for place, names in enumerate(members):
+        for name in dict.fromkeys(names):
+            tasks.setdefault(name, []).append(place)
+    return list(dict.fromkeys(map(tuple, tasks.values())))
+
+
+def _without(values: Floats, clusters: Sequence[Sequence[int]]) -> Floats:
+    """(rows, clusters): the means of the rows of `values` over the tasks that are not in each cluster."""
+    means, size = [], max(1, AT_ONCE // values.shape[1])
+    for start in range(0, len(clusters), size):
+        part = clusters[start : start + size]
+        rest = np.ones((len(part), values.shape[1]), bool)
+        for row, tasks in zip(rest, part, strict=True):
+            row[list(tasks)] = False
+        means.append(values @ rest.T / rest.sum(axis=1))
+    return np.hstack(means)
 
 
 def holm(p: Sequence[float] | Floats) -> Floats:

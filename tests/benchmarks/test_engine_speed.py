@@ -1,18 +1,14 @@
 """The cost of the engine over a bare loop of the same jobs; `make bench`. No time is asserted."""
 
-import re
 import time
 import tracemalloc
 from concurrent.futures import ProcessPoolExecutor
-from itertools import product
 from multiprocessing import get_context
-from pathlib import Path
 
 import pytest
 
 from harness.execution import scheduler
 from harness.execution.executors import Serial
-from harness.leaderboard import boards
 from harness.metric import write_values
 from harness.plan import Cell, Plan, make
 from harness.records import frame
@@ -21,8 +17,8 @@ from harness.stage import Folders, Stage, unique
 from harness.store import Store
 from harness.submission import pack
 from harness.suite_reader import load
+from tests.benchmarks.many_records import board_of
 from tests.helpers import EXAMPLES
-from tests.leaderboard.builders import asr, build
 
 JOBS, SECONDS = 10, 1.0
 VALUES = [{"metric": "seconds", "value": 1.0}]
@@ -119,25 +115,12 @@ def test_plan_and_pack(benchmark, tmp_path, seeds):
     assert len(benchmark(plan_and_pack).cells) == 12 + 4 * seeds
 
 
-def board_of(count):
-    """Make the board of `count` records; returns its seconds, and the process's peak memory in MiB."""
-    numbers = product(("none", "ascent", "c", "d", "e"), "ab", range(count // 50), (1, 2, 3, 4, 5))
-    records = build(asr(*at, str(task), seed, (task * seed % 97) / 97) for *at, task, seed in numbers)
-    assert len(records.frame) == pytest.approx(count, rel=0.01)
-    start = time.perf_counter()
-    assert len(boards.make(records).long) > 0
-    seconds = time.perf_counter() - start
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return seconds, int(peak[1]) / 1024
-
-
 @pytest.mark.parametrize("count", [100_000, pytest.param(3_000_000, marks=pytest.mark.slow)])
 @pytest.mark.benchmark(group="records made, and a board of them")
 def test_many_records(benchmark, count):
     """In a process of its own, so that its peak memory is that of the records and their board."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        seconds, peak = benchmark.pedantic(lambda: pool.submit(board_of, count).result(), rounds=1)
-    benchmark.extra_info |= {"board_seconds": seconds, "peak_mib": peak}
+        benchmark.extra_info |= benchmark.pedantic(lambda: pool.submit(board_of, count).result(), rounds=1)
 
 
 @pytest.mark.parametrize("what", ["plan", "records"])

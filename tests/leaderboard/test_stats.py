@@ -356,3 +356,12 @@ def test_two_rows_share_a_letter_unless_they_are_separated(seed, n, share):
     for i, j in itertools.combinations(range(n), 2):
         assert bool(set(letters[i]) & set(letters[j])) == (not better[i, j])
     assert all(letters)
+
+
+def test_tasks_are_left_out_one_at_a_time_however_many(monkeypatch):
+    """The jackknife's variance of a mean is s²/n; two tasks at a time are left out at once here."""
+    monkeypatch.setattr("harness.leaderboard.stats.AT_ONCE", 70)
+    by_task = pd.DataFrame(np.random.default_rng(1).normal(size=(3, 31)))
+    variance, clusters = task_variance(by_task, {})
+    assert variance.tolist() == pytest.approx((by_task.var(axis=1) / 31).tolist())
+    assert clusters.tolist() == [31] * 3
