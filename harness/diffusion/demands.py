@@ -11,21 +11,22 @@ from typing import Any, NamedTuple
 import torch
 
 from harness.demands import Demand
-from harness.diffusion.abstract import CONCEPTS, AbstractModel
+from harness.diffusion.abstract import CONCEPTS, AbstractModel, Counter
+from harness.diffusion.model import Batch, TextToImage
 from harness.diffusion.pipeline_stage import PipelineStage, SamplingStage
 from harness.diffusion.stages import Attack, Immunize, ReadCheckpoint, TrainingStage
+from harness.diffusion.undefended import Captions, DrawPictures
 from harness.plugin import PluginSpec
 from harness.stage import Stage
 
-ROWS = 16
-"""Pictures that are drawn at once."""
-
 
 class Training(NamedTuple):
-    """What a plugin needs. peak: bytes. first, further: floating-point operations until the first step and of each
+    """What a plugin needs. peak: bytes in training. drawing: bytes when pictures are drawn between an attacker's steps,
+    beside what it keeps; 0 for a defense. first, further: floating-point operations until the first step and of each
     further one. changed: bytes of the U-Net's weights that it trains. steps: their number, where the plugin says it."""
 
     peak: int
+    drawing: int
     first: int
     further: int
     changed: int
@@ -33,10 +34,11 @@ class Training(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """What sampling needs. peak: bytes, of `ROWS` pictures at once. step, decode: floating-point operations of a guided
-    denoising step and of the autoencoder, for a picture. size: bytes of a picture."""
+    """What sampling needs. peak: bytes. weights: bytes of the base model. step, decode: floating-point operations of a
+    guided denoising step and of the autoencoder, for a picture. size: bytes of a picture."""
 
     peak: int
+    weights: int
     step: float
     decode: float
     size: int
@@ -59,7 +61,9 @@ def demands(jobs: Iterable[Stage]) -> Iterator[Demand]:
         flops, peak, kept, transient = 0.0, 0, pictures * drawn.size, 0
         if isinstance(job, SamplingStage):
             steps = pictures * job.sampling.steps
-            flops, peak = steps * drawn.step + pictures * drawn.decode, drawn.peak if pictures else 0
+            flops = steps * drawn.step + pictures * drawn.decode
+            beside = 0 if isinstance(job, DrawPictures | Captions) else drawn.weights  # a copy of the base model draws
+            peak = drawn.peak + beside if pictures else 0
         if isinstance(job, Immunize | Attack) and not isinstance(job, ReadCheckpoint) and job.plugin:
             try:
                 trained = training(job.plugin, base, precision, saving, concepts)
@@ -69,7 +73,7 @@ def demands(jobs: Iterable[Stage]) -> Iterator[Demand]:
                 continue
             steps = job.steps if isinstance(job, Attack) else trained.steps or 1
             flops += len(same) * (trained.first + (steps - 1) * trained.further)
-            peak = max(peak, trained.peak)
+            peak = max(trained.peak, trained.drawing)
             if isinstance(job, Immunize):
                 transient = len(same) * trained.changed
         yield Demand(what, len(same), precision, flops, peak, kept, transient)
@@ -79,30 +83,46 @@ def training(plugin: PluginSpec, base: str, precision: str, saving: bool, concep
     """Count what a defense or attacker needs. saving: whether checkpointing is on. concepts: number of the targets."""
     abstract, built = AbstractModel(base, precision, saving), plugin.build()
     data = abstract.targets(concepts) if plugin.kind == "defense" else abstract.concept()
-    flops, trained = [], 0
+    flops, trained, drawn = [], 0, 0
     with abstract.counting() as counter:
-        for _ in islice(built.generator(abstract.model, data), 2):
+        generator = built.generator(abstract.model, data)
+        for _ in islice(generator, 2):
             flops.append(counter.flops)
             weights = [weight.nbytes for weight in abstract.model.unet.parameters() if weight.requires_grad]
             trained = max(trained, sum(weights))
+        peak = counter.peak
+        if plugin.kind == "attacker":
+            abstract.model.unet.zero_grad()  # see `TextToImage.sample`
+            counter.peak = counter.bytes
+            _draw(abstract.model, counter)
+            drawn = counter.peak
     first, last = (flops[0], flops[-1]) if flops else (0, 0)
-    peak = abstract.outside + counter.peak + (0 if saving else abstract.bytes)  # the base model stays in memory
-    return Training(peak, first, last - first, trained, getattr(built, "steps", None))
+    others = abstract.outside + (0 if saving else abstract.bytes)  # the base model stays in memory
+    drawn += others if drawn else 0
+    return Training(others + peak, drawn, first, last - first, trained, getattr(built, "steps", None))
 
 
 def drawing(base: str, precision: str) -> Drawing:
     """Count what drawing pictures needs."""
     abstract = AbstractModel(base, precision)
-    model, config = abstract.model, abstract.model.unet.config
-    latents = torch.zeros(ROWS, config.in_channels, config.sample_size, config.sample_size, dtype=model.dtype)
-    with abstract.counting() as counter, torch.no_grad():
-        text = model.text([""] * 2 * ROWS).to(model.dtype)
-        model.unet(latents.repeat(2, 1, 1, 1), torch.zeros(2 * ROWS), text)
-        step = counter.flops
-        for _ in model._decoded(latents):
-            pass
+    with abstract.counting() as counter:
+        step, decode = _draw(abstract.model, counter)
     peak = abstract.outside + counter.peak
-    return Drawing(peak, step / ROWS, (counter.flops - step) / ROWS, 3 * abstract.side**2)
+    return Drawing(peak, abstract.bytes, step, decode, 3 * abstract.side**2)
+
+
+@torch.no_grad()
+def _draw(model: TextToImage, counter: Counter) -> tuple[float, float]:
+    """Take a guided denoising step of as many pictures as are drawn at once, and decode them; returns the
+    floating-point operations of each for a picture."""
+    config, rows, start = model.unet.config, model.drawn_at_once, counter.flops
+    latents = torch.zeros(2 * rows, config.in_channels, config.sample_size, config.sample_size)
+    times = torch.zeros(2 * rows, dtype=torch.int64)
+    model.predictions(Batch(latents, [""] * 2 * rows, latents, times))
+    step = counter.flops - start
+    for _ in model._decoded(latents[:rows]):
+        pass
+    return step / rows, (counter.flops - start - step) / rows
 
 
 def _shape(plugin: PluginSpec | None) -> str:

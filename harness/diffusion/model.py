@@ -255,6 +255,12 @@ class TextToImage:
         """The mean denoising loss of `batch`, a scalar; see `denoising_losses` for `weights`."""
         return self.denoising_losses(batch, weights).mean()
 
+    @property
+    def drawn_at_once(self) -> int:
+        """Number of images that are drawn at once: 16, or fewer where they are large."""
+        side = self.unet.config.sample_size * self.pipeline.vae_scale_factor
+        return min(16, 2 * _rows_at_once(side, side))
+
     @torch.no_grad()
     def sample(
         self,
@@ -265,20 +271,24 @@ class TextToImage:
         steps: int,
         guidance: float,
         negative: str = "",
-        rows: int = 16,
+        rows: int | None = None,
     ) -> tuple[Images, npt.NDArray[np.bool_]]:
         """Draw one image for each prompt.
 
         prompts: n texts. seeds: n seeds of the images' noise, so an image does not depend on the others. sampler: ddim
         (Song et al., 2021) or dpm (DPM-Solver++; Lu et al., 2022). steps: denoising steps. guidance: weight of
-        classifier-free guidance. negative: prompt in place of the empty one of guidance. rows: images of a batch.
-        Returns images (n, height, width, 3), and whether each of them is finite, (n,) bool.
+        classifier-free guidance. negative: prompt in place of the empty one of guidance. rows: images of a batch; None:
+        `drawn_at_once`. Returns images (n, height, width, 3), and whether each of them is finite, (n,) bool. Within the
+        call the gradients of the U-Net's weights, which an attacker may still have, are in the host's memory.
         """
+        rows = rows or self.drawn_at_once
         kinds = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
         trained_with = self.pipeline.scheduler
         self.pipeline.scheduler = kinds[sampler].from_config(trained_with.config)
         self.pipeline.set_progress_bar_config(disable=True)
         images, finite = [], []
+        gradients = [(weight, weight.grad.cpu()) for weight in self.unet.parameters() if weight.grad is not None]
+        self.unet.zero_grad()
         try:
             for start in range(0, len(prompts), rows):
                 part = list(prompts[start : start + rows])
@@ -297,6 +307,8 @@ class TextToImage:
                     images.append(as_images(pixels.nan_to_num(-1)))
         finally:
             self.pipeline.scheduler = trained_with
+            for weight, gradient in gradients:
+                weight.grad = gradient.to(weight.device)
         return np.concatenate(images), np.concatenate(finite)
 
     def changed(self, base: Mapping[str, torch.Tensor], part: str = "unet") -> dict[str, torch.Tensor]:

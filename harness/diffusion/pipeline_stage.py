@@ -41,10 +41,7 @@ class PipelineStage(Stage, track="diffusion"):
 
     def load(self, *artifacts: Path) -> TextToImage:
         """A copy of the base model that may be changed, with the weights in the folders `artifacts`."""
-        model = self.untouched().copy()
-        for folder in artifacts:
-            apply_weights(model, folder)
-        return model
+        return apply_weights(self.untouched().copy(), *artifacts)
 
     def save_weights(self, model: TextToImage, out: Path) -> None:
         """Save the U-Net weights of `model` that differ from the base model's into the artifact folder `out`."""
@@ -61,14 +58,16 @@ def forget_base() -> None:
     _read_base.cache_clear()
 
 
-def apply_weights(model: TextToImage, folder: Path) -> None:
-    """Copy the weights in the artifact folder `folder` into the U-Net of `model`, in place; if it has any of a text
-    encoder, these too."""
-    for part, module in {"unet": model.unet, **model.text_encoders}.items():
-        state, path = dict(module.named_parameters()), folder / f"{part}.safetensors"
-        with torch.no_grad():
-            for name, value in load_tensors(path).items() if path.is_file() else ():
-                state[name].copy_(value)
+def apply_weights(model: TextToImage, *artifacts: Path) -> TextToImage:
+    """Copy the weights in the folders `artifacts` into the U-Net of `model`, in place; if a folder has any of a text
+    encoder, these too. Returns `model`."""
+    for folder in artifacts:
+        for part, module in {"unet": model.unet, **model.text_encoders}.items():
+            state, path = dict(module.named_parameters()), folder / f"{part}.safetensors"
+            with torch.no_grad():
+                for name, value in load_tensors(path).items() if path.is_file() else ():
+                    state[name].copy_(value)
+    return model
 
 
 class SamplingStage(PipelineStage):

@@ -23,7 +23,7 @@ from harness.diffusion import encoders, weights
 from harness.diffusion.concepts import Concept
 from harness.diffusion.data import ConceptData, Targets
 from harness.diffusion.model import Images, TextToImage, changed, unet_weights
-from harness.diffusion.pipeline_stage import WEIGHTS, SamplingStage, forget_base, save_images
+from harness.diffusion.pipeline_stage import WEIGHTS, SamplingStage, apply_weights, forget_base, save_images
 from harness.diffusion.undefended import Captions, ClassPictures, Erase, Pictures
 from harness.diffusion.views import IMAGES
 from harness.execution.released import immunize
@@ -50,12 +50,14 @@ class TrainingStage(SamplingStage):
         return {name: value for name, value in super().identity.items() if name not in left_out}
 
     def load(self, *artifacts: Path) -> TextToImage:
-        """A copy of the base model that may be changed, with the U-Net weights in the folders `artifacts`."""
-        model = super().load(*artifacts)
-        if self.checkpointing:
-            forget_base()  # it would stay in memory while the plugin trains
-            model.checkpoint()
-        return model
+        """A model that may be changed, with the base model's weights but for those in the folders `artifacts`. With
+        checkpointing it is the base model itself, which the next job reads again: a copy would need as much memory."""
+        if not self.checkpointing:
+            return super().load(*artifacts)
+        model = TextToImage(self.untouched().pipeline)
+        forget_base()
+        model.checkpoint()
+        return apply_weights(model, *artifacts)
 
     def concept_data(
         self, model: TextToImage, concept: Concept, images: Images, seed: int, folders: Folders

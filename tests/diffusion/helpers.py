@@ -70,6 +70,19 @@ def pipeline(prediction: str = "epsilon", channels: int = 4) -> StableDiffusionP
     )  # fmt: skip
 
 
+def second_pipeline() -> StableDiffusionPipeline:
+    """Untrained weights in Stable Diffusion 2's layout: it predicts the velocity, projects linearly around attention,
+    and has another number of heads in each block and another activation in the text encoder."""
+    plain = pipeline("v_prediction")
+    changes = {"use_linear_projection": True, "attention_head_dim": (2, 4)}
+    settings = {name: value for name, value in plain.unet.config.items() if not name.startswith("_")}
+    text = CLIPTextConfig(**plain.text_encoder.config.to_dict() | {"hidden_act": "gelu"})
+    return StableDiffusionPipeline(
+        **plain.components | {"unet": UNet2DConditionModel(**settings | changes), "text_encoder": CLIPTextModel(text)},
+        requires_safety_checker=False,
+    )
+
+
 def xl_pipeline() -> StableDiffusionXLPipeline:
     """Untrained weights in Stable Diffusion XL's layout, with its zeros for the empty prompt and its scheduler."""
     plain = pipeline()

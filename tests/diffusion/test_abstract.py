@@ -7,12 +7,16 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from harness import configured
+from harness import configured, plan
 from harness.demands import DEVICES, Demand, lines
 from harness.diffusion import TextToImage
 from harness.diffusion.abstract import AbstractModel, Counter
-from harness.diffusion.demands import training
+from harness.diffusion.demands import demands, drawing, training
+from harness.diffusion.stages import Attack
+from tests.diffusion.helpers import load_suite, xl_pipeline
 from tests.diffusion.reference import targets
+from tests.diffusion.whole_suite import write_suite
+from tests.helpers import immunebench
 
 
 def _risen(work) -> int:
@@ -64,6 +68,43 @@ def test_saving_needs_less_memory_and_more_arithmetic(base: Path) -> None:
     assert saving.peak < plain.peak
     assert saving.further > plain.further
     assert plain.steps == 7
+
+
+def test_an_attacks_pictures_are_drawn_beside_what_it_keeps(base: Path) -> None:
+    """That is its weights and both moments of Adam, without the gradients."""
+    spec, unet = configured("attacker", "dreambooth", {"batch_size": 1}), AbstractModel(str(base)).model.unet
+    trained, alone = training(spec, str(base), "fp32", True, 1), drawing(str(base), "fp32")
+    moments = 2 * sum(weight.nbytes for weight in unet.parameters())
+    assert trained.drawing == pytest.approx(alone.peak + moments, rel=0.02)
+
+
+@pytest.mark.slow
+def test_a_plan_counts_what_its_jobs_need(base: Path, tmp_path: Path) -> None:
+    suite = write_suite(tmp_path, base)
+    chosen = {"defenses": ["none", "ascent"], "attackers": ["lora"]}
+    jobs = plan.make(load_suite(suite, **chosen)).jobs.values()
+    counted = {demand.what: demand for demand in demands(jobs)}
+    assert {"erase", "captions", "draw_pictures", "draw", "immunize ascent", "attack lora"} <= set(counted)
+    attacks = [job for job in jobs if type(job) is Attack]
+    lora, picture = training(attacks[0].plugin, str(base), "fp32", True, 1), drawing(str(base), "fp32")
+    each = lora.first + lora.further + 2 * (2 * picture.step + picture.decode)  # two steps, two pictures of two steps
+    demand = counted["attack lora"]
+    assert (demand.jobs, demand.kept) == (len(attacks), len(attacks) * 2 * 3 * 16 * 16)
+    assert demand.flops == pytest.approx(len(attacks) * each)
+    assert demand.peak == max(lora.peak, lora.drawing)
+    assert counted["immunize ascent"].transient > 0 == counted["immunize none"].transient
+    assert counted["draw"].peak == counted["draw_pictures"].peak + picture.weights  # of a copy
+
+
+@pytest.mark.slow
+def test_a_device_is_reported_for_each_family(tmp_path: Path) -> None:
+    xl_pipeline().save_pretrained(tmp_path / "base")
+    suite = write_suite(tmp_path, tmp_path / "base")
+    done = immunebench("plan", suite, "--device", "A100", "--defense", "none", "--attacker", "lora")
+    assert done.returncode == 0, done.stderr
+    assert "attack lora" in done.stdout
+    assert "not counted" not in done.stdout
+    assert "(fits in 80 GB)" in done.stdout
 
 
 def test_a_device_that_is_too_small() -> None:

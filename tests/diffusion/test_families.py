@@ -1,6 +1,5 @@
-"""Families of base models: Stable Diffusion XL with two text encoders, beside the one of the other tests."""
+"""Families of base models: Stable Diffusion 2, and XL with two text encoders, beside the one of the other tests."""
 
-import json
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -15,10 +14,10 @@ from harness.diffusion.abstract import AbstractModel, Counter
 from harness.diffusion.model import Batch
 from harness.diffusion.weights import copy_into, fault
 from harness.errors import RunError
-from tests.diffusion.helpers import SAMPLING, STYLES, pipeline, run_suite, subject, xl_pipeline
+from tests.diffusion.helpers import SAMPLING, pipeline, run_suite, second_pipeline, subject, xl_pipeline
+from tests.diffusion.whole_suite import DEFENSES, write_suite
 
 PROMPTS = ["a photo of a bag", "an artwork by marvo"]
-CONCEPTS = STYLES + "captions: captions.txt\nconcepts: {marvo: , telune: , obrick: }\n"
 
 
 @pytest.fixture(scope="module")
@@ -81,32 +80,27 @@ def test_an_attacker_with_a_new_word_is_refused(model: TextToImage, build, style
         next(build("attacker", "textual_inversion").adapt(model, subject(model, style)))
 
 
-def test_methods_run_end_to_end(xl: Path, tmp_path: Path) -> None:
-    """UCE, MIMA on keys and values, JT, LoRA and DreamBooth with LoRA."""
-    (tmp_path / "styles.yaml").write_text(CONCEPTS)
-    (tmp_path / "captions.txt").write_text("a photo of a bag\na photo of a shoe\n")
-    (tmp_path / "suite.yaml").write_text(
-        json.dumps(
-            {
-                "format": 1, "name": "xl", "version": 1, "title": "Two text encoders", "seeds": 1,
-                "grids": [
-                    {
-                        "name": "styles", "track": "diffusion",
-                        "tasks": [{"base": str(xl), "concepts": "styles.yaml", "groups": [["marvo", "telune"]]}],
-                        "protocol": {
-                            "steps": 2, "measure_at": [1, 2], "training_images": 2, "images": 2, "kept_images": 1,
-                            "sampling": {"steps": 2, "guidance": 2}, "encoders": ["efficientnet_lite0"],
-                        },
-                        "defenses": {"none": {}, "mima": {"steps": 1, "captions": 2}, "joint": {"steps": 1}},
-                        "attackers": {"lora": {"lr": 0.01}, "dreambooth_lora": {"lr": 0.01}},
-                    }
-                ],
-            }
-        )
-    )  # fmt: skip
-    measured = run_suite(tmp_path / "suite.yaml")
+ROWS = [*DEFENSES, "joint"]
+
+
+@pytest.mark.parametrize(
+    ("family", "rows"),
+    [
+        ("xl", ["none", "mima", "joint"]),
+        pytest.param("xl", ROWS, marks=pytest.mark.slow),
+        pytest.param("second", ROWS, marks=pytest.mark.slow),
+    ],
+)
+def test_a_whole_suite(family: str, rows: list[str], xl: Path, tmp_path: Path) -> None:
+    """UCE, defenses, among them MIMA on keys and values, and two attackers, with checkpointing."""
+    base = xl
+    if family == "second":
+        second_pipeline().save_pretrained(base := tmp_path / "base")
+    suite = write_suite(tmp_path, base, {**DEFENSES, "joint": {"steps": 1, "batch_size": 1}})
+    measured = run_suite(suite, defenses=rows)
     assert not measured.failed
-    assert set(measured.records["defense"].dropna()) == {"none", "mima", "joint"}
+    assert set(measured.records["defense"].dropna()) == set(rows)
+    assert set(measured.records["attacker"].dropna()) == {"lora", "dreambooth_lora"}
     assert (measured.records["status"] == "ok").all()
 
 

@@ -4,11 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
+from distributed import Client
 
 from harness import api
 from harness.errors import RunError, UsageError
@@ -16,6 +19,7 @@ from harness.execution import dask_cluster, deadline, executors, gpu, scheduler
 from harness.plugin import PluginSpec
 from harness.stage import Stage
 from harness.store import Store
+from tests.helpers import SLOW
 from tests.runs import TWO_LAYER, plan, run, write_suite
 
 UNRULY = '''
@@ -120,6 +124,40 @@ def test_a_job_whose_worker_died_runs_once_more(everywhere, unruly, tmp_path, na
     settings = [f"defenses.dies_once.mark={mark}"]
     result = run(**unruly, defenses=["none", "dies_once"], settings=settings, **everywhere[name])
     assert mark.exists()
+    assert not result.failed
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("cluster")
+def test_a_worker_of_a_cluster_that_is_lost_midway_costs_nothing_but_time(cluster, tmp_path):
+    """Killed from outside while it runs a job: another worker runs the job once more."""
+    go, lost = tmp_path / "go", []
+
+    def attacked_slowly(suite):
+        suite["seeds"] = 1
+        suite["grids"][0] |= {
+            "tasks": [{"teacher": 1}],
+            "defenses": {"none": None},
+            "attackers": {"slow": {"go": str(go)}},
+        }
+
+    def lose() -> None:
+        waits = go.with_suffix(".waits")
+        while not waits.exists():
+            time.sleep(0.02)
+        above = {process.pid for process in psutil.Process(int(waits.read_text())).parents()}
+        with Client(cluster.scheduler_address, set_as_default=False) as client:
+            lost.extend(above & set(client.run(os.getpid).values()))
+        os.kill(lost[0], signal.SIGKILL)
+        go.touch()
+
+    (tmp_path / "slow.py").write_text(SLOW)
+    thread = threading.Thread(target=lose, daemon=True)
+    thread.start()
+    suite = write_suite(tmp_path, attacked_slowly)
+    result = run(suite, plugins=[tmp_path / "slow.py"], cluster=cluster.scheduler_address)
+    thread.join(60)
+    assert len(lost) == 1
     assert not result.failed
 
 
