@@ -12,6 +12,7 @@ from pydantic import Field
 
 from harness.errors import UsageError, nearest
 from harness.files import claim, contents, replacing, user_path
+from harness.importing import refuse_within
 from harness.interrupts import contained
 from harness.labels import FrozenModel
 from harness.result import Result
@@ -72,6 +73,7 @@ def run(
     from harness.submission import pack, run_folder
     from harness.suite_reader import load
 
+    refuse_within("harness.run")
     limits = checked(_Limits, {"workers": workers, "timeout": timeout})
     present, left_out = available(load(suite, Selection.of(**selection)))
     plan = make(present)
@@ -160,6 +162,7 @@ def release(
     from harness.suite_reader import load
     from harness.track import Track
 
+    refuse_within("harness.release")
     asked = load(suite, Selection.of(**{**selection, "defenses": [defense.partition("@")[0]]}))
     grids = [grid for grid in asked.grids if defense in grid.defenses]
     if not grids:

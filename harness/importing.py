@@ -29,6 +29,8 @@ _covered: set[str] = set()
 """Names of all modules that the digest of a plugin in this process covers."""
 _covered_by: dict[str, frozenset[str]] = {}
 """By name of a plugin's module: names of the modules that its digest covered when it was imported."""
+_begun: list[str] = []
+"""Names of the plugins' modules whose first import is in progress."""
 _originals: list[dict[tuple[Any, str], Any]] = []
 """For each import of a plugin in progress: what the modules of the harness held before it (see `definitions`)."""
 
@@ -154,12 +156,26 @@ def _first_import(module: str, file: str | None, spec: ModuleSpec) -> ModuleType
         return importlib.import_module(module)
     assert spec.loader is not None
     loaded = sys.modules[module] = importlib.util.module_from_spec(spec)
+    _begun.append(module)
     try:
         spec.loader.exec_module(loaded)
     except BaseException:
         sys.modules.pop(module, None)
         raise
+    finally:
+        _begun.pop()
     return loaded
+
+
+def refuse_within(call: str) -> None:
+    """Raise `UsageError` if a plugin file makes the call `call` while it is imported, as a script does that gives its
+    own class as a plugin."""
+    if _begun:
+        file = sys.modules[_begun[-1]].__file__
+        raise UsageError(
+            f"{file} calls {call} whenever it is imported, also by workers: put the call below "
+            '`if __name__ == "__main__":`'
+        )
 
 
 def _is_own(module: str) -> bool:

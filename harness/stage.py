@@ -160,7 +160,7 @@ class Stage:
         """Amount of work, in a unit of the stage's own; time estimates are proportional to it."""
         return 1.0
 
-    @property
+    @cached_property
     def network(self) -> str:
         """Digest of the base network, whose size decides what a unit of `work` costs: the parents' one, or ''."""
         return next((parent.network for parent in self.parents if parent.network), "")

@@ -3,6 +3,7 @@
 import importlib
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -380,6 +381,15 @@ def test_a_class_of_a_file_is_a_plugin_and_one_of_a_notebook_is_refused(tiny, tm
     monkeypatch.setattr(sys.modules["of_a_file"], "__file__", None)
     with pytest.raises(UsageError, match=r"MyAttack is in no file.*%%writefile"):
         Selection.of(plugins=[cls])
+
+
+def test_a_script_that_runs_whenever_it_is_imported_is_refused(tiny, tmp_path):
+    script = tmp_path / "script.py"
+    for guard, refused in (("if True:", True), ('if __name__ == "__main__":', False)):
+        script.write_text(f"{MINE}\n\nimport harness\n{guard}\n    harness.run({str(tiny)!r}, plugins=[MyAttack])\n")
+        message = r"script\.py calls harness\.run whenever it is imported.* put the call below"
+        with pytest.raises(UsageError, match=message) if refused else nullcontext():
+            assert "my_attack" in load(tiny, Selection.of(plugins=[script])).grids[0].attackers
 
 
 def test_settings_may_be_a_mapping(tiny):

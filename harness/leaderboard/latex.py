@@ -9,13 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from harness.leaderboard.markdown import texts
 from harness.leaderboard.section import Section
+from harness.leaderboard.verdict import opening
 
 CALL = r": \w+\(.*$"
 """The call of a row of the first table, which a paper's table has no room for."""
 LETTERS = re.compile(r" ([a-z]+)$")
 """The letters at the end of a value: rows that share one are not separated."""
-SENTENCE = r"(?<=\.) (?=[A-Z])"
-"""Between two sentences."""
 NAMES = ("defense", "attacker")
 """Columns that name rows."""
 LINE, GAP, LONGEST = 78, 2, 28
@@ -48,7 +47,7 @@ def _tables(section: Section) -> Iterator[str]:
         columns["defense"] = [re.sub(CALL, "", text) for text in columns["defense"]]
     label = f"tab:{'-'.join(re.findall(r'[A-Za-z0-9]+', _ascii(section.title)))}"
     first, *others = _parts(columns)
-    caption = f"{section.title}. {re.split(SENTENCE, section.verdict)[0]}"
+    caption = f"{section.title}. {opening(section.verdict)}"
     yield _table(first, rf"\caption{{{escape(caption)}}}\label{{{label}}}", escape(below))
     for part in others:
         yield _table(part, rf"\caption{{Table~\ref{{{label}}}, continued.}}", "")

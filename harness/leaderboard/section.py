@@ -24,7 +24,7 @@ class Section:
     """One grid. tables: each with the text below it. notes: lines of a list below the tables. pictures: files, as
     links that are relative to the board's folder. verdict: sentences that come first. headline: the first table, with
     the text below it; None where no cost to break is known. details: further tables of the headline, each with its
-    title and the text below it."""
+    title and the text below it. shared: lines of a list above the tables: flags that all rows have."""
 
     title: str
     tables: Sequence[tuple[pd.DataFrame, str]]
@@ -33,6 +33,7 @@ class Section:
     verdict: str = ""
     headline: tuple[pd.DataFrame, str] | None = None
     details: Sequence[tuple[str, pd.DataFrame, str]] = ()
+    shared: Sequence[str] = ()
 
 
 def make(
@@ -53,14 +54,15 @@ def make(
     order = list(grid.defenses) if standings is None else list(standings["defense"])
     place = long["defense"].map({defense: i for i, defense in enumerate(order)})
     long = long.loc[place.sort_values(kind="stable").index]
-    flags, flag_lines = listing(raised, order)
+    flags, lines = listing(raised, order)
+    shared, some = ([line for line, of_all in lines.items() if of_all is wanted] for wanted in (True, False))
     tables = []
     if cells is not None and standings is not None:
         tables.append(standings_table(cells, standings, flags))
     for table, below in _value_tables(long, grid, track):
         tables.append((with_row_names(with_failures(table, records, grid), grid), below))
     title = f"{grid.name} (track {grid.track})"
-    notes = [*grid.notes, *_changes(grid), *_calls(grid), *flag_lines, *reproduction.lines(papers, grid)]
+    notes = [*grid.notes, *_changes(grid), *_calls(grid), *some, *reproduction.lines(papers, grid)]
     notes += [*prediction.lines(predictions), *strength.lines(records, grid)]
     first = headline.headline(found, grid, flags)
     if first is None and (line := headline.ensemble_line(grid)):
@@ -72,7 +74,7 @@ def make(
         details.append(("Cost of the attacks", *spent))
     if (ahead := strongest.table([one.costs for one in found], grid)) is not None:
         details.append(("The strongest attackers", *ahead))
-    return Section(title, tables, notes, verdict=verdict(grid, found), headline=first, details=details)
+    return Section(title, tables, notes, verdict=verdict(grid, found), headline=first, details=details, shared=shared)
 
 
 def _value_tables(long: pd.DataFrame, grid: Grid, track: Track | None) -> Iterator[tuple[pd.DataFrame, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
@@ -34,6 +35,11 @@ def verdict(grid: Grid, found: Sequence[Protection]) -> str:
         parts[0] = f"at {RETAINED} retention, {parts[0]}"
     parts += [*_of_evidence(found), *_of_retention(found[0]), *_of_weak_attackers(found)]
     return " ".join(f"{text[0].upper()}{text[1:]}." for text in parts)
+
+
+def opening(verdict: str) -> str:
+    """The first sentence of a verdict."""
+    return re.split(r"(?<=\.) (?=[A-Z])", verdict)[0]
 
 
 def _against(one: Protection) -> str:

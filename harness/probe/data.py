@@ -14,16 +14,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 
 from harness.errors import RunError
 from harness.package_data import mnist5k, package_file
 from harness.probe.tasks import ROLES, Framing, Task
 from harness.stage import seed_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PIXEL_MEAN, PIXEL_STD = 0.1307, 0.3081  # of MNIST; the paper's code normalises with these numbers
 BENIGN_TARGET, HARMFUL_TARGET = "LotArea", "SalePrice"
@@ -144,6 +146,8 @@ def _normalised(pixels: np.ndarray) -> np.ndarray:
 def _house_prices() -> pd.DataFrame:
     """The paper's 1,460 houses of Ames: from the file `house_prices.csv` in `$IMMUNEBENCH_DATA`, else from a package
     that has it."""
+    import pandas as pd
+
     folder = os.environ.get("IMMUNEBENCH_DATA")
     own = Path(folder, "house_prices.csv") if folder else None
     hint = (
@@ -255,6 +259,8 @@ def _houses(table: pd.DataFrame, split: int | None = None) -> ProbeData:
     into directions of size 1e-7, which a probe could fit. A further benign task predicts one of the features for the
     benign task's houses; this feature is then 0, its mean, in the inputs.
     """
+    import pandas as pd
+
     features = [name for name in table.columns if name not in (BENIGN_TARGET, HARMFUL_TARGET)]
     residential = table["MSZoning"] == "RL"
     tables, sides = {}, {}

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import scipy  # which imports scipy.stats, a second of work, where it is first used
 import torch
 from scipy.optimize import minimize
-from scipy.stats import rankdata
 
 from harness.errors import RunError
 from harness.probe.data import Score, Split
@@ -134,7 +134,7 @@ def scores(out: torch.Tensor, y: torch.Tensor, score: Score) -> torch.Tensor:
     if score == "accuracy":
         return ((out > 0.5) == (y[:, None] > 0.5)).double().mean(0)
     if score == "spearman":
-        ranks = torch.as_tensor(rankdata(torch.column_stack([y, out]), axis=0))
+        ranks = torch.as_tensor(scipy.stats.rankdata(torch.column_stack([y, out]), axis=0))
         return torch.corrcoef(ranks.T)[0, 1:].nan_to_num()
     residual = (out - y[:, None]).square().sum(0)
     return 1 - residual / (y - y.mean()).square().sum()

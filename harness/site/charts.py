@@ -26,6 +26,7 @@ from harness.leaderboard.retention import retention_rows
 from harness.leaderboard.scores import QUANTITY, Cells, quantity_of
 from harness.leaderboard.stats import BOUNDS, Bools, Floats, logarithms
 from harness.leaderboard.tables import interval, number, unrounded
+from harness.leaderboard.verdict import opening
 from harness.ranking import Ranking
 from harness.site.view import BoardView, GridView
 from harness.suite import Grid
@@ -88,8 +89,9 @@ def of_grid(board: BoardView, grid: GridView) -> dict[str, list[Chart]]:
 
 
 def summary(made: Board) -> tuple[str, Chart | None]:
-    """The sentence and the chart of a board on the first page: of its first grid with a cost to break the best defenses
-    and the best control, against the first threat model; without such a grid the first sentence alone."""
+    """The sentence and the chart of a board on the first page: of its first grid with a cost to break the verdict's
+    first sentence, and the best defenses and the best control, against the first threat model; without such a grid the
+    sentence alone."""
     for grid in made.grids:
         if found := shown(grid.protection):
             controls = found[0].table.set_index("defense")["control"]
@@ -97,8 +99,8 @@ def summary(made: Board) -> tuple[str, Chart | None]:
             best = [row for row in order if pd.isna(controls[row])][:SUMMARY]
             best += [row for row in order if controls[row] == "control"][:1]
             if chart := next(protection(grid, [row for row in order if row in best]), None):
-                return grid.section.verdict, replace(chart, title=f"{grid.grid.name}. {chart.title}")
-    return next((grid.section.verdict for grid in made.grids if grid.section.verdict), ""), None
+                return opening(grid.section.verdict), replace(chart, title=f"{grid.grid.name}. {chart.title}")
+    return next((opening(grid.section.verdict) for grid in made.grids if grid.section.verdict), ""), None
 
 
 def protection(made: GridBoard, only: Sequence[str] | None = None) -> Iterator[Chart]:

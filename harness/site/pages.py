@@ -22,7 +22,7 @@ from plotly.offline import get_plotlyjs
 
 from harness.files import write_text
 from harness.leaderboard import plots, prediction, protection_plots
-from harness.leaderboard.flags import FLAGS, flag
+from harness.leaderboard.flags import FLAGS, flag, narrowing
 from harness.leaderboard.headline import row_text, rows_of, shown
 from harness.leaderboard.scores import Cells
 from harness.leaderboard.searches import CAPTIONS, SearchTables
@@ -80,7 +80,7 @@ class Site:
         self.searches = searches
         self.date, self.version = datetime.date.today().isoformat(), importlib.metadata.version("immunebench")
         self.plugins = Plugins(installed().with_files(plugins))
-        self.boards = [BoardView(name, loaded) for name, loaded in sources.items()]
+        self.boards = sorted((BoardView(name, loaded) for name, loaded in sources.items()), key=_place)
         self._rows = {
             (board.name, grid.name, kind, label): self.plugins.view(spec)
             for board in self.boards
@@ -230,6 +230,14 @@ def prose(text: str | None) -> Markup:
 def code(text: str) -> Markup:
     """Text with what is in backticks as code."""
     return Markup(re.sub("`+([^`]*)`+", r"<code>\1</code>", str(escape(text))))
+
+
+def _place(board: BoardView) -> tuple[bool, bool, bool, int]:
+    """The order of boards on the first page: those with costs to break, of a present submission format and of a whole
+    suite come before others, then those with more values."""
+    no_costs = charts.summary(board.made)[1] is None
+    is_part = any(narrowing(grid.board.grid) for grid in board.grids)
+    return no_costs, board.loaded.records.older, is_part, -len(board.loaded.records.frame)
 
 
 def sentence(text: str) -> str:

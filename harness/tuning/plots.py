@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.leaderboard import looks
-from harness.leaderboard.plots import APART, PAPER, WIDE, directed, legend, panels, save, style, wrapped
+from harness.leaderboard.plots import APART, PAPER, WIDE, legend, panels, save, style, wrapped
 
 
 @PAPER
@@ -24,6 +24,6 @@ def best_so_far(trials: pd.DataFrame, out: Path) -> Path:
             look = all_looks[str(defense)]
             axis.step(line["trial"] + 1, line["best"], where="post", label=defense, markevery=APART, **style(look))
         axis.set(title=f"{wrapped(str(grid), 20)}:\n{wrapped(str(attacker), 20)}", xlabel="trials")
-        axis.set_ylabel(directed("best score so far", "higher") if place % WIDE == 0 else "")
+        axis.set_ylabel("best score so far\n(higher: stronger)" if place % WIDE == 0 else "")
     legend(figure, axes, first=list(all_looks))
     return save(figure, out / "trials")

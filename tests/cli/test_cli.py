@@ -240,6 +240,8 @@ def test_results_go_to_the_documented_folder(tmp_path, monkeypatch):
         (["release", "TINY", "none", "out", "--seed", "9"], "has no seed 9; there are: 1, 2"),
         (["new", "attacker", "mine", "--track", "audio"], "no template for a plugin of track 'audio'"),
         (["list", "cats"], "'cats' is not one of"),
+        (["check", "adam", "--set", "rl=1"], "write FIELD=VALUE with a field of Adam; did you mean lr"),
+        (["check", "adam", "--set", "lr=-1"], "lr: must be greater than 0"),
         (["run", "TINY", "--out", "TINY"], "cannot write to the folder"),
         (["run", "TINY", "--out", "TINY/x"], "cannot write to the folder"),
         (["run", "TINY", "--out", "/proc/x"], "cannot write to the folder /proc/x"),

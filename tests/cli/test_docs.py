@@ -242,6 +242,14 @@ def test_the_flags_are_explained_on_one_page(site):
             assert text.replace("`", "") in shown
 
 
+def test_the_gallery_has_a_picture_and_a_sentence_of_each_committed_board(site):
+    page = Page(site / "gallery.html")
+    for board in (ROOT / "results" / "leaderboards").glob("*/leaderboard.md"):
+        assert f"results/leaderboards/{board.parent.name}/leaderboard.md" in page.shown
+    assert "joint (at least" in page.shown  # of the first grid of `styles`
+    assert (site / "gallery" / "styles" / "styles_two_protection.png").is_file()
+
+
 def test_the_suite_files_reference_has_every_key(site):
     shown = Page(site / "reference" / "suite_file.html").shown
     for field in (*fields(SuiteFile), *fields(EnsembleFile), *fields(Members)):

@@ -32,6 +32,7 @@ def test_rows_of_the_map_are_benign_digits():
     pairs = [(p, h) for p in range(10) for h in range(10) if p != h]
     figure = _rir_maps(frame(record(task=f"P{p}-H{h}", value=math.exp(3 * (p == 7))) for p, h in pairs))
     axis = figure.axes[0]
+    assert [text.get_text() for text in axis.texts] == ["0"] * 63 + ["3"] * 9 + ["0"] * 18
     drawn = axis.images[0].get_array()
     assert np.nanmean(drawn, axis=1).round(6).tolist() == [0] * 7 + [3, 0, 0]
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("harmful digit", "benign digit")

@@ -5,6 +5,7 @@ import datetime
 import html
 import json
 import math
+import re
 import shutil
 import sys
 import time
@@ -14,6 +15,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -30,6 +33,7 @@ from harness.published import PUBLISHED
 from harness.ranking import Ranking
 from harness.registry import installed
 from harness.site import build as build_site
+from harness.site.pages import code, prose
 from harness.submission import merge
 from tests.leaderboard import builders
 from tests.leaderboard.builders import asr, build, cells
@@ -129,6 +133,32 @@ def made(runs):
 def site(runs):
     build_site(runs.parent / "site", runs)
     return runs.parent / "site"
+
+
+@given(st.text(st.sampled_from("<>&\"'`/ =\\") | st.characters(codec="utf-8"), max_size=40))
+def test_a_text_of_anyone_makes_no_element_of_a_page(text):
+    """What is in backticks is code; all other letters are shown as they are."""
+    for html_of, allowed in ((code, {"code"}), (prose, {"code", "p"})):
+        shown = Shown()
+        shown.feed(str(html_of(text)))
+        shown.close()
+        assert shown.tags <= allowed
+        assert "".join(shown.text.split()) == "".join(re.sub("`+([^`]*)`+", r"\1", text).split())
+
+
+class Shown(HTMLParser):
+    """The tags of a part of a page, and its text."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.text = set(), ""
+
+    def handle_starttag(self, tag, attrs):
+        assert not attrs
+        self.tags.add(tag)
+
+    def handle_data(self, data):
+        self.text += data
 
 
 LOAD = merge.load
@@ -261,6 +291,15 @@ def test_the_verdict_the_chart_and_the_protection_come_first(made, site):
     assert (site / "boards" / "rates" / "g_survival.png").is_file() == (
         "g_survival.png" in page.attributes("img", "src")
     )
+
+
+def test_boards_with_costs_to_break_come_first_each_with_one_sentence(made, site):
+    page = Page(site / "index.html")
+    links = page.attributes("a", "href")
+    assert links.index("boards/rates/index.html") < links.index("boards/all%20pairs/index.html")
+    first, *others = made["rates"].grids[0].section.verdict.split(". ")
+    assert first in page.text
+    assert not [other for other in others if other in page.text]
 
 
 def test_calls_and_changes_are_shown(site):
