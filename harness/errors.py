@@ -32,6 +32,12 @@ class PluginError(RunError):
     """A plugin broke its contract (NaN loss, ended early, yielded nothing); its cells fail."""
 
 
+def printable(text: str) -> str:
+    """`text` in which codes stand for characters that command a terminal, such as control characters and marks of
+    direction; lines stay lines."""
+    return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
+
+
 def nearest(word: str, choices: list[str]) -> str:
     """A hint that names the choices closest to `word`, or all of them if none is close."""
     choices = list(dict.fromkeys(choices))

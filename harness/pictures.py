@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from harness.errors import RunError
 
@@ -23,6 +23,8 @@ def read_picture(path: Path) -> Image.Image:
             if image.mode not in ("RGB", "RGBA", "L", "LA", "P", "1"):
                 raise RunError(f"{path} has colours in {image.mode}; save it as RGB")
             upright = ImageOps.exif_transpose(image).convert("RGBA")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError) as error:
+    except RunError:
+        raise
+    except Exception as error:  # of many types where a file is damaged
         raise RunError(f"cannot read the picture {path}: {error}") from None
     return Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")

@@ -75,6 +75,12 @@ class Records:
             row for row in grid.defenses if (grid.name, "defense", row) in self.untrusted and row not in grid.undefended
         ]
 
+    def counted_attackers(self, grid: Grid) -> list[str]:
+        """The attackers of a grid whose values count in a worst case: those that are not `untrusted`, because nobody
+        may take a defense down by values that no one can check; all of them where no other is left."""
+        known = [row for row in grid.attackers if (grid.name, "attacker", row) not in self.untrusted]
+        return known or list(grid.attackers)
+
     def export(self, path: Path) -> None:
         """Write the values to the Parquet file `path`, with the unit and the calls of the plugins in each row."""
         frame = self.frame.copy(deep=False)

@@ -1,13 +1,15 @@
 """Labels can be read, and no two look alike."""
 
+import os
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from harness.labels import Label, Name, check_distinct, skeleton
+from harness.labels import LONGEST_STEM, Label, Name, check_distinct, file_stem, skeleton
 
 LABEL, NAME = TypeAdapter(Label), TypeAdapter(Name)
 
@@ -47,6 +49,19 @@ def test_labels_that_look_alike_are_refused(one, other):
     with pytest.raises(ValueError, match="two defenses have labels that look alike") as caught:
         check_distinct([one, "none", other], "defense")
     assert str(caught.value).isascii()
+
+
+@given(st.text(st.sampled_from("abé日./\\:~$%' \0\n-_") | st.characters(), min_size=1, max_size=8))
+def test_what_is_a_label_is_one_part_of_a_path_and_no_command_of_a_terminal(text):
+    for adapter, name_of in ((NAME, str), (LABEL, file_stem)):
+        try:
+            label = adapter.validate_python(text)
+        except ValidationError:
+            continue
+        path = Path("/folder", name_of(label))
+        assert (path.parent, path.name) == (Path("/folder"), name_of(label))
+        assert len(os.fsencode(path.name)) <= LONGEST_STEM
+        assert label.isprintable()
 
 
 @given(st.text(max_size=20))

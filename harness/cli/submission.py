@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from harness.cli.options import Plugins, Timeout, Workers
-from harness.errors import UsageError
+from harness.cli.options import Plugins, Workers
+from harness.errors import ImmuneBenchError, UsageError, printable
 from harness.files import check_file, user_path, write_text
 
 
@@ -106,19 +107,29 @@ def boards(
     ),
     check: Annotated[bool, typer.Option("--check", help="Check only: list stale boards (exit code 1).")] = False,
 ) -> None:
-    """Make the committed boards again from the committed submissions, without computing anything."""
+    """Make the committed boards again from the committed submissions, without computing anything. Exit code 2: some
+    submissions cannot be read; the boards of the others are made."""
+    from harness.execution.failure import line
     from harness.leaderboard.committed import rebuild, stale
+
+    refused = []
+
+    def refuse(error: ImmuneBenchError) -> None:
+        refused.append(error)
+        print(f"immunebench: {line(error)}", file=sys.stderr)
 
     if not submissions.is_dir():
         raise UsageError(f"{submissions} is no folder; run this in the repository, or give --submissions DIR")
     if check:
-        names = list(stale(submissions, out))
-        print("\n".join(names) or "all boards are up to date")
-        raise typer.Exit(1 if names else 0)
+        names = list(stale(submissions, out, refuse))
+        print("\n".join(names) or f"all {'other ' * bool(refused)}boards are up to date")
+        raise typer.Exit(UsageError.exit_code if refused else 1 if names else 0)
     made = []
-    for board in rebuild(submissions, out):
+    for board in rebuild(submissions, out, refuse):
         print(board)
         made.append(board)
+    if refused:
+        raise typer.Exit(UsageError.exit_code)
     if not made:
         raise UsageError(f"{submissions} has no folders of submissions")
 
@@ -149,7 +160,10 @@ def verify(
         typer.Option(metavar="NAME=DIR", help="Folder with the weights of the checkpoint NAME (repeat for several)."),
     ] = [],
     workers: Workers = None,
-    timeout: Timeout = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="SECONDS", help="Seconds after which a job fails (default: 86400, 24 hours)."),
+    ] = None,
 ) -> None:
     """Verify a submission: its form, digests and plan, and random cells run again. Exit code 1: not verified."""
     if not trust:
@@ -176,10 +190,8 @@ def verify(
             progress=display,
             timeout=timeout,
         )
-    for line in report.lines:
-        print(line)
-    for problem in report.problems:
-        print(f"problem: {problem}")
+    for text in [*report.lines, *(f"problem: {problem}" for problem in report.problems)]:
+        print(printable(text))
     if report.verification is None:
         print("verdict: not verified")
         raise typer.Exit(1)

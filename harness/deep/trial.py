@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.deep.model import Network, Released, seeded_reset, zero_linear
+from harness.deep.model import MAP, Network, Released, seeded_reset, zero_linear
 from harness.deep.plugin import AttackRows, Course, FeatureSet, Inputs, ReleasedFeatures, Role, UndefendedCourse
 from harness.deep.rows import DeepTargets, Rows
 from harness.kit.trial import Trial
@@ -79,6 +79,7 @@ def _defense(seed: int) -> Trial:
         loss=loss,
         steps=2000,
         data=_tensors(benign=benign, harmful=harmful),
+        optional=(f"model.{MAP}",),
     )
 
 

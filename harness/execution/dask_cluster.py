@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -39,6 +40,10 @@ class Cluster:
         }
         self._say = say
         self._cleanup = contextlib.ExitStack()
+        for name in ("distributed", "distributed.client"):  # the run itself says in one line what is wrong
+            logger = logging.getLogger(name)
+            self._cleanup.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)
         self._cleanup.enter_context(dask.config.set(settings))
         try:
             scheduler: Any = address

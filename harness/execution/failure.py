@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from harness.errors import ImmuneBenchError
+from harness.errors import ImmuneBenchError, printable
 
 LONGEST = 500
 """Most characters of a reason."""
@@ -28,4 +28,4 @@ def line(error: BaseException) -> str:
         text = " ".join(str(error).split())
     except BaseException:  # of a plugin's own class
         return ""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    return printable(text)

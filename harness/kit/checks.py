@@ -260,6 +260,8 @@ def released(examination: Examination) -> None:
 
     run = examination.first
     start = run.states[0]
+    if run.added:
+        raise Fault(f"it adds {run.added[0]}: change weights in place, and no modules")
     for name, value in start.items():
         end = run.end.get(name)
         if end is None:

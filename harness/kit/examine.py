@@ -42,11 +42,11 @@ class Run:
     states: copies of all weights at the start and after each of the first steps. end: those at the end. yielded: losses
     or values as numbers; the type's name where it is no number. values: the mappings that a metric yielded. losses: the
     harmful task's loss by step, empty unless it was measured. tensors: how many new tensors existed by step. ended: the
-    generator ended by itself. model_state: how the model's mode, dtypes, gradients and hooks differ at the end.
-    global_draws: libraries whose global random numbers were used. changed_data: names of given tensors that were
-    changed. allowed: weights that the plugin says it changes; None if it does not say. success: the share of the
-    initial loss that an attack must reach. process: how it left its process. replaced: names of the harness's functions
-    that it replaced.
+    generator ended by itself. model_state: how the model's mode, dtypes, gradients and hooks differ at the end. added:
+    names of weights and buffers that the model lacked and a defense may not add. global_draws: libraries whose global
+    random numbers were used. changed_data: names of given tensors that were changed. allowed: weights that the plugin
+    says it changes; None if it does not say. success: the share of the initial loss that an attack must reach. process:
+    how it left its process. replaced: names of the harness's functions that it replaced.
     """
 
     states: list[dict[str, torch.Tensor]] = field(default_factory=list)
@@ -57,6 +57,7 @@ class Run:
     tensors: dict[int, int] = field(default_factory=dict)
     ended: bool = False
     model_state: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
     global_draws: list[str] = field(default_factory=list)
     changed_data: list[str] = field(default_factory=list)
     allowed: set[str] | None = None
@@ -162,6 +163,7 @@ class Examination:
             after = _random_states()
             run.global_draws = [name for name, value in after.items() if not np.array_equal(value, generators[name])]
             run.end = _weights(trial)
+            run.added = sorted(run.end.keys() - run.states[0].keys() - set(trial.optional))
             end_state = _model_state(trial)
             run.process = surroundings.restore(process, alone)
             run.replaced = restore_definitions(harness)

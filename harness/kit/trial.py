@@ -23,7 +23,7 @@ class Trial:
     harmful task's loss as the harness measures it, always on the same draws. steps: steps to run an attacker for.
     broken: an attack has succeeded if it brings `loss` to this share of its start. data: tensors that a plugin may read
     and must not change. allowed(plugin): the weights (`module.name`) that the plugin says it changes; None if it does
-    not say.
+    not say. optional: the weights that a defense may add.
     """
 
     modules: Mapping[str, torch.nn.Module]
@@ -33,3 +33,4 @@ class Trial:
     broken: float = 0.5
     data: Mapping[str, torch.Tensor] = field(default_factory=dict)
     allowed: Callable[[Any], Collection[str] | None] = _unknown
+    optional: Collection[str] = ()

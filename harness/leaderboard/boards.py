@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from harness import published
+from harness.errors import printable
 from harness.files import write_text
 from harness.labels import LARGEST_FLOAT
 from harness.leaderboard import (
@@ -27,7 +28,7 @@ from harness.leaderboard import (
 )
 from harness.leaderboard.flags import Raised, flags_of_rows
 from harness.leaderboard.latex import latex
-from harness.leaderboard.markdown import markdown, printable
+from harness.leaderboard.markdown import markdown
 from harness.leaderboard.prediction import Prediction
 from harness.leaderboard.protection import Protection
 from harness.leaderboard.scores import Cells
@@ -129,7 +130,7 @@ class Board:
     @property
     def flag_lines(self) -> dict[str, list[str]]:
         """By grid, a line for each flag: its rows, its meaning and advice."""
-        return {grid.grid.name: flags.listing(grid.raised, list(grid.grid.defenses))[1] for grid in self.grids}
+        return {grid.grid.name: list(flags.listing(grid.raised, list(grid.grid.defenses))[1]) for grid in self.grids}
 
     def intervals(self, grid: str, width: float | None = None) -> Figure | None:
         """The picture of a grid's costs to break, see `protection_plots.intervals`; None where none is known."""
@@ -200,10 +201,14 @@ def as_csv(frame: pd.DataFrame) -> str:
     return frame.assign(**safe).to_csv(index=False)
 
 
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\n")
+"""Letters with which a spreadsheet's formula may begin; so may their wide forms."""
+
+
 def _field(value: object) -> object:
     if not isinstance(value, str):
         return value
-    return f"'{value}".replace("\r", " ") if value.startswith(("=", "+", "-", "@", "\t")) else value.replace("\r", " ")
+    return ("'" * value.startswith(_FORMULA) + value).replace("\r", " ")
 
 
 def make(records: Records) -> Board:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 
+from harness.errors import ImmuneBenchError
 from harness.files import check_folder, swapped
 from harness.leaderboard import boards
 from harness.submission import merge
+from harness.submission.merge import Merged
 from harness.submission.tier import submission_files
 
 MADE = (".md", ".tex", ".csv", ".png")
@@ -19,23 +21,25 @@ FORMER = (".html", ".svg")
 """Suffixes of files that boards had formerly."""
 
 
-def rebuild(submissions: Path, out: Path) -> Iterator[Path]:
+Refuse = Callable[[ImmuneBenchError], None]
+"""Called with the error of a folder whose submissions cannot be read, for which no board is made."""
+
+
+def rebuild(submissions: Path, out: Path, refuse: Refuse) -> Iterator[Path]:
     """Write a board into `out` for each folder below `submissions` that holds submissions, in place of the files with
     the suffixes of boards there. Yields the boards' folders. Raises `UsageError` if a folder cannot be written."""
-    for folder, files in _folders(submissions):
+    for folder, loaded in _loaded(submissions, refuse):
         place = check_folder(out / folder.name)
-        loaded = merge.load(files)
         with swapped(place, [path.name for path in _files(place)]) as new:
             boards.write(boards.make(loaded.records), new, loaded.pictures, place)
         yield place
 
 
-def stale(submissions: Path, out: Path) -> Iterator[str]:
+def stale(submissions: Path, out: Path, refuse: Refuse) -> Iterator[str]:
     """Yield the files below `out` that `rebuild` would change: text that differs, values that differ by more than
     rounding, files that are missing or left over. No picture is drawn: one that is missing or left over changes the
     board's Markdown, which links to it."""
-    for folder, files in _folders(submissions):
-        loaded = merge.load(files)
+    for folder, loaded in _loaded(submissions, refuse):
         there = _files(out / folder.name)
         pictures = [path.name for path in there if path.suffix == ".png"]
         links = [*pictures, *boards.links(loaded.pictures, out / folder.name)]
@@ -47,10 +51,15 @@ def stale(submissions: Path, out: Path) -> Iterator[str]:
                 yield f"{folder.name}/{name}"
 
 
-def _folders(submissions: Path) -> Iterator[tuple[Path, list[Path]]]:
+def _loaded(submissions: Path, refuse: Refuse) -> Iterator[tuple[Path, Merged]]:
     for folder in sorted(path for path in submissions.glob("*") if path.is_dir()):
         if files := submission_files(folder):
-            yield folder, files
+            try:
+                loaded = merge.load(files)
+            except ImmuneBenchError as error:
+                refuse(error)
+            else:
+                yield folder, loaded
 
 
 def _files(folder: Path) -> list[Path]:

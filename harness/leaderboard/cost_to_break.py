@@ -149,7 +149,12 @@ def read(records: Records, grid: Grid) -> dict[str, Costs]:
     if grid.ranking is None:
         return {}
     frame = records.of(grid)
-    telling = {name: one for name, one in threat_models(grid).items() if (one.outcome or grid.ranking).succeeds}
+    uncounted = set(grid.attackers) - set(records.counted_attackers(grid))
+    counted = {
+        name: one.model_copy(update={"attackers": [label for label in one.attackers if label not in uncounted]})
+        for name, one in threat_models(grid).items()
+    }
+    telling = {name: one for name, one in counted.items() if (one.outcome or grid.ranking).succeeds}
     models = {name: _costs(records, grid, frame, name, model) for name, model in telling.items()}
     return {name: costs for name, costs in models.items() if costs is not None and costs.undefended is not None}
 

@@ -36,7 +36,8 @@ FLAGS: Mapping[str, Flag] = {
     for flag in (
         Flag("older", "made of submissions of an older format, whose keys this harness does not reproduce",
              "run the suite again before comparing with newer boards"),
-        Flag("unverified", "no cell of it was run again by the verification, as cells of other rows here were",
+        Flag("unverified", "no cell of it was run again by the verification, as cells of other rows here were; such an "
+             "attacker counts in no worst case",
              "verify its submission with its plugins and weights before it is compared"),
         Flag("changed", "settings that are not the suite file's, or a row that the suite file does not have",
              "compare with other boards only where the calls are the same"),
@@ -265,7 +266,7 @@ def _of_attackers(cells: Cells) -> Iterator[Raised]:
             yield Raised(defense, attacker or None, "weak-attack")
     if cells.ranking.broken is None:
         return
-    strong, halfway = (scores.drop(columns=cells.weak) for scores in (cells.scores, cells.earlier))
+    strong, halfway = map(cells.strong, (cells.scores, cells.earlier))
     last, before = (scores.groupby("defense").mean() for scores in (strong, halfway))
     stalled = (last > cells.score(cells.ranking.broken)) & (before - last <= cells.ranking.resolution)
     for attacker in stalled:
@@ -304,12 +305,12 @@ def _in_order(names: set[str]) -> list[str]:
     return [*(name for name in FLAGS if name in names), *sorted(names - set(FLAGS))]
 
 
-def listing(raised: Sequence[Raised], defenses: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def listing(raised: Sequence[Raised], defenses: Sequence[str]) -> tuple[dict[str, str], dict[str, bool]]:
     """Flags as people read them beside a table: by defense the names, as a short text, and a line for each flag raised:
-    where, why, its meaning and advice. A flag that two thirds of the rows have is named in its line alone, except those
-    of `ALWAYS`."""
+    where, why, its meaning and advice; with it, whether all rows have the flag. A flag that two thirds of the rows have
+    is named in its line alone, except those of `ALWAYS`."""
     short: dict[str, list[str]] = {defense: [] for defense in defenses}
-    lines = []
+    lines = {}
     for name in _in_order({one.flag for one in raised}):
         details: dict[str, list[str]] = {}
         for one in raised:
@@ -326,7 +327,7 @@ def listing(raised: Sequence[Raised], defenses: Sequence[str]) -> tuple[dict[str
         place = "; ".join(part for part in (where, why) if part)
         about = flag(name)
         advice = about.advice[0].upper() + about.advice[1:]
-        lines.append(f"{name}{f' ({place})' if place else ''}: {about.meaning}. {advice}.")
+        lines[f"{name}{f' ({place})' if place else ''}: {about.meaning}. {advice}."] = not others
     return {defense: " ".join(flags) for defense, flags in short.items()}, lines
 
 

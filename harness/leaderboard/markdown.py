@@ -10,7 +10,6 @@ from urllib.parse import quote
 import pandas as pd
 from tabulate import tabulate
 
-from harness.leaderboard.flags import FLAGS
 from harness.leaderboard.section import Section
 
 FIRST = "_protection.png"
@@ -22,11 +21,6 @@ def escape(text: str) -> str:
     return re.sub(r"\](?=[(:\[])", r"]\\", html.escape(text, quote=False))
 
 
-def printable(text: str) -> str:
-    """`text` without characters that command a terminal; lines stay lines."""
-    return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
-
-
 def markdown(sections: Sequence[Section], title: str, note: str = "", escape: Callable[[str], str] = escape) -> str:
     """The board as Markdown; flags that all rows of a grid share stand above its first table. note: a line below the
     title. escape: writes a text as what shows it."""
@@ -35,21 +29,16 @@ def markdown(sections: Sequence[Section], title: str, note: str = "", escape: Ca
         parts += [escape(f"## {section.title}"), escape(section.verdict)]
         first = [file for file in section.pictures if file.endswith(FIRST)]
         parts += map(_picture, first)
-        shared = [note for note in section.notes if (match := _SHARED.match(note)) and match[1] in FLAGS]
-        parts.append(escape(_listed(shared)))
+        parts.append(escape(_listed(section.shared)))
         if section.headline:
             parts += [*map(escape, (tabulated(section.headline[0]), section.headline[1])), "### Details"]
         for title, table, below in section.details:
             parts += map(escape, (f"{title}:", tabulated(table), below))
         for table, below in section.tables:
             parts += [escape(tabulated(table)), escape(below)]
-        parts.append(escape(_listed([note for note in section.notes if note not in shared])))
+        parts.append(escape(_listed(section.notes)))
         parts += [_picture(file) for file in section.pictures if file not in first]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-_SHARED = re.compile(r"(\S+) \(all rows[;)]")
-"""The beginning of the line of a flag that all rows have, and not all but some."""
 
 
 def _listed(notes: Sequence[str]) -> str:
@@ -64,10 +53,13 @@ def _picture(file: str) -> str:
 
 def tabulated(table: pd.DataFrame) -> str:
     """A table in the form of GitHub's Markdown; a bar within a cell is escaped."""
-    escaped = {
-        name.replace("|", "\\|"): [text.replace("|", "\\|") for text in column] for name, column in texts(table).items()
-    }
+    escaped = {_cell(name): list(map(_cell, column)) for name, column in texts(table).items()}
     return tabulate(escaped, headers="keys", tablefmt="github", showindex=False, disable_numparse=True)
+
+
+def _cell(text: str) -> str:
+    """Text in which no bar ends a cell, also after backslashes, two of which are one."""
+    return re.sub(r"(\\*)\|", r"\1\1\\|", text)
 
 
 def texts(table: pd.DataFrame) -> dict[str, list[str]]:

@@ -97,7 +97,8 @@ class Cells:
     complete, a column for each attacker (`RELEASED` where none attacks); NaN is missing. earlier: the same at the last
     step measured within half the budget, NaN where there is none. forfeits: in which cells a score is forfeited, see
     `forfeited`. exact: the defenses in which, attacks included, nothing is random. untrusted: the defenses that are not
-    compared, see `Records.untrusted`.
+    compared, see `Records.untrusted`. counted: the columns of `scores` that count in the worst case and the mean, see
+    `Records.counted_attackers`.
     """
 
     at: Mapping[str, Any]
@@ -112,6 +113,7 @@ class Cells:
     forfeits: pd.Series
     exact: frozenset[str]
     untrusted: frozenset[str]
+    counted: Sequence[str]
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -196,14 +198,18 @@ class Cells:
         model has no value, since a defense must gain nothing by an attack that failed; if no attacker breaks the
         undefended model it is NaN throughout, since then no defense was tested.
         """
-        strong = self.scores.drop(columns=self.weak)
+        strong = self.strong(self.scores)
         complete = strong.notna().all(axis=1) & (len(strong.columns) > 0)
-        return self.scores.min(axis=1).where(complete)
+        return self.scores[self.counted].min(axis=1).where(complete)
 
     @cached_property
     def mean(self) -> pd.Series:
         """The mean score over the attackers that break the undefended model, NaN where one of them has no value."""
-        return self.scores.drop(columns=self.weak).mean(axis=1, skipna=False)
+        return self.strong(self.scores).mean(axis=1, skipna=False)
+
+    def strong(self, scores: pd.DataFrame) -> pd.DataFrame:
+        """The columns of `scores`, one for each attacker, of those that count and break the undefended model."""
+        return scores[[attacker for attacker in self.counted if attacker not in self.weak]]
 
     @cached_property
     def by_task(self) -> pd.DataFrame:
@@ -279,6 +285,7 @@ def _cells(records: Records, grid: Grid, ranking: Ranking) -> Cells | None:
         forfeits=lost.any(axis=1),
         exact=frozenset(exact.index[exact]),
         untrusted=frozenset(records.untrusted_defenses(grid)),
+        counted=records.counted_attackers(grid) or [RELEASED],
     )
 
 

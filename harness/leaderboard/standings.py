@@ -173,8 +173,8 @@ def _strongest(cells: Cells) -> pd.Series:
     strongest = pd.Series(pd.NA, cells.defenses, dtype="string")
     if not cells.attacked or not cells.worst.notna().any():
         return strongest
-    reaches = cells.scores.le(cells.worst + cells.ranking.resolution, axis=0).groupby("defense").sum()
-    halfway = cells.earlier.groupby("defense").mean()
+    reaches = cells.scores[cells.counted].le(cells.worst + cells.ranking.resolution, axis=0).groupby("defense").sum()
+    halfway = cells.earlier[cells.counted].groupby("defense").mean()
     for defense in cells.defenses:
         if reaches.loc[defense].any():
             ranked = pd.DataFrame({"cells": -reaches.loc[defense], "halfway": halfway.loc[defense]})

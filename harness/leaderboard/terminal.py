@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.errors import printable
 from harness.leaderboard.flags import FLAGS, Raised
-from harness.leaderboard.markdown import printable, texts
+from harness.leaderboard.markdown import texts
 from harness.leaderboard.tables import CI
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from harness.execution.failure import line
 from harness.files import user_path
 from harness.plugin import KINDS
 from harness.ranking import covering
@@ -61,7 +62,7 @@ def load(files: Sequence[Path], plugins: Sequence[Path] = ()) -> Merged:
         try:
             union.add(path, submissions[path])
         except UsageError as error:
-            print(f"{path} is left out: {error}", file=sys.stderr)
+            print(f"{path} is left out: {line(error)}", file=sys.stderr)
             del submissions[path]
     suite, installed = union.suite, installed_suite(union.suite.name)
     local: dict[str, Any] = {"plugins": tuple(plugin_files(suite.name, plugins))}

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.bounded import file_digest, parse_json, read_bytes
-from harness.errors import UsageError, describe
+from harness.errors import UsageError, describe, printable
 from harness.files import write_bytes
 from harness.submission import old_forms
 from harness.submission.schema import FORMAT, InvalidSubmission, Submission
@@ -59,8 +59,7 @@ def parse(content: Any, where: str) -> Submission:
         text = describe(error)
     except old_forms.Malformed as error:
         text = str(error)
-    printable = "".join(letter if letter.isprintable() else "?" for letter in text[:500])
-    raise InvalidSubmission(f"{where} is not a valid submission: {printable}")
+    raise InvalidSubmission(f"{where} is not a valid submission: {printable(' '.join(text[:500].split()))}")
 
 
 def _content(path: Path) -> Any:

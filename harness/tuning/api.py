@@ -13,6 +13,7 @@ from harness import tuned_file
 from harness.execution import executors
 from harness.files import claim, replacing, user_path, write_text
 from harness.interrupts import contained
+from harness.leaderboard.boards import as_csv
 from harness.leaderboard.markdown import tabulated
 from harness.leaderboard.searches import CAPTIONS, OWN, TRANSFER, TRIALS, SearchTables
 from harness.selection import Options, Selection
@@ -89,8 +90,8 @@ def tune(
     with replacing(folder, f"tuning of {chosen.name}") as new:
         read_write.write(submission, new / RUN)
         tuned_file.write(tuned, new / TUNED)
-        write_text(new / TRIALS, found.trials.to_csv(index=False))
-        write_text(new / TRANSFER, found.transfers.to_csv(index=False))
+        write_text(new / TRIALS, as_csv(found.trials))
+        write_text(new / TRANSFER, as_csv(found.transfers))
         write_text(
             new / README, f"# Tuned attackers of {chosen.name}\n\n![best score so far]({TRIALS_PICTURE})\n\n{text}\n"
         )

@@ -18,12 +18,13 @@ def board_of(count: int) -> dict[str, float]:
         asr(*at, str(task), seed, (task * seed * step % 97) / 97, step=step) for *at, task, seed, step in numbers
     )
     assert len(records.frame) == count
-    before, start = _peak(), time.perf_counter()
+    before, start = peak(), time.perf_counter()
     assert len(boards.make(records).long) > 0
-    return {"board_seconds": time.perf_counter() - start, "records_mib": before, "peak_mib": _peak()}
+    return {"board_seconds": time.perf_counter() - start, "records_mib": before, "peak_mib": peak()}
 
 
-def _peak() -> float:
+def peak() -> float:
+    """The peak memory of this process, in MiB."""
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert peak is not None
     return int(peak[1]) / 1024

@@ -17,6 +17,7 @@ from harness.stage import Folders, Stage, unique
 from harness.store import Store
 from harness.submission import pack
 from harness.suite_reader import load
+from tests.benchmarks import many_jobs
 from tests.benchmarks.many_records import board_of
 from tests.helpers import EXAMPLES
 
@@ -113,6 +114,14 @@ def test_plan_and_pack(benchmark, tmp_path, seeds):
         return pack.pack(plan, store, {}, pack.opening(plan, store))
 
     assert len(benchmark(plan_and_pack).cells) == 12 + 4 * seeds
+
+
+@pytest.mark.parametrize("tasks", [5, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.benchmark(group="a suite of many tasks and seeds, planned")
+def test_many_planned_jobs(benchmark, tasks):
+    """In a process of its own, so that its peak memory is that of the plan."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        benchmark.extra_info |= benchmark.pedantic(lambda: pool.submit(many_jobs.plan_of, tasks).result(), rounds=1)
 
 
 @pytest.mark.parametrize("count", [100_000, pytest.param(3_000_000, marks=pytest.mark.slow)])

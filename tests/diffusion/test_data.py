@@ -42,16 +42,23 @@ def test_a_folder_gives_its_pictures_and_names_the_rest(tmp_path: Path) -> None:
         kind = {"JPG": "JPEG", "jfif": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper())
         Image.new("RGB", (SIDE, SIDE), (20 * place,) * 3).save(tmp_path / f"{place}.{suffix}", kind)
     before = folder_digest(str(tmp_path))
-    for name in ("a.HEIC", "b.heic", "c.avif", "notes.txt", "._0.png", ".b.png", "README", "d.p\ng"):
+    for name in ("a.HEIC", "b.heic", "c.avif", "notes.txt", "._0.png", ".b.png", "README", "d.p\ng", "Thumbs.db",
+                 "desktop.ini", ".DS_Store"):  # fmt: skip
         (tmp_path / name).write_bytes(b"no picture")
     (tmp_path / "edits.png").mkdir()
+    (tmp_path / "__MACOSX").mkdir()
     (tmp_path / "gone.png").symlink_to(tmp_path / "nothing.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
     assert [path.name[0] for path in picture_files(str(tmp_path))] == list("012345678")
     assert left_out(str(tmp_path)) == {
-        ".avif": 1, ".heic": 2, ".txt": 1, "folder": 1, "hidden": 2, "other": 3,
+        ".avif": 1, ".db": 1, ".heic": 2, ".ini": 1, ".txt": 1, "folder": 2, "hidden": 3, "other": 4,
     }  # fmt: skip
     assert read_images(str(tmp_path), SIDE)[:, 0, 0, 0].tolist() == pytest.approx(range(0, 180, 20), abs=2)
     assert folder_digest(str(tmp_path)) == before
+    elsewhere = tmp_path / "edits.png" / "9.png"
+    Image.new("RGB", (SIDE, SIDE), "white").save(elsewhere)
+    (tmp_path / "9.png").symlink_to(elsewhere)
+    assert (read_images(str(tmp_path), SIDE)[-1] == 255).all()  # a link is the picture that it leads to
 
 
 def _empty(folder: Path) -> None:

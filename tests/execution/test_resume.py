@@ -1,6 +1,7 @@
 """Runs that are killed at any moment, share a store, or fill it: nothing finished is lost, done twice or wrong."""
 
 import itertools
+import json
 import multiprocessing
 import os
 import random
@@ -19,17 +20,27 @@ import pytest
 
 from harness.execution import scheduler
 from harness.execution.executors import Serial
+from harness.interrupts import Stopped, stoppable
 from harness.store import Store
 from tests import runs
 from tests.execution.test_scheduler import transient
 from tests.helpers import ROOT, SLOW
-from tests.runs import plan, run, write_suite
+from tests.runs import TWO_LAYER, plan, run, write_suite
 
 __all__ = ["transient"]
 
 
+SIGNALS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGSTOP")
+"""What ends or stops a run, or its terminal."""
+
+
 def _run(store: Path) -> None:
-    run(store=store)
+    """A run that signals end as they end the command."""
+    try:
+        with stoppable("SIGINT", "SIGTERM", "SIGHUP"):
+            run(store=store)
+    except Stopped as stop:
+        sys.exit(stop.exit_code)
 
 
 @pytest.fixture
@@ -53,26 +64,37 @@ def damage(store: Path, draw: random.Random) -> None:
         path.write_bytes(path.read_bytes()[: draw.randrange(path.stat().st_size + 1)])
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.slow)])
-def test_after_a_kill_at_any_moment_the_next_run_does_the_rest(tmp_path, forked, kills):
+def signalled(running: multiprocessing.Process, name: str, seconds: float) -> None:
+    """Send a signal to a process and wait for its end; a stopped one goes on after some seconds."""
+    os.kill(running.pid, getattr(signal, name))
+    if name == "SIGSTOP":
+        time.sleep(seconds)
+        os.kill(running.pid, signal.SIGCONT)
+    running.join()
+
+
+@pytest.mark.parametrize("signals", [5, pytest.param(100, marks=pytest.mark.slow)])
+def test_after_a_signal_at_any_moment_the_next_run_does_the_rest(tmp_path, forked, signals):
     draw = random.Random(1)
     reference = run(store=tmp_path / "reference").values
     for name in ("warm", "measured"):
         start = time.monotonic()
         forked(tmp_path / name).join()
         whole = time.monotonic() - start
-    killed, finished = 0, 0
-    while killed < kills or not finished:
+    sent, finished = 0, 0
+    while sent < signals or not finished:
         store = tmp_path / f"store{finished}"
         running = forked(store)
-        running.join(draw.uniform(0, whole) if killed < kills else None)
+        running.join(draw.uniform(0, whole) if sent < signals else None)
         if running.exitcode is None:
-            running.kill()
-            running.join()
-            killed += 1
-            if draw.random() < 0.2:
-                damage(store, draw)
-            continue
+            name = draw.choice(SIGNALS)
+            signalled(running, name, draw.uniform(0, 0.1))
+            sent += 1
+            if running.exitcode:
+                assert name != "SIGSTOP"
+                if draw.random() < 0.2:
+                    damage(store, draw)
+                continue
         assert running.exitcode == 0
         pd.testing.assert_frame_equal(run(store=store).values, reference)
         Store(store).collect()
@@ -200,6 +222,42 @@ def test_a_cluster_that_loses_a_worker(tmp_path, cluster):
     (result,) = results
     assert not result.failed
     pd.testing.assert_frame_equal(result.values, run(store=tmp_path / "serial", **rows).values)
+
+
+@pytest.mark.slow
+def test_the_death_of_a_clusters_scheduler(tmp_path):
+    """While a job runs: the run ends with one line, and the same command here does the rest."""
+    plugin, go, about = tmp_path / "slow.py", tmp_path / "go", tmp_path / "scheduler.json"
+    plugin.write_text(SLOW)
+    dask = [sys.executable, "-m", "dask"]
+    options = ["--scheduler-file", about]
+    quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "cwd": ROOT}
+    commands = (["scheduler", "--port", "0"], ["worker", "--nthreads", "1", "--no-nanny"])
+    started = [subprocess.Popen([*dask, *command, "--no-dashboard", *options], **quiet) for command in commands]
+    try:
+        while not about.exists() or not (text := about.read_text()):
+            assert started[0].poll() is None
+            time.sleep(0.05)
+        rows = ["--plugin", plugin, "--set", f"attackers.slow.go={go}", "--out", tmp_path / "out"]
+        command = [sys.executable, "-m", "harness.cli", "run", TWO_LAYER, *rows]
+        cluster = ["--cluster", json.loads(text)["address"]]
+        running = subprocess.Popen([*command, *cluster], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        started.append(running)
+        while not go.with_suffix(".waits").exists():
+            assert running.poll() is None, running.stderr.read()
+            time.sleep(0.05)
+        started[0].kill()
+        _, errors = running.communicate(timeout=300)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    assert running.returncode == 1
+    assert "are gone; finished jobs are kept: run the same command again" in errors
+    assert "Traceback" not in errors
+    go.touch()
+    assert subprocess.run(command, capture_output=True, check=False, cwd=ROOT).returncode == 0
+    assert len(Store().ledger()) == len({entry["key"] for entry in Store().ledger()})
 
 
 @pytest.mark.slow

@@ -11,10 +11,13 @@ import pandas as pd
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
+from harness.errors import printable
+from harness.execution.failure import line
 from harness.leaderboard.boards import as_csv
 from harness.leaderboard.latex import escape, latex
-from harness.leaderboard.markdown import markdown, printable
+from harness.leaderboard.markdown import markdown
 from harness.leaderboard.section import Section
 
 NASTY = r"50 % of κ ≥ 2 & θ_1 #3 {a} ~b^c $d \e <f> | “é” – 日"
@@ -103,6 +106,33 @@ def test_text_makes_no_link_and_no_picture():
     assert notes[-1] in text
 
 
+MARKS = st.sampled_from("|\\`[]()!<>*_#&:;=~-+@$\"' \u202e")
+LINES = st.text(MARKS | st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp"]), max_size=30)
+
+
+@example("\\|")
+@example("![x](http://a.b)")
+@example("[x]: http://a.b")
+@example("`|`<img src=x>")
+@given(LINES)
+def test_a_reader_of_markdown_finds_no_link_picture_html_or_cell_in_a_text(text):
+    page = markdown([Section("g", [(pd.DataFrame({text or "a": [text], "": ["1"]}), text)], [text, "end"])], "t", text)
+    tokens = [part for token in MarkdownIt("commonmark").enable("table").parse(page) for part in
+              (token, *(token.children or ()))]  # fmt: skip
+    kinds = [token.type for token in tokens]
+    assert not {"link_open", "image", "html_block", "html_inline"} & set(kinds)
+    assert (kinds.count("th_open"), kinds.count("td_open")) == (2, 2)
+
+
+@given(st.text(MARKS | st.characters(), max_size=60))
+def test_an_error_on_a_terminal_is_one_line_without_commands(text):
+    """Also with parts of letters, as of names of files."""
+    shown = line(ValueError(text))
+    assert shown.isprintable()
+    assert printable(shown) == shown
+    shown.encode()
+
+
 @given(st.text(max_size=60))
 def test_a_terminal_gets_the_text_and_no_commands(text):
     shown = markdown([Section(text, [], [text])], "< 0.001", escape=printable)
@@ -111,12 +141,12 @@ def test_a_terminal_gets_the_text_and_no_commands(text):
 
 
 @given(st.lists(st.text(max_size=8), min_size=1, max_size=5))
-@example(["=1+1", "+1", "-1", "@x", "\tx", "\r"])
+@example(["=1+1", "+1", "-1", "@x", "\tx", "\r", "\n=1", "＝1", "＠x"])
 def test_no_text_of_a_csv_file_is_a_formula(texts):
     table = pd.DataFrame({"text": pd.array(texts, "string"), "number": -1.0})
     rows = list(csv.reader(io.StringIO(as_csv(table), newline="")))[1:]
     assert [row[0].removeprefix("'") for row in rows] == [text.replace("\r", " ").removeprefix("'") for text in texts]
-    assert not any(row[0].startswith(("=", "+", "-", "@", "\t", "\r")) for row in rows)
+    assert not any(row[0].startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＠")) for row in rows)
     assert {row[1] for row in rows} == {"-1.0"}
 
 
@@ -128,8 +158,7 @@ def test_a_picture_is_linked_where_it_lies():
 def test_flags_of_all_rows_stand_above_the_first_table():
     few, harms = "few-seeds (all rows; 3): fewer than 5 seeds.", "harms (mine): retains less."
     tables = [(pd.DataFrame({"defense": ["mine"]}), "Below.")]
-    text = markdown([Section("g", tables, ["defense mine: Mine()", few, harms])], "t")
-    assert text.count(few) == 1
+    text = markdown([Section("g", tables, ["defense mine: Mine()", harms], shared=[few])], "t")
     assert text.index("## g") < text.index(few) < text.index("| defense") < text.index("Mine()") < text.index(harms)
 
 

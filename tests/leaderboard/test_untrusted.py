@@ -88,3 +88,27 @@ def test_without_attackers_the_standings_have_them_last():
     ranking = Ranking(value={"metric": "rir"}, better="higher", resolution=0.001)
     records = replace(build(rows, ranking=ranking), unverified=frozenset({FORGED}), untrusted=frozenset({FORGED}))
     assert list(boards.make(records).standings["defense"]) == ["mine", "none", "forged"]
+
+
+ATTACKS = curves({"none": 20, "mine": 42, "other": 60}) + retained(dict.fromkeys(("none", "mine", "other"), 1.0))
+INVENTED = ("g", "attacker", "invented")
+
+
+def test_an_attack_that_nobody_could_run_again_counts_in_no_worst_case():
+    """It is listed with its flag; all ranks, costs and sentences are those of the board without it."""
+    attack = curves({"none": 11, "mine": 95, "other": 12}, attacker="invented")
+    rows = frozenset({INVENTED})
+    records = replace(build(ATTACKS + attack), tiers={INVENTED: "self-reported"}, unverified=rows, untrusted=rows)
+    made, without = boards.make(records), boards.make(build(ATTACKS))
+    for name in ("comparisons", "protection", "protection_comparisons"):
+        pd.testing.assert_frame_equal(getattr(made, name), getattr(without, name))
+    shared = ["defense", "rank_low", "rank_high", "worst", "by", "mean", "attacker lora"]
+    pd.testing.assert_frame_equal(made.standings[shared], without.standings[shared])
+    assert made.standings["attacker invented"].notna().all()
+    assert ("none", "invented", "unverified") in {raised[:3] for raised in made.grids[0].raised}
+
+
+def test_where_nobody_could_run_any_attack_again_all_of_them_count():
+    rows = frozenset({("g", "attacker", "lora")})
+    records = replace(build(ATTACKS), unverified=rows, untrusted=rows)
+    pd.testing.assert_frame_equal(boards.make(records).protection, boards.make(build(ATTACKS)).protection)

@@ -41,21 +41,40 @@ HARMS: dict[str, Callable[[Path], object]] = {
     "deep": lambda path: path.write_text("[" * 100_000),
     "large number": lambda path: path.write_text("9" * 5000),
     "surrogate": lambda path: path.write_text(r'{"format": 2, "identity": "\ud800", "key": "\ud800"}'),
+    "flipped": lambda path: path.write_bytes(
+        bytes([*(read := path.read_bytes())[:-9], *(byte ^ 1 for byte in read[-9:])])
+    ),
+    "binary": lambda path: path.write_bytes(bytes(range(256)) * 9),
+    "huge numbers": lambda path: path.write_bytes(re.sub(rb"\d+", b"1e999", path.read_bytes())),
+    "other JSON": lambda path: path.write_text(
+        '{"key": {}, "files": ["x"], "seconds": "1", "format": [], "value": {}}'
+    ),
+    "other types": lambda path: path.write_bytes(re.sub(rb'"\w+"|\d+', b"true", path.read_bytes())),
+    "unreadable": lambda path: path.chmod(0),
     "absent": Path.unlink,
     "folder": _replace(Path.mkdir),
     "pipe": _replace(os.mkfifo),
     "endless": _replace(lambda path: path.symlink_to("/dev/zero")),
     "loop": _replace(lambda path: path.symlink_to(path.name)),
+    "link elsewhere": _replace(lambda path: path.symlink_to(__file__)),
 }
 
 NO_FILE = ("folder", "pipe", "endless", "loop")
+DEAD = "cd" * 32
+"""A key of which killed processes have left files."""
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, runs.Run]:
-    """The store of a small run, and the run."""
+    """The store of a small run, with what killed processes leave, and the run."""
     root = tmp_path_factory.mktemp("whole") / "store"
-    return root, runs.run(store=root, tasks=["1"])
+    done = runs.run(store=root, tasks=["1"])
+    (root / "locks" / DEAD).touch()
+    for folder, name in (("tmp", DEAD), ("damaged", f"{DEAD}-1"), ("artifacts", f"cd/{DEAD}")):
+        (root / folder / name).mkdir(parents=True)
+        (root / folder / name / "values.json").write_text("[]")
+    (root / "runs" / "dead.json").write_text(json.dumps([DEAD]))
+    return root, done
 
 
 def _files(root: Path) -> list[Path]:
@@ -70,6 +89,8 @@ def _same_or_one_line(whole: tuple[Path, runs.Run], folder: Path, harm: Callable
     for _ in range(2):
         try:
             store = Store(folder)
+            store.collect()
+            store.ledger()
             failed = scheduler.run(whole[1].plan, store, executors.Serial())
         except ImmuneBenchError as error:
             line = str(error)
@@ -81,14 +102,36 @@ def _same_or_one_line(whole: tuple[Path, runs.Run], folder: Path, harm: Callable
     assert str(folder) in line
 
 
-@pytest.mark.parametrize("name", HARMS)
-def test_all_files_damaged_in_one_way(whole, tmp_path, name):
+@pytest.mark.parametrize("first", [pytest.param(at, marks=[pytest.mark.slow] * (at > 3)) for at in range(len(HARMS))])
+def test_all_files_damaged_each_in_another_way(whole, tmp_path, first):
+    """In as many turns as there are ways, so that each file is damaged in each way."""
+    names = list(HARMS)
+
     def harm(root: Path) -> None:
-        for path in _files(root):
+        for place, path in enumerate(_files(root), first):
+            name = names[place % len(names)]
             if path.name != "store.json" or name not in NO_FILE:
                 HARMS[name](root / path)
 
     _same_or_one_line(whole, tmp_path / "copy", harm)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HARMS)
+def test_one_file_damaged(whole, tmp_path, name):
+    for path in _files(whole[0]):
+        _same_or_one_line(whole, tmp_path / "copy", lambda root, path=path: HARMS[name](root / path))
+
+
+@pytest.mark.parametrize("name", ["artifacts", "damaged", "locks", "runs", "tmp"])
+def test_something_else_in_the_place_of_a_folder(whole, tmp_path, name):
+    for make in (Path.touch, lambda path: path.symlink_to(path.name), lambda path: path.symlink_to("absent")):
+
+        def harm(root: Path, make: Callable[[Path], object] = make) -> None:
+            shutil.rmtree(root / name)
+            make(root / name)
+
+        _same_or_one_line(whole, tmp_path / "copy", harm)
 
 
 @pytest.mark.parametrize("name", NO_FILE)
