@@ -34,33 +34,26 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the gallery and its pictures to what is built."""
     boards = sorted(BOARDS.glob("*/leaderboard.md"))
+    entries = []
     for board in boards:
-        if (picture := _picture(board)) is not None:
+        title, *grids = re.split(r"^## ", board.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        grid = max(grids, key=lambda grid: f"{FIRST})" in grid)  # the first with costs to break, else the first
+        name, sentences, *_ = grid.split("\n\n")
+        shown = ""
+        if (picture := _picture(grid, board.parent)) is not None:
             place = f"gallery/{board.parent.name}/{picture.name}"
             files.append(File.generated(config, place, abs_src_path=str(picture)))
+            shown = f"![{board.parent.name}: {picture.stem}]({place})"
+        where = f"All tables: `results/leaderboards/{board.parent.name}/leaderboard.md`."
+        entries += [f"#{title.splitlines()[0]}", shown, f"`{name.split()[0]}`: {opening(sentences)} {where}"]
     if boards:
-        files.append(File.generated(config, PAGE, content="\n\n".join([HEAD, *map(_entry, boards)]) + "\n"))
+        files.append(File.generated(config, PAGE, content="\n\n".join([HEAD, *entries]) + "\n"))
     return files
 
 
-def _entry(board: Path) -> str:
-    """One board in the gallery."""
-    title, *_ = board.read_text(encoding="utf-8").splitlines()
-    grid, sentences, *_ = _grid(board).split("\n\n")
-    picture = _picture(board)
-    shown = f"![{board.parent.name}: {picture.stem}](gallery/{board.parent.name}/{picture.name})" if picture else ""
-    where = f"All tables: `results/leaderboards/{board.parent.name}/leaderboard.md`."
-    return "\n\n".join([f"#{title}", shown, f"`{grid.split()[0]}`: {opening(sentences)} {where}"])
-
-
-def _grid(board: Path) -> str:
-    """The part of a board on its first grid with costs to break, else on its first grid."""
-    grids = re.split(r"^## ", board.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-    return max(grids, key=lambda grid: f"{FIRST})" in grid)
-
-
-def _picture(board: Path) -> Path | None:
-    """The picture of the costs to break, else the first in the board's folder; None if there is none."""
-    linked = [board.parent / unquote(link) for link in re.findall(r"!\[.*?\]\((.*?)\)", _grid(board))]
-    own = [file for file in linked if file.parent == board.parent and file.is_file()]
+def _picture(grid: str, folder: Path) -> Path | None:
+    """Of the pictures in a grid's part of the board in `folder`, that of the costs to break, else the first in the
+    folder; None if there is none."""
+    linked = [folder / unquote(link) for link in re.findall(r"!\[.*?\]\((.*?)\)", grid)]
+    own = [file for file in linked if file.parent == folder and file.is_file()]
     return next((file for file in own if file.name.endswith(FIRST)), own[0] if own else None)

@@ -32,9 +32,9 @@ def site(
     """Build the website of boards; it can be read without a network."""
     from harness.site import build
     from harness.submission.run_folder import RUN
-    from harness.submission.tier import submission_files
+    from harness.submission.tier import submissions_below
 
-    submissions = [file for folder in [source, *source.rglob("*/")] for file in submission_files(folder)]
+    submissions = [file for files in submissions_below(source).values() for file in files]
     files, kind = (submissions, "submission") if submissions else (list(source.rglob(RUN)), "run")
     print(f"making the website from {len(files)} {kind}{'s' * (len(files) != 1)} in {source}/", flush=True)
     build(out, source, tuple(plugin))

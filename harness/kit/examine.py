@@ -19,6 +19,7 @@ from harness.errors import RunError, UsageError
 from harness.execution import surroundings
 from harness.execution.child import Closed
 from harness.execution.determinism import isolated
+from harness.execution.failure import line
 from harness.importing import definitions, restore_definitions
 from harness.interrupts import contained
 from harness.kit.trial import Trial
@@ -178,7 +179,7 @@ def _failure(run: Callable[[], Run]) -> str | None:
         with contained():
             run()
     except Exception as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return f"{type(error).__name__}: {line(error)}"
     return None
 
 

@@ -172,9 +172,9 @@ def _costs(records: Records, grid: Grid, frame: pd.DataFrame, name: str, model: 
     suite = records.suite
     exact = curves["seed"].isna().groupby(curves["defense"]).all()
     seeds = grid.seeds if curves["seed"].notna().any() else grid.seeds[:1]
-    values = by_cell(curves, "value", seeds, [*CELL, "step"]).astype(float)
+    values = by_cell(curves, "value", seeds, [*CELL, "step"])
     values = values.where(np.isfinite(values))
-    spent = by_cell(spent, "value", seeds, [*CELL, "step"]).astype(float)
+    spent = by_cell(spent, "value", seeds, [*CELL, "step"])
     spent = spent.reindex(index=values.index, columns=values.columns)  # at step 0 no cost is recorded
     progress = outcome.origin - values if outcome.better == "higher" else values - outcome.origin
     best = progress if outcome.chosen else progress.T.cummax().T  # an attacker keeps the best of its measured steps

@@ -353,15 +353,15 @@ def _scores(rows: pd.DataFrame, whole: pd.MultiIndex, grid: Grid, ranking: Ranki
     scaled = logarithms(values) if quantity.scale == "log" else values
     rows = rows[CELL].assign(score=scaled if ranking.better == "higher" else -scaled)
     wide = by_cell(rows, "score", whole.unique("seed"), CELL)
-    return wide.reindex(index=whole, columns=list(grid.attackers) or [RELEASED]).astype(float)
+    return wide.reindex(index=whole, columns=list(grid.attackers) or [RELEASED])
 
 
 def by_cell(rows: pd.DataFrame, value: str, seeds: Iterable[int], names: Sequence[str]) -> pd.DataFrame:
-    """The values in the column `value` by the columns `names`, the first of which is the defense; a column for each
+    """The numbers in the column `value` by the columns `names`, the first of which is the defense; a column for each
     value of the last one. A value without a seed stands for each of the seeds."""
 
     def part(rows: pd.DataFrame) -> pd.DataFrame:
-        return for_every_seed(rows, seeds).groupby(list(names))[value].first().unstack()
+        return for_every_seed(rows, seeds).groupby(list(names))[value].first().unstack().astype(float)
 
     sizes = rows["defense"].value_counts(sort=False).to_dict()
     parts = [part(rows[rows["defense"].isin(batch)]) for batch in batches(sizes)]

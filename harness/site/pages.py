@@ -80,7 +80,9 @@ class Site:
         self.searches = searches
         self.date, self.version = datetime.date.today().isoformat(), importlib.metadata.version("immunebench")
         self.plugins = Plugins(installed().with_files(plugins))
-        self.boards = sorted((BoardView(name, loaded) for name, loaded in sources.items()), key=_place)
+        boards = [BoardView(name, loaded) for name, loaded in sources.items()]
+        self.summaries = {board.name: charts.summary(board.made) for board in boards}
+        self.boards = sorted(boards, key=self._place)
         self._rows = {
             (board.name, grid.name, kind, label): self.plugins.view(spec)
             for board in self.boards
@@ -109,8 +111,14 @@ class Site:
             "sort_keys": sort_keys,
             "charts_of": charts.of_grid,
             "first_charts": charts.protection,
-            "summary_of": charts.summary,
         }
+
+    def _place(self, board: BoardView) -> tuple[bool, bool, bool, int]:
+        """The order of boards on the first page: those with costs to break, of a present submission format and of a
+        whole suite come before others, then those with more values."""
+        no_costs = self.summaries[board.name][1] is None
+        is_part = any(narrowing(grid.board.grid) for grid in board.grids)
+        return no_costs, board.loaded.records.older, is_part, -len(board.loaded.records.frame)
 
     def write(self) -> None:
         """Write all pages."""
@@ -230,14 +238,6 @@ def prose(text: str | None) -> Markup:
 def code(text: str) -> Markup:
     """Text with what is in backticks as code."""
     return Markup(re.sub("`+([^`]*)`+", r"<code>\1</code>", str(escape(text))))
-
-
-def _place(board: BoardView) -> tuple[bool, bool, bool, int]:
-    """The order of boards on the first page: those with costs to break, of a present submission format and of a whole
-    suite come before others, then those with more values."""
-    no_costs = charts.summary(board.made)[1] is None
-    is_part = any(narrowing(grid.board.grid) for grid in board.grids)
-    return no_costs, board.loaded.records.older, is_part, -len(board.loaded.records.frame)
 
 
 def sentence(text: str) -> str:

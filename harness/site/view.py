@@ -28,7 +28,7 @@ from harness.registry import Entry, Registry
 from harness.submission import merge
 from harness.submission.merge import Merged
 from harness.submission.run_folder import RUN
-from harness.submission.tier import submission_files
+from harness.submission.tier import submissions_below
 
 KINDS = ("defense", "attacker")
 """Kinds of plugins that have pages."""
@@ -54,16 +54,14 @@ def of_submissions(folder: Path, plugins: Sequence[Path] = ()) -> dict[str, Merg
     """By folder name, the submissions of each folder, `folder` or below it, that holds some (not those that runs
     leave). plugins: files that may hold a track. Raises what `merge.load` raises, and `UsageError` if two folders have
     the same name."""
-    folders = sorted(path for path in [folder, *folder.rglob("*")] if path.is_dir())
     sources: dict[str, Merged] = {}
-    for inner in folders:
-        if files := submission_files(inner):
-            if inner.name in sources:
-                raise UsageError(
-                    f"two folders of submissions below {folder} are called '{inner.name}', and a board "
-                    "has its folder's name"
-                )
-            sources[inner.name] = merge.load(files, plugins)
+    for inner, files in submissions_below(folder).items():
+        if inner.name in sources:
+            raise UsageError(
+                f"two folders of submissions below {folder} are called '{inner.name}', and a board "
+                "has its folder's name"
+            )
+        sources[inner.name] = merge.load(files, plugins)
     return sources
 
 

@@ -130,6 +130,12 @@ def submission_files(folder: Path) -> list[Path]:
     return [path for path in files if path.name != RUN and not path.name.endswith(".verification.json")]
 
 
+def submissions_below(folder: Path) -> dict[Path, list[Path]]:
+    """By folder, `folder` or one below it, the submissions that it holds; folders without any are left out."""
+    folders = sorted(path for path in [folder, *folder.rglob("*")] if path.is_dir())
+    return {inner: files for inner in folders if (files := submission_files(inner))}
+
+
 def verification(submission: Path) -> Verification | None:
     """The verification of the submission in the file `submission`; None if there is none with the file's present
     digest. Raises `UsageError` for an invalid verification file."""
