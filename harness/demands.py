@@ -5,9 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-SHARE = 0.35
-"""Share of a device's peak throughput that jobs are assumed to reach. It is an assumption, not a measurement: real runs
-lie within a factor of two of it."""
+SHARE = 0.75
+"""Share of a device's peak throughput that large operations reach: measured on one H100, drawing pictures of 512×512
+pixels in fp32 (docs/pages/scale.md)."""
+LAUNCH = 12e-6
+"""Seconds for a kernel, however small, measured on the same machine in training: the processor starts kernels one after
+the other."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Arithmetic. flops: floating-point operations. kernels: number of the operations that a device starts."""
+
+    flops: float = 0.0
+    kernels: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.flops + other.flops, self.kernels + other.kernels)
+
+    def __sub__(self, other: Work) -> Work:
+        return self + -1 * other
+
+    def __rmul__(self, times: float) -> Work:
+        return Work(times * self.flops, times * self.kernels)
 
 
 @dataclass(frozen=True)
@@ -19,9 +39,11 @@ class Device:
     memory: float
     tflops: dict[str, float]
 
-    def hours(self, flops: float, precision: str) -> float:
-        """Hours for `flops` floating-point operations in a precision (fp32, tf32, bf16, fp16) at the share `SHARE`."""
-        return flops / (self.tflops.get(precision, self.tflops["fp32"]) * 1e12 * SHARE) / 3600
+    def hours(self, work: Work, precision: str) -> float:
+        """Hours for `work` in a precision (fp32, tf32, bf16, fp16): for the operations at the share `SHARE`, or for
+        starting the kernels if that takes longer."""
+        tflops = self.tflops.get(precision, self.tflops["fp32"])
+        return max(work.flops / (tflops * 1e12 * SHARE), work.kernels * LAUNCH) / 3600
 
 
 def _device(title: str, memory: float, fp32: float, tf32: float | None, fp16: float, bf16: bool = True) -> Device:
@@ -46,15 +68,15 @@ DEVICES = {
 class Demand:
     """What jobs of one kind need.
 
-    what: the kind. jobs: their number. precision: of their arithmetic. flops: floating-point operations of all of them.
-    peak: highest memory of one of them, in bytes; both None: not counted, for the reason `note`. kept, transient: bytes
-    of artifacts that stay on disk, and of those that are deleted when no job needs them any more.
+    what: the kind. jobs: their number. precision: of their arithmetic. work: the arithmetic of all of them. peak:
+    highest memory of one of them, in bytes; both None: not counted, for the reason `note`. kept, transient: bytes of
+    artifacts that stay on disk, and of those that are deleted when no job needs them any more.
     """
 
     what: str
     jobs: int
     precision: str = "fp32"
-    flops: float | None = 0.0
+    work: Work | None = Work()
     peak: int | None = 0
     kept: int = 0
     transient: int = 0
@@ -64,19 +86,19 @@ class Demand:
 def lines(demands: Iterable[Demand], device: Device, workers: int = 1) -> list[str]:
     """Lines of text with the hours, the memory and the space on disk of `demands` on `workers` of `device`."""
     every = list(demands)
-    counted = [demand for demand in every if demand.flops is not None and demand.peak is not None]
-    hours = {demand: device.hours(demand.flops or 0, demand.precision) for demand in counted}
+    counted = [demand for demand in every if demand.work is not None and demand.peak is not None]
+    hours = {demand: device.hours(demand.work or Work(), demand.precision) for demand in counted}
     result = []
     for demand in every:
         need = f"not counted: {demand.note}"
-        if demand in hours:
-            need = f"{(demand.peak or 0) / 1e9:6.1f} GB {(demand.flops or 0) / 1e15:12.1f} PFLOP {hours[demand]:9.2f} h"
+        if demand.work is not None and demand in hours:
+            need = f"{(demand.peak or 0) / 1e9:6.1f} GB {demand.work.flops / 1e15:12.1f} PFLOP {hours[demand]:9.2f} h"
         result.append(f"  {demand.what:32} {demand.jobs:6} jobs {need}")
     kept, transient = (sum(getattr(demand, name) for demand in every) / 1e9 for name in ("kept", "transient"))
     peak = max((demand.peak or 0 for demand in counted), default=0) / 1e9
     fits = "fits" if peak <= device.memory else "does NOT fit"
     result += [
-        f"on {workers} × {device.title}, at an assumed {SHARE:.0%} of its peak throughput: "
+        f"on {workers} × {device.title}, at {SHARE:.0%} of its peak throughput or {LAUNCH * 1e6:.0f} µs a kernel: "
         f"{sum(hours.values()) / workers:.1f} h; encoders that measure pictures are left out",
         f"memory: {peak:.1f} GB at most, without workspaces of kernels ({fits} in {device.memory:.0f} GB)",
         f"disk: {kept:.1f} GB kept, and of {transient:.1f} GB as much as is in use at a time",

@@ -196,7 +196,7 @@ def _check(loss: Any, who: str, step: int) -> None:
 def _cuda() -> Any:
     """The module `torch.cuda` if this process uses a GPU, else None."""
     torch = sys.modules.get("torch")
-    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() and torch.cuda.is_available() else None
 
 
 def _clock() -> float:

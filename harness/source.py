@@ -4,8 +4,9 @@ The digest of a plugin covers the file of its class and every module that this f
 another covered module, also where the import statement is inside a function. The digest does not cover
 
 - the standard library and `harness` with its face `immunebench`, whose code has a version number in each stage;
-- installed packages, i.e. modules below a folder `site-packages` or `dist-packages`, except the plugin's own top-level
-  package and packages that register plugins (so `defenses` and `attackers` are covered, for every plugin);
+- installed packages, i.e. modules below a folder `site-packages` or `dist-packages`, or in another folder that pip has
+  installed them in (`pip install --target`), except the plugin's own top-level package and packages that register
+  plugins (so `defenses` and `attackers` are covered, for every plugin);
 - imports for type checkers only (`if TYPE_CHECKING:`), and imports by a computed name (`import_module(name)`).
 
 From a covered file the digest leaves out all that changes no result: comments, formatting, docstrings and other
@@ -367,9 +368,17 @@ def _is_covered(spec: ModuleSpec, plugin: ModuleSpec) -> bool:
     return not _is_installed(spec.origin or next(iter(spec.submodule_search_locations or ()), ""))
 
 
+@functools.cache
 def _is_installed(path: str) -> bool:
-    """Whether a file or folder is part of an installed package."""
-    return bool({"site-packages", "dist-packages"} & set(Path(path).parts))
+    """Whether the file or folder of a top-level module is part of an installed package."""
+    file = Path(path)
+    if {"site-packages", "dist-packages"} & set(file.parts):
+        return True
+    place = file.parent if file.stem == "__init__" else file
+    records = place.parent.glob("*.dist-info/RECORD")
+    own = f"{place.stem}/", f"{place.stem}."
+    lines = (line for record in records for line in record.read_text(encoding="utf-8").splitlines())
+    return place.name != "" and any(line.startswith(own) for line in lines)
 
 
 @functools.cache

@@ -119,6 +119,8 @@ class Gpu:
     def is_initialized(self) -> bool:
         return True
 
+    is_available = is_initialized
+
     def synchronize(self) -> None:
         self.clock[0] += self.queued
         self.queued = 0.0

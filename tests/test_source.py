@@ -10,6 +10,7 @@ import pytest
 
 from harness import source
 from harness.errors import UsageError
+from harness.importing import file_spec
 from harness.registry import Registry
 
 ROOT = Path(__file__).parents[1]
@@ -164,6 +165,27 @@ def _python_path(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in {*sys.modules} - known:
         if not name.startswith(("harness", "defenses", "attackers")):
             del sys.modules[name]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_packages_in_another_folder_that_pip_installed_them_in_are_not_covered(
+    tmp_path: Path, installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pip install --target`: a library may try imports that this Python lacks, and no digest counts its code."""
+    folder = tmp_path / "vendored"
+    (folder / "apart").mkdir(parents=True)
+    (folder / "apart" / "__init__.py").write_text("import sys\nif sys.version_info > (9,):\n    import not_there\n")
+    (folder / "lone.py").write_text("import not_there\n")
+    if installed:
+        (folder / "apart-1.dist-info").mkdir()
+        (folder / "apart-1.dist-info" / "RECORD").write_text("apart/__init__.py,,\nlone.py,,\n")
+    monkeypatch.syspath_prepend(folder)
+    mine = file_spec("mine", str(plugin(tmp_path, "Mine", inside="import apart; import lone")))
+    if installed:
+        assert list(source.closure(mine)) == ["mine"]
+    else:
+        with pytest.raises(UsageError, match="not_there"):
+            source.closure(mine)
 
 
 WAYS = {

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from transformers import CLIPTextConfig, CLIPTokenizer
 
+from harness.demands import Work
 from harness.diffusion.base import FAMILIES
 from harness.diffusion.base_model import layout, read_config
 from harness.diffusion.concepts import Concept
@@ -77,15 +78,16 @@ CAPTIONS = tuple(f"a photo of a {thing}" for thing in dataset.OBJECTS)
 
 
 class Counter(TorchDispatchMode):
-    """Counts the bytes of all tensors that are alive, at most and now, and the floating-point operations of matrix
-    products, convolutions and attention, a multiplication and an addition each; works on real tensors too.
+    """Counts the bytes of all tensors that are alive, at most and now, the floating-point operations of matrix
+    products, convolutions and attention, a multiplication and an addition each, and the kernels: operations of torch
+    that are no view. Works on real tensors too.
 
     Memory of kernels, of allocators and of the driver is not counted.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.peak = self.bytes = self.flops = 0
+        self.peak = self.bytes = self.flops = self.kernels = 0
         self._alive: dict[int, int] = {}
 
     def add(self, tensor: torch.Tensor) -> None:
@@ -108,7 +110,13 @@ class Counter(TorchDispatchMode):
         packet = _SAME_COST.get(func.overloadpacket, func.overloadpacket)
         if packet in flop_registry:
             self.flops += flop_registry[packet](*args, **(kwargs or {}), out_val=result)
+        self.kernels += not func.is_view
         return result
+
+    @property
+    def work(self) -> Work:
+        """The arithmetic so far."""
+        return Work(self.flops, self.kernels)
 
 
 class AbstractModel:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from harness.demands import Demand
+from harness.demands import Demand, Work
 from harness.diffusion.abstract import CONCEPTS, AbstractModel, Counter
 from harness.diffusion.model import Batch, TextToImage
 from harness.diffusion.pipeline_stage import PipelineStage, SamplingStage
@@ -22,25 +22,25 @@ from harness.stage import Stage
 
 class Training(NamedTuple):
     """What a plugin needs. peak: bytes in training. drawing: bytes when pictures are drawn between an attacker's steps,
-    beside what it keeps; 0 for a defense. first, further: floating-point operations until the first step and of each
-    further one. changed: bytes of the U-Net's weights that it trains. steps: their number, where the plugin says it."""
+    beside what it keeps; 0 for a defense. first, further: arithmetic until the first step and of each further one.
+    changed: bytes of the U-Net's weights that it trains. steps: their number, where the plugin says it."""
 
     peak: int
     drawing: int
-    first: int
-    further: int
+    first: Work
+    further: Work
     changed: int
     steps: int | None
 
 
 class Drawing(NamedTuple):
-    """What sampling needs. peak: bytes. weights: bytes of the base model. step, decode: floating-point operations of a
-    guided denoising step and of the autoencoder, for a picture. size: bytes of a picture."""
+    """What sampling needs. peak: bytes. weights: bytes of the base model. step, decode: arithmetic of a guided
+    denoising step and of the autoencoder, for a picture. size: bytes of a picture."""
 
     peak: int
     weights: int
-    step: float
-    decode: float
+    step: Work
+    decode: Work
     size: int
 
 
@@ -58,10 +58,10 @@ def demands(jobs: Iterable[Stage]) -> Iterator[Demand]:
             drawings[base, precision] = drawing(base, precision)
         drawn = drawings[base, precision]
         pictures = sum(_pictures(one) for one in same)
-        flops, peak, kept, transient = 0.0, 0, pictures * drawn.size, 0
+        work, peak, kept, transient = Work(), 0, pictures * drawn.size, 0
         if isinstance(job, SamplingStage):
             steps = pictures * job.sampling.steps
-            flops = steps * drawn.step + pictures * drawn.decode
+            work = steps * drawn.step + pictures * drawn.decode
             beside = 0 if isinstance(job, DrawPictures | Captions) else drawn.weights  # a copy of the base model draws
             peak = drawn.peak + beside if pictures else 0
         if isinstance(job, Immunize | Attack) and not isinstance(job, ReadCheckpoint) and job.plugin:
@@ -72,22 +72,22 @@ def demands(jobs: Iterable[Stage]) -> Iterator[Demand]:
                 yield Demand(what, len(same), precision, None, None, kept, note=text[:80])
                 continue
             steps = job.steps if isinstance(job, Attack) else trained.steps or 1
-            flops += len(same) * (trained.first + (steps - 1) * trained.further)
+            work += len(same) * (trained.first + (steps - 1) * trained.further)
             peak = max(trained.peak, trained.drawing)
             if isinstance(job, Immunize):
                 transient = len(same) * trained.changed
-        yield Demand(what, len(same), precision, flops, peak, kept, transient)
+        yield Demand(what, len(same), precision, work, peak, kept, transient)
 
 
 def training(plugin: PluginSpec, base: str, precision: str, saving: bool, concepts: int) -> Training:
     """Count what a defense or attacker needs. saving: whether checkpointing is on. concepts: number of the targets."""
     abstract, built = AbstractModel(base, precision, saving), plugin.build()
     data = abstract.targets(concepts) if plugin.kind == "defense" else abstract.concept()
-    flops, trained, drawn = [], 0, 0
+    works, trained, drawn = [Work()], 0, 0
     with abstract.counting() as counter:
         generator = built.generator(abstract.model, data)
         for _ in islice(generator, 2):
-            flops.append(counter.flops)
+            works.append(counter.work)
             weights = [weight.nbytes for weight in abstract.model.unet.parameters() if weight.requires_grad]
             trained = max(trained, sum(weights))
         peak = counter.peak
@@ -96,10 +96,10 @@ def training(plugin: PluginSpec, base: str, precision: str, saving: bool, concep
             counter.peak = counter.bytes
             _draw(abstract.model, counter)
             drawn = counter.peak
-    first, last = (flops[0], flops[-1]) if flops else (0, 0)
     others = abstract.outside + (0 if saving else abstract.bytes)  # the base model stays in memory
     drawn += others if drawn else 0
-    return Training(others + peak, drawn, first, last - first, trained, getattr(built, "steps", None))
+    first = works[:2][-1]
+    return Training(others + peak, drawn, first, works[-1] - first, trained, getattr(built, "steps", None))
 
 
 def drawing(base: str, precision: str) -> Drawing:
@@ -112,17 +112,17 @@ def drawing(base: str, precision: str) -> Drawing:
 
 
 @torch.no_grad()
-def _draw(model: TextToImage, counter: Counter) -> tuple[float, float]:
-    """Take a guided denoising step of as many pictures as are drawn at once, and decode them; returns the
-    floating-point operations of each for a picture."""
-    config, rows, start = model.unet.config, model.drawn_at_once, counter.flops
+def _draw(model: TextToImage, counter: Counter) -> tuple[Work, Work]:
+    """Take a guided denoising step of as many pictures as are drawn at once, and decode them; returns the arithmetic
+    of each for a picture."""
+    config, rows, start = model.unet.config, model.drawn_at_once, counter.work
     latents = torch.zeros(2 * rows, config.in_channels, config.sample_size, config.sample_size)
     times = torch.zeros(2 * rows, dtype=torch.int64)
     model.predictions(Batch(latents, [""] * 2 * rows, latents, times))
-    step = counter.flops - start
+    step = counter.work - start
     for _ in model._decoded(latents[:rows]):
         pass
-    return step / rows, (counter.flops - start - step) / rows
+    return 1 / rows * step, 1 / rows * (counter.work - start - step)
 
 
 def _shape(plugin: PluginSpec | None) -> str:

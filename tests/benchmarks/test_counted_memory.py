@@ -1,7 +1,8 @@
 """Memory and arithmetic of each method at Stable Diffusion's size, counted on abstract models: no GPU, no weights.
 
 Run `pytest tests/benchmarks/test_counted_memory.py --benchmark-only --benchmark-json FILE` and read in the extra
-information `peak_gib`, for an attacker `drawing_gib` when it draws between its steps, and `tflop` of a further step.
+information `peak_gib`, for an attacker `drawing_gib` when it draws between its steps, and `tflop` and `kernels` of a
+further step.
 Each case takes minutes.
 """
 
@@ -40,8 +41,10 @@ def test_training(benchmark, case: str, mode: str) -> None:
     kind, concepts = CASES[case]
     spec = configured(kind, case.partition(" ")[0], {})
     counted = benchmark.pedantic(training, (spec, BASE, *MODES[mode], concepts), rounds=1)
-    told = {"peak_gib": counted.peak / 2**30, "drawing_gib": counted.drawing / 2**30, "tflop": counted.further / 1e12}
-    benchmark.extra_info |= told
+    benchmark.extra_info |= {
+        "peak_gib": counted.peak / 2**30, "drawing_gib": counted.drawing / 2**30,
+        "tflop": counted.further.flops / 1e12, "kernels": counted.further.kernels,
+    }  # fmt: skip
     assert counted.changed < counted.peak
     if mode == "checkpointing":
         assert counted.peak <= LIMITS.get(case, 24) * 2**30
@@ -53,7 +56,8 @@ def test_training(benchmark, case: str, mode: str) -> None:
 def test_drawing(benchmark, precision: str) -> None:
     """As many pictures as are drawn at once."""
     counted = benchmark.pedantic(drawing, (BASE, precision), rounds=1)
-    benchmark.extra_info |= {"peak_gib": counted.peak / 2**30, "tflop": counted.step / 1e12}
+    step = counted.step
+    benchmark.extra_info |= {"peak_gib": counted.peak / 2**30, "tflop": step.flops / 1e12, "kernels": step.kernels}
     assert counted.peak <= 8 * 2**30
 
 

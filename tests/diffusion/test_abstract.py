@@ -8,7 +8,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from harness import configured, plan
-from harness.demands import DEVICES, Demand, lines
+from harness.demands import DEVICES, LAUNCH, SHARE, Demand, Work, lines
 from harness.diffusion import TextToImage
 from harness.diffusion.abstract import AbstractModel, Counter
 from harness.diffusion.demands import demands, drawing, training
@@ -58,6 +58,7 @@ def test_arithmetic_of_a_linear_layer_and_freed_memory() -> None:
         held = layer(rows)
         own = 4 * (32 * 8 + 5 * 32)
         assert (counter.flops, counter.bytes) == (2 * 5 * 32 * 8, own + 4 * 5 * 8)
+        assert counter.kernels == 2  # zeros and the product, not the layer's transposed weights
         del held
     assert (counter.bytes, counter.peak) == (own, own + 4 * 5 * 8)
 
@@ -66,7 +67,8 @@ def test_saving_needs_less_memory_and_more_arithmetic(base: Path) -> None:
     spec = configured("defense", "ascent", {"prior": "none", "steps": 7})
     plain, saving = (training(spec, str(base), "fp32", on, 2) for on in (False, True))
     assert saving.peak < plain.peak
-    assert saving.further > plain.further
+    assert saving.further.flops > plain.further.flops
+    assert saving.further.kernels > plain.further.kernels
     assert plain.steps == 7
 
 
@@ -90,7 +92,9 @@ def test_a_plan_counts_what_its_jobs_need(base: Path, tmp_path: Path) -> None:
     each = lora.first + lora.further + 2 * (2 * picture.step + picture.decode)  # two steps, two pictures of two steps
     demand = counted["attack lora"]
     assert (demand.jobs, demand.kept) == (len(attacks), len(attacks) * 2 * 3 * 16 * 16)
-    assert demand.flops == pytest.approx(len(attacks) * each)
+    assert demand.work is not None
+    assert demand.work.flops == pytest.approx(len(attacks) * each.flops)
+    assert demand.work.kernels == pytest.approx(len(attacks) * each.kernels)
     assert demand.peak == max(lora.peak, lora.drawing)
     assert counted["immunize ascent"].transient > 0 == counted["immunize none"].transient
     assert counted["draw"].peak == counted["draw_pictures"].peak + picture.weights  # of a copy
@@ -107,8 +111,13 @@ def test_a_device_is_reported_for_each_family(tmp_path: Path) -> None:
     assert "(fits in 80 GB)" in done.stdout
 
 
+def test_small_kernels_take_the_time_to_start_them() -> None:
+    assert DEVICES["H100"].hours(Work(1e12, 3600 / LAUNCH), "bf16") == pytest.approx(1)
+
+
 def test_a_device_that_is_too_small() -> None:
-    told = lines([Demand("attack lora", 3, "bf16", 312e12 * 0.35 * 7200, int(30e9), int(2e9))], DEVICES["A100"])
+    work = Work(312e12 * SHARE * 7200, 7000 / LAUNCH)
+    told = lines([Demand("attack lora", 3, "bf16", work, int(30e9), int(2e9))], DEVICES["A100"])
     assert "2.00 h" in told[0]
     assert "30.0 GB at most" in told[2]
     assert "(fits in 80 GB)" in told[2]
