@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
+# Python keeps its bytecode, also where the environment says that it should not: imports take half the time.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: quick test checks tests test-slow bench boards runs verify clean
 
