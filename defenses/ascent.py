@@ -16,7 +16,7 @@ class Ascent(AscentDefense):
     presets = {
         "small": SMALL,
         "small_styles": {**SMALL, "lr": 6e-4},
-        "small_objects": {**SMALL, "lr": 6e-4},
+        "small_objects": {**SMALL, "lr": 1e-3},
         "small_personal": {**SMALL, "lr": 6e-4},
     }
 

@@ -31,8 +31,8 @@ class Compose(Joint):
     presets = {
         "small": {**SMALL, "inner_lr": 1.0},
         "small_styles": {**SMALL, "inner_lr": 1.0, "lr": 2e-3},
-        "small_objects": {**SMALL, "inner_lr": 1.0, "lr": 6e-4},
-        "small_personal": {**SMALL, "inner_lr": 1.0, "lr": 6e-4},
+        "small_objects": {**SMALL, "inner_lr": 1.0, "lr": 2e-3},
+        "small_personal": {**SMALL, "inner_lr": 1.0, "lr": 6e-3},
     }
 
     mode: Literal["every-step", "separate"] = Field(

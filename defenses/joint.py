@@ -21,7 +21,7 @@ class Joint(AscentDefense):
     presets = {
         "small": {**SMALL, "inner_lr": 0.03},
         "small_styles": {**SMALL, "inner_lr": 0.03, "lr": 6e-4},
-        "small_objects": {**SMALL, "inner_lr": 0.03, "lr": 1e-4},
+        "small_objects": {**SMALL, "inner_lr": 0.03, "lr": 6e-4},
         "small_personal": {**SMALL, "inner_lr": 0.03, "lr": 1e-3},
     }
 

@@ -39,7 +39,7 @@ class Mima(AscentDefense):
         "small": {**SMALL, "inner_lr": 1.0},
         "small_styles": {**SMALL, "inner_lr": 1.0, "lr": 1e-3},
         "small_styles_released": {**SMALL, "mode": "released", "inner_lr": 1e-3 / 3, "lr": 1e-3},
-        "small_objects": {**SMALL, "inner_lr": 1.0, "lr": 6e-4},
+        "small_objects": {**SMALL, "inner_lr": 1.0, "lr": 1e-3},
         "small_personal": {**SMALL, "inner_lr": 1.0, "lr": 1e-3},
     }
 
