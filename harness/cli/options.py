@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -11,6 +12,7 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 from typer.core import TyperCommand
 
+from harness.errors import ImmuneBenchError
 from harness.files import user_path
 from harness.selection import Selection
 
@@ -26,6 +28,17 @@ Workers = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Local processes (default: one for each GPU, else core).")
 ]
 Timeout = Annotated[float | None, typer.Option(min=1, metavar="SECONDS", help="Seconds after which a job fails.")]
+
+
+class Refusals(list[ImmuneBenchError]):
+    """Errors of submissions that cannot be read; a call prints one and keeps it."""
+
+    def __call__(self, error: ImmuneBenchError) -> None:
+        from harness.execution.failure import line
+
+        self.append(error)
+        print(f"immunebench: {line(error)}", file=sys.stderr)
+
 
 FLAGS = {
     "grids": ("--grid", "NAME"),

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import Plugins
+from harness.cli.options import Plugins, Refusals
+from harness.errors import UsageError
 from harness.files import user_path
 
 
@@ -29,7 +30,8 @@ def site(
     ] = Path("results"),
     plugin: Plugins = [],
 ) -> None:
-    """Build the website of boards; it can be read without a network."""
+    """Build the website of boards; it can be read without a network. Exit code 2: some submissions cannot be read; the
+    boards of the others are made."""
     from harness.site import build
     from harness.submission.run_folder import RUN
     from harness.submission.tier import submissions_below
@@ -37,5 +39,8 @@ def site(
     submissions = [file for files in submissions_below(source).values() for file in files]
     files, kind = (submissions, "submission") if submissions else (list(source.rglob(RUN)), "run")
     print(f"making the website from {len(files)} {kind}{'s' * (len(files) != 1)} in {source}/", flush=True)
-    build(out, source, tuple(plugin))
+    refused = Refusals()
+    build(out, source, refused, tuple(plugin))
     print(f"the website is in {out}/: open {out}/index.html")
+    if refused:
+        raise typer.Exit(UsageError.exit_code)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from harness.cli.options import Plugins, Workers
-from harness.errors import ImmuneBenchError, UsageError, printable
+from harness.cli.options import Plugins, Refusals, Workers
+from harness.errors import UsageError, printable
 from harness.files import check_file, user_path, write_text
 
 
@@ -109,23 +108,17 @@ def boards(
 ) -> None:
     """Make the committed boards again from the committed submissions, without computing anything. Exit code 2: some
     submissions cannot be read; the boards of the others are made."""
-    from harness.execution.failure import line
     from harness.leaderboard.committed import rebuild, stale
 
-    refused = []
-
-    def refuse(error: ImmuneBenchError) -> None:
-        refused.append(error)
-        print(f"immunebench: {line(error)}", file=sys.stderr)
-
+    refused = Refusals()
     if not submissions.is_dir():
         raise UsageError(f"{submissions} is no folder; run this in the repository, or give --submissions DIR")
     if check:
-        names = list(stale(submissions, out, refuse))
+        names = list(stale(submissions, out, refused))
         print("\n".join(names) or f"all {'other ' * bool(refused)}boards are up to date")
         raise typer.Exit(UsageError.exit_code if refused else 1 if names else 0)
     made = []
-    for board in rebuild(submissions, out, refuse):
+    for board in rebuild(submissions, out, refused):
         print(board)
         made.append(board)
     if refused:

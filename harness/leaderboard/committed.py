@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from harness.errors import ImmuneBenchError
 from harness.files import check_folder, swapped
 from harness.leaderboard import boards
 from harness.submission import merge
-from harness.submission.merge import Merged
+from harness.submission.merge import Merged, Refuse
 from harness.submission.tier import submission_files
 
 MADE = (".md", ".tex", ".csv", ".png")
 """Suffixes of a board's files."""
 FORMER = (".html", ".svg")
 """Suffixes of files that boards had formerly."""
-
-
-Refuse = Callable[[ImmuneBenchError], None]
-"""Called with the error of a folder whose submissions cannot be read, for which no board is made."""
 
 
 def rebuild(submissions: Path, out: Path, refuse: Refuse) -> Iterator[Path]:
@@ -52,14 +47,8 @@ def stale(submissions: Path, out: Path, refuse: Refuse) -> Iterator[str]:
 
 
 def _loaded(submissions: Path, refuse: Refuse) -> Iterator[tuple[Path, Merged]]:
-    for folder in sorted(path for path in submissions.glob("*") if path.is_dir()):
-        if files := submission_files(folder):
-            try:
-                loaded = merge.load(files)
-            except ImmuneBenchError as error:
-                refuse(error)
-            else:
-                yield folder, loaded
+    folders = sorted(path for path in submissions.glob("*") if path.is_dir())
+    return merge.load_each({folder: files for folder in folders if (files := submission_files(folder))}, refuse)
 
 
 def _files(folder: Path) -> list[Path]:

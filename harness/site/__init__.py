@@ -8,18 +8,18 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.files import claim, replacing
 from harness.leaderboard.searches import below
+from harness.submission.merge import Refuse
 
 SITE = "a site of boards"
 """Owner of the files of a site, see `harness.files.claim`."""
 
 
-def build(out: Path, source: Path, plugins: tuple[Path, ...] = ()) -> None:
+def build(out: Path, source: Path, refuse: Refuse, plugins: tuple[Path, ...] = ()) -> None:
     """Write the site of all boards of the submissions below `source` or, if there are none, of the runs, and of the
     searches for attackers' settings there, into `out`.
 
-    plugins: files with further plugins and tracks. Raises `UsageError` for submissions that do not go together, for an
-    `out` that cannot be written or has anything but a site, and if the libraries of charts and tables are not
-    installed.
+    plugins: files with further plugins and tracks. Raises `UsageError` if no submission can be read, for an `out` that
+    cannot be written or has anything but a site, and if the libraries of charts and tables are not installed.
     """
     try:
         from harness.site.pages import write
@@ -33,6 +33,6 @@ def build(out: Path, source: Path, plugins: tuple[Path, ...] = ()) -> None:
         raise UsageError(f"{out} lies in {source}, so the next site would be made of this one; choose another folder")
     claim(out, SITE)
     searches = list(below(source))
-    sources = of_submissions(source, plugins) or of_runs(source, plugins)
+    sources = of_submissions(source, refuse, plugins) or of_runs(source, plugins)
     with replacing(out, SITE) as new:
         write(new, sources, plugins, searches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +27,7 @@ from harness.plugin import PluginSpec
 from harness.records import Records
 from harness.registry import Entry, Registry
 from harness.submission import merge
-from harness.submission.merge import Merged
+from harness.submission.merge import Merged, Refuse
 from harness.submission.run_folder import RUN
 from harness.submission.tier import submissions_below
 
@@ -50,18 +51,19 @@ RANKING, RETENTION = "ranking", "retention"
 """What a cell measures, in the column `measures`."""
 
 
-def of_submissions(folder: Path, plugins: Sequence[Path] = ()) -> dict[str, Merged]:
+def of_submissions(folder: Path, refuse: Refuse, plugins: Sequence[Path] = ()) -> dict[str, Merged]:
     """By folder name, the submissions of each folder, `folder` or below it, that holds some (not those that runs
-    leave). plugins: files that may hold a track. Raises what `merge.load` raises, and `UsageError` if two folders have
-    the same name."""
-    sources: dict[str, Merged] = {}
-    for inner, files in submissions_below(folder).items():
-        if inner.name in sources:
+    leave), but those that cannot be read. plugins: files that may hold a track. Raises `UsageError` if two folders have
+    the same name, or if no submission can be read."""
+    folders = submissions_below(folder)
+    for name, times in Counter(inner.name for inner in folders).items():
+        if times > 1:
             raise UsageError(
-                f"two folders of submissions below {folder} are called '{inner.name}', and a board "
-                "has its folder's name"
+                f"two folders of submissions below {folder} are called '{name}', and a board has its folder's name"
             )
-        sources[inner.name] = merge.load(files, plugins)
+    sources = {inner.name: loaded for inner, loaded in merge.load_each(folders, refuse, plugins)}
+    if folders and not sources:
+        raise UsageError(f"no submission below {folder} can be read")
     return sources
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError
+from harness.errors import ImmuneBenchError, UsageError
 from harness.execution.failure import line
 from harness.files import user_path
 from harness.plugin import KINDS
@@ -26,6 +26,8 @@ from harness.suite_file import read
 
 RERUN = {Tier.spot_checked, Tier.reproduced}
 """Tiers of submissions of which cells were run again."""
+Refuse = Callable[[ImmuneBenchError], None]
+"""Called with the error of a folder whose submissions cannot be read, for which no board is made."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,22 @@ def load(files: Sequence[Path], plugins: Sequence[Path] = ()) -> Merged:
     older = any(submission.older for submission in submissions.values())
     records = Records(suite, rows, _checked(submissions, verifications), older, **_trust(submissions, verifications))
     return Merged(records, provenance, list(pictures.values()), list(submissions))
+
+
+def load_each(
+    folders: Mapping[Path, Sequence[Path]], refuse: Refuse, plugins: Sequence[Path] = ()
+) -> Iterator[tuple[Path, Merged]]:
+    """Yield each folder with its submissions merged (see `load`), but those that cannot be read.
+
+    folders: the files of the submissions by folder. plugins: as for `load`.
+    """
+    for folder, files in folders.items():
+        try:
+            loaded = load(files, plugins)
+        except ImmuneBenchError as error:
+            refuse(error)
+        else:
+            yield folder, loaded
 
 
 def _tier(found: Verification | None) -> Tier:

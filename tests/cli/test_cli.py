@@ -289,7 +289,7 @@ def test_an_error_is_plain_text_on_the_terminal(tiny):
 
 
 def test_the_website_is_announced_and_found(honest, tmp_path, monkeypatch):
-    monkeypatch.setattr("harness.site.build", lambda out, source, plugins: print("…"))
+    monkeypatch.setattr("harness.site.build", lambda out, source, refuse, plugins: print("…"))
     for name, file in {"one": "one.json.gz", "two": "run.json.gz"}.items():
         (tmp_path / name).mkdir()
         shutil.copy(honest, tmp_path / name / file)

@@ -30,7 +30,7 @@ def submissions(tmp_path, monkeypatch):
     sheet = folder / "tiny" / "g__a__none__sheet.png"
     sheet.write_bytes(b"picture")
     records = build(cells({"none": {"lora": 1.0}, "mine": {"lora": lambda task, seed: 0.1 * seed}}), tier="reproduced")
-    monkeypatch.setattr(merge, "load", lambda paths: Merged(records, {}, [sheet], paths))
+    monkeypatch.setattr(merge, "load", lambda paths, _: Merged(records, {}, [sheet], paths))
     return folder
 
 
@@ -94,7 +94,7 @@ def test_checking_draws_no_picture(submissions, tmp_path, monkeypatch):
 def test_a_damaged_submission_stops_no_other_board(submissions, tmp_path, monkeypatch):
     """One line names it, and its board stays as it was."""
     read = merge.load
-    monkeypatch.setattr(merge, "load", lambda paths: LOAD(paths) if "broken" in str(paths[0]) else read(paths))
+    monkeypatch.setattr(merge, "load", lambda paths, _: LOAD(paths) if "broken" in str(paths[0]) else read(paths, _))
     (submissions / "broken").mkdir()
     (submissions / "broken" / "broken.json.gz").write_bytes(b"no archive")
     before = tmp_path / "boards" / "broken" / "leaderboard.md"

@@ -23,6 +23,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
+from harness import site as sites
 from harness.errors import UsageError
 from harness.fields import fields
 from harness.leaderboard import boards, looks, searches
@@ -32,7 +33,6 @@ from harness.leaderboard.tables import interval
 from harness.published import PUBLISHED
 from harness.ranking import Ranking
 from harness.registry import installed
-from harness.site import build as build_site
 from harness.site.pages import code, prose
 from harness.submission import merge
 from tests.leaderboard import builders
@@ -91,6 +91,10 @@ def pairs():
 
 PAPER = {"paper": "P 2025", "table": "Table 1", "setting": "g", "defense": "ascent", "attacker": "lora",
          "metric": "asr", "role": "harmful", "value": 0.123, "note": NOTE}  # fmt: skip
+
+
+def build_site(out: Path, source: Path, refuse=pytest.fail) -> None:
+    sites.build(out, source, refuse)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -505,6 +509,21 @@ def test_a_site_replaces_a_site_and_no_other_folder(runs, tmp_path):
     shutil.copytree(tmp_path / "runs" / "renamed", tmp_path / "runs" / "more" / "renamed")
     with pytest.raises(UsageError, match=r"two runs below .* are called 'renamed'"):
         build_site(tmp_path / "other", tmp_path / "runs")
+
+
+def test_a_submission_that_cannot_be_read_costs_its_own_board_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(merge, "load", LOAD)
+    shutil.copytree(Path(__file__).parents[1] / "submission" / "submissions" / "tiny", tmp_path / "results" / "tiny")
+    (tmp_path / "results" / "cut").mkdir()
+    whole = (tmp_path / "results" / "tiny" / "tiny.json.gz").read_bytes()
+    (tmp_path / "results" / "cut" / "cut.json.gz").write_bytes(whole[:100])
+    refused = []
+    build_site(tmp_path / "site", tmp_path / "results", refused.append)
+    assert ["cut.json.gz" in str(error) for error in refused] == [True]
+    assert [path.name for path in (tmp_path / "site" / "boards").iterdir()] == ["tiny"]
+    shutil.rmtree(tmp_path / "results" / "tiny")
+    with pytest.raises(UsageError, match=r"no submission below .* can be read"):
+        build_site(tmp_path / "site", tmp_path / "results", refused.append)
 
 
 @pytest.mark.parametrize("absent", ["plotly", "itables"])
