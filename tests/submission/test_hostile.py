@@ -1,8 +1,12 @@
 """What a hostile submission may not do: fill the memory, crash a board, or look like something else."""
 
 import gzip
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from harness.leaderboard import boards
 from harness.submission import read_write, schema
@@ -48,6 +52,22 @@ def test_few_values_that_stand_for_many_are_refused(content, monkeypatch):
     monkeypatch.setattr(schema, "MOST_VALUES", 10**4)
     with pytest.raises(InvalidSubmission, match="its values without a seed stand for"):
         read_write.parse(content, "here")
+
+
+@given(
+    st.text(st.sampled_from("https://a.?&=#%_~<>\"'`\\ \n\r\t()[]{}|;,") | st.characters(codec="utf-8"), max_size=30)
+)
+def test_an_address_is_a_plain_one(text):
+    """None ends an attribute, a link or a line, and none has another scheme."""
+    for address in (text, f"https://{text}"):
+        try:
+            schema.Method(title="A method", paper=address)
+        except ValidationError:
+            continue
+        assert address.startswith(("https://", "http://"))
+        assert not set("<>\"'`\\()[]{}|;,") & set(address)
+        assert address.isprintable()
+        assert not re.search(r"\s", address)
 
 
 def test_the_seconds_of_a_stage_are_bounded(content):
