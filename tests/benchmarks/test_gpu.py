@@ -3,10 +3,12 @@
 `pytest tests/benchmarks/test_gpu.py --benchmark-only --benchmark-json FILE` writes into the extra information what
 `test_counted_memory.py` counts: `peak_gib` of tensors, `reserved_gib` with the allocator's loss, `seconds` of the third
 step, and for an attacker `drawing_gib` when it draws between its steps. With checkpointing in fp32 each method must run
-in the memory of a card of 24 GiB.
+in the memory of a card of 24 GiB. Last, several processes attack the small base model on one GPU.
 """
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from time import perf_counter
 
 import pytest
@@ -19,8 +21,10 @@ from tests.benchmarks.test_counted_memory import CASES, MODES
 from tests.diffusion.helpers import noise, subject
 from tests.diffusion.reference import targets
 from tests.diffusion.whole_suite import write_stable_diffusion
+from tests.helpers import process
 
-pytestmark = [pytest.mark.gpu, pytest.mark.benchmark(group="Stable Diffusion's size on a GPU, 512 pixels")]
+pytestmark = pytest.mark.gpu
+LARGE, SMALL = "Stable Diffusion's size on a GPU, 512 pixels", "38 attacks of 24 steps on the small base model, one GPU"
 SIDE = 512
 CARD = 24 * 2**30
 """Memory that a method may take in fp32 with checkpointing."""
@@ -51,6 +55,7 @@ def card(mode: str) -> Iterator[None]:
     torch.cuda.set_per_process_memory_fraction(1.0)
 
 
+@pytest.mark.benchmark(group=LARGE)
 @pytest.mark.usefixtures("card")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("case", CASES)
@@ -94,6 +99,7 @@ def test_training(benchmark, case: str, mode: str, large: str) -> None:
     assert mode != "checkpointing" or reserved <= CARD
 
 
+@pytest.mark.benchmark(group=LARGE)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_drawing_and_encoding(benchmark, precision: str, large: str) -> None:
     """As many pictures as are drawn at once, by 20 denoising steps; and 64 pictures through the encoder."""
@@ -116,3 +122,24 @@ def test_drawing_and_encoding(benchmark, precision: str, large: str) -> None:
         "encoding_gib": encoding / 2**30, "encoding_seconds": seconds,
     }  # fmt: skip
     assert encoding <= 4 * 2**30
+
+
+@pytest.mark.benchmark(group=SMALL)
+@pytest.mark.parametrize("workers", [1, 2, 4, 8])
+def test_processes_that_share_a_gpu(benchmark, workers: int, tmp_path: Path) -> None:
+    """All seeds but the first, which is in the store already. `first_seed`: its seconds, most of which are imports and
+    the pictures of the concepts."""
+    suite = tmp_path / "suite.yaml"
+    tasks = {"concepts": "small_styles", "groups": [["marvo", "telune"]], "others": 0}
+    protocol = {"steps": 24, "measure_at": [2, 4, 8, 16, 24], "images": 8, "sheets": 0}
+    rows = {"defenses": {"none": {}}, "attackers": {"full": {"lr": 1e-3}}}
+    grid = {"name": "styles", "track": "diffusion", "tasks": [tasks], "protocol": protocol, **rows}
+    suite.write_text(
+        json.dumps({"format": 1, "name": "many", "version": 1, "title": "Many", "seeds": 20, "grids": [grid]})
+    )
+    one = [suite, "--out", tmp_path / "out", "--workers", workers, "--force"]
+    start = perf_counter()
+    assert process("run", *one, "--seeds", 1).returncode == 0
+    benchmark.extra_info["first_seed"] = perf_counter() - start
+    done = benchmark.pedantic(process, ("run", *one), rounds=1)
+    assert done.returncode == 0, done.stderr
