@@ -30,7 +30,7 @@ def verdict(grid: Grid, found: Sequence[Protection]) -> str:
     if not found:
         return ""
     others = (found[0].table["control"] != "undefended").any()
-    parts = [_against(one) for one in found if others and not one.evidence and len(one.costs.costs.columns)]
+    parts = _against([one for one in found if others and not one.evidence and len(one.costs.costs.columns)])
     if parts and any(place.kind != "unknown" for place in found[0].places.values()):
         parts[0] = f"at {RETAINED} retention, {parts[0]}"
     parts += [*_of_evidence(found), *_of_retention(found[0]), *_of_weak_attackers(found)]
@@ -42,14 +42,25 @@ def opening(verdict: str) -> str:
     return re.split(r"(?<=\.) (?=[A-Z])", verdict)[0]
 
 
-def _against(one: Protection) -> str:
+def _against(found: Sequence[Protection]) -> list[str]:
+    """What is shown against each threat model; those of which the same is shown are named together."""
+    names: dict[str, list[str]] = {}
+    for one in found:
+        names.setdefault(_shown(one), []).append(one.costs.name)
+    return [
+        f"against each of {', '.join(several)}: {text}" if len(several) > 1 else f"against {several[0]}, {text}"
+        for text, several in names.items()
+    ]
+
+
+def _shown(one: Protection) -> str:
     """Which rows are shown to be better than the undefended one against a threat model, and which are not broken."""
     if one.costs.censored.xs(one.costs.undefended, level="defense").all():
-        return f"against {one.costs.name}, no attack breaks the undefended model within {budget(one)}"
+        return f"no attack breaks the undefended model within {budget(one)}"
     rows = one.table.set_index("defense")
     compared = [row for row in rows.index if one.places[row].kind != "harms" and rows["control"][row] != "undefended"]
     parts = [_best(one, rows, compared), *_endurance(one, rows["censored"][compared])]
-    return f"against {one.costs.name}, " + "; ".join(parts)
+    return "; ".join(parts)
 
 
 def _best(one: Protection, rows: pd.DataFrame, compared: Sequence[str]) -> str:

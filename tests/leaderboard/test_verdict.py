@@ -105,6 +105,17 @@ def test_each_threat_model_has_its_sentence():
     )
 
 
+def test_threat_models_of_which_the_same_is_shown_have_one_sentence():
+    models = {"few": ThreatModel(attackers=["lora"]), "more": ThreatModel(attackers=["full"])}
+    models["most"] = ThreatModel(attackers=["words"])
+    equal = [row for attacker in ("lora", "words") for row in curves({"none": 20, "mine": 20.1}, attacker)]
+    rows = equal + curves({"none": 20, "mine": 42}, "full")
+    assert sentences(rows, threat_models=models) == (
+        f"Against each of few, most: no defense is shown to be better than none; {BROKEN} "
+        f"Against more, mine delays the attack 2.1× […]; {BROKEN}"
+    )
+
+
 def test_a_weak_attacker_counts_for_nothing():
     rows = curves({"none": 20, "mine": 42}) + curves({"none": 150, "mine": 150}, "words")
     assert sentences(rows).endswith(
