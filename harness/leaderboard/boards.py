@@ -26,6 +26,7 @@ from harness.leaderboard import (
     scores,
     section,
 )
+from harness.leaderboard.contrasts import contrasts
 from harness.leaderboard.flags import Raised, flags_of_rows
 from harness.leaderboard.latex import latex
 from harness.leaderboard.markdown import markdown
@@ -101,6 +102,12 @@ class Board:
         return _concatenated([one.compared.assign(threat_model=one.costs.name) for one in models])
 
     @property
+    def contrasts(self) -> pd.DataFrame:
+        """How much longer each defense delays the attacks of a grid's first threat model than those of the others, see
+        `contrasts.COLUMNS`."""
+        return _concatenated([contrasts(grid.protection) for grid in self.grids])
+
+    @property
     def strengths(self) -> pd.DataFrame:
         """The points of strength curves, see `strength.COLUMNS`, of the grids with sweeps."""
         models = [one for grid in self.grids if grid.grid.sweeps for one in grid.protection]
@@ -172,13 +179,14 @@ class Board:
 
     def csv(self) -> dict[str, str]:
         """The long forms as CSV, by file name; where nothing ranks there are no standings and comparisons, where no
-        cost to break is known no protection and no strongest attackers, without sweeps no strength, without published
-        values no reproduction, and without predictors no prediction."""
+        cost to break is known no protection and no strongest attackers, with one threat model no contrasts, without
+        sweeps no strength, without published values no reproduction, and without predictors no prediction."""
         frames = {
             "leaderboard": self.long,
             "rows": self.rows,
             "protection": self.protection,
             "protection_comparisons": self.protection_comparisons,
+            "contrasts": self.contrasts,
             "strength": self.strengths,
             "strongest": self.strongest,
             "standings": self.standings,

@@ -119,7 +119,7 @@ def times(row: pd.Series, digits: int = 3) -> str:
     if pd.isna(row["ratio"]):
         return ""
     bound = "≥" if row["censored"] > 0 else ""
-    text = f"{bound}{_digits(row['ratio'], digits)}×"
+    text = f"{bound}{with_digits(row['ratio'], digits)}×"
     if row["control"] == "undefended" or pd.isna(row["ci_low"]):
         return text
     if row["censored"] < 1 and row["ci_high"] < row["ci_low"] * (1 + RESOLUTION):
@@ -132,11 +132,11 @@ def _ends(row: pd.Series, kind: str, digits: int = 3) -> str:
     low, high = row[f"{kind}_low"], row[f"{kind}_high"]
     if pd.isna(low) or row["control"] == "undefended":
         return ""
-    end = "∞)" if row["censored"] == 1 else f"{_digits(high, digits)}]"
-    return f"[{_digits(low, digits)}, {end}"
+    end = "∞)" if row["censored"] == 1 else f"{with_digits(high, digits)}]"
+    return f"[{with_digits(low, digits)}, {end}"
 
 
-def _digits(value: float, digits: int) -> str:
+def with_digits(value: float, digits: int = 3) -> str:
     """A number with this many significant digits."""
     return number(float(f"{value:.{digits}g}"))
 
@@ -239,7 +239,7 @@ def power(found: Sequence[Protection]) -> tuple[pd.DataFrame, str] | None:
         tested = one.compared[one.compared["p"].notna()] if "p" in one.compared else one.compared.iloc[:0]
         if not tested.empty:
             ratios = tested["detectable"].quantile([0, 0.5, 1])
-            least, half, most = (f"{_digits(float(ratio), 3)}×" for ratio in ratios)
+            least, half, most = (f"{with_digits(float(ratio), 3)}×" for ratio in ratios)
             rows.append(
                 {
                     "threat model": one.costs.name,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from harness.leaderboard import headline, prediction, reproduction, strength, strongest
+from harness.leaderboard import contrasts, headline, prediction, reproduction, strength, strongest
 from harness.leaderboard.flags import Raised, listing
 from harness.leaderboard.prediction import Prediction
 from harness.leaderboard.protection import Protection
@@ -70,6 +70,8 @@ def make(
     details = [("In full", *headline.in_full(found, grid, long))] if first else []
     if first and (power := headline.power(found)) is not None:
         details.append(("Power", *power))
+    if first and (between := contrasts.table(found, grid)) is not None:
+        details.append(("Between threat models", *between))
     if (spent := headline.spent(records.frame[records.frame["grid"] == grid.name], grid)) is not None:
         details.append(("Cost of the attacks", *spent))
     if (ahead := strongest.table([one.costs for one in found], grid)) is not None:
