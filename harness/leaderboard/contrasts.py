@@ -23,12 +23,16 @@ COLUMNS = {
     "other": "another threat model",
     "ratio": "how many times longer the defense delays the attacks of the first than those of the other",
     **dict.fromkeys(BOUNDS, "95 % interval of the ratio: for other seeds (ci), for other tasks (tasks)"),
+    "bound": "≥, ≤ or ≈: the budget ends attacks of the first threat model, of the other, or of both",
     "p": "of the paired test that the ratio is 1",
     "p_holm": "corrected for the number of the defense's contrasts",
     "n_cells": "number of cells",
-    "separated": "p_holm < .05",
+    "separated": "p_holm < .05, and the true ratio lies on the same side of 1 as its bound",
 }
 """Columns of `contrasts` besides the place of its grid."""
+
+_BOUNDS = {(False, False): "", (True, False): "≥", (False, True): "≤", (True, True): "≈"}
+"""By whether the budget ends attacks of the first and of the other threat model."""
 
 
 def contrasts(found: Sequence[Protection]) -> pd.DataFrame:
@@ -48,8 +52,11 @@ def contrasts(found: Sequence[Protection]) -> pd.DataFrame:
         if defense not in of_first.rows or defense == models[0].costs.undefended:
             continue
         pairs = pd.DataFrame([_pair(defense, {first: of_first, name: other}) for name, other in others])
+        ended = [one.table.set_index("defense")["censored"][defense] > 0 for one in models]
+        pairs["bound"] = [_BOUNDS[ended[0], of_other] for of_other in ended[1:]]
         pairs["p_holm"] = holm(pairs["p"].to_numpy(float))
-        pairs["separated"] = pairs["p_holm"] < 1 - LEVEL
+        is_bound = pairs["bound"].isin(["", "≥"]).where(pairs["ratio"] > 1, pairs["bound"].isin(["", "≤"]))
+        pairs["separated"] = is_bound & (pairs["p_holm"] < 1 - LEVEL)
         rows.append(pairs[pairs["p"].notna()].assign(**of_first.at, threat_model=first))
     table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
     return table.reindex(columns=[*of_first.at, *COLUMNS]) if len(table) else pd.DataFrame()
@@ -91,17 +98,20 @@ def table(found: Sequence[Protection], grid: Grid) -> tuple[pd.DataFrame, str] |
         {
             "defense": [marked(grid, "defense", row) for row in rows["defense"]],
             "threat model": rows["other"],
-            f"ratio {CI}": [
-                f"{with_digits(row['ratio'])}× [{with_digits(row['ci_low'])}, {with_digits(row['ci_high'])}]"
-                for _, row in rows.iterrows()
-            ],
+            f"ratio {CI}": [_text(row) for _, row in rows.iterrows()],
             "separated": rows["separated"].map({True: "yes", False: ""}),
         },
         dtype=object,
     )
     below = (
         f"ratio: how many times longer a defense delays attacks of '{first}' than those of this threat model, each "
-        "over the undefended model of the same cell; costs are restricted to the budget. separated: the ratio is shown "
-        "to differ from 1 (paired comparisons, Holm over the threat models of a defense, 5 %)."
+        "over the undefended model of the same cell. ≥, ≤, ≈: the budget ends attacks of the first, of this or of both "
+        "threat models, so the ratio is at least, at most or only about so large. separated: the ratio is shown to "
+        "differ from 1 (paired comparisons, Holm over the threat models of a defense, 5 %)."
     )
     return read, below
+
+
+def _text(row: pd.Series) -> str:
+    ratio, low, high = (with_digits(row[name]) for name in ("ratio", "ci_low", "ci_high"))
+    return f"{row['bound']}{ratio}× [{low}, {high}]"

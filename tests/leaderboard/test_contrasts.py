@@ -55,6 +55,18 @@ def test_rows_without_a_cost_or_with_too_little_retention_have_none():
     assert contrasts(found(made({"lora": COSTS["lora"]}))).empty
 
 
+@pytest.mark.parametrize(
+    ("first", "other", "bound", "separated"),
+    [(60, 50, "", True), (300, 50, "≥", True), (30, 300, "≤", True), (60, 300, "≤", False), (300, 300, "≈", False)],
+)
+def test_a_ratio_that_the_budget_bounds_is_shown_on_one_side_only(first, other, bound, separated):
+    """An attack that does not succeed within 100 steps costs 100 or more. So of costs of 60 and 300 it is known that
+    their ratio is at most (60 / 20) / (100 / 40), which shows no ratio above 1."""
+    costs = {"lora": {"none": 20, "mine": first}, "full": {"mine": other, "none": 40}}
+    (row,) = contrasts(found(made(costs))).to_dict("records")
+    assert (row["bound"], row["separated"]) == (bound, separated)
+
+
 def test_a_board_has_them_as_a_table_and_a_file():
     board = boards.make(made(COSTS))
     (title, table, below) = next(one for one in board.grids[0].section.details if one[0] == "Between threat models")
