@@ -77,7 +77,8 @@ def _pair(defense: str, models: dict[str, Scores]) -> dict[str, object]:
     bounds = {name: pair.get(name, np.nan) for name in ("difference", *BOUNDS)}
     if pair["defense"] == other:
         turned = dict(zip(BOUNDS, ("ci_high", "ci_low", "tasks_high", "tasks_low"), strict=True))
-        bounds = {name: 1 / bounds[turned.get(name, name)] for name in bounds}
+        with np.errstate(divide="ignore"):  # the end of a wide interval may be 0
+            bounds = {name: 1 / np.float64(bounds[turned.get(name, name)]) for name in bounds}
     return {
         "defense": defense,
         "other": other,
