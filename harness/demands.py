@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 SHARE = 0.75
-"""Share of a device's peak throughput that large operations are taken to reach: on one H100, drawing pictures of 512×512
-pixels in fp32 reached .84 (docs/pages/scale.md)."""
+"""Share of a device's peak throughput that large operations are taken to reach: on one H100, drawing pictures of
+512×512 pixels in fp32 reached .84 (docs/pages/scale.md)."""
 LAUNCH = 12e-6
 """Seconds for a kernel, however small, measured on the same machine in training: the processor starts kernels one after
 the other."""
