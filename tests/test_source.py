@@ -84,7 +84,7 @@ UNCOVERED = {
     "comment": ("defenses/_ascent.py", "# a separate backward pass", "# another remark"),
     "blank line": ("defenses/_merge.py", "        base = pretrained", "\n\n        base = pretrained"),
     "formatting": ("defenses/_merge.py", "(base + moved.sum(0))", "((base\n            + moved.sum(0)))"),
-    "preset": ("defenses/mima.py", '"lr": 6e-4', '"lr": 7e-4'),
+    "preset": ("defenses/mima.py", '"inner_lr": 1.0, "lr": 1e-3', '"inner_lr": 1.0, "lr": 7e-4'),
     "shared preset": ("defenses/_ascent.py", '"steps": 60', '"steps": 70'),
     "description": ("defenses/mima.py", "number of steps of descent before each ascent", "how many steps"),
     "control": ("defenses/ascent.py", "control = True", "control = False"),

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -259,14 +258,14 @@ class Group(FrozenModel):
         """The targets' names, joined by +."""
         return "+".join(concept.name for concept in self.targets)
 
-    @cached_property
+    @property
     def known_captions(self) -> list[int]:
         """Indices of the captions that a defense receives: those that name no target, no benign concept and no held-out
         concept."""
         hidden = [*self.targets, *self.others, *self.bystanders["heldout"]]
         return [i for i, caption in enumerate(self.captions) if not any(other.named_in(caption) for other in hidden)]
 
-    @cached_property
+    @property
     def bystanders(self) -> dict[str, list[Concept]]:
         """The concepts that are neither targets nor benign concepts nor subjects, by split. `heldout`: every third one,
         which no caption of a defense names. `train`: the others. A defense must keep both."""
@@ -277,7 +276,7 @@ class Group(FrozenModel):
     def _further(self) -> list[Concept]:
         return [concept for concept in self.kept if concept not in self.others and concept.kind != "subject"]
 
-    @cached_property
+    @property
     def compositions(self) -> list[Concept]:
         """The first `COMPOSITIONS` bystanders, in the order of the files, each with one of its further prompts in place
         of its own, as in "a boot by marvo". The prompt names no target, and no caption of a defense contains it.

@@ -57,6 +57,14 @@ class Jobs:
         return {"sampling": self.protocol.drawn or self.protocol.sampling}
 
     @cached_property
+    def _known_captions(self) -> list[int]:
+        return self.group.known_captions
+
+    @cached_property
+    def _compositions(self) -> list[Concept]:
+        return self.group.compositions
+
+    @cached_property
     def _encoders(self) -> dict[str, Any]:
         return {name: self.files.weights(path) for name, path in self.protocol.encoders.items()}
 
@@ -110,7 +118,7 @@ class Jobs:
     def _targets(self) -> dict[str, Any]:
         """The fields of a `TargetsStage`: the data that a defense receives."""
         targets = tuple(self.pictures[concept.name] for concept in self.group.targets)
-        kept = tuple(self.group.known_captions) if self.captions else ()
+        kept = tuple(self._known_captions) if self.captions else ()
         return {"targets": targets, "captions": self.captions, "kept": kept}
 
     def immunize(self, defense: PluginSpec) -> Immunize:
@@ -179,7 +187,7 @@ class Jobs:
     @cached_property
     def _captions(self) -> tuple[str, ...]:
         """The captions that defenses and attackers know."""
-        return tuple(self.group.captions[i] for i in self.group.known_captions)
+        return tuple(self.group.captions[i] for i in self._known_captions)
 
     def _kept_pictures(self, model: Immunize, attacker: PluginSpec) -> KeptPictures | None:
         """The job of the pictures of captions by the released model that `attacker` asks for; None if it asks for none,
@@ -243,7 +251,7 @@ class Jobs:
         images, few = self.protocol.images, self.protocol.kept_images
         known, composed = (
             [concept for concept in concepts if concept.classifier]
-            for concepts in (self.group.targets, self.group.compositions)
+            for concepts in (self.group.targets, self._compositions)
         )
         decoded = [Decode(**self._on_base, pictures=self.pictures[concept.name]) for concept in known]
         return {
