@@ -41,14 +41,18 @@ def test_depth_is_exact():
 
 @pytest.mark.parametrize("item", [b"[],", b"{},", b"[[[[]]]],", b'{"":0},', b"1,"])
 def test_many_values_are_refused_before_they_are_built(item):
+    """The least of three peaks, because other threads allocate memory too."""
     data = b"[" + item * 10**6 + b"0]"
-    tracemalloc.start()
-    try:
-        with pytest.raises(ValueError, match="more than 100000 values"):
-            parse_json(data)
-        assert tracemalloc.get_traced_memory()[1] < 10**6  # of all threads; the values alone would take 8 MB or more
-    finally:
-        tracemalloc.stop()
+    peaks = []
+    for _ in range(3):
+        tracemalloc.start()
+        try:
+            with pytest.raises(ValueError, match="more than 100000 values"):
+                parse_json(data)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert min(peaks) < 10**5
 
 
 def test_files_are_regular_and_short(tmp_path):

@@ -46,9 +46,9 @@ from harness.track import Track
 @dataclass(frozen=True)
 class GridBoard:
     """One grid of a board. long: see `long_form.board`. reproduction: see `reproduction.compare`. cells, comparisons,
-    standings: see `scores` and `standings`; None where nothing ranks. protection: against each threat model. raised:
-    its flags. predictions: see `prediction`. section: as people read it, without pictures. track: None if it is not
-    installed."""
+    standings: see `scores` and `standings`; None where nothing ranks. protection: against each threat model.
+    contrasts: between threat models, see `contrasts.COLUMNS`. raised: its flags. predictions: see `prediction`.
+    section: as people read it, without pictures. track: None if it is not installed."""
 
     grid: Grid
     long: pd.DataFrame
@@ -57,6 +57,7 @@ class GridBoard:
     comparisons: pd.DataFrame | None
     standings: pd.DataFrame | None
     protection: Sequence[Protection]
+    contrasts: pd.DataFrame
     raised: Sequence[Raised]
     predictions: Sequence[Prediction]
     section: Section
@@ -105,7 +106,7 @@ class Board:
     def contrasts(self) -> pd.DataFrame:
         """How much longer each defense delays the attacks of a grid's first threat model than those of the others, see
         `contrasts.COLUMNS`."""
-        return _concatenated([contrasts(grid.protection) for grid in self.grids])
+        return _concatenated([grid.contrasts for grid in self.grids])
 
     @property
     def strengths(self) -> pd.DataFrame:
@@ -261,8 +262,9 @@ def _grid_board(
     known = [entry.name for entry in registry.all("track")]
     track = registry.track(grid.track) if grid.track in known else None
     predictions = prediction.read(records, grid, {one.costs.name: one.costs for one in found})
-    readable = section.make(records, grid, long, papers, cells, ranks, raised, predictions, track, found)
-    return GridBoard(grid, long, papers, cells, compared, ranks, found, raised, predictions, readable, track)
+    between = contrasts(found)
+    readable = section.make(records, grid, long, papers, cells, ranks, raised, predictions, track, found, between)
+    return GridBoard(grid, long, papers, cells, compared, ranks, found, between, raised, predictions, readable, track)
 
 
 def title(records: Records) -> str:

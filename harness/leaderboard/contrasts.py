@@ -27,7 +27,7 @@ COLUMNS = {
     "p": "of the paired test that the ratio is 1",
     "p_holm": "corrected for the number of the defense's contrasts",
     "n_cells": "number of cells",
-    "separated": "p_holm < .05, and the true ratio lies on the same side of 1 as its bound",
+    "separated": "p_holm < .05, and the budget cannot have moved the ratio across 1",
 }
 """Columns of `contrasts` besides the place of its grid."""
 
@@ -47,12 +47,13 @@ def contrasts(found: Sequence[Protection]) -> pd.DataFrame:
         return pd.DataFrame()
     scores = {one.costs.name: at_equal_retention(one.costs.scores, one.places, one.kept) for one in models}
     (first, of_first), *others = scores.items()
+    censored = [one.table.set_index("defense")["censored"] for one in models]
     rows = []
     for defense in in_order(models):
         if defense not in of_first.rows or defense == models[0].costs.undefended:
             continue
         pairs = pd.DataFrame([_pair(defense, {first: of_first, name: other}) for name, other in others])
-        ended = [one.table.set_index("defense")["censored"][defense] > 0 for one in models]
+        ended = [shares[defense] > 0 for shares in censored]
         pairs["bound"] = [_BOUNDS[ended[0], of_other] for of_other in ended[1:]]
         pairs["p_holm"] = holm(pairs["p"].to_numpy(float))
         is_bound = pairs["bound"].isin(["", "≥"]).where(pairs["ratio"] > 1, pairs["bound"].isin(["", "≤"]))
@@ -89,11 +90,8 @@ def _pair(defense: str, models: dict[str, Scores]) -> dict[str, object]:
     }
 
 
-def table(found: Sequence[Protection], grid: Grid) -> tuple[pd.DataFrame, str] | None:
-    """The contrasts for reading, and the text below them; None where there are none."""
-    rows = contrasts(found)
-    if rows.empty:
-        return None
+def readable(rows: pd.DataFrame, grid: Grid) -> tuple[pd.DataFrame, str]:
+    """The contrasts `rows`, not empty, as a table for reading, and the text below it."""
     first = rows["threat_model"].iloc[0]
     read = pd.DataFrame(
         {

@@ -47,10 +47,12 @@ def make(
     predictions: Sequence[Prediction],
     track: Track | None,
     found: Sequence[Protection],
+    between: pd.DataFrame,
 ) -> Section:
     """The section of a grid, without pictures. long: its long-form board. papers: the published values beside ours (see
     `reproduction.compare`). cells, standings: None where nothing ranks. predictions: see `prediction`. track: None if
-    it is not installed. found: the protection against each threat model."""
+    it is not installed. found: the protection against each threat model.
+    between: the contrasts of these."""
     order = list(grid.defenses) if standings is None else list(standings["defense"])
     place = long["defense"].map({defense: i for i, defense in enumerate(order)})
     long = long.loc[place.sort_values(kind="stable").index]
@@ -70,8 +72,8 @@ def make(
     details = [("In full", *headline.in_full(found, grid, long))] if first else []
     if first and (power := headline.power(found)) is not None:
         details.append(("Power", *power))
-    if first and (between := contrasts.table(found, grid)) is not None:
-        details.append(("Between threat models", *between))
+    if first and len(between):
+        details.append(("Between threat models", *contrasts.readable(between, grid)))
     if (spent := headline.spent(records.frame[records.frame["grid"] == grid.name], grid)) is not None:
         details.append(("Cost of the attacks", *spent))
     if (ahead := strongest.table([one.costs for one in found], grid)) is not None:
