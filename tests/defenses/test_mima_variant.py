@@ -56,7 +56,7 @@ def test_the_defaults_are_mima(model, build, monkeypatch):
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("combine", ["merge", "low_rank"])
+@pytest.mark.parametrize("combine", ["merge", pytest.param("low_rank", marks=pytest.mark.slow)])
 def test_the_implicit_gradient_is_that_of_the_minimum(model, build, monkeypatch, combine):
     """Central differences of the loss after a descent that has converged, along a random direction."""
     of = targets(double(model))

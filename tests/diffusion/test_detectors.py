@@ -69,10 +69,15 @@ def test_a_folders_classifier_answers_by_its_labels(folder: Path, concepts: list
     assert np.array_equal(ask("filter", images, concepts[:2], folder, "NSFW", "safe"), [first != 1] * 2)
 
 
-def test_clip_from_a_local_folder(tmp_path: Path, concepts: list[Concept]) -> None:
-    """Zero-shot: the prompt of a concept or of its class whose embedding is nearest."""
+def test_clip_from_a_local_folder(tmp_path: Path, concepts: list[Concept], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zero-shot: the prompt of a concept or of its class whose embedding is nearest. A network of CLIP's form that is
+    smaller than CLIP."""
     import open_clip
 
+    small = {"layers": 1, "width": 64}
+    config = {"embed_dim": 32, "quick_gelu": True, "vision_cfg": {"image_size": 224, "patch_size": 32, **small},
+              "text_cfg": {"context_length": 77, "vocab_size": 49408, "heads": 1, **small}}  # fmt: skip
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-32-quickgelu", config)
     torch.manual_seed(0)
     made, tokens = open_clip.create_model("ViT-B-32-quickgelu").eval(), open_clip.get_tokenizer("ViT-B-32-quickgelu")
     save_file(made.state_dict(), tmp_path / "open_clip_model.safetensors")

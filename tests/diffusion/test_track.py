@@ -439,7 +439,8 @@ def test_the_number_of_pictures_and_what_a_folder_holds_besides_are_reported(sui
 def test_contact_sheets(suite: Path) -> None:
     from PIL import Image
 
-    measured = run_suite(suite, defenses=["none", "ascent"], attackers=["lora", "textual_inversion"], grids=["styles"])
+    rows = {"defenses": ["none", "ascent"], "attackers": ["lora", "textual_inversion"], "grids": ["styles"]}
+    measured = run_suite(suite, settings=["defenses.ascent.steps=2", "defenses.ascent.prior=none"], **rows)
     sheets = {
         (cell.coordinates["defense"], cell.coordinates["attacker"]): cell.job
         for cell in measured.plan.cells

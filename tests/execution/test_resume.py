@@ -73,7 +73,7 @@ def signalled(running: multiprocessing.Process, name: str, seconds: float) -> No
     running.join()
 
 
-@pytest.mark.parametrize("signals", [5, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("signals", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_after_a_signal_at_any_moment_the_next_run_does_the_rest(tmp_path, forked, signals):
     draw = random.Random(1)
     reference = run(store=tmp_path / "reference").values

@@ -48,7 +48,7 @@ def test_a_detectable_difference_is_separated_in_four_of_five_boards():
     rng, n, spread = np.random.default_rng(0), 16, 0.1
     true = stats.t.ppf([0.975, 0.8], n - 1).sum() * spread / np.sqrt(n)
     separated, detectable = [], []
-    for _ in range(200):
+    for _ in range(100):
         apart = rng.normal(true, spread, n)
         index = pd.MultiIndex.from_product([["none", "mine"], ["a"], range(n)], names=["defense", "task", "seed"])
         scores = pd.Series(np.concatenate([np.zeros(n), apart]), index)
