@@ -35,7 +35,7 @@ boards: .venv/quick
 # Runs all suites and makes their submissions and leaderboards; takes many hours.
 runs: .venv/quick
 	for suite in digits house_prices deep relearning strength attack_strength inner_steps styles objects personal worst_case \
-	    many_concepts prompt_shift unroll attack_data benign_first trainability sampling coverage families; do \
+	    many_concepts prompt_shift unroll attack_data benign_first trainability sampling coverage newer families; do \
 	  $(BIN)/immunebench run $$suite --out results/runs/$$suite || exit 1; \
 	  $(BIN)/immunebench submit results/runs/$$suite --force || exit 1; \
 	done

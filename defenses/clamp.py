@@ -25,7 +25,7 @@ class Clamp(AscentDefense):
     name = "clamp"
     presets = {
         "small": {**SMALL, "inner_steps": 2, "inner_lr": 0.03, "epsilon": 0.1, "delta": 0.1},
-        "small_styles": {**SMALL, "inner_steps": 2, "inner_lr": 0.03, "epsilon": 0.1, "delta": 0.1, "lr": 6e-4},
+        "small_styles": {**SMALL, "inner_steps": 2, "inner_lr": 0.03, "epsilon": 0.1, "delta": 0.1, "lr": 1e-3},
     }
 
     lr: float = Field(1e-5, gt=0, description="AdamW's step size")

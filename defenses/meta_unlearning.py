@@ -45,7 +45,7 @@ class MetaUnlearning(AscentDefense):
     name = "meta_unlearning"
     presets = {
         "small": {**SMALL, "weights": "unet", "inner_lr": 0.03, "inner_steps": 2},
-        "small_styles": {**SMALL, "weights": "unet", "inner_lr": 0.03, "inner_steps": 2, "lr": 6e-4},
+        "small_styles": {**SMALL, "weights": "unet", "inner_lr": 0.03, "inner_steps": 2, "lr": 1e-4},
         "small_released": RELEASED,
     }
 

@@ -26,7 +26,7 @@ class RepNoise(AscentDefense):
     name = "rep_noise"
     presets = {
         "small": {**SMALL, "noise": "channels", "noise_weight": 1.0},
-        "small_styles": {**SMALL, "noise": "channels", "noise_weight": 1.0, "lr": 3e-4},
+        "small_styles": {**SMALL, "noise": "channels", "noise_weight": 1.0, "lr": 1e-4},
     }
 
     mode: Literal["paper", "released"] = Field("paper", description="variant of the method (see above)")

@@ -44,7 +44,7 @@ class ResAlign(AscentDefense):
     """
 
     name = "resalign"
-    presets = {"small": SMALL, "small_styles": {**SMALL, "lr": 6e-4}}
+    presets = {"small": SMALL, "small_styles": {**SMALL, "lr": 3e-4}}
 
     mode: Literal["paper", "released"] = Field("paper", description="variant of the method (see above)")
     steps: int = Field(160, ge=1, description="largest number of steps of the ascent")

@@ -34,7 +34,7 @@ class Sophon(AscentDefense):
     name = "sophon"
     presets = {
         "small": {**SMALL, "retain_lr": 1e-3, "inner_steps": 6, "inner_lrs": (0.03,)},
-        "small_styles": {**SMALL, "retain_lr": 5e-4, "inner_steps": 6, "inner_lrs": (0.03,), "lr": 3e-4},
+        "small_styles": {**SMALL, "inner_steps": 6, "inner_lrs": (0.03,), "lr": 3e-5, "retain_lr": 5e-5},
         "small_tar": {**SMALL, "form": "tar", "inner_steps": 12, "inner_lrs": (1e-4, 3e-4, 1e-3)},
     }
 
