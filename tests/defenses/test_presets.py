@@ -26,13 +26,16 @@ def strength():
 
 
 NEWER = {"resalign", "meta_unlearning", "sophon", "rep_noise", "clamp"}
+"""Defenses of the grid `styles_newer`."""
 
 
 @pytest.mark.parametrize("defense", ["ascent", "joint", "compose", "mima", "imma", *sorted(NEWER)])
 def test_presets_take_the_largest_step_size_that_keeps_retention(strength, defense):
     presets = Registry().get("defense", defense).load().presets
     suite, allowed = strength
-    styles = "styles_one" if defense == "imma" else "styles_newer" if defense in NEWER else "styles"  # IMMA takes one
+    styles = "styles_newer" if defense in NEWER else "styles"
+    if defense == "imma":  # it takes one concept at a time
+        styles = "styles_one"
     grids = {styles: "styles", "objects": "objects", "personal": "personal"}
     ran = [grid for grid in suite.grids if grid.name in grids and f"small_{grids[grid.name]}" in presets]
     assert ran
