@@ -36,6 +36,7 @@ class MimaVariant(Mima):
         "small_styles_implicit": {
             **Mima.presets["small_styles"],
             "gradients": "implicit",
+            "weights": "keys_values",
             "inner_lr": 0.03,
             "implicit_steps": 6,
             "gamma": 0.03,

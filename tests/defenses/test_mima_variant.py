@@ -90,6 +90,14 @@ def test_the_implicit_gradient_is_that_of_the_minimum(model, build, monkeypatch,
     assert ours != pytest.approx(sum(float((p * d).sum()) for p, d in zip(plain, direction, strict=True)), rel=1e-2)
 
 
+def test_a_step_of_the_implicit_preset_changes_keys_and_values(model, build):
+    """The implicit gradient is that of keys and values."""
+    before = {name: value.clone() for name, value in model.unet.state_dict().items()}
+    defense = build("defense", "mima_variant", "small_styles_implicit", steps=1, batch_size=1, prior="none")
+    assert len(list(defense.immunize(model, targets(model)))) == 1
+    assert model.changed(before).keys() == model.weights("keys_values").keys()
+
+
 def test_other_modes_are_refused(build):
     for settings in ({"mode": "released"}, {"inner_weights": "unet"}):
         with pytest.raises(UsageError, match="mima_variant has the mode paper and adapts keys_values"):
