@@ -1,6 +1,7 @@
 """The step sizes of the presets are those that the suite `strength` gives by the rule in its description, and the
 standard suites sweep their neighbours. Those of attackers lie within the ranges that a search tries."""
 
+import json
 from itertools import takewhile
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from harness.suite_file import find, read
 
 STRENGTH = Path(__file__).parents[2] / "results" / "submissions" / "strength" / "strength.json.gz"
 LEAVES = 0.95
+STYLES = {
+    **dict.fromkeys(["ascent", "joint", "compose", "mima"], "styles"),
+    "imma": "styles_one",  # it takes one concept at a time
+    **dict.fromkeys(["resalign", "meta_unlearning", "sophon", "rep_noise", "clamp"], "styles_newer"),
+}
+"""By defense, the grid that chooses its preset `small_styles`."""
 
 
 @pytest.fixture(scope="module")
@@ -25,25 +32,21 @@ def strength():
     return records.suite, rates.ge(LEAVES * rates["none"] - 1e-12, axis=0).groupby("grid").all()
 
 
-NEWER = {"resalign", "meta_unlearning", "sophon", "rep_noise", "clamp"}
-"""Defenses of the grid `styles_newer`."""
-
-
-@pytest.mark.parametrize("defense", ["ascent", "joint", "compose", "mima", "imma", *sorted(NEWER)])
+@pytest.mark.parametrize("defense", STYLES)
 def test_presets_take_the_largest_step_size_that_keeps_retention(strength, defense):
     presets = Registry().get("defense", defense).load().presets
     suite, allowed = strength
-    styles = "styles_newer" if defense in NEWER else "styles"
-    if defense == "imma":  # it takes one concept at a time
-        styles = "styles_one"
-    grids = {styles: "styles", "objects": "objects", "personal": "personal"}
+    grids = {STYLES[defense]: "styles", "objects": "objects", "personal": "personal"}
     ran = [grid for grid in suite.grids if grid.name in grids and f"small_{grids[grid.name]}" in presets]
     assert ran
     for grid in ran:
-        name = grids[grid.name]
+        preset = presets[f"small_{grids[grid.name]}"]
         sizes = {spec.params["lr"]: label for label, spec in grid.defenses.items() if spec.name == defense}
         leaving = [*takewhile(lambda size, at=grid.name, of=sizes: allowed.loc[at, of[size]], sorted(sizes))]
-        assert presets[f"small_{name}"]["lr"] == leaving[-1] > 0
+        assert preset["lr"] == leaving[-1] > 0
+        chosen = grid.defenses[sizes[leaving[-1]]].params
+        measured = {name: chosen[name] for name in preset}
+        assert json.loads(json.dumps(preset)) == measured  # a submission has lists for tuples
 
 
 @pytest.mark.parametrize("entry", installed().all("attacker"), ids=lambda entry: entry.name)
