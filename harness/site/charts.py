@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import html
-import json
-import math
-import re
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
-import plotly.io
-from plotly.colors import hex_to_rgb
 
 from harness.leaderboard import looks
 from harness.leaderboard.boards import Board, GridBoard
 from harness.leaderboard.headline import RETAINED, in_order, shown, with_control
-from harness.leaderboard.looks import Look
 from harness.leaderboard.plots import directed, direction, in_words, on_log_scale, spelled
 from harness.leaderboard.retention import retention_rows
 from harness.leaderboard.scores import QUANTITY, Cells, quantity_of
@@ -28,39 +19,26 @@ from harness.leaderboard.stats import BOUNDS, Bools, Floats, logarithms
 from harness.leaderboard.tables import interval, number, unrounded
 from harness.leaderboard.verdict import opening
 from harness.ranking import Ranking
+from harness.site.figures import (
+    NEUTRAL,
+    WIDTHS,
+    Chart,
+    add_arrows,
+    add_dots,
+    add_key,
+    add_line,
+    empty_figure,
+    error_bars,
+    floats,
+    mark,
+    plain,
+    range_around,
+)
 from harness.site.view import BoardView, GridView
 from harness.suite import Grid
 
-plotly.io.templates.default = None  # the page adds one, light or dark
-THEMES = {"light": "plotly_white", "dark": "plotly_dark"}
-WIDTHS = {"tasks": 1, "ci": 4}
-"""Widths of the lines of both intervals."""
-NEUTRAL = "#7a7a7a"
-"""Colour of what belongs to no defense."""
 SUMMARY = 2
 """Defenses, besides the best control, in the chart of a board on the first page."""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart. about: its text alternative. table: its values, where the page has them in no other table."""
-
-    title: str
-    about: str
-    figure: go.Figure
-    table: pd.DataFrame | None = None
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """The figure for plotly.js, as JSON values."""
-        plain: dict[str, Any] = json.loads(self.figure.to_json())
-        return plain
-
-
-def themes() -> dict[str, Any]:
-    """The looks of charts on a light and on a dark page, for plotly.js."""
-    return {mode: plotly.io.templates[name].to_plotly_json() for mode, name in THEMES.items()}
-
 
 FURTHER = "Other values against steps"
 """Heading of the charts that a page folds away."""
@@ -115,18 +93,18 @@ def protection(made: GridBoard, only: Sequence[str] | None = None) -> Iterator[C
         if rows.empty:
             continue
         what = "cost to break over that of the undefended model"
-        names = [_label(with_control(str(row), control)) for row, control in rows["control"].items()]
+        names = [plain(with_control(str(row), control)) for row, control in rows["control"].items()]
         drawn = rows.astype(dict.fromkeys(("ratio", "censored", *BOUNDS), float)).set_axis(names)
         for kind in WIDTHS:  # where all attacks are censored, there is no upper end
             drawn[f"{kind}_high"] = drawn[f"{kind}_high"].mask(drawn["censored"] == 1, drawn["ratio"])
-        figure = _figure(directed(what, "higher"), "", height=180 + 26 * len(rows), margin_l=10)
+        figure = empty_figure(directed(what, "higher"), "", height=180 + 26 * len(rows), margin_l=10)
         harms = drawn["kind"] == "harms"
-        _add_dots(figure, drawn, "ratio", [look[str(row)] for row in rows.index], harms)
-        _add_arrows(figure, drawn[drawn["censored"] > 0])
+        add_dots(figure, drawn, "ratio", [look[str(row)] for row in rows.index], harms)
+        add_arrows(figure, drawn[drawn["censored"] > 0])
         if harms.any():
             sign = {"color": NEUTRAL, "symbol": "circle-open", "size": 10}
-            _add_key(figure, f"retains less than {RETAINED}", mode="markers", marker=sign)
-        _mark(figure, 1, "undefended", log=True)
+            add_key(figure, f"retains less than {RETAINED}", mode="markers", marker=sign)
+        mark(figure, 1, "undefended", log=True)
         figure.update_xaxes(type="log")
         figure.update_yaxes(type="category", dtick=1, categoryorder="array", categoryarray=names)
         about = f"Dot chart of the {what} by defense, with intervals; its values are in the table below."
@@ -134,62 +112,27 @@ def protection(made: GridBoard, only: Sequence[str] | None = None) -> Iterator[C
         yield Chart(f"Cost to break against {one.costs.name}{bound}", about, figure)
 
 
-def _mark(figure: go.Figure, x: float, text: str, log: bool) -> None:
-    """Draw a line at `x` with a text at its upper end; on a logarithmic axis plotly places texts by the logarithm."""
-    figure.add_vline(x, line={"dash": "dot", "color": "gray"})
-    at = math.log10(x) if log else x
-    figure.add_annotation(x=at, y=1, yref="paper", yanchor="bottom", text=text, showarrow=False, font={"size": 10})
-
-
-def _add_dots(figure: go.Figure, rows: pd.DataFrame, name: str, all_looks: Sequence[Look], hollow: pd.Series) -> None:
-    """A dot for each row with both intervals. rows: by the labels of the vertical axis, with `BOUNDS`. name: the column
-    of the values. all_looks, hollow: of each row, how it looks and whether its dot is hollow."""
-    for (label, _), look, is_hollow in zip(rows.iterrows(), all_looks, hollow, strict=True):
-        line = rows.loc[[label]]
-        for kind, width in WIDTHS.items():
-            symbol = f"{look.symbol}-open" if is_hollow else look.symbol
-            marker = {"color": look.colour, "symbol": symbol, "size": 10 if kind == "ci" else 1}
-            figure.add_scatter(
-                x=_floats(line[name]), y=[label], error_x=_bars(line, name, kind, width, look.colour), name=label,
-                mode="markers", marker=marker, showlegend=False,
-            )  # fmt: skip
-
-
-def _add_arrows(figure: go.Figure, rows: pd.DataFrame) -> None:
-    """An arrow from the upper end of each row's interval: its ratio is a lower bound. rows: see `_add_dots`."""
-    figure.add_scatter(
-        x=_floats(rows["ci_high"].fillna(rows["ratio"])), y=list(rows.index), mode="text", text=["→"] * len(rows),
-        textposition="middle right", textfont={"size": 16}, cliponaxis=False, hoverinfo="skip", showlegend=False,
-        name="or more",
-    )  # fmt: skip
-
-
-def _add_key(figure: go.Figure, name: str, **sign: Any) -> None:
-    """Explain a sign in the legend. sign: fields of a trace."""
-    figure.add_scatter(x=[None], y=[None], name=name, **sign)
-
-
 def intervals(cells: Cells, standings: pd.DataFrame) -> Chart:
     """Each defense's worst case with both intervals, and the mean over attackers."""
     all_looks = looks.of_grid(cells.grid)
     rows = standings.iloc[::-1]  # plotly draws upwards
     look = [all_looks[defense] for defense in rows["defense"]]
-    rows = rows.set_index(rows["defense"].map(lambda name: _label(with_control(name, cells.grid.control(name)))))
-    figure = _figure(_headline(cells), "", height=160 + 26 * len(rows), margin_l=10)
-    _add_dots(figure, rows, "worst", look, pd.Series(False, rows.index))
+    rows = rows.set_index(rows["defense"].map(lambda name: plain(with_control(name, cells.grid.control(name)))))
+    figure = empty_figure(_headline(cells), "", height=160 + 26 * len(rows), margin_l=10)
+    add_dots(figure, rows, "worst", look, pd.Series(False, rows.index))
     for kind, name in (("ci", "95 %, other seeds"), ("tasks", "95 %, other tasks too")):
         if rows[f"{kind}_low"].notna().any():
-            _add_key(figure, name, mode="lines", line={"color": NEUTRAL, "width": WIDTHS[kind]})
+            add_key(figure, name, mode="lines", line={"color": NEUTRAL, "width": WIDTHS[kind]})
     if cells.attacked:
         figure.add_scatter(
-            x=_floats(rows["mean"]),
+            x=floats(rows["mean"]),
             y=list(rows.index),
             name="mean over attackers",
             mode="markers",
             marker={"color": NEUTRAL, "size": 11, "symbol": "line-ns-open"},
         )
     if cells.ranking.broken is not None:
-        _mark(figure, cells.ranking.broken, _broken(cells.ranking), cells.log)
+        mark(figure, cells.ranking.broken, _broken(cells.ranking), cells.log)
     figure.update_xaxes(type="log" if cells.log else "linear")
     figure.update_yaxes(type="category", dtick=1)
     about = f"Dot chart of {_headline(cells)} by defense, with intervals; its values are in the standings above."
@@ -213,12 +156,12 @@ def trade_offs(cells: Cells, standings: pd.DataFrame, long: pd.DataFrame, retent
 def _trade_off(cells: Cells, points: pd.DataFrame, score: str, title: str) -> Chart:
     """A point a defense; a line joins the defenses that no other beats in both. score: `worst` or `mean`."""
     what = _headline(cells) if score == "worst" else _headline(cells).replace("worst", "mean", 1)
-    figure = _figure(f"{title} (higher is better)", what, height=330 + 16 * len(points))
+    figure = empty_figure(f"{title} (higher is better)", what, height=330 + 16 * len(points))
     best = points[_is_undominated(points["retained"].to_numpy(float), cells.score(points[score].to_numpy(float)))]
     best = best.sort_values("retained")
     figure.add_scatter(
-        x=_floats(best["retained"]),
-        y=_floats(best[score]),
+        x=floats(best["retained"]),
+        y=floats(best[score]),
         mode="lines",
         hoverinfo="skip",
         line={"dash": "dot", "color": "gray"},
@@ -228,17 +171,17 @@ def _trade_off(cells: Cells, points: pd.DataFrame, score: str, title: str) -> Ch
     for i, defense in points["defense"].items():
         point, look = points.loc[[i]], all_looks[defense]
         figure.add_scatter(
-            x=_floats(point["retained"]),
-            y=_floats(point[score]),
-            name=_label(defense),
+            x=floats(point["retained"]),
+            y=floats(point[score]),
+            name=plain(defense),
             mode="markers",
-            error_x=_bars(point, "retained", "retained", 1, look.colour),
-            error_y=_bars(point, "worst", "ci", 1, look.colour) if score == "worst" else None,
+            error_x=error_bars(point, "retained", "retained", 1, look.colour),
+            error_y=error_bars(point, "worst", "ci", 1, look.colour) if score == "worst" else None,
             marker={"color": look.colour, "symbol": look.symbol, "size": 11},
         )
     # Not of the intervals, which few seeds make so wide that all points would be one.
-    figure.update_xaxes(range=_range(points["retained"]))
-    upwards = _range(points[score], log=cells.log)
+    figure.update_xaxes(range=range_around(points["retained"]))
+    upwards = range_around(points[score], log=cells.log)
     better_up = upwards if cells.ranking.better == "higher" else upwards[::-1]
     figure.update_yaxes(type="log" if cells.log else "linear", range=better_up)
     table = pd.DataFrame(
@@ -272,8 +215,10 @@ def _pair_map(cells: Cells, defense: str, values: pd.DataFrame, limit: float, ex
     shades = values.apply(logarithms) if cells.log else values
     what = f"ln {spelled(cells.quantity)}" if cells.log else spelled(cells.quantity)
     texts = values.map(number)
-    names = [_label(name) for name in values]
-    figure = _figure(f"second of the pair ({second} in {task})", f"first ({first} in {task})", height=360, margin_l=50)
+    names = [plain(name) for name in values]
+    figure = empty_figure(
+        f"second of the pair ({second} in {task})", f"first ({first} in {task})", height=360, margin_l=50
+    )
     figure.add_heatmap(
         x=names,
         y=names,
@@ -327,10 +272,10 @@ def _curve_chart(
     these values, if they rank."""
     metric = str(coordinates["metric"])
     what = in_words(grid, coordinates, long)
-    figure = _figure("steps", directed(what, direction(grid, coordinates, long)), height=330 + 16 * lines)
+    figure = empty_figure("steps", directed(what, direction(grid, coordinates, long)), height=330 + 16 * lines)
     all_looks = looks.of_grid(grid)
     for defense, line in rows.groupby("defense", sort=False):
-        _add_line(figure, str(defense), line.sort_values("step"), all_looks[str(defense)])
+        add_line(figure, str(defense), line.sort_values("step"), all_looks[str(defense)])
     if ranking is not None and ranking.broken is not None:
         figure.add_hline(ranking.broken, line={"dash": "dot", "color": "gray"}, annotation_text=_broken(ranking))
     steps = [str(step) for step in sorted(int(step) for step in rows["step"].unique())]
@@ -347,13 +292,13 @@ def searches(trials: pd.DataFrame) -> Iterator[Chart]:
     defenses = list(trials["defense"].unique())
     all_looks = looks.of_names(defenses)
     for (grid, attacker), tried in trials.groupby(["grid", "attacker"], sort=False):
-        figure = _figure("trials", "best score so far", height=330 + 16 * len(defenses))
+        figure = empty_figure("trials", "best score so far", height=330 + 16 * len(defenses))
         for defense, line in tried.groupby("defense", sort=False):
             look = all_looks[str(defense)]
             line_style = {"color": look.colour, "width": 1.5, "dash": look.line, "shape": "hv"}
             figure.add_scatter(
-                x=_floats(line["trial"] + 1), y=_floats(line["best"]), mode="lines", line=line_style,
-                name=_label(defense),
+                x=floats(line["trial"] + 1), y=floats(line["best"]), mode="lines", line=line_style,
+                name=plain(defense),
             )  # fmt: skip
         wide = tried.assign(trials=tried["trial"] + 1, text=tried["best"].map(number))
         table = wide.pivot(index="defense", columns="trials", values="text").reindex(tried["defense"].unique())
@@ -361,34 +306,6 @@ def searches(trials: pd.DataFrame) -> Iterator[Chart]:
             f"Line chart of the best score so far of {attacker} against the number of trials, a line for each defense."
         )
         yield Chart(f"{grid}: {attacker}", about, figure, table.reset_index())
-
-
-def _add_line(figure: go.Figure, defense: str, line: pd.DataFrame, look: Look) -> None:
-    """A defense's values against steps, with a band where it has intervals."""
-    steps = [str(step) for step in line["step"]]
-    shared = {"name": _label(defense), "legendgroup": _label(defense)}
-    if line["ci_low"].notna().any():
-        low, high = (_floats(line[side].fillna(line["value"])) for side in ("ci_low", "ci_high"))
-        red, green, blue = hex_to_rgb(look.colour)
-        figure.add_scatter(
-            x=steps + steps[::-1],
-            y=high + low[::-1],
-            fill="toself",
-            mode="lines",
-            fillcolor=f"rgba({red},{green},{blue},0.15)",
-            line={"width": 0},
-            hoverinfo="skip",
-            showlegend=False,
-            **shared,
-        )
-    figure.add_scatter(
-        x=steps,
-        y=_floats(line["value"]),
-        mode="lines+markers",
-        marker={"color": look.colour, "symbol": look.symbol, "size": 6},
-        line={"color": look.colour, "width": 1.5, "dash": look.line},
-        **shared,
-    )
 
 
 def at_coordinates(long: pd.DataFrame, coordinates: Mapping[str, Any]) -> pd.DataFrame:
@@ -409,57 +326,3 @@ def _is_undominated(x: Floats, y: Floats) -> Bools:
 def _headline(cells: Cells) -> str:
     """The ranking value's title, and which way a defender wants it."""
     return f"{'worst ' if cells.attacked else ''}{spelled(cells.quantity)} ({cells.ranking.better} is better)"
-
-
-def _figure(x: str, y: str, *, height: int, margin_l: int = 60) -> go.Figure:
-    """An empty figure with titles of its axes."""
-    figure = go.Figure()
-    clear = "rgba(0,0,0,0)"
-    below = {"orientation": "h", "maxheight": 0.65, "yref": "container", "y": 0, "yanchor": "bottom"}
-    figure.update_layout(
-        height=height,
-        margin={"l": margin_l, "r": 10, "t": 20, "b": 50},
-        paper_bgcolor=clear,
-        plot_bgcolor=clear,
-        dragmode=False,
-        legend=below,
-    )
-    figure.update_xaxes(title=_title(x), fixedrange=True)  # a finger on the chart scrolls the page
-    figure.update_yaxes(title=_title(y), fixedrange=True, automargin=True)
-    return figure
-
-
-def _bars(rows: pd.DataFrame, name: str, ends: str, thickness: int, colour: str) -> dict[str, Any]:
-    """Error bars of the column `name`, from `ends`_low to `ends`_high."""
-    value, low, high = (rows[column].astype("Float64") for column in (name, f"{ends}_low", f"{ends}_high"))
-    return {
-        "array": _floats(high - value),
-        "arrayminus": _floats(value - low),
-        "thickness": thickness,
-        "width": 4,
-        "symmetric": False,
-        "color": colour,
-    }
-
-
-def _range(values: pd.Series, log: bool = False) -> list[float]:
-    """The range of an axis with room beside these values."""
-    ends = np.array([values.min(), values.max()], float)
-    ends = np.log10(ends) if log else ends
-    room = 0.1 * (ends[1] - ends[0]) or 0.1
-    return [float(ends[0] - room), float(ends[1] + room)]
-
-
-def _floats(values: pd.Series) -> list[float | None]:
-    return [None if pd.isna(value) else float(value) for value in values]
-
-
-def _title(text: str) -> str:
-    """The title of an axis in lines of at most 32 letters, for narrow screens; a direction is in a line of its own."""
-    parts = re.split(r"\s(?=\((?:higher|lower) is better\))", text)
-    return "<br>".join(_label(line) for part in parts for line in textwrap.wrap(part, 32))
-
-
-def _label(name: object) -> str:
-    """A name in which plotly finds no markup."""
-    return html.escape(str(name), quote=False)

@@ -28,7 +28,7 @@ from harness.leaderboard.scores import Cells
 from harness.leaderboard.searches import CAPTIONS, SearchTables
 from harness.leaderboard.tables import CHANGED, CI, WEAK
 from harness.registry import installed
-from harness.site import charts
+from harness.site import charts, figures
 from harness.site.view import CELL_COLUMNS, KINDS, RANKING, BoardView, Plugins, raised_flags
 from harness.submission.merge import Merged
 
@@ -61,7 +61,7 @@ def _write_assets(folder: Path) -> None:
     for path in (Path(__file__).parent / "static").iterdir():
         shutil.copyfile(path, folder / path.name)
     write_text(folder / "plotly.js", get_plotlyjs())
-    write_text(folder / "themes.js", f"const THEMES = {json.dumps(charts.themes())};\n")
+    write_text(folder / "themes.js", f"const THEMES = {json.dumps(figures.themes())};\n")
     bundle = Path(itables.options.dt_bundle)
     shutil.copyfile(bundle.with_suffix(".css"), folder / "tables.css")
     # A page that is opened from a folder may load no module from a file, but it may import one that it holds.

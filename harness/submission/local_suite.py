@@ -20,7 +20,7 @@ from harness.submission.anonymise import placed
 from harness.submission.schema import InvalidSubmission, Submission
 from harness.suite import Grid, Suite
 from harness.suite_file import read
-from harness.suite_reader import describe_grid
+from harness.suite_grid import describe_grid
 
 
 @dataclass(frozen=True)
