@@ -9,10 +9,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import meter, source
+from harness import machine, meter, source
 from harness.errors import RunError
 from harness.execution import child, deadline, determinism, server, surroundings
 from harness.execution.failure import line, reason
@@ -59,10 +60,17 @@ def ensure(job: Stage, store: Store, wait: bool = True) -> Path:
         folders = Folders({parent.key: ensure(parent, store) for parent in job.parents})
         with store.write(job.key, about := dict(job.about), wait) as out:
             if out is not None:
+                about["machines"] = _machines(job, store)
                 with _true_to_key(job):
                     about["peak_mb"] = _compute(job, folders, out, store)
         folder = store.folder(job.key)
     return folder
+
+
+def _machines(job: Stage, store: Store) -> list[str]:
+    """The machines that computed a job on this one: this machine, and those of its parents."""
+    parents = (store.manifest(parent.key).get("machines", []) for parent in job.parents)
+    return sorted({machine.here(), *chain.from_iterable(parents)})
 
 
 def _compute(job: Stage, folders: Folders, out: Path, store: Store) -> float:

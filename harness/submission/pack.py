@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from harness.store import Store
 from harness.submission import provenance, read_write, sources
 from harness.submission.anonymise import anonymous, leaks, portable
 from harness.submission.run_folder import RUN
-from harness.submission.schema import FORMAT, Method, Submission, picture_name
+from harness.submission.schema import FORMAT, Method, Provenance, Submission, picture_name
 from harness.suite import Suite
 
 
@@ -50,16 +50,18 @@ def pack(plan: Plan, store: Store, failed: Mapping[str, str], opening: Mapping[s
     key. opening: the result of `opening` before the run. Raises `InvalidSubmission` for values or pictures that a
     submission may not have.
     """
-    kinds = _Kinds()
+    kinds, machines = _Kinds(), _Machines(Provenance.model_validate(opening["provenance"]).machine)
     jobs: dict[str, dict[str, Any]] = {}
     for cell in plan.cells:
         key = cell.job.key
         if key in failed:
             jobs[key] = {"failed": anonymous(failed[key])}
         elif key not in jobs:
-            jobs[key] = kinds.pack(ensure(cell.job, store), store.manifest(key)["files"])
+            folder, manifest = ensure(cell.job, store), store.manifest(key)
+            jobs[key] = {**kinds.pack(folder, manifest["files"]), **machines.pack(manifest.get("machines", []))}
     cells = [{"coordinates": dict(cell.coordinates), "key": cell.job.key, **jobs[cell.job.key]} for cell in plan.cells]
-    content = {**opening, "kinds": kinds.kinds, "cells": cells, "costs": _costs(plan, store)}
+    made = {**opening["provenance"], **machines.fields}
+    content = {**opening, "provenance": made, "kinds": kinds.kinds, "cells": cells, "costs": _costs(plan, store)}
     return read_write.parse(content, "the run")
 
 
@@ -81,6 +83,25 @@ class _Kinds:
         if place == len(self.kinds):
             self.kinds.append(kind)
         return {"kind": place, "values": [value["value"] for value in values], "files": files}
+
+
+class _Machines:
+    """The machines of the cells that not this machine alone computed. own: this machine."""
+
+    def __init__(self, own: str) -> None:
+        self._own = own
+        self._places: dict[str, int] = {}
+
+    def pack(self, machines: Sequence[str]) -> dict[str, Any]:
+        """The fields of a cell that `machines` computed; artifacts of earlier versions do not name any."""
+        if set(machines) <= {self._own}:
+            return {}
+        return {"machines": [self._places.setdefault(name, len(self._places)) for name in machines]}
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of the provenance."""
+        return {"machines": list(self._places)} if self._places else {}
 
 
 def _costs(plan: Plan, store: Store) -> list[dict[str, Any]]:

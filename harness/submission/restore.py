@@ -45,7 +45,12 @@ def restore(path: Path, store: Store, plugins: Sequence[Path] = ()) -> tuple[lis
         if cell.failed is not None or (job := jobs.get(cell.key)) is None:
             left_out += 1
             continue
-        with store.write(cell.key, {**job.about, "seconds": seconds.get((job.track, job.name), 0.0)}) as out:
+        about = {
+            **job.about,
+            "seconds": seconds.get((job.track, job.name), 0.0),
+            "machines": submission.machines(cell),
+        }
+        with store.write(cell.key, about) as out:
             if out is not None:  # no other process has written it meanwhile
                 _write_files(submission, cell, path.parent, out)
         new[cell.key] = None

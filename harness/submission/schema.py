@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from harness import machine
 from harness.costs import COST_UNITS, LARGEST_COST
 from harness.errors import RunError, describe
 from harness.labels import Digest, FrozenModel, Label, Number, Says, Text, file_stem
@@ -74,6 +75,10 @@ class Cell(_Part):
         {}, description="digests of the files of the artifact: values.json and pictures"
     )
 
+    machines: list[Index] = Field(
+        [], description="indices into the provenance's `machines`: those that computed its jobs; empty: that of the run"
+    )
+
     @property
     def label(self) -> str:
         """Label of the cell in messages: its coordinates."""
@@ -127,14 +132,23 @@ class Provenance(_Part):
     hardware: Hardware
     stages: dict[Text, int] = Field(description="versions of the stages, by track/stage")
     computed: int = Field(ge=0, description="number of jobs that the run computed; its store had the others")
+    machines: list[Text] = Field(
+        [], description="machines, each as versions and processor in one line, of the cells that name any"
+    )
+
+    @property
+    def machine(self) -> str:
+        """The machine of the run, as in `machines`."""
+        return machine.text(self.python, self.packages, self.hardware.cpu)
 
     @property
     def summary(self) -> str:
         """The provenance in one line."""
         commit = f" at {self.git.commit[:12]}{' and changes' if self.git.dirty else ''}" if self.git else ""
         libraries = ", ".join(f"{name} {version}" for name, version in self.packages.items())
-        machine = ", ".join([self.hardware.cpu, f"{self.hardware.cores} cores", *self.hardware.gpus])
-        return f"{self.date}, immunebench {self.harness}{commit}, Python {self.python}, {libraries}; {machine}"
+        hardware = ", ".join([self.hardware.cpu, f"{self.hardware.cores} cores", *self.hardware.gpus])
+        others = "".join(f"; some cells: {name}" for name in self.machines if name != self.machine)
+        return f"{self.date}, immunebench {self.harness}{commit}, Python {self.python}, {libraries}; {hardware}{others}"
 
     @property
     def commit(self) -> str:
@@ -144,8 +158,8 @@ class Provenance(_Part):
 
 Link = Annotated[
     str,
-    Field(pattern=r"^https?://[\w./~%:@?=&#+-]+$", max_length=300),
-    Says("must be an address that begins with https:// or http://"),
+    Field(pattern=r"^https?://[A-Za-z0-9_./~%:@?=&#+-]+$", max_length=300),
+    Says("must be an address in ASCII characters that begins with https:// or http://"),
 ]
 
 
@@ -208,6 +222,8 @@ class Submission(_Part):
         grid = self._grids.get(str(cell.coordinates.get("grid")))
         if grid is None or not _lies_in(grid, cell.coordinates):
             raise ValueError(f"{cell.label}: the suite does not have these coordinates")
+        if any(place >= len(self.provenance.machines) for place in cell.machines):
+            raise ValueError(f"{cell.label}: it names a machine that the provenance does not have")
         if cell.kind is None:
             if cell.values or VALUES in cell.files or (cell.failed is None) == (not cell.files):
                 raise ValueError(f"{cell.label}: the cell must have values, pictures or the reason of its failure")
@@ -246,6 +262,10 @@ class Submission(_Part):
         """The values of `cell`, as its job wrote them; empty for a cell without values."""
         kind = [] if cell.kind is None else self.kinds[cell.kind]
         return [{**place, "value": value} for place, value in zip(kind, cell.values, strict=True)]
+
+    def machines(self, cell: Cell) -> list[str]:
+        """The machines that computed `cell`, each as versions and processor in one line."""
+        return [self.provenance.machines[place] for place in cell.machines] or [self.provenance.machine]
 
     def comparable_values(self, cell: Cell) -> list[Value]:
         """The values of `cell` that do not depend on the machine: all except seconds and memory."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness import machine
 from harness.bounded import file_digest
 from harness.errors import ImmuneBenchError, UsageError
 from harness.execution import scheduler
@@ -348,18 +349,24 @@ def _check_values(
     submitted = {cell.key: cell for cell in submission.cells}
     jobs = {cell.job.key: cell.job for cell in part.cells}
     quantities = {grid.name: {quantity.name: quantity for quantity in grid.quantities} for grid in part.suite.grids}
-    differences = provenance.differences(submission.provenance.model_dump())
-    spread = Spread(submission, sum(len(submitted[key].values) for key in jobs)) if differences else None
-    if differences:
-        report.lines.append(
-            "other versions or hardware, so a value may differ by the spread over seeds, unless most values agree "
-            f"exactly: {'; '.join(differences)}"
-        )
-    else:
-        report.lines.append("versions and processor are those of the submission, so values may differ by rounding only")
+    differences = {
+        places: provenance.differences(submission.provenance, places)
+        for places in dict.fromkeys(tuple(submitted[key].machines) for key in jobs)
+    }
+    spread = Spread(submission, sum(len(submitted[key].values) for key in jobs))
+    for others in differences.values():
+        if others:
+            report.lines.append(
+                "other versions or hardware, so a value may differ by the spread over seeds, unless most values agree "
+                f"exactly: {'; '.join(others)}"
+            )
+        else:
+            report.lines.append(
+                "versions and processor are those of the submission, so values may differ by rounding only"
+            )
     total: Counter[Agreement] = Counter()
-    telling: Counter[Agreement] = Counter()
-    loose: list[str] = []
+    telling: dict[tuple[int, ...], Counter[Agreement]] = defaultdict(Counter)
+    loose: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for key, job in jobs.items():
         cell, failure = submitted[key], failures.get(key)
         if (cell.failed is None) != (failure is None):
@@ -370,22 +377,27 @@ def _check_values(
         else:
             again = read_values(ensure(job, store))
             known = quantities[str(cell.coordinates["grid"])]
-            agreements = compare(submission.values(cell), again, cell, known, spread)
+            places = tuple(cell.machines)
+            allowed = spread if differences[places] else None
+            agreements = compare(submission.values(cell), again, cell, known, allowed)
             counts = Counter(value.agreement for value in agreements)
             total += counts
-            telling.update(value.agreement for value in agreements if value.telling)
-            loose += [f"{cell.label}: {value.label}" for value in agreements if value.agreement is Agreement.interval]
+            telling[places].update(value.agreement for value in agreements if value.telling)
+            loose[places] += [
+                f"{cell.label}: {value.label}" for value in agreements if value.agreement is Agreement.interval
+            ]
             if len(jobs) <= MAX_LISTED:
                 report.lines.append(f"  {cell.label}: {_in_words(counts)}")
             if wrong := [value.label for value in agreements if value.agreement is Agreement.none]:
                 report.problems.append(
                     f"{cell.label}: {len(wrong)} of {len(agreements)} values do not agree, e.g. {wrong[0]}"
                 )
-    if loose and 2 * telling[Agreement.exact] > telling.total():
-        report.problems.append(
-            f"{len(loose)} values agree only within the spread over seeds, though most agree exactly, so versions and "
-            f"processor do not explain it, e.g. {loose[0]}"
-        )
+    for places, values in loose.items():
+        if values and 2 * telling[places][Agreement.exact] > telling[places].total():
+            report.problems.append(
+                f"{len(values)} values agree only within the spread over seeds, though most of the same machine agree "
+                f"exactly, so versions and processor do not explain it, e.g. {values[0]}"
+            )
     report.lines.append(f"values: {_in_words(total)}")
     return total
 
@@ -415,6 +427,6 @@ def _verification(
         interval=counts[Agreement.interval],
         unchecked=report.unchecked,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        harness=importlib.metadata.version(provenance.PACKAGE),
+        harness=importlib.metadata.version(machine.PACKAGE),
         commit=checkout and checkout["commit"],
     )

@@ -72,7 +72,10 @@ def test_submit_and_its_schema(honest, tmp_path):
         .startswith("Scaling; A. One, B. Two; https://example.org/a?b=1; 20")
     )
     for wrong, message in (
-        (["--title", "x", "--code", "javascript:alert(1)"], "code: must be an address that begins with https://"),
+        (
+            ["--title", "x", "--code", "javascript:alert(1)"],
+            "code: must be an address in ASCII characters that begins with https://",
+        ),
         (["--paper", "https://example.org"], "title: "),
     ):
         done = immunebench("submit", tmp_path, *wrong, cwd=tmp_path)

@@ -66,6 +66,7 @@ def test_an_address_is_a_plain_one(text):
             continue
         assert address.startswith(("https://", "http://"))
         assert not set("<>\"'`\\()[]{}|;,") & set(address)
+        assert address.isascii()
         assert address.isprintable()
         assert not re.search(r"\s", address)
 
