@@ -143,11 +143,14 @@ class Provenance(_Part):
 
     @property
     def summary(self) -> str:
-        """The provenance in one line."""
+        """The provenance in one line; of other machines what differs, their processor or all."""
         commit = f" at {self.git.commit[:12]}{' and changes' if self.git.dirty else ''}" if self.git else ""
         libraries = ", ".join(f"{name} {version}" for name, version in self.packages.items())
         hardware = ", ".join([self.hardware.cpu, f"{self.hardware.cores} cores", *self.hardware.gpus])
-        others = "".join(f"; some cells: {name}" for name in self.machines if name != self.machine)
+        versions = self.machine.removesuffix(self.hardware.cpu)
+        others = "".join(
+            f"; some cells: {name.removeprefix(versions)}" for name in self.machines if name != self.machine
+        )
         return f"{self.date}, immunebench {self.harness}{commit}, Python {self.python}, {libraries}; {hardware}{others}"
 
     @property
