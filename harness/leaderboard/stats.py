@@ -99,9 +99,9 @@ def seed_variance(cells: pd.Series, common: bool = False) -> tuple[pd.Series, pd
     A cell is its task's mean, plus a part that a seed has in common for all tasks, plus a residual. The draws of a cell
     depend on its task and seed, so there is no common part by design, and the residuals of all cells estimate the
     variance, with tasks × (seeds − 1) degrees of freedom. Its estimate by restricted maximum likelihood is kept in the
-    model nevertheless: where the mean square of seeds exceeds that of residuals, where `common` is set, and where a
-    task lacks a seed, the variance comes from the means of seeds alone, with seeds − 1 degrees of freedom (Searle,
-    Casella & McCulloch, Variance Components, 1992, ch. 4).
+    model nevertheless: where the mean square of seeds is not below that of residuals, where `common` is set, and where
+    a task lacks a seed, the variance comes from the means of seeds alone, with seeds − 1 degrees of freedom (Searle,
+    Casella & McCulloch, Variance Components, 1992, ch. 4). Both mean squares are equal where a single task varies.
 
     Returns, by group, the variance, its degrees of freedom, and the share of the variance of rounding that it gets.
     """
@@ -113,7 +113,8 @@ def seed_variance(cells: pd.Series, common: bool = False) -> tuple[pd.Series, pd
     freedom = (n_tasks - 1) * (n_seeds - 1)
     within = (residuals**2).groupby(level=0).sum() / freedom.where(freedom > 0)
     complete = cells.groupby(level=0).size() == n_tasks * n_seeds
-    of_cells = complete & (between <= within) & (not common)
+    nothing = 1e-24 * (cells**2).groupby(level=0).mean()  # rounding, where seeds do not differ
+    of_cells = complete & (not common) & ((between < within * (1 - 1e-9)) | (between + within <= nothing))
     df = (n_seeds - 1).where(~of_cells, n_tasks * (n_seeds - 1))
     pooled = (freedom * within + (n_seeds - 1) * between) / df
     variance = between.where(~of_cells, pooled) / (n_tasks * n_seeds)

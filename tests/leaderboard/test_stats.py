@@ -365,3 +365,24 @@ def test_tasks_are_left_out_one_at_a_time_however_many(monkeypatch):
     variance, clusters = task_variance(by_task, {})
     assert variance.tolist() == pytest.approx((by_task.var(axis=1) / 31).tolist())
     assert clusters.tolist() == [31] * 3
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.1, 1 / 3, 1e3])
+def test_where_a_single_task_varies_rounding_decides_nothing(shift):
+    """Both mean squares are equal then, and there are as many draws as seeds: the interval is that of their means."""
+    draws = np.array([0.3, 0.7, 0.1, 0.9, 0.4])
+    cells = pd.Series(
+        [shift + value for task in range(3) for value in (draws if task == 1 else np.zeros(5))],
+        pd.MultiIndex.from_product([["a"], range(3), range(5)]),
+    )
+    variance, df, rounded = seed_variance(cells)
+    assert variance["a"] == pytest.approx(np.var(draws / 3, ddof=1) / 5)
+    assert (df["a"], rounded["a"]) == (4, pytest.approx(1 / 5))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 0.9875])
+def test_where_nothing_varies_rounding_decides_nothing(value):
+    cells = pd.Series(value, pd.MultiIndex.from_product([["a"], range(3), range(5)]))
+    variance, df, rounded = seed_variance(cells)
+    assert variance["a"] <= 1e-24
+    assert (df["a"], rounded["a"]) == (12, pytest.approx(1 / 15))
