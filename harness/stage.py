@@ -162,7 +162,7 @@ class Stage:
 
     @cached_property
     def network(self) -> str:
-        """Digest of the base network, whose size decides what a unit of `work` costs: the parents' one, or ''."""
+        """What decides the cost of a unit of `work`, as the digest of the base network: the parents' one, or ''."""
         return next((parent.network for parent in self.parents if parent.network), "")
 
     @cached_property

@@ -50,6 +50,11 @@ class Immunize(Stage, track="probe", version=2):
     task: Task
     rows: str | None
 
+    @property
+    def network(self) -> str:
+        """The kind of the task, whose number of rows decides what a unit of `work` costs."""
+        return self.task.kind
+
     def data(self) -> ProbeData:
         """A copy of the rows of the task, since a plugin may change what it is given; raises `RunError` if the data set
         cannot be loaded, or is not the one in the key."""

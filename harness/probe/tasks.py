@@ -47,6 +47,12 @@ class Task(FrozenModel):
             return f"P{self.benign}-H{self.harmful}{known}"
         return self.data if self.split is None else f"{self.data} split {self.split}"
 
+    @property
+    def kind(self) -> str:
+        """Data set, framing and size of the family: tasks of one kind have about as many rows."""
+        known = f"family of {len(self.family)}" if self.family else None
+        return " ".join(part for part in (self.data, self.framing, known) if part)
+
 
 class TaskBlock(FrozenModel):
     """An entry of a probe grid's `tasks`: a data set, for digits the pairs and their framing, for prices row splits."""

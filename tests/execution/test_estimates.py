@@ -67,3 +67,20 @@ def test_a_new_machine_has_an_estimate_for_quick():
     seconds, unknown = Estimates.here([]).known(plan.jobs.values())
     assert unknown == 0
     assert seconds > 60
+
+
+def test_linear_probes_on_more_rows_are_not_estimated_from_probes_on_fewer():
+    """The reference costs have each kind of task apart, and the time of a suite adds up its grids'."""
+    by_kind: dict[str, list[float]] = {}
+    for suite in ("digits", "families", "house_prices"):
+        for job in make(load(suite)).jobs.values():
+            if job.name == "immunize" and job.about["plugin"] == "condition_number":
+                by_kind.setdefault(job.network, []).append(Estimates.here([]).of(job.about, job.work) or 0)
+    assert set(by_kind) == {
+        "mnist5k single-class",
+        "mnist5k one-vs-rest",
+        "mnist5k one-vs-rest family of 3",
+        "house_prices",
+    }
+    seconds = {kind: max(values) for kind, values in by_kind.items()}
+    assert 0 < seconds["mnist5k single-class"] < seconds["mnist5k one-vs-rest family of 3"]
