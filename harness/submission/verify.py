@@ -353,7 +353,8 @@ def _check_values(
         places: provenance.differences(submission.provenance, places)
         for places in dict.fromkeys(tuple(submitted[key].machines) for key in jobs)
     }
-    spread = Spread(submission, sum(len(submitted[key].values) for key in jobs))
+    compared = sum(len(submitted[key].values) for key in jobs)
+    spread = Spread(submission, compared) if any(differences.values()) else None
     for others in differences.values():
         if others:
             report.lines.append(
